@@ -1,0 +1,111 @@
+// Errors that cross a border.  Each class has a stable `code`, the HTTP status it becomes, and
+// whether trying again can help.  Users match on `code`; the table is mirrored in docs/errors.md.
+// Expected ends of a call are not here: they are outcomes (outcome.ts).
+
+/** One wrong field: `path` in the caller's own words ("limits.memory"), `problem` a whole sentence part. */
+export interface Fault { readonly path: string, readonly problem: string }
+
+export interface ErrorFacts {
+  readonly code: string
+  readonly statusCode: number
+  readonly retryable: boolean
+  readonly cause?: unknown
+}
+
+/** Base of every error that is ours.  `message` says what, where, why, and what to do. */
+export class AppError extends Error {
+  readonly code: string
+  readonly statusCode: number
+  readonly retryable: boolean
+
+  constructor (message: string, facts: ErrorFacts) {
+    super(message, facts.cause === undefined ? undefined : { cause: facts.cause })
+    this.name = new.target.name
+    this.code = facts.code
+    this.statusCode = facts.statusCode
+    this.retryable = facts.retryable
+  }
+}
+
+/** The caller's input is wrong: every fault at once, field by field. */
+export class InvalidRequest extends AppError {
+  readonly faults: readonly Fault[]
+
+  constructor (faults: readonly Fault[], code: 'ERR_INVALID_REQUEST' | 'ERR_INVALID_REFERENCE' = 'ERR_INVALID_REQUEST') {
+    super(faults.map(f => f.path === '' ? f.problem : `${f.path}: ${f.problem}`).join('; '), { code, statusCode: 400, retryable: false })
+    this.faults = faults
+  }
+}
+
+export class NotFound extends AppError {
+  constructor (message: string, code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_NOT_FOUND') {
+    super(message, { code, statusCode: 404, retryable: false })
+  }
+}
+
+export class Conflict extends AppError {
+  constructor (message: string, code: 'ERR_FUNCTION_EXISTS' | 'ERR_CALL_EXISTS') {
+    super(message, { code, statusCode: 409, retryable: false })
+  }
+}
+
+/** A body over its limit. */
+export class TooLarge extends AppError {
+  constructor (message: string) {
+    super(message, { code: 'ERR_TOO_LARGE', statusCode: 413, retryable: false })
+  }
+}
+
+/** Not now: Redis away, queue full, no free slot.  Becomes 503 with Retry-After. */
+export class Overloaded extends AppError {
+  constructor (message: string, code: 'ERR_QUEUE_FULL' | 'ERR_NO_SLOT' | 'ERR_REDIS_AWAY', cause?: unknown) {
+    super(message, { code, statusCode: 503, retryable: true, cause })
+  }
+}
+
+/** The registry said no or could not be reached; `registryCode` is its own word, e.g. MANIFEST_UNKNOWN. */
+export class RegistryError extends AppError {
+  readonly registryCode: string
+
+  constructor (message: string, facts: { registryCode: string, retryable: boolean, cause?: unknown }) {
+    super(message, { code: 'ERR_REGISTRY', statusCode: 502, retryable: facts.retryable, cause: facts.cause })
+    this.registryCode = facts.registryCode
+  }
+}
+
+export type ContentCode = 'ERR_DIGEST_MISMATCH' | 'ERR_UNSAFE_LAYER' | 'ERR_UNSUPPORTED_MEDIA_TYPE' | 'ERR_CONTENT_LIMIT' | 'ERR_INVALID_CONTENT'
+
+/** What the registry sent is not what it should be, or is hostile. */
+export class ContentError extends AppError {
+  constructor (message: string, code: ContentCode, cause?: unknown) {
+    super(message, { code, statusCode: 502, retryable: false, cause })
+  }
+}
+
+/** A step of starting a container failed: which operation, which system call, which errno. */
+export class SyscallError extends AppError {
+  readonly errno: string
+  readonly syscall: string
+  readonly op: string
+
+  constructor (message: string, facts: { errno: string, syscall: string, op: string }) {
+    super(message, { code: facts.errno, statusCode: 500, retryable: ['EAGAIN', 'EBUSY', 'ENOMEM', 'EINTR'].includes(facts.errno) })
+    this.errno = facts.errno
+    this.syscall = facts.syscall
+    this.op = facts.op
+  }
+}
+
+/** The container cannot be made as asked (unknown user, command not in the image …): an `init_fail`, not a bug. */
+export class StartError extends AppError {
+  constructor (message: string, code: 'ERR_COMMAND_NOT_FOUND' | 'ERR_COMMAND_NOT_EXECUTABLE' | 'ERR_UNKNOWN_USER' | 'ERR_NO_COMMAND' | 'ERR_INVALID_ROOTFS' | 'ERR_START', cause?: unknown) {
+    super(message, { code, statusCode: 500, retryable: false, cause })
+  }
+}
+
+/** This machine lacks something the product needs; `remedy` says what to do. */
+export class Unsupported extends AppError {
+  constructor (message: string, cause?: unknown) {
+    super(message, { code: 'ERR_UNSUPPORTED', statusCode: 500, retryable: false, cause })
+  }
+}
