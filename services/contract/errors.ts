@@ -87,12 +87,15 @@ export class SyscallError extends AppError {
   readonly errno: string
   readonly syscall: string
   readonly op: string
+  /** Place of the operation in its plan; -1 when it was none of them. */
+  readonly index: number
 
-  constructor (message: string, facts: { errno: string, syscall: string, op: string }) {
+  constructor (message: string, facts: { errno: string, syscall: string, op: string, index?: number }) {
     super(message, { code: facts.errno, statusCode: 500, retryable: ['EAGAIN', 'EBUSY', 'ENOMEM', 'EINTR'].includes(facts.errno) })
     this.errno = facts.errno
     this.syscall = facts.syscall
     this.op = facts.op
+    this.index = facts.index ?? -1
   }
 }
 

@@ -1,0 +1,165 @@
+/* wherry.h - the whole interface of libwherry.so.
+ *
+ * A container start is decided elsewhere (TypeScript) and handed over once, as a plan: one flat
+ * buffer of operations in the order in which they are to be done.  This library checks the whole
+ * buffer, then performs it: some operations before the clone in the caller (they open things that
+ * only the host may open), the others in the new process, which shares memory with the caller
+ * until it executes the container's program.  It knows no JSON, no image, no function.
+ *
+ * Layout: wy_plan, then op_count times wy_op, then the text area.  A text is an offset into that
+ * area, NUL-terminated; offset 0 is the empty text and means "none".  A list is that many texts
+ * one behind the other.  A blob is an offset and a length.  Byte order is the machine's own.
+ *
+ * Slots are names for file descriptors while a plan is performed: an operation that makes one
+ * writes its slot, a later one reads it.  The caller's own descriptors come in through WY_OP_FD.
+ */
+#ifndef WHERRY_H
+#define WHERRY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define WY_ABI 1u
+#define WY_PLAN_MAGIC 0x4e4c5057u /* "WPLN" */
+
+#define WY_PLAN_SIZE_MAX (4u << 20)
+#define WY_OPS_MAX 1024u
+#define WY_SLOTS_MAX 256u
+#define WY_LIST_MAX 4096u
+#define WY_SLOT_NONE 0xffffffffu
+
+/* In the comments: t0..t3 are texts, [p] runs in the caller before the clone, [c] in the child. */
+enum wy_op_kind
+{
+  WY_OP_FD = 1,         /* [p] slot = the caller's descriptor num (kept open by the caller) */
+  WY_OP_TREE,           /* [p] slot = detached clone of the mount at t0; attributes wide; WY_IDMAP, WY_RECURSIVE */
+  WY_OP_CGROUP_JOIN,    /* [p] open t0, a v1 "tasks" or v2 "cgroup.procs" file; [c] write "0" to it */
+  WY_OP_USER_MAPS,      /* [c] wait until the caller has written this user namespace's id maps */
+  WY_OP_UNSHARE,        /* [c] unshare(2) with the CLONE_NEW* flags in wide */
+  WY_OP_PROPAGATION,    /* [c] mount(2) "/" with the flags in wide */
+  WY_OP_SETUP_IDS,      /* [c] become root of the user namespace (gid 0, uid 0, no other groups) */
+  WY_OP_FSMOUNT,        /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
+  WY_OP_MKDIR,          /* [c] make directory t0, mode num, below slot */
+  WY_OP_CHDIR_SLOT,     /* [c] fchdir to slot */
+  WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL */
+  WY_OP_MOUNT,          /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
+  WY_OP_BIND,           /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH */
+  WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes wide; WY_RECURSIVE */
+  WY_OP_ATTRIBUTES,     /* [c] set attributes wide on the mount at t0; WY_RECURSIVE */
+  WY_OP_PIVOT,          /* [c] make t0 (relative to the cwd) the root and forget the old one */
+  WY_OP_HOSTNAME,       /* [c] t0 */
+  WY_OP_LOOPBACK_UP,    /* [c] */
+  WY_OP_RLIMIT,         /* [c] resource num, soft wide, hard wide2 */
+  WY_OP_IDS,            /* [c] uid num, gid num2, additional groups: blob t0 of `from` 32-bit ids */
+  WY_OP_CAPABILITIES,   /* [c] blob t0: five 64-bit sets: bounding, permitted, inheritable, effective, ambient */
+  WY_OP_NO_NEW_PRIVS,   /* [c] */
+  WY_OP_PARENT_DEATH,   /* [c] signal num when the calling thread dies */
+  WY_OP_STDIO,          /* [c] descriptor num (0..2) = slot */
+  WY_OP_CLOSE_FDS,      /* [c] every descriptor above 2 closes at exec */
+  WY_OP_CHDIR,          /* [c] working directory t0; refused when it lies outside the root; WY_MAKE_DIR */
+  WY_OP_SECCOMP,        /* [c] blob t0 of num bytes: an array of struct sock_filter */
+  WY_OP_EXEC,           /* [c] programs to try: num texts at t0; argv: num2 texts at t1; environment: `wide` texts at t2 */
+  WY_OP_KINDS
+};
+
+enum wy_op_flags
+{
+  WY_IDMAP = 1u << 0,       /* map ids through the plan's idmap_fd (mount_setattr(2), MOUNT_ATTR_IDMAP) */
+  WY_RECURSIVE = 1u << 1,   /* take the mounts below as well, set attributes on all */
+  WY_MAKE_DIR = 1u << 2,    /* make the target directory, and those above it, when missing */
+  WY_MAKE_FILE = 1u << 3,   /* make the target file, and the directories above it, when missing */
+  WY_NO_SYMLINKS = 1u << 4, /* a symbolic link anywhere in the target is an error */
+  WY_OPTIONAL = 1u << 5     /* a target that is not there is no error */
+};
+
+struct wy_op
+{
+  uint32_t kind;
+  uint32_t flags;
+  uint32_t slot;
+  uint32_t from;
+  uint32_t num;
+  uint32_t num2;
+  uint32_t text[4];
+  uint64_t wide;
+  uint64_t wide2;
+};
+
+struct wy_plan
+{
+  uint32_t magic;
+  uint32_t abi;
+  uint32_t size; /* of the whole buffer */
+  uint32_t op_count;
+  uint32_t text_offset;
+  uint32_t slot_count;
+  uint64_t clone_flags; /* CLONE_NEW* only */
+  int32_t cgroup_fd;    /* v2: CLONE_INTO_CGROUP; -1 for none */
+  int32_t idmap_fd;     /* user namespace whose maps WY_IDMAP uses; -1 for none */
+  int32_t netns_fd;     /* network namespace to start in; -1 for the caller's or a new one */
+  uint32_t id_base;     /* with CLONE_NEWUSER: inside 0..id_count-1 is outside id_base.. */
+  uint32_t id_count;
+  uint32_t pipe_owner;  /* outside id that owns the stdio pipes, so that /dev/stdout can be opened */
+};
+
+struct wy_child
+{
+  int32_t pid;
+  int32_t pidfd;
+  int32_t stdio[3]; /* our ends: write, read, read; non-blocking, close-on-exec */
+};
+
+struct wy_error
+{
+  int32_t code;  /* errno, positive */
+  int32_t op;    /* index of the operation, -1 when it was none */
+  char call[24]; /* system call, or what was wrong with the plan */
+};
+
+struct wy_exit
+{
+  int32_t exited;    /* 0 while it still runs */
+  int32_t exit_code; /* -1 when a signal ended it */
+  int32_t signal;    /* 0 when it ended by itself */
+  int32_t reserved;
+  uint64_t user_us;
+  uint64_t system_us;
+};
+
+uint32_t wy_abi (void);
+uint64_t wy_sizeof (uint32_t what); /* 0 wy_plan, 1 wy_op, 2 wy_child, 3 wy_error, 4 wy_exit */
+
+/* Check PLAN without doing anything.  Return: 0, or -1 with ERR (EINVAL, E2BIG). */
+int wy_plan_check (const uint8_t *plan, uint64_t size, struct wy_error *err);
+
+/* Check and perform PLAN.  With STDIO != 0 three pipes become the child's descriptors 0..2.
+ * Must be called from a thread that outlives the child (WY_OP_PARENT_DEATH follows the thread).
+ * Return: 0 once the program runs, CHILD filled in; -1 with ERR, and nothing is left. */
+int wy_start (const uint8_t *plan, uint64_t size, int32_t stdio, struct wy_child *child, struct wy_error *err);
+
+/* Collect the exit of PIDFD if it has exited.  Return: 0, or -errno. */
+int wy_wait (int32_t pidfd, struct wy_exit *out);
+
+/* Return: 0, or -errno (ESRCH: it is gone). */
+int wy_kill (int32_t pidfd, int32_t signal);
+
+/* A user namespace that maps 0..COUNT-1 to BASE.., held by nothing but the descriptor returned.
+ * Return: a descriptor, or -errno. */
+int wy_userns_new (uint32_t base, uint32_t count);
+
+/* A network namespace with `lo` up, held by nothing but the descriptor returned.
+ * Return: a descriptor, or -errno. */
+int wy_netns_new (void);
+
+/* Can the file system at PATH be mounted with ids mapped through USERNS?  Return: 0, or -errno. */
+int wy_idmap_probe (const char *path, int32_t userns);
+
+/* Fill DIR with the device nodes, links and mount points that a container's /dev has; what is there
+ * already is left.  Return: 0, or -errno. */
+int wy_devices_make (const char *dir);
+
+/* A file descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory.
+ * Return: a descriptor (eventfd), or -errno. */
+int wy_oom_event (const char *dir);
+
+#endif

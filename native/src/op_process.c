@@ -1,0 +1,138 @@
+/* op_process.c - operations on the process itself: cgroup, limits, descriptors, the final exec. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/futex.h>
+#include <linux/openat2.h>
+#include <linux/prctl.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#include "stage.h"
+#include "sys.h"
+
+int
+wy_prepare_join (struct wy_stage *stage, const struct wy_op *op)
+{
+  if (stage->join_count == WY_SLOTS_MAX)
+    return wy_fail (stage, "too many joins", -E2BIG);
+  long fd = wy_sys (SYS_open, wy_text (stage, op->text[0]), O_WRONLY | O_CLOEXEC);
+  if (fd < 0)
+    return wy_fail (stage, "open", fd);
+  stage->join_fds[stage->join_count++] = (int) fd;
+  return 0;
+}
+
+/* On v1 a single thread that moves itself ("0" into `tasks`) skips the global lock which
+ * `cgroup.procs` takes (cgroup_threadgroup_rwsem); the child has one thread only. */
+int
+wy_do_join (struct wy_stage *stage, const struct wy_op *op)
+{
+  (void) op;
+  long result = wy_sys (SYS_write, stage->join_fds[stage->joined++], "0", 1);
+  return result < 0 ? wy_fail (stage, "write", result) : 0;
+}
+
+int
+wy_do_maps (struct wy_stage *stage, const struct wy_op *op)
+{
+  (void) op;
+  while (stage->maps_written == 0)
+    wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAIT, 0, NULL, NULL, 0);
+  return stage->maps_written > 0 ? 0 : wy_fail (stage, "uid_map", stage->maps_written);
+}
+
+int
+wy_do_rlimit (struct wy_stage *stage, const struct wy_op *op)
+{
+  struct rlimit64 limit = { .rlim_cur = op->wide, .rlim_max = op->wide2 };
+  long result = wy_sys (SYS_prlimit64, 0, op->num, &limit, NULL);
+  return result < 0 ? wy_fail (stage, "prlimit64", result) : 0;
+}
+
+int
+wy_do_parent_death (struct wy_stage *stage, const struct wy_op *op)
+{
+  long result = wy_sys (SYS_prctl, PR_SET_PDEATHSIG, op->num, 0, 0, 0);
+  return result < 0 ? wy_fail (stage, "prctl(PDEATHSIG)", result) : 0;
+}
+
+int
+wy_do_stdio (struct wy_stage *stage, const struct wy_op *op)
+{
+  long result = wy_sys (SYS_dup3, stage->fds[op->slot], op->num, 0);
+  /* dup3 refuses a descriptor onto itself; then only close-on-exec must go. */
+  if (result == -EINVAL && stage->fds[op->slot] == (int) op->num)
+    result = wy_sys (SYS_fcntl, op->num, F_SETFD, 0);
+  return result < 0 ? wy_fail (stage, "dup3", result) : 0;
+}
+
+int
+wy_do_close_fds (struct wy_stage *stage, const struct wy_op *op)
+{
+  (void) op;
+  long result = wy_sys (SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+  return result < 0 ? wy_fail (stage, "close_range", result) : 0;
+}
+
+/* A working directory such as /proc/self/fd/7 can lead out of the root through a descriptor that
+ * somebody left open (CVE-2024-21626): the kernel then shows it as "(unreachable)…". */
+int
+wy_do_chdir (struct wy_stage *stage, const struct wy_op *op)
+{
+  const char *path = wy_text (stage, op->text[0]);
+  char where[4096];
+  if (op->flags & WY_MAKE_DIR)
+    {
+      int made = (int) wy_make_target (path, WY_MAKE_DIR, RESOLVE_NO_MAGICLINKS);
+      wy_close (&made);
+    }
+  long result = wy_sys (SYS_chdir, path);
+  if (result < 0)
+    return wy_fail (stage, "chdir", result);
+  result = wy_sys (SYS_getcwd, where, sizeof where);
+  if (result < 0)
+    return wy_fail (stage, "getcwd", result);
+  return where[0] == '/' ? 0 : wy_fail (stage, "getcwd", -EXDEV);
+}
+
+static char **
+vector_of (const char *list, uint64_t count)
+{
+  char **vector = calloc (count + 1, sizeof *vector);
+  if (vector == NULL)
+    return NULL;
+  for (uint64_t i = 0; i < count; i++, list = wy_next (list))
+    vector[i] = (char *) (uintptr_t) list;
+  return vector;
+}
+
+int
+wy_prepare_exec (struct wy_stage *stage, const struct wy_op *op)
+{
+  stage->programs = vector_of (wy_text (stage, op->text[0]), op->num);
+  stage->argv = vector_of (wy_text (stage, op->text[1]), op->num2);
+  stage->envp = vector_of (wy_text (stage, op->text[2]), op->wide);
+  if (stage->programs == NULL || stage->argv == NULL || stage->envp == NULL)
+    return wy_fail (stage, "calloc", -ENOMEM);
+  return 0;
+}
+
+/* As execvp(3): the next directory of PATH is tried when a program is not there; if one was there
+ * but could not be executed, that is what is said in the end. */
+int
+wy_do_exec (struct wy_stage *stage, const struct wy_op *op)
+{
+  long refused = 0, result = -ENOENT;
+  (void) op;
+  stage->at_exec = 1;
+  for (char **program = stage->programs; *program != NULL; program++)
+    {
+      result = wy_sys (SYS_execve, *program, stage->argv, stage->envp);
+      if (result == -EACCES)
+        refused = result;
+      else if (result != -ENOENT && result != -ENOTDIR)
+        break;
+    }
+  return wy_fail (stage, "execve", refused < 0 && (result == -ENOENT || result == -ENOTDIR) ? refused : result);
+}

@@ -1,0 +1,33 @@
+/* ops.c - which function does which operation, and in which half. */
+#include "stage.h"
+
+const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {
+  [WY_OP_FD] = { wy_prepare_fd, NULL },
+  [WY_OP_TREE] = { wy_prepare_tree, NULL },
+  [WY_OP_CGROUP_JOIN] = { wy_prepare_join, wy_do_join },
+  [WY_OP_USER_MAPS] = { NULL, wy_do_maps },
+  [WY_OP_UNSHARE] = { NULL, wy_do_unshare },
+  [WY_OP_PROPAGATION] = { NULL, wy_do_propagation },
+  [WY_OP_SETUP_IDS] = { NULL, wy_do_setup_ids },
+  [WY_OP_FSMOUNT] = { NULL, wy_do_fsmount },
+  [WY_OP_MKDIR] = { NULL, wy_do_mkdir },
+  [WY_OP_CHDIR_SLOT] = { NULL, wy_do_chdir_slot },
+  [WY_OP_ATTACH] = { NULL, wy_do_attach },
+  [WY_OP_MOUNT] = { NULL, wy_do_mount },
+  [WY_OP_BIND] = { NULL, wy_do_bind },
+  [WY_OP_SUBTREE] = { NULL, wy_do_subtree },
+  [WY_OP_ATTRIBUTES] = { NULL, wy_do_attributes },
+  [WY_OP_PIVOT] = { NULL, wy_do_pivot },
+  [WY_OP_HOSTNAME] = { NULL, wy_do_hostname },
+  [WY_OP_LOOPBACK_UP] = { NULL, wy_do_loopback },
+  [WY_OP_RLIMIT] = { NULL, wy_do_rlimit },
+  [WY_OP_IDS] = { NULL, wy_do_ids },
+  [WY_OP_CAPABILITIES] = { NULL, wy_do_capabilities },
+  [WY_OP_NO_NEW_PRIVS] = { NULL, wy_do_no_new_privs },
+  [WY_OP_PARENT_DEATH] = { NULL, wy_do_parent_death },
+  [WY_OP_STDIO] = { NULL, wy_do_stdio },
+  [WY_OP_CLOSE_FDS] = { NULL, wy_do_close_fds },
+  [WY_OP_CHDIR] = { NULL, wy_do_chdir },
+  [WY_OP_SECCOMP] = { NULL, wy_do_seccomp },
+  [WY_OP_EXEC] = { wy_prepare_exec, wy_do_exec },
+};

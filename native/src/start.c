@@ -1,0 +1,349 @@
+/* start.c - from a checked plan to a running program, in one clone.
+ *
+ * The child shares the caller's memory (CLONE_VM): copying the page tables of a 200 MB Node
+ * process would cost four milliseconds, sharing them costs nothing.  CLONE_VFORK is not used,
+ * because with a user namespace the caller has work to do while the child waits: its id maps can
+ * only be written from outside (user_namespaces(7)).  Instead the kernel tells when the child has
+ * let go of the memory: CLONE_CHILD_CLEARTID clears a word and wakes its futex at exec and at exit.
+ *
+ * Three places, in the order of time:
+ *   the caller prepares   - opens what only the host may open
+ *   the child performs    - see run_child(); raw system calls only
+ *   the caller waits      - and reports "started", or which operation failed
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/sched.h>
+#include <linux/wait.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "stage.h"
+#include "sys.h"
+
+#ifndef CLONE_CLEAR_SIGHAND
+#define CLONE_CLEAR_SIGHAND 0x100000000ULL
+#endif
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
+#endif
+
+#define STACK_SIZE (128u << 10)
+#define KERNEL_SIGNALS 64
+#define KERNEL_SIGSET_BYTES 8
+#define TID_UNSET (-1)
+
+/* One start at a time: the child runs on this stack.  wy_start is called from one thread; the flag
+ * turns a mistake into an error instead of two children on one stack. */
+static char *child_stack;
+static volatile int starting;
+static int own_netns = -1;
+
+struct kernel_sigaction
+{
+  void (*handler) (int);
+  unsigned long flags;
+  void (*restorer) (void);
+  uint64_t mask;
+};
+
+/* clone3 with a stack of its own: the child must not return into the caller's frames. */
+static long
+clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument)
+{
+#if defined(__x86_64__)
+  long result;
+  register int (*fn) (void *) __asm__("r12") = run;
+  register void *arg __asm__("r13") = argument;
+  __asm__ volatile ("syscall\n\t"
+                    "test %%rax, %%rax\n\t"
+                    "jnz 1f\n\t"
+                    "xor %%ebp, %%ebp\n\t"
+                    "mov %%r13, %%rdi\n\t"
+                    "call *%%r12\n\t"
+                    "mov %%eax, %%edi\n\t"
+                    "mov $60, %%eax\n\t" /* exit */
+                    "syscall\n\t"
+                    "hlt\n"
+                    "1:"
+                    : "=a"(result)
+                    : "0"(SYS_clone3), "D"(args), "S"(sizeof *args), "r"(fn), "r"(arg)
+                    : "rcx", "r11", "memory");
+  return result;
+#else
+  register long x8 __asm__("x8") = SYS_clone3;
+  register long x0 __asm__("x0") = (long) args;
+  register long x1 __asm__("x1") = sizeof *args;
+  register int (*fn) (void *) __asm__("x19") = run;
+  register void *arg __asm__("x20") = argument;
+  __asm__ volatile ("svc 0\n\t"
+                    "cbnz x0, 1f\n\t"
+                    "mov x29, #0\n\t"
+                    "mov x0, x20\n\t"
+                    "blr x19\n\t"
+                    "mov x8, #93\n\t" /* exit */
+                    "svc 0\n"
+                    "1:"
+                    : "+r"(x0)
+                    : "r"(x8), "r"(x1), "r"(fn), "r"(arg)
+                    : "memory", "x30");
+  return x0;
+#endif
+}
+
+/* CLONE_CLEAR_SIGHAND resets handlers but keeps what is ignored, and Node ignores SIGPIPE. */
+static void
+reset_signals (void)
+{
+  struct kernel_sigaction action = { 0 };
+  uint64_t none = 0;
+  for (int signal = 1; signal <= KERNEL_SIGNALS; signal++)
+    wy_sys (SYS_rt_sigaction, signal, &action, NULL, KERNEL_SIGSET_BYTES);
+  wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, KERNEL_SIGSET_BYTES);
+}
+
+/* You are in the child: a process of its own in the caller's memory. */
+static int
+run_child (void *argument)
+{
+  struct wy_stage *stage = argument;
+  reset_signals ();
+  /* A session of its own: Ctrl-C at the terminal of whoever started us is not meant for it. */
+  wy_sys (SYS_setsid);
+  for (int i = 0; i < 3; i++)
+    if (stage->stdio[i] >= 0)
+      {
+        long result = wy_sys (SYS_dup3, stage->stdio[i], i, 0);
+        if (result < 0)
+          {
+            stage->err->op = -1;
+            wy_fail (stage, "dup3", result);
+            return 127;
+          }
+      }
+  for (uint32_t i = 0; i < stage->plan->op_count; i++)
+    {
+      wy_op_function *perform = wy_op_table[stage->ops[i].kind].perform;
+      if (perform != NULL && perform (stage, &stage->ops[i]) < 0)
+        {
+          stage->err->op = (int32_t) i;
+          return 127;
+        }
+    }
+  return 127;
+}
+
+static int
+prepare (struct wy_stage *stage)
+{
+  for (uint32_t i = 0; i < stage->plan->op_count; i++)
+    {
+      wy_op_function *function = wy_op_table[stage->ops[i].kind].prepare;
+      if (function != NULL && function (stage, &stage->ops[i]) < 0)
+        {
+          stage->err->op = (int32_t) i;
+          return -1;
+        }
+    }
+  return 0;
+}
+
+/* Pipes rather than sockets: a program may open /dev/stdout, and open(2) refuses sockets.  They
+ * belong to the container's user for the same reason. */
+static int
+open_stdio (struct wy_stage *stage, struct wy_child *child)
+{
+  for (int i = 0; i < 3; i++)
+    {
+      int ends[2];
+      long result = wy_sys (SYS_pipe2, ends, O_CLOEXEC);
+      if (result < 0)
+        return wy_fail (stage, "pipe2", result);
+      child->stdio[i] = ends[i == 0];
+      stage->stdio[i] = ends[i != 0];
+      result = wy_sys (SYS_fchown, ends[0], stage->plan->pipe_owner, stage->plan->pipe_owner);
+      if (result >= 0)
+        result = wy_sys (SYS_fcntl, child->stdio[i], F_SETFL, O_NONBLOCK | (i == 0 ? O_WRONLY : O_RDONLY));
+      if (result < 0)
+        return wy_fail (stage, "fchown", result);
+    }
+  return 0;
+}
+
+static unsigned
+put_number (char *at, uint32_t value)
+{
+  char digits[10];
+  unsigned count = 0, length = 0;
+  do
+    digits[count++] = (char) ('0' + value % 10);
+  while ((value /= 10) != 0);
+  while (count > 0)
+    at[length++] = digits[--count];
+  return length;
+}
+
+static long
+write_map (int proc, const char *name, const struct wy_plan *plan)
+{
+  char line[32] = "0 ";
+  unsigned length = 2;
+  length += put_number (line + length, plan->id_base);
+  line[length++] = ' ';
+  length += put_number (line + length, plan->id_count);
+  wy_cleanup_close int fd = (int) wy_sys (SYS_openat, proc, name, O_WRONLY | O_CLOEXEC);
+  if (fd < 0)
+    return fd;
+  return wy_sys (SYS_write, fd, line, length);
+}
+
+static long
+write_maps (const struct wy_plan *plan, long pid)
+{
+  char path[16] = "/proc/";
+  path[6 + put_number (path + 6, (uint32_t) pid)] = '\0';
+  wy_cleanup_close int proc = (int) wy_sys (SYS_open, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (proc < 0)
+    return proc;
+  long result = write_map (proc, "gid_map", plan);
+  return result < 0 ? result : write_map (proc, "uid_map", plan);
+}
+
+static void
+let_child_go (struct wy_stage *stage, long pid)
+{
+  long result = write_maps (stage->plan, pid);
+  stage->maps_written = result < 0 ? (int) result : 1;
+  wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void
+wait_for_release (struct wy_stage *stage)
+{
+  int seen;
+  while ((seen = stage->child_tid) != 0)
+    wy_sys (SYS_futex, &stage->child_tid, FUTEX_WAIT, seen, NULL, NULL, 0);
+}
+
+/* The caller's thread visits the pooled network namespace for the length of the clone: its child
+ * is born there, and the container owns nothing of it.  A thread that could not come back would
+ * serve the gateway from inside a container's network, so that ends the process. */
+static long
+clone_in_netns (struct wy_stage *stage, struct clone_args *args)
+{
+  int netns = stage->plan->netns_fd;
+  if (netns < 0)
+    return clone_onto_stack (args, run_child, stage);
+  if (own_netns < 0)
+    own_netns = (int) wy_sys (SYS_open, "/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+  if (own_netns < 0)
+    return own_netns;
+  long result = wy_sys (SYS_setns, netns, CLONE_NEWNET);
+  if (result < 0)
+    return result;
+  long pid = clone_onto_stack (args, run_child, stage);
+  if (wy_sys (SYS_setns, own_netns, CLONE_NEWNET) < 0)
+    abort ();
+  return pid;
+}
+
+/* Clone, let the child run until it executes or dies.  Return: 0, or -1 with stage->err. */
+static int
+launch (struct wy_stage *stage, struct wy_child *child)
+{
+  uint64_t all = ~0ull, before;
+  struct clone_args args = {
+    .flags = CLONE_VM | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_CLEAR_SIGHAND | stage->plan->clone_flags,
+    .pidfd = (uint64_t) (uintptr_t) &child->pidfd,
+    .child_tid = (uint64_t) (uintptr_t) &stage->child_tid,
+    .stack = (uint64_t) (uintptr_t) child_stack,
+    .stack_size = STACK_SIZE,
+  };
+  if (stage->plan->cgroup_fd >= 0)
+    {
+      args.flags |= CLONE_INTO_CGROUP;
+      args.cgroup = (uint64_t) stage->plan->cgroup_fd;
+    }
+  /* No signal may run one of Node's handlers in the child, on shared memory. */
+  wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, KERNEL_SIGSET_BYTES);
+  long pid = clone_in_netns (stage, &args);
+  if (pid > 0)
+    {
+      if (stage->plan->clone_flags & CLONE_NEWUSER)
+        let_child_go (stage, pid);
+      wait_for_release (stage);
+    }
+  wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SIGSET_BYTES);
+  if (pid < 0)
+    return wy_fail (stage, "clone3", pid);
+  child->pid = (int32_t) pid;
+  if (stage->err->code == 0 && stage->at_exec)
+    return 0;
+  siginfo_t info;
+  wy_sys (SYS_waitid, P_PIDFD, child->pidfd, &info, WEXITED | __WALL, NULL);
+  if (stage->err->code == 0)
+    wy_fail (stage, "killed while starting", -ENOMEM);
+  return -1;
+}
+
+static void
+release (struct wy_stage *stage)
+{
+  for (unsigned i = 0; i < stage->plan->slot_count; i++)
+    if (stage->owned[i])
+      wy_close (&stage->fds[i]);
+  for (unsigned i = 0; i < stage->join_count; i++)
+    wy_close (&stage->join_fds[i]);
+  for (int i = 0; i < 3; i++)
+    wy_close (&stage->stdio[i]);
+  free (stage->programs);
+  free (stage->argv);
+  free (stage->envp);
+}
+
+static int
+perform (struct wy_stage *stage, int32_t stdio, struct wy_child *child)
+{
+  if (stdio != 0 && open_stdio (stage, child) < 0)
+    return -1;
+  if (prepare (stage) < 0)
+    return -1;
+  return launch (stage, child);
+}
+
+int
+wy_start (const uint8_t *buffer, uint64_t size, int32_t stdio, struct wy_child *child, struct wy_error *err)
+{
+  if (wy_plan_check (buffer, size, err) < 0)
+    return -1;
+  if (child_stack == NULL)
+    {
+      void *stack = mmap (NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+      child_stack = stack == MAP_FAILED ? NULL : stack;
+    }
+  const struct wy_plan *plan = (const struct wy_plan *) (const void *) buffer;
+  struct wy_stage stage = {
+    .plan = plan,
+    .ops = (const struct wy_op *) (const void *) (buffer + sizeof *plan),
+    .text = (const char *) buffer + plan->text_offset,
+    .stdio = { -1, -1, -1 },
+    .child_tid = TID_UNSET,
+    .err = err,
+  };
+  *child = (struct wy_child){ .pidfd = -1, .stdio = { -1, -1, -1 } };
+  if (child_stack == NULL || __atomic_exchange_n (&starting, 1, __ATOMIC_ACQUIRE) != 0)
+    return wy_fail (&stage, "wy_start", child_stack == NULL ? -ENOMEM : -EBUSY);
+  int result = perform (&stage, stdio, child);
+  release (&stage);
+  __atomic_store_n (&starting, 0, __ATOMIC_RELEASE);
+  if (result < 0)
+    {
+      for (int i = 0; i < 3; i++)
+        wy_close (&child->stdio[i]);
+      wy_close (&child->pidfd);
+    }
+  return result;
+}

@@ -1,0 +1,111 @@
+/* plan-test.c - the checker takes a good plan and refuses every way of spoiling one.
+ * Prints TAP; needs no privileges, because nothing is performed. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "wherry.h"
+
+enum { OPS = 3, TEXT = 64 };
+
+struct sample
+{
+  struct wy_plan plan;
+  struct wy_op ops[OPS];
+  char text[TEXT];
+};
+
+static int failures, count;
+
+/* tree "/x" into slot 0, attach it at "/y", exec "a" with argv "a" and no environment */
+static struct sample
+good (void)
+{
+  struct sample s = { 0 };
+  s.plan = (struct wy_plan){ .magic = WY_PLAN_MAGIC, .abi = WY_ABI, .size = sizeof s, .op_count = OPS, .text_offset = offsetof (struct sample, text),
+                             .slot_count = 1, .cgroup_fd = -1, .idmap_fd = -1, .netns_fd = -1 };
+  memcpy (s.text, "\0/x\0/y\0a", 9);
+  s.ops[0] = (struct wy_op){ .kind = WY_OP_TREE, .slot = 0, .text = { 1 } };
+  s.ops[1] = (struct wy_op){ .kind = WY_OP_ATTACH, .slot = 0, .text = { 4 } };
+  s.ops[2] = (struct wy_op){ .kind = WY_OP_EXEC, .num = 1, .num2 = 1, .text = { 7, 7 } };
+  return s;
+}
+
+static void
+expect (struct sample *s, uint64_t size, int ok, const char *what)
+{
+  struct wy_error err;
+  int result = wy_plan_check ((const uint8_t *) s, size, &err);
+  int passed = (result == 0) == (ok != 0);
+  count++;
+  failures += !passed;
+  printf ("%s %d - %s (%s)\n", passed ? "ok" : "not ok", count, what, result == 0 ? "taken" : err.call);
+}
+
+#define REFUSED(what, change)                                                                                          \
+  do                                                                                                                   \
+    {                                                                                                                  \
+      struct sample s = good ();                                                                                       \
+      change;                                                                                                          \
+      expect (&s, sizeof s, 0, what);                                                                                  \
+    }                                                                                                                  \
+  while (0)
+
+/* Every single byte of a good plan set to 0, 1, 0x7f, 0x80 and 0xff: whatever the answer, the checker
+ * must not read outside (the sanitizers watch). */
+static void
+spoil_every_byte (void)
+{
+  static const unsigned char values[] = { 0, 1, 0x7f, 0x80, 0xff };
+  struct wy_error err;
+  for (size_t at = 0; at < sizeof (struct sample); at++)
+    for (size_t v = 0; v < sizeof values; v++)
+      {
+        struct sample s = good ();
+        ((unsigned char *) &s)[at] = values[v];
+        wy_plan_check ((const uint8_t *) &s, sizeof s, &err);
+      }
+  printf ("ok %d - every byte spoilt, nothing read outside\n", ++count);
+}
+
+int
+main (void)
+{
+  struct sample plain = good ();
+  expect (&plain, sizeof plain, 1, "a good plan is taken");
+  expect (&plain, sizeof plain - 1, 0, "a size that is not the buffer's is refused");
+  expect (&plain, 8, 0, "a buffer without a header is refused");
+  expect (&plain, WY_PLAN_SIZE_MAX + 1ull, 0, "an oversized plan is refused");
+  REFUSED ("another magic", s.plan.magic++);
+  REFUSED ("another abi", s.plan.abi++);
+  REFUSED ("no operations", s.plan.op_count = 0);
+  REFUSED ("more operations than fit", s.plan.op_count = 5);
+  REFUSED ("too many operations", s.plan.op_count = WY_OPS_MAX + 1);
+  REFUSED ("too many slots", s.plan.slot_count = WY_SLOTS_MAX + 1);
+  REFUSED ("texts that begin behind the buffer", s.plan.text_offset = sizeof s);
+  REFUSED ("texts that begin inside the operations", s.plan.text_offset -= 8);
+  REFUSED ("clone flags that are no namespaces", s.plan.clone_flags = 0x100);
+  REFUSED ("a text area that does not end with NUL", s.text[TEXT - 1] = 'x');
+  REFUSED ("a text area that does not begin with NUL", s.text[0] = 'x');
+  REFUSED ("an unknown operation", s.ops[1].kind = WY_OP_KINDS);
+  REFUSED ("operation zero", s.ops[1].kind = 0);
+  REFUSED ("a text outside", s.ops[0].text[0] = TEXT);
+  REFUSED ("a slot outside", s.ops[0].slot = 1);
+  REFUSED ("a slot read before it was made", s.ops[0].kind = WY_OP_HOSTNAME);
+  REFUSED ("a slot made twice", s.ops[1].kind = WY_OP_TREE);
+  REFUSED ("a caller's operation behind the child's", (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }, s.ops[1].kind = WY_OP_TREE));
+  REFUSED ("exec before the end", s.ops[1] = s.ops[2]);
+  REFUSED ("no exec at the end", s.ops[2].kind = WY_OP_LOOPBACK_UP);
+  REFUSED ("an argument list that runs out of the area", s.ops[2].num2 = TEXT);
+  REFUSED ("an environment of a billion entries", s.ops[2].wide = 1000000000);
+  REFUSED ("no program to try", s.ops[2].num = 0);
+  REFUSED ("idmap without a namespace", s.ops[0].flags = WY_IDMAP);
+  REFUSED ("waiting for id maps that nobody writes", s.ops[1].kind = WY_OP_USER_MAPS);
+  REFUSED ("a filter outside", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 128, .text = { 8 } }));
+  REFUSED ("a filter that is not aligned", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 8, .text = { 3 } }));
+  REFUSED ("more groups than fit", (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
+  REFUSED ("an id range past the last id", (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
+  spoil_every_byte ();
+  printf ("1..%d\n", count);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,71 @@
+/* The one line that wherry-unpack says, and the end of the process.
+ *
+ * A refusal can come from any depth, the directory is thrown away by the parent in every case but
+ * "ok", and nothing outlives the process; so errors do not travel up, they end it.  Names come
+ * from the archive: control characters are shown as \xNN so that a line stays one line.
+ */
+
+#include "unpack.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const verdict_words[] = { "ok", "system", "usage", "unsafe", "limit", "invalid" };
+
+static void
+show (char *out, size_t cap, const char *name)
+{
+  size_t used = 0;
+  for (size_t i = 0; name[i] != '\0' && i < WY_SHOWN_BYTES_MAX && used + 5 < cap; i++)
+    {
+      unsigned char c = (unsigned char)name[i];
+      if (c < 0x20 || c == 0x7f || c == '\\')
+        used += (size_t)snprintf (out + used, cap - used, "\\x%02x", c);
+      else
+        out[used++] = (char)c;
+    }
+  out[used] = '\0';
+}
+
+/* "ok ENTRIES BYTES DROPPED". */
+void
+wy_answer_ok (const struct wy_unpack *u)
+{
+  if (dprintf (STDOUT_FILENO, "ok %llu %llu %llu\n", (unsigned long long)u->entries, (unsigned long long)u->stream.total,
+               (unsigned long long)u->dropped) < 0)
+    _exit (WY_SYSTEM);
+}
+
+/* Say "VERDICT NAME: REASON" and end. */
+wy_noreturn void
+wy_refuse (enum wy_verdict verdict, const char *name, const char *reason)
+{
+  char shown[WY_SHOWN_BYTES_MAX * 4 + 1];
+  show (shown, sizeof shown, name);
+  (void)dprintf (STDOUT_FILENO, "%s \"%s\" %s\n", verdict_words[verdict], shown, reason);
+  _exit ((int)verdict);
+}
+
+/* The kernel refused CALL (errno says why) while NAME was handled: "system ERRNO CALL NAME". */
+wy_noreturn void
+wy_fail (const char *call, const char *name)
+{
+  char shown[WY_SHOWN_BYTES_MAX * 4 + 1];
+  const char *error = strerrorname_np (errno);
+  show (shown, sizeof shown, name);
+  (void)dprintf (STDOUT_FILENO, "system %s %s \"%s\"\n", error == NULL ? "EIO" : error, call, shown);
+  _exit (WY_SYSTEM);
+}
+
+/* malloc that does not return NULL. */
+void *
+wy_alloc (size_t size)
+{
+  void *p = malloc (size);
+  if (p == NULL)
+    wy_fail ("malloc", "");
+  return p;
+}

@@ -1,0 +1,81 @@
+/* wherry-unpack: one image layer from standard input into one empty directory.
+ *
+ *   wherry-unpack DIR STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES < layer.tar
+ *
+ * A layer is a stranger's archive, unpacked by root.  So this is a process of its own (the worker's
+ * event loop stays free, and a hole here is not a hole there), in C (openat2, xattrs byte for byte), and
+ * it knows nothing of registries, digests or compression: the worker checks the digest of the same
+ * bytes on their way here and keeps the directory only when both agree.
+ *
+ * Reading order: confine.c (the walls), tar.c and pax.c (bytes to entries), place.c (names to places),
+ * apply.c and whiteout.c (entries to files), times.c, answer.c.
+ *
+ * It answers one line on standard output: "ok ENTRIES BYTES DROPPED", or a verdict and why (answer.c).
+ */
+
+#include "unpack.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Names need room for what a plain header can hold. */
+#define PATH_BYTES_MIN 512u
+#define ARGUMENTS 8
+
+static uint64_t
+parse_limit (const char *text, uint64_t min, uint64_t max)
+{
+  char *end;
+  errno = 0;
+  unsigned long long value = strtoull (text, &end, 10);
+  if (errno != 0 || end == text || *end != '\0' || value < min || value > max)
+    wy_refuse (WY_USAGE, text, "is not a limit");
+  return value;
+}
+
+static void
+prepare (struct wy_unpack *u, char **argv)
+{
+  u->limits = (struct wy_limits){
+    .stream_bytes = parse_limit (argv[2], 0, INT64_MAX),
+    .entries = parse_limit (argv[3], 0, INT64_MAX),
+    .file_bytes = parse_limit (argv[4], 0, INT64_MAX),
+    .path_bytes = parse_limit (argv[5], PATH_BYTES_MIN, 4096),
+    .depth = parse_limit (argv[6], 1, 512),
+    .pax_bytes = parse_limit (argv[7], 0, 16u * 1024u * 1024u),
+  };
+  wy_stream_init (&u->stream, u->limits.stream_bytes);
+  u->entry.name = wy_alloc (u->limits.path_bytes + 2);
+  u->entry.link = wy_alloc (u->limits.path_bytes + 2);
+  u->entry.pax = wy_alloc (u->limits.pax_bytes + 1);
+  u->entry.name[0] = '\0';
+  u->parent_name = wy_alloc (u->limits.path_bytes + 2);
+  u->parent = -1;
+}
+
+int
+main (int argc, char **argv)
+{
+  struct wy_unpack u = { 0 };
+  if (argc != ARGUMENTS)
+    wy_refuse (WY_USAGE, "wherry-unpack", "DIR STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES");
+  prepare (&u, argv);
+  wy_confine (argv[1]);
+  u.root = open ("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (u.root < 0)
+    wy_fail ("open", argv[1]);
+  if (fchmod (u.root, 0755) < 0)
+    wy_fail ("fchmod", argv[1]);
+  while (wy_tar_next (&u))
+    wy_apply (&u);
+  wy_times_set (&u);
+  /* The parent renames the directory next; all of it must be on the disk before its name is. */
+  if (syncfs (u.root) < 0)
+    wy_fail ("syncfs", argv[1]);
+  wy_answer_ok (&u);
+  return WY_OK;
+}

@@ -1,0 +1,69 @@
+// The OCI runtime spec's words (github.com/opencontainers/runtime-spec v1.2, config.md and
+// config-linux.md), the fields we perform.  Two things are our own and named so: a root may be a
+// list of layers with a writable scratch file system on top, and a mount of type "scratch" is a
+// directory of that same scratch file system, so that one size bounds all that a container writes.
+
+export interface RuntimeSpec {
+  readonly process: Process
+  readonly root: Root
+  readonly hostname?: string
+  readonly mounts: readonly Mount[]
+  readonly linux: Linux
+}
+
+export interface Process {
+  readonly args: readonly string[]
+  /** "KEY=value" */
+  readonly env: readonly string[]
+  readonly cwd: string
+  readonly user: User
+  readonly capabilities: Capabilities
+  readonly rlimits: readonly Rlimit[]
+  readonly noNewPrivileges: boolean
+}
+
+export interface User { readonly uid: number, readonly gid: number, readonly additionalGids: readonly number[] }
+
+export interface Capabilities {
+  readonly bounding: readonly string[]
+  readonly permitted: readonly string[]
+  readonly inheritable: readonly string[]
+  readonly effective: readonly string[]
+  readonly ambient: readonly string[]
+}
+
+export interface Rlimit { readonly type: string, readonly soft: number, readonly hard: number }
+
+export interface Root {
+  /** Directories on the host, lowest first; never written to. */
+  readonly layers: readonly string[]
+  readonly readonly: boolean
+  /** Bounds of everything that the container writes outside of volumes. */
+  readonly scratchBytes: number
+  readonly scratchInodes: number
+}
+
+export interface Mount {
+  readonly destination: string
+  readonly type: 'bind' | 'proc' | 'dev' | 'scratch'
+  /** A path on the host, for "bind" only. */
+  readonly source?: string
+  /** "ro", "nosuid", "nodev", "noexec"; for "scratch" also "mode=1777". */
+  readonly options: readonly string[]
+}
+
+export type NamespaceType = 'mount' | 'pid' | 'ipc' | 'uts' | 'network' | 'user' | 'cgroup'
+
+export interface Linux {
+  readonly namespaces: readonly NamespaceType[]
+  readonly resources: Resources
+  readonly maskedPaths: readonly string[]
+  readonly readonlyPaths: readonly string[]
+}
+
+export interface Resources {
+  readonly memory: { readonly limit: number }
+  /** Microseconds, as cpu.cfs_quota_us and cpu.cfs_period_us. */
+  readonly cpu: { readonly quota: number, readonly period: number }
+  readonly pids: { readonly limit: number }
+}

@@ -1,0 +1,50 @@
+// Reading /proc/self/cgroup and /proc/self/mountinfo (proc(5), cgroups(7)).  Pure: text in, values out.
+
+export interface HierarchyMount {
+  readonly controllers: readonly string[]
+  /** The directory that shows the cgroup PATH; what the mount itself hides (its root) is cut off. */
+  directoryOf (path: string): string
+}
+
+/** v1: controller → path; v2: path of the "0::" line. */
+export function parseOwnCgroups (text: string): { v1: Map<string, string>, v2: string | undefined } {
+  const v1 = new Map<string, string>()
+  let v2: string | undefined
+  for (const line of text.split('\n')) {
+    const match = /^(\d+):([^:]*):(.*)$/.exec(line)
+    if (!match) continue
+    if (match[1] === '0' && match[2] === '') v2 = match[3]
+    else for (const controller of match[2]!.split(',')) v1.set(controller, match[3]!)
+  }
+  return { v1, v2 }
+}
+
+/** mountinfo writes blanks in paths as \040. */
+function unescape (path: string): string {
+  return path.replaceAll(/\\(\d{3})/g, (_, octal: string) => String.fromCodePoint(parseInt(octal, 8)))
+}
+
+function hierarchy (root: string, mountPoint: string, controllers: readonly string[]): HierarchyMount {
+  return {
+    controllers,
+    directoryOf (path) {
+      const below = root === '/' ? path : path === root || path.startsWith(`${root}/`) ? path.slice(root.length) : '/'
+      return below === '/' || below === '' ? mountPoint : mountPoint + below
+    },
+  }
+}
+
+/** All cgroup mounts of a mountinfo TEXT; the first of several mounts of one hierarchy counts. */
+export function parseMounts (text: string): { v1: HierarchyMount[], v2: HierarchyMount | undefined } {
+  const v1: HierarchyMount[] = []
+  let v2: HierarchyMount | undefined
+  for (const line of text.split('\n')) {
+    const [before, behind] = line.split(' - ')
+    const [, , , root, mountPoint] = before!.split(' ')
+    const [type, , options] = behind?.split(' ') ?? []
+    if (root === undefined || mountPoint === undefined) continue
+    if (type === 'cgroup2') v2 ??= hierarchy(unescape(root), unescape(mountPoint), [])
+    if (type === 'cgroup') v1.push(hierarchy(unescape(root), unescape(mountPoint), (options ?? '').split(',')))
+  }
+  return { v1, v2 }
+}

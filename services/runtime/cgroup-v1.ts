@@ -1,0 +1,107 @@
+// Cgroup v1 (kernel's Documentation/admin-guide/cgroup-v1): a directory per controller's hierarchy,
+// joined by the container's first process itself.  Also serves hybrid hosts, where v2 is mounted
+// but has no controllers.  What v1 cannot do by itself, kill all of a cgroup at once when its memory
+// is used up, comes from an event: the container's pid namespace dies with its first process.
+
+import { closeSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Usage } from '../contract/call-record.ts'
+import { Unsupported } from '../contract/errors.ts'
+import type { Resources } from '../contract/runtime-spec.ts'
+import { V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup.ts'
+import type { Native } from './native.ts'
+
+type Controller = typeof V1_CONTROLLERS[number]
+type Directories = Readonly<Record<Controller, string>>
+
+function isErrno (err: unknown, ...codes: string[]): boolean {
+  return err instanceof Error && codes.includes((err as NodeJS.ErrnoException).code ?? '')
+}
+
+function number (path: string): number {
+  return Number(readFileSync(path, 'utf8'))
+}
+
+function applyLimits (dirs: Directories, resources: Resources): void {
+  writeFileSync(`${dirs.memory}/memory.limit_in_bytes`, String(resources.memory.limit))
+  try {
+    writeFileSync(`${dirs.memory}/memory.memsw.limit_in_bytes`, String(resources.memory.limit))
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT', 'EACCES', 'EOPNOTSUPP')) throw err // a kernel without swap accounting has no such file
+  }
+  writeFileSync(`${dirs.cpu}/cpu.cfs_period_us`, String(resources.cpu.period))
+  writeFileSync(`${dirs.cpu}/cpu.cfs_quota_us`, String(resources.cpu.quota))
+  writeFileSync(`${dirs.pids}/pids.max`, String(resources.pids.limit))
+}
+
+function readUsage (dirs: Directories): Usage {
+  const oomKills = /^oom_kill (\d+)$/m.exec(readFileSync(`${dirs.memory}/memory.oom_control`, 'utf8'))
+  return {
+    cpuMs: number(`${dirs.cpuacct}/cpuacct.usage`) / 1e6,
+    memoryPeakBytes: number(`${dirs.memory}/memory.max_usage_in_bytes`),
+    oomKills: Number(oomKills?.[1] ?? 0),
+  }
+}
+
+/** Remove a directory; true when it is gone. */
+export function removeCgroup (directory: string): boolean {
+  try {
+    rmdirSync(directory)
+  } catch (err) {
+    if (isErrno(err, 'EBUSY', 'ENOTEMPTY')) return false
+    if (!isErrno(err, 'ENOENT')) throw err
+  }
+  return true
+}
+
+export function createV1Driver ({ native, host, instance }: { native: Native, host: HostCgroups, instance: string }): CgroupDriver {
+  const roots = Object.fromEntries(V1_CONTROLLERS.map(name => [name, join(host.v1.get(name)!, instance)])) as Directories
+  // cpu and cpuacct are often one hierarchy; each directory is made and joined once.
+  const distinct = [...new Set(Object.values(roots))]
+  for (const root of distinct) {
+    try {
+      mkdirSync(root, { recursive: true })
+    } catch (cause) {
+      throw new Unsupported(`cannot make the cgroup ${root}; the worker needs to be root on a host with writable cgroups`, cause)
+    }
+  }
+
+  function create (name: string, resources: Resources): Cgroup {
+    const directories = distinct.map(root => join(root, name))
+    const dirs = Object.fromEntries(V1_CONTROLLERS.map(c => [c, join(roots[c], name)])) as Directories
+    try {
+      for (const directory of directories) mkdirSync(directory)
+      applyLimits(dirs, resources)
+    } catch (err) {
+      for (const directory of directories) removeCgroup(directory)
+      throw err
+    }
+    let endOomWatch = (): void => {}
+    return {
+      name,
+      fd: -1,
+      tasks: directories.map(directory => `${directory}/tasks`),
+      onOom (listener) {
+        const fd = native.watchOom(dirs.memory)
+        const stop = native.onReadable(fd, () => { endOomWatch(); listener() })
+        endOomWatch = () => {
+          endOomWatch = () => {}
+          stop()
+          closeSync(fd)
+        }
+      },
+      usage: () => readUsage(dirs),
+      remove () {
+        endOomWatch()
+        return directories.map(removeCgroup).every(Boolean)
+      },
+    }
+  }
+
+  return {
+    layout: host.layout,
+    roots: distinct,
+    create,
+    close () { for (const root of distinct) removeCgroup(root) },
+  }
+}

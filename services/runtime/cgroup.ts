@@ -1,0 +1,87 @@
+// Cgroups: one interface, two drivers, picked at start by what this host has mounted.
+// Containers get a directory each below one directory per worker process ("instance"), so that what
+// a dead worker left can be told from what a living one uses.  A controller that is missing is an
+// error that names it: a limit is never silently not there (docs/cgroups(7), cgroup-v2.rst).
+
+import { readFileSync } from 'node:fs'
+import type { Usage } from '../contract/call-record.ts'
+import { Unsupported } from '../contract/errors.ts'
+import type { Resources } from '../contract/runtime-spec.ts'
+import { createV1Driver } from './cgroup-v1.ts'
+import { createV2Driver } from './cgroup-v2.ts'
+import { parseMounts, parseOwnCgroups } from './cgroup-host.ts'
+import type { Native } from './native.ts'
+
+export interface Cgroup {
+  readonly name: string
+  /** v2: descriptor of the directory, for CLONE_INTO_CGROUP; -1 on v1. */
+  readonly fd: number
+  /** v1: files that the first process writes itself into. */
+  readonly tasks: readonly string[]
+  /** Calls back (at most once) when the cgroup ran out of memory. */
+  onOom (listener: () => void): void
+  usage (): Usage
+  /** Remove it; false while the kernel still sees somebody inside. */
+  remove (): boolean
+}
+
+export interface CgroupDriver {
+  readonly layout: 'v1' | 'v2' | 'hybrid'
+  /** Directories that hold our containers' cgroups, for the janitor of a later process. */
+  readonly roots: readonly string[]
+  create (name: string, resources: Resources): Cgroup
+  close (): void
+}
+
+export interface HostCgroups {
+  readonly layout: 'v1' | 'v2' | 'hybrid'
+  /** v1 controller → directory of our own cgroup in its hierarchy. */
+  readonly v1: ReadonlyMap<string, string>
+  /** Directory of our own cgroup in the v2 hierarchy, and the controllers it offers. */
+  readonly v2: { readonly directory: string, readonly controllers: readonly string[] } | undefined
+}
+
+/** memory, cpu time and number of processes are what every container is limited in. */
+export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const
+export const V2_CONTROLLERS = ['memory', 'cpu', 'pids'] as const
+
+function readOrEmpty (path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+/** Where our own cgroups are.  The paths differ per hierarchy (cgroups(7), /proc/[pid]/cgroup). */
+export function findHostCgroups (): HostCgroups {
+  const own = parseOwnCgroups(readFileSync('/proc/self/cgroup', 'utf8'))
+  const mounts = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
+  const v1 = new Map<string, string>()
+  for (const mount of mounts.v1) {
+    for (const controller of mount.controllers) {
+      const path = own.v1.get(controller)
+      if (path !== undefined && !v1.has(controller)) v1.set(controller, mount.directoryOf(path))
+    }
+  }
+  const directory = mounts.v2 && own.v2 !== undefined ? mounts.v2.directoryOf(own.v2) : undefined
+  const v2 = directory === undefined ? undefined : { directory, controllers: readOrEmpty(`${directory}/cgroup.controllers`).split(/\s+/).filter(Boolean) }
+  return { layout: v1.size === 0 ? 'v2' : v2 ? 'hybrid' : 'v1', v1, v2 }
+}
+
+/** Controllers that the driver for HOST would need and does not find; empty when all is well. */
+export function missingControllers (host: HostCgroups): readonly string[] {
+  if (host.layout === 'v2') return V2_CONTROLLERS.filter(name => !host.v2?.controllers.includes(name))
+  return V1_CONTROLLERS.filter(name => !host.v1.has(name))
+}
+
+/** The driver for this host.  INSTANCE names our directory.  Throws Unsupported naming what is missing. */
+export function createCgroupDriver ({ native, instance }: { native: Native, instance: string }): CgroupDriver {
+  const host = findHostCgroups()
+  const missing = missingControllers(host)
+  if (missing.length > 0) {
+    throw new Unsupported(`cgroup controller ${missing.join(', ')} is not available (layout ${host.layout}); ` +
+      'mount it, or enable it on the kernel command line (cgroup_enable=memory), or run the worker under a systemd unit with Delegate=yes')
+  }
+  return host.layout === 'v2' ? createV2Driver({ directory: host.v2!.directory, instance }) : createV1Driver({ native, host, instance })
+}

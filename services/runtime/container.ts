@@ -1,0 +1,143 @@
+// The container runtime: a spec and a slot in, a running container out, and an exit at the end.
+// States are the OCI runtime spec's: `creating` is inside start(), then `running`, then `stopped`
+// when `exited` resolves.  Everything a container takes (slot, cgroup, descriptors) has one owner,
+// this file, which gives it back exactly once, also when starting fails halfway.
+
+import { closeSync } from 'node:fs'
+import { constants } from 'node:os'
+import type { Usage } from '../contract/call-record.ts'
+import { StartError, SyscallError } from '../contract/errors.ts'
+import type { RuntimeSpec } from '../contract/runtime-spec.ts'
+import type { Cgroup, CgroupDriver } from './cgroup.ts'
+import type { Native } from './native.ts'
+import { buildPlan, explainFailure, type HostFacts } from './plan.ts'
+import type { Slot, Slots } from './slots.ts'
+
+export interface ContainerExit {
+  readonly exitCode: number | undefined
+  /** "SIGKILL" …; undefined when the program ended by itself. */
+  readonly signal: string | undefined
+  readonly usage: Usage
+  /** performance.now() at the moment the exit was seen. */
+  readonly endedAt: number
+}
+
+export interface Container {
+  readonly pid: number
+  /** Our ends of its pipes; whoever takes the container owns and closes them. */
+  readonly stdin: number
+  readonly stdout: number
+  readonly stderr: number
+  readonly exited: Promise<ContainerExit>
+  /** SIGKILL to all of it; harmless when it has ended. */
+  kill (): void
+}
+
+export interface Runtime {
+  /** Throws StartError when the image or function is the reason, SyscallError otherwise, RangeError when no slot is free. */
+  start (spec: RuntimeSpec): Container
+  readonly running: number
+  close (): Promise<void>
+}
+
+export interface RuntimeDeps {
+  readonly native: Native
+  readonly slots: Slots
+  readonly cgroups: CgroupDriver
+  /** What is the same for every container. */
+  readonly host: Pick<HostFacts, 'stageDir' | 'devDir' | 'seccomp' | 'procPaths'>
+  readonly onLeak: (what: string) => void
+}
+
+const REMOVE_RETRY_MS = 20
+const REMOVE_TRIES_MAX = 250
+
+const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))
+
+export function createRuntime ({ native, slots, cgroups, host, onLeak }: RuntimeDeps): Runtime {
+  const exits = new Set<Promise<ContainerExit>>()
+  const removals = new Set<Promise<void>>()
+  let counter = 0
+
+  /** The kernel lets go of a cgroup a moment after its last process: try again, bounded, off the hot path. */
+  async function removeCgroup (cgroup: Cgroup): Promise<void> {
+    for (let tries = 0; tries < REMOVE_TRIES_MAX; tries++) {
+      await new Promise(resolve => { setTimeout(resolve, tries === 0 ? 0 : REMOVE_RETRY_MS) })
+      if (cgroup.remove()) return
+    }
+    onLeak(`cgroup ${cgroup.name} is still in use`)
+  }
+
+  function giveBack (slot: Slot, cgroup: Cgroup | undefined): void {
+    slots.release(slot)
+    if (!cgroup) return
+    const removal = removeCgroup(cgroup)
+    removals.add(removal)
+    void removal.finally(() => removals.delete(removal))
+  }
+
+  /** OOM says whether the cgroup's event came first: killing on it may beat the kernel's own count. */
+  function watchExit (pidfd: number, slot: Slot, cgroup: Cgroup, oom: () => boolean): Promise<ContainerExit> {
+    const { promise, resolve, reject } = Promise.withResolvers<ContainerExit>()
+    const stop = native.onReadable(pidfd, () => {
+      try {
+        const exit = native.wait(pidfd)
+        if (!exit) return
+        stop()
+        const endedAt = performance.now()
+        const seen = cgroup.usage()
+        const usage = oom() && seen.oomKills === 0 ? { ...seen, oomKills: 1 } : seen
+        closeSync(pidfd)
+        giveBack(slot, cgroup)
+        resolve({ exitCode: exit.exitCode, signal: exit.signal === 0 ? undefined : SIGNAL_NAMES.get(exit.signal) ?? `signal ${exit.signal}`, usage, endedAt })
+      } catch (err) {
+        stop()
+        reject(err)
+      }
+    })
+    return promise
+  }
+
+  function launch (spec: RuntimeSpec, slot: Slot, cgroup: Cgroup) {
+    const plan = buildPlan(spec, { ...host, idBase: slot.idBase, idmapFd: slot.idmapFd, netnsFd: slot.netnsFd, cgroupFd: cgroup.fd, cgroupTasks: cgroup.tasks })
+    try {
+      return native.start(plan, true)
+    } catch (err) {
+      const reason = err instanceof SyscallError ? explainFailure(spec, plan.ops[err.index], err.errno) : undefined
+      if (reason === undefined) throw err
+      throw new StartError(reason.message, reason.code, err)
+    }
+  }
+
+  return {
+    start (spec) {
+      const slot = slots.take()
+      if (!slot) throw new RangeError('no free slot')
+      let cgroup: Cgroup | undefined
+      try {
+        let kill = (): void => {}
+        let oom = false
+        cgroup = cgroups.create(`${slot.number}-${counter++}`, spec.linux.resources)
+        cgroup.onOom(() => { oom = true; kill() })
+        const started = launch(spec, slot, cgroup)
+        const exited = watchExit(started.pidfd, slot, cgroup, () => oom)
+        exits.add(exited)
+        void exited.finally(() => exits.delete(exited)).catch(() => {})
+        let alive = true
+        void exited.finally(() => { alive = false }).catch(() => {})
+        kill = () => { if (alive) native.kill(started.pidfd, constants.signals.SIGKILL) }
+        return { pid: started.pid, stdin: started.stdin, stdout: started.stdout, stderr: started.stderr, exited, kill }
+      } catch (err) {
+        giveBack(slot, cgroup)
+        throw err
+      }
+    },
+    get running () { return exits.size },
+    async close () {
+      await Promise.allSettled(exits)
+      await Promise.allSettled(removals)
+      slots.close()
+      cgroups.close()
+    },
+  }
+}

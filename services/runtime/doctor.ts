@@ -1,0 +1,93 @@
+// What this kernel and this host must have for containers to run, asked one by one, each with what to
+// do when it is missing.  Asks by doing (a namespace is made, an id-mapped mount is tried), because
+// version numbers and configuration files lie.
+
+import { closeSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { release } from 'node:os'
+import { join } from 'node:path'
+import { findHostCgroups, missingControllers } from './cgroup.ts'
+import { openNative, type Native } from './native.ts'
+import { compileSeccomp } from './seccomp.ts'
+import { FUNCTION_PROFILE } from './seccomp-profile.ts'
+import { ID_COUNT } from './user.ts'
+
+export interface Finding {
+  readonly name: string
+  readonly ok: boolean
+  readonly detail: string
+  /** What to do about it; empty when ok. */
+  readonly remedy: string
+}
+
+const KERNEL_MIN = [5, 19] as const
+const PROBE_ID_BASE = 16_777_216
+
+function finding (name: string, remedy: string, ask: () => string): Finding {
+  try {
+    return { name, ok: true, detail: ask(), remedy: '' }
+  } catch (err) {
+    return { name, ok: false, detail: err instanceof Error ? err.message : String(err), remedy }
+  }
+}
+
+function askKernel (): string {
+  const [major = 0, minor = 0] = release().split('.').map(Number)
+  const enough = major > KERNEL_MIN[0] || (major === KERNEL_MIN[0] && minor >= KERNEL_MIN[1])
+  if (!enough) throw new Error(`Linux ${release()} is older than ${KERNEL_MIN.join('.')}`)
+  return `Linux ${release()}`
+}
+
+function askOverlay (): string {
+  if (!/\toverlay$/m.test(readFileSync('/proc/filesystems', 'utf8'))) throw new Error('overlay is not in /proc/filesystems')
+  return 'overlay'
+}
+
+function askCgroups (): string {
+  const host = findHostCgroups()
+  const missing = missingControllers(host)
+  if (missing.length > 0) throw new Error(`layout ${host.layout}, missing: ${missing.join(', ')}`)
+  const driver = host.layout === 'v2' ? `v2 at ${host.v2!.directory}` : `v1 (${[...host.v1.keys()].join(', ')})`
+  return `layout ${host.layout}, driver ${driver}`
+}
+
+function askNamespace (make: () => number): string {
+  closeSync(make())
+  return 'can be made'
+}
+
+function askIdmap (native: Native, dataDir: string): string {
+  const directory = join(dataDir, 'doctor')
+  const userns = native.newUserNamespace(PROBE_ID_BASE, ID_COUNT)
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 })
+    const errno = native.probeIdmap(directory, userns)
+    if (errno !== undefined) throw new Error(`the file system of ${dataDir} cannot be mounted with mapped ids (${errno})`)
+    return `works on the file system of ${dataDir}`
+  } finally {
+    closeSync(userns)
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+/** All findings about this host, in the order in which one would mend them. */
+export function probeKernel ({ nativeDir, dataDir }: { nativeDir: string, dataDir: string }): Finding[] {
+  const findings = [
+    finding('kernel', 'use a kernel of 5.19 or later (Debian 12 has 6.1)', askKernel),
+    finding('overlayfs', 'run "modprobe overlay"', askOverlay),
+    finding('cgroups', 'mount the missing controllers, or run under a systemd unit with Delegate=yes', askCgroups),
+    finding('seccomp', 'install libseccomp2 ("make setup")', () => `filter of ${compileSeccomp(FUNCTION_PROFILE).length / 8} instructions`),
+  ]
+  let native: Native | undefined
+  findings.push(finding('native library', 'run "make native"', () => {
+    native = openNative(nativeDir)
+    return `libwherry.so, ABI ${native.abi}`
+  }))
+  const library = native
+  if (!library) return findings
+  return [
+    ...findings,
+    finding('user namespaces', 'raise user.max_user_namespaces (sysctl) above 0 and run as root', () => askNamespace(() => library.newUserNamespace(PROBE_ID_BASE, ID_COUNT))),
+    finding('network namespaces', 'raise user.max_net_namespaces (sysctl) above 0 and run as root', () => askNamespace(() => library.newNetworkNamespace())),
+    finding('id-mapped mounts', 'put --data on ext4, xfs or btrfs', () => askIdmap(library, dataDir)),
+  ]
+}

@@ -1,0 +1,108 @@
+// What a dead worker left behind.  Almost everything of a container vanishes with the process that
+// started it (namespaces, mounts, scratch space, id ranges are held by descriptors and by its
+// processes, which die with it); what stays are cgroup directories.  Each worker writes down in the
+// data folder which are its own, under a name that says which process it was; the next worker with
+// the same data folder removes those whose process is gone.  Nobody else's are ever touched.
+
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { removeCgroup } from './cgroup-v1.ts'
+
+const INSTANCE = /^wherry-(\d{1,10})-(\d{1,20})$/
+const KILL_ROUNDS_MAX = 50
+const KILL_PAUSE_MS = 10
+
+/** Start time of PID in clock ticks since boot (proc(5), /proc/[pid]/stat field 22); undefined when it is gone or a zombie. */
+function startTimeOf (pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return fields[0] === 'Z' ? undefined : fields[19]
+  } catch {
+    return undefined
+  }
+}
+
+/** A name for this process that no later one will have (until the machine starts again). */
+export function instanceName (): string {
+  return `wherry-${process.pid}-${startTimeOf(process.pid)}`
+}
+
+function isAlive (instance: string): boolean {
+  const match = INSTANCE.exec(instance)
+  return match !== null && startTimeOf(Number(match[1])) === match[2]
+}
+
+function listOrEmpty (directory: string): string[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
+  } catch {
+    return []
+  }
+}
+
+function pidsIn (cgroup: string): number[] {
+  try {
+    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number)
+  } catch {
+    return []
+  }
+}
+
+/** Kill what is still in CGROUP and remove it; false when that did not work in the time it may take. */
+async function clear (cgroup: string): Promise<boolean> {
+  for (let round = 0; round < KILL_ROUNDS_MAX; round++) {
+    for (const pid of pidsIn(cgroup)) {
+      try {
+        process.kill(pid, 'SIGKILL')
+      } catch (err) {
+        if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err // it ended by itself
+      }
+    }
+    if (removeCgroup(cgroup)) return true
+    await new Promise(resolve => { setTimeout(resolve, KILL_PAUSE_MS) })
+  }
+  return false
+}
+
+export interface Sweep { readonly instances: number, readonly cgroups: number, readonly stuck: readonly string[] }
+
+/** Remove what dead workers with this RUN_DIR left. */
+export async function sweepDead (runDir: string): Promise<Sweep> {
+  let cgroups = 0
+  const stuck: string[] = []
+  const dead = listOrEmpty(runDir).filter(name => INSTANCE.test(name) && !isAlive(name))
+  for (const name of dead) {
+    const roots = JSON.parse(readOr(join(runDir, name, 'cgroups.json'), '[]')) as string[]
+    for (const root of roots.filter(path => path.endsWith(`/${name}`))) {
+      for (const child of listOrEmpty(root)) {
+        if (await clear(join(root, child))) cgroups++
+        else stuck.push(join(root, child))
+      }
+      if (!await clear(root)) stuck.push(root)
+    }
+    if (stuck.length === 0) rmSync(join(runDir, name), { recursive: true, force: true })
+  }
+  return { instances: dead.length, cgroups, stuck }
+}
+
+function readOr (path: string, fallback: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return fallback
+  }
+}
+
+/** Make INSTANCE's folder in RUN_DIR and note its cgroup ROOTS there.  Returns the folder. */
+export function registerInstance (runDir: string, instance: string, roots: readonly string[]): string {
+  const directory = join(runDir, instance)
+  mkdirSync(directory, { recursive: true, mode: 0o700 })
+  writeFileSync(join(directory, 'cgroups.json'), JSON.stringify(roots))
+  return directory
+}
+
+/** This worker ends in order: forget it. */
+export function forgetInstance (runDir: string, instance: string): void {
+  rmSync(join(runDir, instance), { recursive: true, force: true })
+}

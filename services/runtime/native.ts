@@ -1,0 +1,131 @@
+// The only door to libwherry.so (and, for compiling filters, to libseccomp).  Numbers and bytes go
+// in; a child, an exit or a SyscallError comes out.  Calls are synchronous and short, on the main
+// thread: containers die with the thread that started them (prctl(2), PR_SET_PDEATHSIG).
+
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { getSystemErrorName } from 'node:util'
+import koffi, { type LibraryHandle, type TypeObject } from 'koffi'
+import { SyscallError, Unsupported } from '../contract/errors.ts'
+import { encodePlan, HEADER_BYTES, OP_BYTES } from './encode.ts'
+import { ABI, describeOp, type Plan } from './ops.ts'
+
+export interface StartedProcess {
+  readonly pid: number
+  readonly pidfd: number
+  /** Our ends of the three pipes; all -1 without stdio. */
+  readonly stdin: number
+  readonly stdout: number
+  readonly stderr: number
+}
+
+export interface Exit {
+  /** undefined when a signal ended it. */
+  readonly exitCode: number | undefined
+  /** Number of the signal, 0 for none. */
+  readonly signal: number
+  readonly userUs: number
+  readonly systemUs: number
+}
+
+export interface Native {
+  readonly abi: number
+  /** Start PLAN's process; returns once its program runs.  Throws SyscallError naming the operation. */
+  start (plan: Plan, stdio: boolean): StartedProcess
+  /** The exit behind PIDFD, undefined while it runs. */
+  wait (pidfd: number): Exit | undefined
+  /** Send SIGNAL; false when the process is gone already. */
+  kill (pidfd: number, signal: number): boolean
+  newUserNamespace (base: number, count: number): number
+  newNetworkNamespace (): number
+  /** Make DIR a place with the standard device nodes (null, zero …), for a container's /dev. */
+  makeDevices (dir: string): void
+  /** A descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory. */
+  watchOom (dir: string): number
+  /** errno name that an id-mapped mount of PATH fails with; undefined when it works. */
+  probeIdmap (path: string, userns: number): string | undefined
+  /** Call LISTENER once each time FD becomes readable; the function returned ends that. */
+  onReadable (fd: number, listener: () => void): () => void
+}
+
+/** getSystemErrorName knows what libuv maps; anything else keeps its number. */
+function errnoName (code: number): string {
+  try {
+    return getSystemErrorName(-code)
+  } catch {
+    return `errno ${code}`
+  }
+}
+
+function loadLibrary (nativeDir: string): LibraryHandle {
+  const path = join(nativeDir, 'libwherry.so')
+  if (!existsSync(path)) throw new Unsupported(`${path} is not there; run "make native" (or "make setup" once)`)
+  return koffi.load(path)
+}
+
+/** Two mirrors of one layout drift silently; compare them once, loudly. */
+function checkLayout (lib: LibraryHandle, types: readonly unknown[]): void {
+  const sizeOf = lib.func('uint64_t wy_sizeof(uint32_t what)')
+  const ours = [HEADER_BYTES, OP_BYTES, ...types.map(type => koffi.sizeof(type as TypeObject))]
+  const theirs = ours.map((_, i) => Number(sizeOf(i)))
+  if (Number(lib.func('uint32_t wy_abi()')()) !== ABI || ours.some((size, i) => size !== theirs[i])) {
+    throw new Unsupported(`libwherry.so does not fit this version (layouts ${theirs.join(',')}, wanted ${ours.join(',')}); run "make native"`)
+  }
+}
+
+/** RESULT of a call that gives a descriptor (or 0) or -errno. */
+function descriptor (result: number, op: string): number {
+  if (result >= 0) return result
+  const errno = errnoName(-result)
+  throw new SyscallError(`${op}: ${errno}`, { errno, syscall: op, op })
+}
+
+/** Open the library in NATIVE_DIR.  Throws Unsupported when it is missing or of another version. */
+export function openNative (nativeDir: string): Native {
+  const lib = loadLibrary(nativeDir)
+  const child = koffi.struct({ pid: 'int32', pidfd: 'int32', stdin: 'int32', stdout: 'int32', stderr: 'int32' })
+  const error = koffi.struct({ code: 'int32', op: 'int32', call: koffi.array('char', 24, 'String') })
+  const exit = koffi.struct({ exited: 'int32', exitCode: 'int32', signal: 'int32', reserved: 'int32', userUs: 'uint64', systemUs: 'uint64' })
+  checkLayout(lib, [child, error, exit])
+  const out = (type: TypeObject) => koffi.out(koffi.pointer(type))
+  const wyStart = lib.func('wy_start', 'int', ['const uint8_t *', 'uint64_t', 'int32_t', out(child), out(error)])
+  const wyWait = lib.func('wy_wait', 'int', ['int32_t', out(exit)])
+  const wyKill = lib.func('int wy_kill(int32_t pidfd, int32_t signal)')
+  const wyUserns = lib.func('int wy_userns_new(uint32_t base, uint32_t count)')
+  const wyNetns = lib.func('int wy_netns_new()')
+  const wyDevices = lib.func('int wy_devices_make(const char *dir)')
+  const wyOomEvent = lib.func('int wy_oom_event(const char *dir)')
+  const wyIdmapProbe = lib.func('int wy_idmap_probe(const char *path, int32_t userns)')
+
+  return {
+    abi: ABI,
+    start (plan, stdio) {
+      const bytes = encodePlan(plan)
+      const started = { pid: 0, pidfd: -1, stdin: -1, stdout: -1, stderr: -1 }
+      const err = { code: 0, op: 0, call: '' }
+      if (wyStart(bytes, bytes.length, stdio ? 1 : 0, started, err) === 0) return started
+      const errno = errnoName(err.code)
+      const op = describeOp(plan.ops[err.op])
+      throw new SyscallError(`${op}: ${err.call}: ${errno}`, { errno, syscall: err.call, op, index: err.op })
+    },
+    wait (pidfd) {
+      const seen = { exited: 0, exitCode: 0, signal: 0, reserved: 0, userUs: 0, systemUs: 0 }
+      descriptor(Number(wyWait(pidfd, seen)), 'waitid')
+      if (seen.exited === 0) return undefined
+      return { exitCode: seen.exitCode < 0 ? undefined : seen.exitCode, signal: seen.signal, userUs: Number(seen.userUs), systemUs: Number(seen.systemUs) }
+    },
+    kill: (pidfd, signal) => wyKill(pidfd, signal) === 0,
+    newUserNamespace: (base, count) => descriptor(wyUserns(base, count), 'user namespace'),
+    newNetworkNamespace: () => descriptor(wyNetns(), 'network namespace'),
+    makeDevices (dir) { descriptor(wyDevices(dir), 'device nodes') },
+    watchOom: dir => descriptor(wyOomEvent(dir), 'memory events'),
+    probeIdmap (path, userns) {
+      const result: number = wyIdmapProbe(path, userns)
+      return result === 0 ? undefined : errnoName(-result)
+    },
+    onReadable (fd, listener) {
+      const handle = koffi.node.poll(fd, { readable: true, writable: false, disconnect: false }, listener)
+      return () => handle.close()
+    },
+  }
+}

@@ -1,0 +1,66 @@
+// Puts the parts of this room together for a process that runs containers: sweep what a dead
+// predecessor left, find the cgroups, make the device directory, compile the filter, open slots.
+
+import { mkdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { Unsupported } from '../contract/errors.ts'
+import type { Log } from '../platform/log.ts'
+import { createCgroupDriver } from './cgroup.ts'
+import { createRuntime, type Runtime } from './container.ts'
+import { forgetInstance, instanceName, registerInstance, sweepDead } from './janitor.ts'
+import { openNative } from './native.ts'
+import { compileSeccomp } from './seccomp.ts'
+import { FUNCTION_PROFILE } from './seccomp-profile.ts'
+import { createSlots } from './slots.ts'
+import { MASKED_PATHS, READONLY_PATHS } from './spec.ts'
+
+export interface RuntimeOptions {
+  readonly nativeDir: string
+  readonly dataDir: string
+  /** Containers that may live at once. */
+  readonly slots: number
+  readonly log: Log
+}
+
+/** Which of the paths that containers may not see or write this kernel has. */
+function findProcPaths (): Map<string, 'file' | 'directory'> {
+  const found = new Map<string, 'file' | 'directory'>()
+  for (const path of [...MASKED_PATHS, ...READONLY_PATHS]) {
+    const stat = statSync(path, { throwIfNoEntry: false })
+    if (stat) found.set(path, stat.isDirectory() ? 'directory' : 'file')
+  }
+  return found
+}
+
+/** A number that differs from data folder to data folder. */
+function blockOf (dataDir: string): number {
+  return [...dataDir].reduce((hash, character) => (hash * 31 + character.codePointAt(0)!) >>> 0, 7)
+}
+
+/** Throws Unsupported naming what this machine lacks. */
+export async function openRuntime ({ nativeDir, dataDir, slots: count, log }: RuntimeOptions): Promise<Runtime> {
+  if (process.getuid?.() !== 0) throw new Unsupported('running containers needs root; start the worker as root (sudo)')
+  const runDir = join(dataDir, 'run')
+  const devDir = join(runDir, 'dev')
+  const stageDir = join(runDir, 'stage')
+  for (const directory of [devDir, stageDir]) mkdirSync(directory, { recursive: true, mode: 0o711 })
+  const sweep = await sweepDead(runDir)
+  if (sweep.instances > 0) log.warn(sweep, 'removed what workers that died had left')
+  const native = openNative(nativeDir)
+  native.makeDevices(devDir)
+  const instance = instanceName()
+  const cgroups = createCgroupDriver({ native, instance })
+  registerInstance(runDir, instance, cgroups.roots)
+  const slots = createSlots({ native, count, block: blockOf(dataDir) })
+  const host = { stageDir, devDir, seccomp: compileSeccomp(FUNCTION_PROFILE), procPaths: findProcPaths() }
+  log.info({ layout: cgroups.layout, slots: count, instance }, 'container runtime is ready')
+  const runtime = createRuntime({ native, slots, cgroups, host, onLeak: what => log.error({ what }, 'left behind') })
+  return {
+    ...runtime,
+    get running () { return runtime.running },
+    async close () {
+      await runtime.close()
+      forgetInstance(runDir, instance)
+    },
+  }
+}

@@ -1,0 +1,72 @@
+// Slots: how many containers may live at once, and what each place keeps from one container to the
+// next because making it is slow: a range of ids with the user namespace that maps layers to it,
+// and a network namespace with nothing but `lo`.  A container has no capability over its network
+// namespace, so it cannot change it, and every socket in it is gone with the container's processes.
+//
+// All of it is held by descriptors only: when this process dies, however it dies, the kernel frees it.
+
+import { closeSync } from 'node:fs'
+import type { Native } from './native.ts'
+import { ID_COUNT } from './user.ts'
+
+/** Ranges start here: above the ids that a host and its /etc/subuid usually give out … */
+const FIRST_BASE = 16_777_216
+/** … and end below 2³¹, because some tools still read ids as signed numbers. */
+const BLOCKS = 30
+const SLOTS_PER_BLOCK = 1024
+export const SLOTS_MAX = SLOTS_PER_BLOCK
+
+export interface Slot {
+  readonly number: number
+  readonly idBase: number
+  readonly idmapFd: number
+  readonly netnsFd: number
+}
+
+export interface Slots {
+  /** A free slot; undefined when all are taken. */
+  take (): Slot | undefined
+  release (slot: Slot): void
+  close (): void
+}
+
+/** Up to COUNT slots, made when first needed.  BLOCK (any number) chooses the range of ids, so that workers differ. */
+export function createSlots ({ native, count, block }: { native: Native, count: number, block: number }): Slots {
+  if (count < 1 || count > SLOTS_MAX) throw new RangeError(`${count} slots; 1 to ${SLOTS_MAX} are possible`)
+  const base = FIRST_BASE + (block % BLOCKS) * SLOTS_PER_BLOCK * ID_COUNT
+  const all: Slot[] = []
+  const free: Slot[] = []
+  let closed = false
+
+  function make (): Slot {
+    const number = all.length
+    const idBase = base + number * ID_COUNT
+    const idmapFd = native.newUserNamespace(idBase, ID_COUNT)
+    try {
+      const slot = { number, idBase, idmapFd, netnsFd: native.newNetworkNamespace() }
+      all.push(slot)
+      return slot
+    } catch (err) {
+      closeSync(idmapFd)
+      throw err
+    }
+  }
+
+  function discard (slot: Slot): void {
+    closeSync(slot.idmapFd)
+    closeSync(slot.netnsFd)
+  }
+
+  return {
+    take: () => free.pop() ?? (all.length < count ? make() : undefined),
+    release (slot) {
+      if (closed) discard(slot)
+      else free.push(slot)
+    },
+    close () {
+      if (closed) return
+      closed = true
+      for (const slot of free.splice(0)) discard(slot)
+    },
+  }
+}

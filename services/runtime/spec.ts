@@ -1,0 +1,112 @@
+// An image and a function become a runtime spec: what Docker's defaults would be, made stricter.
+// Pure: values in, a value out.  Nothing here knows how a mount is made or where a cgroup lives.
+
+import type { FunctionSpec } from '../contract/function-spec.ts'
+import type { Image } from '../contract/image.ts'
+import { StartError } from '../contract/errors.ts'
+import type { Capabilities, Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
+
+const CPU_PERIOD_US = 100_000
+/** cpu.cfs_quota_us may not be lower than this (kernel/sched/core.c, min_cfs_quota_period). */
+const CPU_QUOTA_MIN_US = 1000
+const OPEN_FILES_MAX = 1024
+/** Each inode of a tmpfs costs about 1 KiB of kernel memory; one for every 4 KiB keeps that in proportion. */
+const SCRATCH_BYTES_PER_INODE = 4096
+const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+
+export const NO_CAPABILITIES: Capabilities = { bounding: [], permitted: [], inheritable: [], effective: [], ambient: [] }
+
+/** moby's list (oci/defaults.go); those that a kernel does not have are skipped when the plan is made. */
+export const MASKED_PATHS: readonly string[] = [
+  '/proc/acpi', '/proc/asound', '/proc/interrupts', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/sched_debug',
+  '/proc/scsi', '/proc/timer_list', '/proc/timer_stats',
+]
+export const READONLY_PATHS: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
+
+export interface ContainerRequest {
+  readonly image: Image
+  readonly function: FunctionSpec
+  readonly user: User
+  /** Volume name → directory on the host. */
+  readonly volumePaths: ReadonlyMap<string, string>
+  /** Comes on top of the image's and the function's variables. */
+  readonly env: Readonly<Record<string, string>>
+}
+
+/** ENTRYPOINT and CMD with `command` and `args` in their place, as Kubernetes has it: a new command drops the image's CMD. */
+function argvOf (request: ContainerRequest): readonly string[] {
+  const { config } = request.image
+  const { command, args } = request.function
+  const argv = [...(command ?? config.entrypoint), ...(args ?? (command ? [] : config.cmd))]
+  if (argv.length === 0) {
+    throw new StartError(`image ${request.function.image} has neither ENTRYPOINT nor CMD; give the function a "command"`, 'ERR_NO_COMMAND')
+  }
+  return argv
+}
+
+/** Later entries win; PATH, HOME and HOSTNAME are always there, as programs expect. */
+function environmentOf (request: ContainerRequest, hostname: string): readonly string[] {
+  const variables = new Map<string, string>([['PATH', DEFAULT_PATH], ['HOSTNAME', hostname], ['HOME', request.user.uid === 0 ? '/root' : '/']])
+  for (const entry of request.image.config.env) {
+    const equals = entry.indexOf('=')
+    if (equals > 0) variables.set(entry.slice(0, equals), entry.slice(equals + 1))
+  }
+  for (const [key, value] of Object.entries(request.function.envVars)) variables.set(key, value)
+  for (const [key, value] of Object.entries(request.env)) variables.set(key, value)
+  return [...variables].map(([key, value]) => `${key}=${value}`)
+}
+
+function mountsOf (request: ContainerRequest): readonly Mount[] {
+  const volumes = request.function.volumes.map(volume => {
+    const source = request.volumePaths.get(volume.name)
+    if (source === undefined) throw new StartError(`volume ${volume.name} has no directory on this worker`, 'ERR_START')
+    return { destination: volume.target, type: 'bind', source, options: ['nosuid', 'nodev', ...(volume.readonly ? ['ro'] : [])] } as const
+  })
+  return [
+    { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
+    { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
+    { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
+    { destination: '/tmp', type: 'scratch', options: ['nosuid', 'nodev', 'mode=1777'] },
+    // A volume below another one's target has to come after it.
+    ...volumes.sort((a, b) => a.destination.split('/').length - b.destination.split('/').length),
+  ]
+}
+
+/** What to run, as a runtime spec.  Throws StartError when image and function together do not say it. */
+export function buildSpec (request: ContainerRequest): RuntimeSpec {
+  const { limits } = request.function
+  const hostname = request.function.name.toLowerCase().replaceAll(/[^a-z0-9-]/g, '-')
+  const scratchBytes = Math.floor(limits.memoryBytes / 2)
+  return {
+    hostname,
+    process: {
+      args: argvOf(request),
+      env: environmentOf(request, hostname),
+      cwd: request.function.workingDir ?? (request.image.config.workingDir || '/'),
+      user: request.user,
+      capabilities: NO_CAPABILITIES,
+      rlimits: [
+        { type: 'RLIMIT_NOFILE', soft: OPEN_FILES_MAX, hard: OPEN_FILES_MAX },
+        { type: 'RLIMIT_CORE', soft: 0, hard: 0 },
+      ],
+      noNewPrivileges: true,
+    },
+    root: {
+      layers: request.image.layers,
+      readonly: request.function.readOnlyRootFilesystem,
+      scratchBytes,
+      scratchInodes: Math.max(64, Math.floor(scratchBytes / SCRATCH_BYTES_PER_INODE)),
+    },
+    mounts: mountsOf(request),
+    linux: {
+      namespaces: ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup'],
+      resources: {
+        memory: { limit: limits.memoryBytes },
+        cpu: { quota: Math.max(CPU_QUOTA_MIN_US, Math.round(limits.cpus * CPU_PERIOD_US)), period: CPU_PERIOD_US },
+        pids: { limit: limits.pids },
+      },
+      maskedPaths: MASKED_PATHS,
+      readonlyPaths: READONLY_PATHS,
+    },
+  }
+}

@@ -1,0 +1,147 @@
+// The contract `stdio`: one call, one container.  The body goes to stdin, stdout is the response,
+// stderr the log, an exit code other than 0 an error.  Knows pipes, bounds and the timeout; does not
+// know where the container's spec came from or what becomes of the outcome.
+
+import { closeSync, writeSync } from 'node:fs'
+import { Socket } from 'node:net'
+import type { Outcome } from '../contract/outcome.ts'
+import type { RuntimeSpec } from '../contract/runtime-spec.ts'
+import type { ContainerExit, Runtime } from '../runtime/container.ts'
+
+/** What a pipe takes at once while nobody reads (pipe(7)). */
+const PIPE_BYTES = 65_536
+/** The end of stderr that is kept. */
+export const LOG_MAX_BYTES = 64 * 1024
+
+export interface StdioCall {
+  readonly spec: RuntimeSpec
+  readonly body: Uint8Array
+  readonly timeoutMs: number
+  readonly responseMaxBytes: number
+  readonly signal: AbortSignal
+  /** Called once the function's program runs, with its process id on the host. */
+  readonly onStarted?: (pid: number) => void
+}
+
+export interface StdioResult {
+  readonly outcome: Outcome
+  readonly message?: string
+  readonly exit: ContainerExit
+  readonly response: Buffer
+  readonly log: string
+  readonly logTruncated: boolean
+  readonly createMs: number
+  readonly runMs: number
+}
+
+/** Write BODY and close; a program that does not read it (EPIPE) is free to do so. */
+function feed (fd: number, body: Uint8Array): void {
+  if (body.length > PIPE_BYTES) {
+    const socket = new Socket({ fd, readable: false, writable: true })
+    socket.on('error', () => socket.destroy())
+    socket.end(body)
+    return
+  }
+  try {
+    if (body.length > 0) writeSync(fd, body)
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'EPIPE') throw err
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** One for all pipes: what is read is looked at before anything else can be read, and copied if it is kept. */
+const readBuffer = Buffer.allocUnsafeSlow(PIPE_BYTES)
+
+/** Read FD to its end; what is beyond the bound is read and forgotten, so that the writer never stands still. */
+function collect (fd: number, keep: (chunk: Buffer) => void): Promise<void> {
+  return new Promise(resolve => {
+    const onread = { buffer: readBuffer, callback: (sizeBytes: number) => { keep(readBuffer.subarray(0, sizeBytes)); return true } }
+    const socket = new Socket({ fd, readable: true, writable: false, onread })
+    socket.on('error', () => socket.destroy())
+    socket.on('close', () => resolve())
+    socket.resume()
+  })
+}
+
+/** The first MAXBYTES of what comes. */
+function createHead (maxBytes: number) {
+  const chunks: Buffer[] = []
+  let sizeBytes = 0
+  return {
+    keep (chunk: Buffer): void {
+      if (sizeBytes < maxBytes) chunks.push(Buffer.from(chunk.subarray(0, maxBytes - sizeBytes)))
+      sizeBytes += chunk.length
+    },
+    bytes: (): Buffer => chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks),
+    overflowed: (): boolean => sizeBytes > maxBytes,
+  }
+}
+
+/** The last MAXBYTES of what comes, in a ring that is made when something comes. */
+function createTail (maxBytes: number) {
+  let ring: Buffer | undefined
+  let sizeBytes = 0
+  return {
+    keep (chunk: Buffer): void {
+      ring ??= Buffer.allocUnsafe(maxBytes)
+      const kept = chunk.subarray(Math.max(0, chunk.length - maxBytes))
+      const at = (sizeBytes + chunk.length - kept.length) % maxBytes
+      const fits = kept.copy(ring, at)
+      kept.copy(ring, 0, fits)
+      sizeBytes += chunk.length
+    },
+    text (): string {
+      if (!ring) return ''
+      const at = sizeBytes % maxBytes
+      return (sizeBytes <= maxBytes ? ring.subarray(0, sizeBytes) : Buffer.concat([ring.subarray(at), ring.subarray(0, at)])).toString('utf8')
+    },
+    truncated: (): boolean => sizeBytes > maxBytes,
+  }
+}
+
+type Verdict = Pick<StdioResult, 'outcome' | 'message'>
+
+function judge (call: StdioCall, exit: ContainerExit, why: { timedOut: boolean, overflowed: boolean }): Verdict {
+  const { memory } = call.spec.linux.resources
+  if (exit.usage.oomKills > 0) return { outcome: 'oom', message: `the function needed more memory than its limit of ${memory.limit} bytes and was killed` }
+  if (why.timedOut) return { outcome: 'timeout', message: `the function was still running after ${call.timeoutMs} ms and was killed` }
+  if (call.signal.aborted) return { outcome: 'cancelled', message: 'the call was taken back while the function ran' }
+  if (exit.signal !== undefined) return { outcome: 'crash', message: `the function was killed by ${exit.signal}` }
+  if (exit.exitCode !== 0) return { outcome: 'app_error', message: `the function ended with exit code ${exit.exitCode}` }
+  if (why.overflowed) return { outcome: 'too_large', message: `the function wrote more than ${call.responseMaxBytes} bytes to stdout` }
+  return { outcome: 'ok' }
+}
+
+/** Run CALL in a fresh container.  Throws what Runtime.start throws; from then on everything is a result. */
+export async function runStdio (runtime: Runtime, call: StdioCall): Promise<StdioResult> {
+  const startedAt = performance.now()
+  const container = runtime.start(call.spec)
+  const runningAt = performance.now()
+  call.onStarted?.(container.pid)
+  let timedOut = false
+  const timer = setTimeout(() => { timedOut = true; container.kill() }, call.timeoutMs)
+  call.signal.addEventListener('abort', container.kill, { once: true })
+  if (call.signal.aborted) container.kill()
+  const response = createHead(call.responseMaxBytes)
+  const log = createTail(LOG_MAX_BYTES)
+  const pipes = Promise.all([collect(container.stdout, response.keep), collect(container.stderr, log.keep)])
+  feed(container.stdin, call.body)
+  try {
+    const exit = await container.exited
+    await pipes
+    return {
+      ...judge(call, exit, { timedOut, overflowed: response.overflowed() }),
+      exit,
+      response: response.bytes(),
+      log: log.text(),
+      logTruncated: log.truncated(),
+      createMs: runningAt - startedAt,
+      runMs: exit.endedAt - runningAt,
+    }
+  } finally {
+    clearTimeout(timer)
+    call.signal.removeEventListener('abort', container.kill)
+  }
+}

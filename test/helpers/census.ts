@@ -1,0 +1,55 @@
+// What containers could leave on a machine, counted: mounts, cgroups of ours, network namespaces,
+// open descriptors, zombies.  Two counts that should be equal are compared by the test.
+
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { join } from 'node:path'
+
+export interface Census { mounts: number, cgroups: number, netns: number, fds: number, zombies: number, children: number }
+
+function read (path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return '' // the process ended while we looked
+  }
+}
+
+function folders (directory: string): string[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
+  } catch {
+    return [] // removed while we looked
+  }
+}
+
+function countCgroups (directory: string, prefix: string): number {
+  let count = 0
+  for (const name of folders(directory)) {
+    const path = join(directory, name)
+    count += name.startsWith(prefix) ? 1 + folders(path).length : countCgroups(path, prefix)
+  }
+  return count
+}
+
+function link (path: string): string {
+  try {
+    return readlinkSync(path)
+  } catch {
+    return ''
+  }
+}
+
+/** Count what is there now; cgroups are those of process PID. */
+export function takeCensus (pid = process.pid): Census {
+  const pids = readdirSync('/proc').filter(name => /^\d+$/.test(name))
+  const stats = pids.map(id => read(`/proc/${id}/stat`)).filter(Boolean).map(stat => stat.slice(stat.lastIndexOf(')') + 2).split(' '))
+  const own = stats.filter(fields => fields[1] === String(pid))
+  return {
+    mounts: read('/proc/self/mountinfo').split('\n').length,
+    cgroups: countCgroups('/sys/fs/cgroup', `wherry-${pid}-`),
+    netns: new Set(pids.map(id => link(`/proc/${id}/ns/net`)).filter(Boolean)).size,
+    fds: readdirSync(`/proc/${pid}/fd`).length,
+    zombies: own.filter(fields => fields[0] === 'Z').length,
+    children: own.length,
+  }
+}

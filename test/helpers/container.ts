@@ -1,0 +1,94 @@
+// A container runtime on a throw-away data folder, with the static probe program (native/test/probe.c)
+// as the whole root file system.  A test is: the base spec, one change, one verb, the text it prints.
+
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Test } from 'tap'
+import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
+import { createLog } from '../../services/platform/log.ts'
+import type { Runtime } from '../../services/runtime/container.ts'
+import { openRuntime } from '../../services/runtime/open.ts'
+import { MASKED_PATHS, NO_CAPABILITIES, READONLY_PATHS } from '../../services/runtime/spec.ts'
+import { runStdio, type StdioResult } from '../../services/worker/stdio.ts'
+
+export const NATIVE_DIR = fileURLToPath(new URL('../../build/native', import.meta.url))
+export const needsRoot: false | string = process.getuid?.() === 0 ? false : 'needs root: containers are made by root'
+
+export interface Rig {
+  readonly runtime: Runtime
+  readonly data: string
+  /** A layer's directory, empty; add files to it before the first run. */
+  layer (): string
+  readonly probeLayer: string
+  run (args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec, more?: { body?: string | Uint8Array, timeoutMs?: number, responseMaxBytes?: number }): Promise<StdioResult & { text: string }>
+  close (): Promise<void>
+}
+
+/** The spec of a function's container with the probe in it. */
+export function probeSpec (layers: readonly string[], args: readonly string[]): RuntimeSpec {
+  return {
+    hostname: 'probe',
+    process: {
+      args: ['/probe', ...args],
+      env: ['PATH=/', 'A=1'],
+      cwd: '/',
+      user: { uid: 0, gid: 0, additionalGids: [] },
+      capabilities: NO_CAPABILITIES,
+      rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 1024 }],
+      noNewPrivileges: true,
+    },
+    root: { layers, readonly: false, scratchBytes: 4 << 20, scratchInodes: 512 },
+    mounts: [
+      { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
+      { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
+      { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
+      { destination: '/tmp', type: 'scratch', options: ['nosuid', 'nodev', 'mode=1777'] },
+    ],
+    linux: {
+      namespaces: ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup'],
+      resources: { memory: { limit: 32 << 20 }, cpu: { quota: 100_000, period: 100_000 }, pids: { limit: 32 } },
+      maskedPaths: MASKED_PATHS,
+      readonlyPaths: READONLY_PATHS,
+    },
+  }
+}
+
+/** A runtime of its own; everything of it is gone after `close`. */
+export async function openRig (slots = 4): Promise<Rig> {
+  const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
+  chmodSync(data, 0o711)
+  const runtime = await openRuntime({ nativeDir: NATIVE_DIR, dataDir: data, slots, log: createLog({ name: 'test', level: 'silent' }) })
+  let layers = 0
+  const layer = (): string => {
+    const path = join(data, 'layers', String(layers++))
+    mkdirSync(path, { recursive: true })
+    return path
+  }
+  const probeLayer = layer()
+  copyFileSync(join(NATIVE_DIR, 'probe'), join(probeLayer, 'probe'))
+  chmodSync(join(probeLayer, 'probe'), 0o755)
+  return {
+    runtime,
+    data,
+    layer,
+    probeLayer,
+    async run (args, change = spec => spec, { body = '', timeoutMs = 10_000, responseMaxBytes = 1 << 20 } = {}) {
+      const spec = change(probeSpec([probeLayer], args))
+      const result = await runStdio(runtime, { spec, body: Buffer.from(body), timeoutMs, responseMaxBytes, signal: new AbortController().signal })
+      return { ...result, text: result.response.toString() }
+    },
+    async close () {
+      await runtime.close()
+      rmSync(data, { recursive: true, force: true })
+    },
+  }
+}
+
+/** openRig for one test, closed with it. */
+export async function rigFor (t: Test, slots?: number): Promise<Rig> {
+  const rig = await openRig(slots)
+  t.teardown(() => rig.close())
+  return rig
+}

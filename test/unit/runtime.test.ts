@@ -1,0 +1,179 @@
+// The pure half of the container runtime: image and function → spec → plan → bytes; users; cgroup files.
+
+import t from 'tap'
+import { parseDeployment } from '../../services/contract/function-spec.ts'
+import type { Image } from '../../services/contract/image.ts'
+import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
+import { capabilityMask } from '../../services/runtime/capability.ts'
+import { parseMounts, parseOwnCgroups } from '../../services/runtime/cgroup-host.ts'
+import { encodePlan, HEADER_BYTES, OP_BYTES } from '../../services/runtime/encode.ts'
+import { CLONE, FLAG, OP, type Op } from '../../services/runtime/ops.ts'
+import { buildPlan, explainFailure, programPaths, type HostFacts } from '../../services/runtime/plan.ts'
+import { buildSpec } from '../../services/runtime/spec.ts'
+import { resolveUser } from '../../services/runtime/user.ts'
+
+const config = { os: 'linux', architecture: 'amd64', env: ['PATH=/bin', 'LANG=C', 'EMPTY='], entrypoint: ['/entry'], cmd: ['a', 'b'], user: '', workingDir: '/app', diffIds: [] }
+const image: Image = { digest: 'sha256:0', config, layers: ['/layers/0', '/layers/1'] }
+const root = { uid: 0, gid: 0, additionalGids: [] }
+
+function specOf (deployment: Record<string, unknown>, more: Partial<Image['config']> = {}, volumePaths = new Map<string, string>()): RuntimeSpec {
+  const spec = parseDeployment({ service: 'Resize.Me', image: 'x', ...deployment })
+  return buildSpec({ image: { ...image, config: { ...config, ...more } }, function: spec, user: root, volumePaths, env: { Http_Method: 'POST' } })
+}
+
+t.test('spec', async t => {
+  t.test('ENTRYPOINT and CMD, command and args', async t => {
+    t.same(specOf({}).process.args, ['/entry', 'a', 'b'])
+    t.same(specOf({ args: ['c'] }).process.args, ['/entry', 'c'])
+    t.same(specOf({ command: ['/other'] }).process.args, ['/other'], 'a new command drops the image’s CMD')
+    t.same(specOf({ command: ['/other'], args: ['c'] }).process.args, ['/other', 'c'])
+    t.throws(() => specOf({}, { entrypoint: [], cmd: [] }), { code: 'ERR_NO_COMMAND' })
+  })
+  t.test('later variables win: defaults, image, function, request', async t => {
+    const { env } = specOf({ envVars: { LANG: 'de', MORE: '1' } }).process
+    t.same(env, ['PATH=/bin', 'HOSTNAME=resize-me', 'HOME=/root', 'LANG=de', 'EMPTY=', 'MORE=1', 'Http_Method=POST'])
+  })
+  t.test('limits become the cgroup’s numbers', async t => {
+    t.same(specOf({ limits: { memory: '64Mi', cpu: '250m', pids: 7 } }).linux.resources, { memory: { limit: 64 << 20 }, cpu: { quota: 25_000, period: 100_000 }, pids: { limit: 7 } })
+    t.equal(specOf({ limits: { cpu: 0.01 } }).linux.resources.cpu.quota, 1000)
+  })
+  t.test('volumes come behind the system’s mounts, outer ones first', async t => {
+    const spec = specOf({ volumes: [{ name: 'b', target: '/data/sub', readonly: true }, { name: 'a', target: '/data' }] }, {}, new Map([['a', '/v/a'], ['b', '/v/b']]))
+    t.same(spec.mounts.slice(-2), [
+      { destination: '/data', type: 'bind', source: '/v/a', options: ['nosuid', 'nodev'] },
+      { destination: '/data/sub', type: 'bind', source: '/v/b', options: ['nosuid', 'nodev', 'ro'] },
+    ])
+  })
+  t.test('no capability, ever', async t => {
+    t.ok(Object.values(specOf({}).process.capabilities).every(set => set.length === 0))
+  })
+})
+
+const facts: HostFacts = {
+  stageDir: '/data/stage', devDir: '/data/dev', idBase: 65_536, idmapFd: 20, netnsFd: 21, cgroupFd: -1, cgroupTasks: ['/cg/memory/tasks', '/cg/pids/tasks'],
+  seccomp: new Uint8Array(16), procPaths: new Map([['/proc/keys', 'file'], ['/proc/acpi', 'directory'], ['/proc/sys', 'directory']]),
+}
+const kinds = (ops: readonly Op[]): string[] => ops.map(op => op.kind)
+
+t.test('plan', async t => {
+  t.test('is the life of a start, in order', async t => {
+    const { ops } = buildPlan(specOf({}), facts)
+    t.same(kinds(ops).filter((kind, i, all) => kind !== all[i - 1]), [
+      'tree', 'cgroupJoin', 'userMaps', 'unshare', 'propagation', 'fsmount', 'attach', 'setupIds', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount',
+      'mkdir', 'subtree', 'mkdir', 'subtree', 'pivot', 'attach', 'bind', 'hostname', 'rlimit', 'closeFds', 'chdir', 'ids', 'capabilities', 'noNewPrivs',
+      'parentDeath', 'seccomp', 'exec',
+    ])
+  })
+  t.test('stacks the upper layer first and maps every layer’s ids', async t => {
+    const { ops } = buildPlan(specOf({}), facts)
+    t.match(ops.find(op => op.kind === 'mount')?.texts?.[3], /^lowerdir=l1:l0,upperdir=upper,workdir=work,userxattr$/)
+    t.ok(ops.filter(op => op.kind === 'tree').every(op => op.flags === FLAG.idmap))
+  })
+  t.test('hides what this kernel has and nothing else', async t => {
+    const behind = buildPlan(specOf({}), facts).ops
+    t.match(behind.filter(op => op.kind === 'bind').map(op => op.texts), [['/dev/null', '/proc/keys'], ['/proc/sys', '/proc/sys']])
+    t.ok(behind.some(op => op.kind === 'attach' && op.texts?.[0] === '/proc/acpi'))
+  })
+  t.test('nothing is looked up through the image before the pivot', async t => {
+    const { ops } = buildPlan(specOf({}), facts)
+    const pivot = kinds(ops).indexOf('pivot')
+    const before = ops.slice(0, pivot).filter(op => op.kind === 'attach').map(op => op.texts?.[0])
+    t.same(before, ['/data/stage', 'l0', 'l1'])
+  })
+  t.test('a pooled network namespace is entered, not made', async t => {
+    t.equal(buildPlan(specOf({}), facts).cloneFlags & CLONE.network, 0)
+    const fresh = buildPlan(specOf({}), { ...facts, netnsFd: -1 })
+    t.equal(fresh.cloneFlags & CLONE.network, CLONE.network)
+    t.ok(kinds(fresh.ops).includes('loopbackUp'))
+  })
+  t.test('a read-only root is sealed after everything is mounted', async t => {
+    const { ops } = buildPlan(specOf({ readOnlyRootFilesystem: true }), facts)
+    t.ok(kinds(ops).indexOf('attributes') > kinds(ops).lastIndexOf('attach'))
+  })
+  t.test('refuses more layers than can be stacked', async t => {
+    const spec = specOf({})
+    t.throws(() => buildPlan({ ...spec, root: { ...spec.root, layers: Array.from({ length: 129 }, (_, i) => `/l/${i}`) } }, facts), { name: 'RangeError' })
+  })
+  t.test('programs are looked for as execvp does', async t => {
+    t.same(programPaths('sh', ['PATH=/a::/b']), ['/a/sh', './sh', '/b/sh'])
+    t.same(programPaths('./x', ['PATH=/a']), ['./x'])
+  })
+  t.test('failures are explained where the image is the reason', async t => {
+    const spec = specOf({})
+    t.match(explainFailure(spec, { kind: 'exec' }, 'ENOENT'), { code: 'ERR_COMMAND_NOT_FOUND', message: /"\/entry" is not in the image/ })
+    t.match(explainFailure(spec, { kind: 'exec' }, 'EACCES'), { code: 'ERR_COMMAND_NOT_EXECUTABLE' })
+    t.match(explainFailure(spec, { kind: 'attach', texts: ['/dev'] }, 'ELOOP'), { message: /symbolic link at \/dev/ })
+    t.equal(explainFailure(spec, { kind: 'mount' }, 'EPERM'), undefined)
+  })
+})
+
+t.test('bytes', async t => {
+  const plan = buildPlan(specOf({}), facts)
+  const bytes = encodePlan(plan)
+  const text = (at: number): string => bytes.toString('utf8', bytes.readUInt32LE(16) + at, bytes.indexOf(0, bytes.readUInt32LE(16) + at))
+  t.test('header and operations stand where the C header says', async t => {
+    t.equal(bytes.readUInt32LE(8), bytes.length)
+    t.equal(bytes.readUInt32LE(12), plan.ops.length)
+    t.equal(bytes.readUInt32LE(16), HEADER_BYTES + plan.ops.length * OP_BYTES)
+    t.equal(bytes.readUInt32LE(HEADER_BYTES), OP.tree)
+    t.equal(text(bytes.readUInt32LE(HEADER_BYTES + 24)), '/layers/0')
+    t.equal(bytes.at(-1), 0)
+  })
+  t.test('blobs are aligned', async t => {
+    const at = HEADER_BYTES + plan.ops.findIndex(op => op.kind === 'seccomp') * OP_BYTES
+    t.equal(bytes.readUInt32LE(at + 24) % 8, 0)
+  })
+  t.test('a NUL in an argument cannot split it', async t => {
+    const spec = specOf({})
+    t.throws(() => encodePlan(buildPlan({ ...spec, process: { ...spec.process, args: ['a\0b'] } }, facts)), { name: 'TypeError' })
+  })
+  t.test('an environment beyond 4 MiB is refused', async t => {
+    const spec = specOf({})
+    t.throws(() => encodePlan(buildPlan({ ...spec, process: { ...spec.process, env: ['A=' + 'x'.repeat(5 << 20)] } }, facts)), { name: 'RangeError' })
+  })
+})
+
+t.test('capabilities', async t => {
+  t.equal(capabilityMask(['CAP_CHOWN', 'CAP_SYS_ADMIN', 'CAP_CHECKPOINT_RESTORE']), 1n | 1n << 21n | 1n << 40n)
+  t.throws(() => capabilityMask(['CAP_NONE']), /"CAP_NONE" is not a capability/)
+})
+
+t.test('users', async t => {
+  const files = {
+    passwd: 'root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/app:/bin/sh\n1e12:x:0:0::/:/bin/sh\nbad:x:zero:0::/:\nbig:x:4294967296:0::/:\n99999:x:0:0::/:\n',
+    group: 'root:x:0:\nwww:x:33:app,other\naudio:x:29:app\nbig:x:70000:\n',
+  }
+  const good: ReadonlyArray<[string, object]> = [
+    ['', { uid: 0, gid: 0, additionalGids: [] }],
+    ['root', { uid: 0, gid: 0 }],
+    ['app', { uid: 1000, gid: 1001, additionalGids: [33, 29] }],
+    ['1000', { uid: 1000, gid: 1001, additionalGids: [33, 29] }],
+    ['2000', { uid: 2000, gid: 0, additionalGids: [] }],
+    ['app:www', { uid: 1000, gid: 33, additionalGids: [] }],
+    ['7:8', { uid: 7, gid: 8 }],
+  ]
+  for (const [written, expected] of good) t.match(resolveUser(written, files), expected, `"${written}"`)
+  const bad = ['nobody', '65536', '4294967295', '4294967296', '99999', '1000:99999999999', '-1', '0x0', ' 0', 'bad', 'big', 'app:none', 'app:big', 'a:b:c', ':0', '+0']
+  for (const written of bad) t.throws(() => resolveUser(written, files), { code: 'ERR_UNKNOWN_USER' }, `"${written}" is refused, never root`)
+  t.throws(() => resolveUser('app', { passwd: undefined, group: undefined }), /no user "app"/)
+})
+
+t.test('cgroups of this host', async t => {
+  t.test('own paths differ per hierarchy', async t => {
+    const own = parseOwnCgroups('9:name=systemd:/\n4:memory:/a/b\n2:cpu,cpuacct:/c\n0::/d\n')
+    t.same([...own.v1], [['name=systemd', '/'], ['memory', '/a/b'], ['cpu', '/c'], ['cpuacct', '/c']])
+    t.equal(own.v2, '/d')
+  })
+  t.test('what a mount hides is cut off', async t => {
+    const mounts = parseMounts([
+      '30 20 0:25 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory',
+      '31 20 0:26 /docker/x /sys/fs/cgroup/cpu\\040acct rw - cgroup cgroup rw,cpu,cpuacct',
+      '32 20 0:27 / /sys/fs/cgroup rw - cgroup2 none rw', 'nonsense', '',
+    ].join('\n'))
+    t.equal(mounts.v1[0]?.directoryOf('/a'), '/sys/fs/cgroup/memory/a')
+    t.equal(mounts.v1[0]?.directoryOf('/'), '/sys/fs/cgroup/memory')
+    t.equal(mounts.v1[1]?.directoryOf('/docker/x/y'), '/sys/fs/cgroup/cpu acct/y')
+    t.equal(mounts.v1[1]?.directoryOf('/docker/x'), '/sys/fs/cgroup/cpu acct')
+    t.equal(mounts.v2?.directoryOf('/d'), '/sys/fs/cgroup/d')
+  })
+})
