@@ -5,6 +5,8 @@
 import type { Invocation } from '../contract/invocation.ts'
 
 const HEADERS_MAX = 128
+/** Http_Proxy would be taken for a proxy setting by libraries that ignore case (httpoxy, CVE-2016-5385). */
+const NOT_PASSED = new Set(['proxy'])
 const VALUE_MAX_CHARS = 8 * 1024
 
 /** "x-forwarded-for" → "X_Forwarded_For", as Go's canonical header form with underscores. */
@@ -25,7 +27,7 @@ export function requestEnvironment (invocation: Invocation): Record<string, stri
     WHERRY_ATTEMPT: String(invocation.attempt),
   }
   for (const [name, value] of Object.entries(request.headers).slice(0, HEADERS_MAX)) {
-    if (/^[A-Za-z0-9_-]{1,128}$/.test(name)) env[`Http_${variableName(name)}`] = value.replaceAll('\0', '').slice(0, VALUE_MAX_CHARS)
+    if (/^[A-Za-z0-9-]{1,128}$/.test(name) && !NOT_PASSED.has(name.toLowerCase())) env[`Http_${variableName(name)}`] = value.replaceAll('\0', '').slice(0, VALUE_MAX_CHARS)
   }
   env['Http_Content_Length'] = String(request.body.length)
   env['Http_X_Call_Id'] = invocation.callId

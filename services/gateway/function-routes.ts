@@ -1,0 +1,123 @@
+// The control plane for functions: deploy, list, show, remove.  The shapes are OpenFaaS's plus our own
+// fields (docs/http-api.md).  Knows the order: the whole spec is checked, the image is resolved to a digest,
+// and only then is anything stored.  Refuses to know registries and Redis; it gets `resolve` and a store.
+
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { InvalidRequest, NotFound, type Fault } from '../contract/errors.ts'
+import { describeSpec, parseDeployment, type FunctionRecord, type FunctionSpec } from '../contract/function-spec.ts'
+import type { FunctionStore } from '../functions/store.ts'
+import { parseReference, type Reference } from '../image/reference.ts'
+import type { Depth, Producer } from '../queue/producer.ts'
+import { JSON_MAX_BYTES, parseJsonBody } from './json-body.ts'
+
+export interface FunctionRouteDeps {
+  readonly functions: FunctionStore
+  readonly producer: Producer
+  /** The digest that a reference names now.  Throws RegistryError. */
+  readonly resolve: (reference: Reference) => Promise<string>
+  /** Throws Overloaded while the functions are not known yet. */
+  readonly requireReady: () => void
+}
+
+const NO_JOBS: Depth = { waiting: 0, active: 0, delayed: 0, failed: 0 }
+
+/** Adds the routes of functions to APP. */
+export function addFunctionRoutes (app: FastifyInstance, { functions, producer, resolve, requireReady }: FunctionRouteDeps): void {
+  const options = { bodyLimit: JSON_MAX_BYTES, onRequest: async () => requireReady() }
+
+  async function deploy (request: FastifyRequest, { mustExist }: { mustExist: boolean }): Promise<Record<string, unknown>> {
+    const { spec, reference } = parseFunction(jsonOf(request))
+    if (mustExist) existing(spec.name)
+    const imageDigest = await resolve(reference)
+    const nowMs = Date.now()
+    // Asked again: the function may have come or gone while the registry answered.
+    const before = mustExist ? existing(spec.name) : functions.get(spec.name)
+    const record = { spec, imageDigest, createdAtMs: before?.createdAtMs ?? nowMs, updatedAtMs: nowMs }
+    await functions.put(record)
+    return describeFunction(record)
+  }
+
+  async function remove (name: string): Promise<void> {
+    if (!await functions.remove(name)) throw notFound(name)
+    await producer.forget(name)
+  }
+
+  /** FunctionStatus of RECORDS, with counters and depths as they are now. */
+  async function statuses (records: readonly FunctionRecord[]): Promise<Array<Record<string, unknown>>> {
+    const names = records.map(record => record.spec.name)
+    const [workers, counts, depths] = await Promise.all([producer.workers(), producer.counts(names), producer.depths(names)])
+    const replicas = workers.length > 0 ? 1 : 0
+    return records.map(record => ({
+      ...describeFunction(record),
+      replicas,
+      availableReplicas: replicas,
+      invocationCount: counts.get(record.spec.name) ?? 0,
+      queue: depths.get(record.spec.name) ?? NO_JOBS,
+    }))
+  }
+
+  function existing (name: string): FunctionRecord {
+    const record = functions.get(name)
+    if (record === undefined) throw notFound(name)
+    return record
+  }
+
+  app.post('/system/functions', options, async (request, reply) => reply.code(202).send(await deploy(request, { mustExist: false })))
+  app.put('/system/functions', options, async (request, reply) => reply.code(200).send(await deploy(request, { mustExist: true })))
+  app.get('/system/functions', options, async () => statuses(functions.list()))
+  app.get<{ Params: { name: string } }>('/system/function/:name', options, async request => (await statuses([existing(request.params.name)]))[0])
+  app.delete('/system/functions', options, async (request, reply) => {
+    await remove(parseRemoval(jsonOf(request)))
+    return reply.code(202).send()
+  })
+  app.delete<{ Params: { name: string } }>('/system/functions/:name', options, async (request, reply) => {
+    await remove(request.params.name)
+    return reply.code(202).send()
+  })
+}
+
+function notFound (name: string): NotFound {
+  return new NotFound(`there is no function "${name}"`, 'ERR_FUNCTION_NOT_FOUND')
+}
+
+function jsonOf (request: FastifyRequest): unknown {
+  return parseJsonBody(request.body instanceof Uint8Array ? request.body : undefined, request.headers['content-encoding'])
+}
+
+/** The deployment BODY with its image reference understood.  Throws InvalidRequest with the faults of both. */
+function parseFunction (body: unknown): { spec: FunctionSpec, reference: Reference } {
+  const faults: Fault[] = []
+  const collect = <T>(parse: () => T): T | undefined => {
+    try {
+      return parse()
+    } catch (err) {
+      if (!(err instanceof InvalidRequest)) throw err
+      faults.push(...err.faults)
+      return undefined
+    }
+  }
+  const spec = collect(() => parseDeployment(body))
+  const image = typeof body === 'object' && body !== null && 'image' in body ? body.image : undefined
+  const imageIsFaulty = faults.some(fault => fault.path === 'image')
+  const reference = typeof image === 'string' && !imageIsFaulty ? collect(() => parseReference(image)) : undefined
+  if (spec !== undefined && reference !== undefined) return { spec, reference }
+  throw new InvalidRequest(faults, spec === undefined ? 'ERR_INVALID_REQUEST' : 'ERR_INVALID_REFERENCE')
+}
+
+/** OpenFaaS's body of DELETE: {"functionName": "…"}. */
+function parseRemoval (body: unknown): string {
+  const name = typeof body === 'object' && body !== null && 'functionName' in body ? body.functionName : undefined
+  if (typeof name !== 'string') throw new InvalidRequest([{ path: 'functionName', problem: 'must be the name of a function' }])
+  return name
+}
+
+function describeFunction (record: FunctionRecord): Record<string, unknown> {
+  return {
+    name: record.spec.name,
+    namespace: '',
+    ...describeSpec(record.spec),
+    imageDigest: record.imageDigest,
+    createdAt: new Date(record.createdAtMs).toISOString(),
+    updatedAt: new Date(record.updatedAtMs).toISOString(),
+  }
+}

@@ -1,0 +1,106 @@
+// The gateway as one long-lived part: joins the function store, the producer, a registry client, metrics
+// and the HTTP server, in the order they start and stop.  The server listens first: whoever asks while Redis
+// is away gets a reason instead of a refused connection.
+
+import { randomUUID } from 'node:crypto'
+import type { AddressInfo } from 'node:net'
+import { InvalidRequest } from '../contract/errors.ts'
+import { createFunctionStore } from '../functions/store.ts'
+import type { Reference } from '../image/reference.ts'
+import { createRegistryClient } from '../image/registry.ts'
+import { listenAddress } from '../platform/config.ts'
+import type { Running } from '../platform/lifecycle.ts'
+import type { Log } from '../platform/log.ts'
+import { openRedis } from '../platform/redis.ts'
+import { startTelemetry } from '../platform/telemetry.ts'
+import { createProducer } from '../queue/producer.ts'
+import { addCallRoutes } from './call-routes.ts'
+import type { GatewayConfig } from './config.ts'
+import { addFunctionRoutes } from './function-routes.ts'
+import { createGatewayMetrics } from './metrics.ts'
+import { createReadiness } from './readiness.ts'
+import { createServer } from './server.ts'
+import { addSystemRoutes } from './system-routes.ts'
+
+/** Of the process's stop timeout, what replies under way may use; the rest is for closing down. */
+const DRAIN_SHARE = 0.8
+const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|::1|localhost)$/
+
+/** What tests put in place of the network. */
+export interface Outside {
+  /** The digest that a reference names now.  Throws RegistryError. */
+  readonly resolve: (reference: Reference) => Promise<string>
+  close (): Promise<void>
+}
+
+function registryOutside (): Outside {
+  const registry = createRegistryClient({})
+  return { resolve: async reference => (await registry.resolve(reference)).digest, close: () => registry.close() }
+}
+
+/**
+ * Starts a gateway; resolves once it listens, with its address.
+ * Throws InvalidRequest when the listen address cannot be had.
+ */
+export async function startGateway (config: GatewayConfig, log: Log, outside: Outside = registryOutside()): Promise<Running & { url: string }> {
+  const { redisUrl, prefix, bodyMaxBytes, queueWaitMs } = config
+  const stopping = new AbortController()
+  const telemetry = startTelemetry({ serviceName: 'gateway' })
+  const redis = openRedis(redisUrl, { temper: 'prompt', name: 'wherry-gateway', onError: err => log.warn({ err }, 'Redis is away; calls get 503 until it is back') })
+  const functions = createFunctionStore({ redis, prefix, log })
+  const producer = createProducer({ redisUrl, prefix, gatewayId: randomUUID(), log })
+  const metrics = createGatewayMetrics({ functions, producer })
+
+  const readiness = createReadiness({ redis, functions, producer, log })
+  const requireReady = readiness.require
+  const app = createServer({
+    log,
+    bodyMaxBytes,
+    onReply: metrics.replied,
+    addRoutes (app) {
+      addCallRoutes(app, { functions, producer, metrics, queueWaitMs, bodyMaxBytes, requireReady })
+      addFunctionRoutes(app, { functions, producer, resolve: outside.resolve, requireReady })
+      addSystemRoutes(app, { functions, producer, telemetry, requireReady, stopping: stopping.signal })
+    },
+  })
+
+  let stopped: Promise<void> | undefined
+  const stop = async (): Promise<void> => {
+    stopping.abort()
+    const hurry = setTimeout(() => app.server.closeAllConnections(), config.stopTimeoutMs * DRAIN_SHARE)
+    await app.close()
+    clearTimeout(hurry)
+    metrics.stop()
+    await Promise.all([readiness.stop(), outside.close(), telemetry.stop()])
+    redis.disconnect()
+  }
+
+  const { host, port } = config.listen
+  try {
+    await app.listen({ host, port })
+  } catch (err) {
+    await stop()
+    throw new InvalidRequest([{ path: '--listen', problem: describeListenError(err, listenAddress.format(config.listen)) }])
+  }
+  if (!LOOPBACK.test(host)) log.warn({ host }, 'listening beyond this machine without credentials: everyone who reaches this address can deploy and call functions')
+  await readiness.start()
+  return {
+    url: urlOf(host, app.server.address()),
+    stop () {
+      stopped ??= stop()
+      return stopped
+    },
+  }
+}
+
+function describeListenError (err: unknown, address: string): string {
+  const code = err instanceof Error && 'code' in err ? err.code : undefined
+  if (code === 'EADDRINUSE') return `${address} is in use by another process; stop it or choose another port`
+  if (code === 'EACCES') return `no permission to listen on ${address}; choose a port above 1023`
+  return `cannot listen on ${address}: ${err instanceof Error ? err.message : String(err)}`
+}
+
+function urlOf (host: string, address: AddressInfo | string | null): string {
+  const port = typeof address === 'object' && address !== null ? address.port : 0
+  return `http://${listenAddress.format({ host, port })}`
+}

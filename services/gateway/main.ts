@@ -1,0 +1,20 @@
+// The gateway process: settings in, one gateway, out on SIGTERM.
+
+import { describeConfig, readConfig, readFlags } from '../platform/config.ts'
+import { describeStartFailure, runProcess } from '../platform/lifecycle.ts'
+import { createLog } from '../platform/log.ts'
+import { gatewaySettings } from './config.ts'
+import { startGateway } from './gateway.ts'
+
+try {
+  const { flags, printConfig } = readFlags(gatewaySettings, process.argv.slice(2))
+  const config = readConfig(gatewaySettings, process.env, flags)
+  if (printConfig) process.stdout.write(describeConfig(gatewaySettings, config))
+  else {
+    const log = createLog({ name: 'gateway', level: config.logLevel })
+    await runProcess({ name: 'gateway', log, stopTimeoutMs: config.stopTimeoutMs, start: () => startGateway(config, log), exit: code => process.exit(code) })
+  }
+} catch (err) {
+  process.stderr.write(describeStartFailure('gateway', err))
+  process.exitCode = 1
+}
