@@ -1,0 +1,63 @@
+// Taking a removed function's queue away, without leaving a caller waiting for a call that can no longer
+// end: once the queue is gone no worker can settle its calls, so they are settled here as `cancelled`.
+// A running call's lease is then lost, and its worker ends it.
+
+import type { Queue } from 'bullmq'
+import type { RedisClient } from '../platform/redis.ts'
+import { isCallId, isGatewayId } from './job-data.ts'
+import { FINISHED_TTL_MS, keysOf, type Keys } from './keys.ts'
+import { ended, parseRecord, valuesOf } from './record.ts'
+
+const CHUNK_CALLS = 500
+
+interface OpenCall { readonly callId: string, readonly replyTo: string | undefined }
+
+/** Remove QUEUE, its function's logs and its count.  Throws what REDIS throws; may be repeated after that. */
+export async function forgetFunction (redis: RedisClient, prefix: string, queue: Queue): Promise<void> {
+  const keys = keysOf(prefix)
+  await queue.pause()
+  const calls = await openCalls(redis, keys, queue.name)
+  await queue.obliterate({ force: true })
+  for (let i = 0; i < calls.length; i += CHUNK_CALLS) await cancel(redis, keys, queue.name, calls.slice(i, i + CHUNK_CALLS))
+  valuesOf(await redis.pipeline().del(keys.logs(queue.name)).hdel(keys.counts, queue.name).exec())
+}
+
+/** The gateways' calls that wait or run. */
+async function openCalls (redis: RedisClient, keys: Keys, name: string): Promise<OpenCall[]> {
+  const lists = await Promise.all([
+    redis.lrange(keys.queue(name, 'wait'), 0, -1), redis.lrange(keys.queue(name, 'active'), 0, -1),
+    redis.zrange(keys.queue(name, 'prioritized'), '0', '-1'), redis.zrange(keys.queue(name, 'delayed'), '0', '-1'),
+  ])
+  const callIds = lists.flat().filter(isCallId)
+  const found: OpenCall[] = []
+  for (let i = 0; i < callIds.length; i += CHUNK_CALLS) {
+    const chunk = callIds.slice(i, i + CHUNK_CALLS)
+    const pipeline = redis.pipeline()
+    for (const callId of chunk) pipeline.hget(keys.queue(name, callId), 'data')
+    for (const [j, data] of valuesOf(await pipeline.exec()).entries()) found.push({ callId: chunk[j]!, replyTo: replyToOf(data) })
+  }
+  return found
+}
+
+async function cancel (redis: RedisClient, keys: Keys, name: string, calls: readonly OpenCall[]): Promise<void> {
+  const texts = await redis.mget(calls.map(({ callId }) => keys.call(callId)))
+  const pipeline = redis.pipeline()
+  for (const [i, { callId, replyTo }] of calls.entries()) {
+    const record = parseRecord(texts[i])
+    if (record === undefined || record.state === 'finished' || record.function !== name) continue
+    const text = JSON.stringify(ended(record, 'cancelled', `function "${name}" was removed`))
+    pipeline.set(keys.call(callId), text, 'PX', FINISHED_TTL_MS).del(keys.body(callId))
+    if (replyTo !== undefined) pipeline.publish(keys.reply(replyTo), text)
+  }
+  valuesOf(await pipeline.exec())
+}
+
+function replyToOf (data: unknown): string | undefined {
+  try {
+    const value: unknown = typeof data === 'string' ? JSON.parse(data) : undefined
+    if (typeof value !== 'object' || value === null || !('replyTo' in value)) return undefined
+    return isGatewayId(value.replyTo) ? value.replyTo : undefined
+  } catch {
+    return undefined // not a gateway's job, then
+  }
+}

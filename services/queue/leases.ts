@@ -1,0 +1,86 @@
+// The leases of running jobs: BullMQ's locks, renewed for all jobs in one go, three times per lock life.
+// A lease that is lost aborts its call; whatever the call then still brings is refused by the settle
+// script.  Knows job ids and tokens; does not know what runs under a lease.
+
+import type { Log } from '../platform/log.ts'
+import type { RedisClient } from '../platform/redis.ts'
+import type { Lane } from './lanes.ts'
+import { valuesOf } from './record.ts'
+import { RENEW } from './scripts.ts'
+
+export interface Lease {
+  readonly lane: Lane
+  readonly jobId: string
+  readonly token: string
+  /** Aborted when the lease is lost, or when the call must end for another reason. */
+  readonly signal: AbortSignal
+  readonly abort: (reason: Error) => void
+}
+
+export interface Leases {
+  start (): void
+  stop (): void
+  hold (lane: Lane, jobId: string, token: string): Lease
+  release (lease: Lease): void
+  readonly held: ReadonlySet<Lease>
+}
+
+const RENEWALS_PER_LIFE = 3
+
+export function createLeases ({ commands, lockDurationMs, log }: { commands: RedisClient, lockDurationMs: number, log: Log }): Leases {
+  const held = new Set<Lease>()
+  let timer: NodeJS.Timeout | undefined
+  let renewing = false
+
+  async function renew (): Promise<void> {
+    const byFunction = Map.groupBy(held, lease => lease.lane.function)
+    if (byFunction.size === 0) return
+    const pipeline = commands.pipeline()
+    for (const leases of byFunction.values()) {
+      const { backend } = leases[0]!.lane
+      pipeline.eval(RENEW.lua, RENEW.keysCount, backend.toKey('active'), backend.toKey('stalled'),
+        backend.toKey(''), lockDurationMs, ...leases.flatMap(lease => [lease.jobId, lease.token]))
+    }
+    const answers = valuesOf(await pipeline.exec())
+    for (const [i, leases] of [...byFunction.values()].entries()) {
+      const lost = answers[i]
+      for (const lease of leases) {
+        if (Array.isArray(lost) && lost.includes(lease.jobId) && held.has(lease)) lose(lease)
+      }
+    }
+  }
+
+  function lose (lease: Lease): void {
+    log.warn({ function: lease.lane.function, job: lease.jobId }, 'the lease of a running call is lost; the call is ended here')
+    lease.abort(new Error('the lease of this call is lost'))
+  }
+
+  function tick (): void {
+    if (renewing) return
+    renewing = true
+    // A dead connection must not outlive the leases that hang on it.
+    const watchdog = setTimeout(() => commands.disconnect(true), lockDurationMs)
+    renew()
+      .catch((error: unknown) => log.debug({ err: error }, 'leases were not renewed; the next try is soon'))
+      .finally(() => {
+        clearTimeout(watchdog)
+        renewing = false
+      })
+  }
+
+  return {
+    start () { timer ??= setInterval(tick, lockDurationMs / RENEWALS_PER_LIFE) },
+    stop () {
+      clearInterval(timer)
+      timer = undefined
+    },
+    hold (lane, jobId, token) {
+      const controller = new AbortController()
+      const lease: Lease = { lane, jobId, token, signal: controller.signal, abort: reason => controller.abort(reason) }
+      held.add(lease)
+      return lease
+    },
+    release (lease) { held.delete(lease) },
+    held,
+  }
+}

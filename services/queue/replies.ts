@@ -1,0 +1,91 @@
+// The way back: one channel per gateway, on which settled calls arrive, and who waits for which.  A
+// message can be lost while the connection is broken, so whoever owns this asks again (`onListening`)
+// for all that is still expected.  Knows call ids and records; adds and removes no job.
+
+import { Conflict, Overloaded } from '../contract/errors.ts'
+import type { Log } from '../platform/log.ts'
+import { openRedis, type RedisClient } from '../platform/redis.ts'
+import { parseRecord, type StoredRecord } from './record.ts'
+
+/** What ended a wait: the call's record, or why there is none yet. */
+export type Answer = StoredRecord | 'late' | 'aborted' | 'stopped'
+
+export interface Expected {
+  /** Wait for the record, at most WAITMS and until SIGNAL aborts; may be called again. */
+  wait (waitMs: number, signal?: AbortSignal): Promise<Answer>
+  end (): void
+}
+
+export interface Replies {
+  start (): void
+  stop (): void
+  /** Listen for CALLID from now on.  Throws Conflict when somebody here does already, Overloaded when too many wait. */
+  expect (callId: string): Expected
+  /** A record that came another way. */
+  deliver (record: StoredRecord): void
+  readonly expected: Iterable<string>
+}
+
+const EXPECTED_MAX = 10_000
+
+export interface RepliesDeps {
+  readonly redisUrl: string
+  readonly channel: string
+  /** Called whenever the channel is (again) listened to: what came before may have been missed. */
+  readonly onListening: () => void
+  readonly log: Log
+}
+
+export function createReplies ({ redisUrl, channel, onListening, log }: RepliesDeps): Replies {
+  const waiting = new Map<string, PromiseWithResolvers<StoredRecord | 'stopped'>>()
+  let subscriber: RedisClient | undefined
+
+  function deliver (record: StoredRecord): void {
+    if (record.state === 'finished') waiting.get(record.callId)?.resolve(record)
+  }
+
+  return {
+    start () {
+      const listening = openRedis(redisUrl, { temper: 'patient', name: 'wherry-gateway-replies', onError: error => log.warn({ err: error }, 'Redis is away; replies wait') })
+      subscriber = listening
+      listening.on('message', (_channel: string, text: string) => {
+        const record = parseRecord(text)
+        if (record === undefined) log.warn({ channel }, 'a reply is not a record and is left out')
+        else deliver(record)
+      })
+      listening.on('ready', () => {
+        listening.subscribe(channel).then(onListening, (error: unknown) => log.debug({ err: error }, 'the reply channel is not listened to yet'))
+      })
+    },
+
+    stop () {
+      subscriber?.disconnect()
+      subscriber = undefined
+      for (const { resolve } of waiting.values()) resolve('stopped')
+    },
+
+    expect (callId) {
+      if (waiting.size >= EXPECTED_MAX) throw new Overloaded(`${EXPECTED_MAX} calls are waiting here already; try again later`, 'ERR_NO_SLOT')
+      if (waiting.has(callId)) throw new Conflict(`there is a call "${callId}" already`, 'ERR_CALL_EXISTS')
+      const reply = Promise.withResolvers<StoredRecord | 'stopped'>()
+      waiting.set(callId, reply)
+      return {
+        async wait (waitMs, signal) {
+          const other = Promise.withResolvers<'late' | 'aborted'>()
+          const timer = setTimeout(other.resolve, waitMs, 'late')
+          const abort = (): void => other.resolve('aborted')
+          signal?.addEventListener('abort', abort)
+          if (signal?.aborted) abort()
+          const answer = await Promise.race([reply.promise, other.promise])
+          clearTimeout(timer)
+          signal?.removeEventListener('abort', abort)
+          return answer
+        },
+        end () { waiting.delete(callId) },
+      }
+    },
+
+    deliver,
+    get expected () { return waiting.keys() },
+  }
+}

@@ -1,0 +1,60 @@
+// Our two Lua scripts.  Each decides and writes in one step what must not be torn apart: who owns a job,
+// and what follows from that.  Everything else that happens to a job is BullMQ's own script.
+//
+// Ownership is BullMQ's lock (`<job>:lock` holds the token of the attempt).  A lock that ran out while
+// Redis or this worker was away is taken again as long as the job still stands in "active": nobody else
+// has begun it then, and the result of an attempt that did run is better than running it again.
+
+const OWN = `
+local function own (lock, active, jobId, token, lifeMs)
+  local owner = redis.call('GET', lock)
+  if owner then return owner == token end
+  if not redis.call('LPOS', active, jobId) then return false end
+  redis.call('SET', lock, token, 'PX', lifeMs)
+  return true
+end
+`
+
+/**
+ * settle: write what a call's waiting parties read, if the attempt still owns its job.
+ * KEYS lock, active, record, result, counts, logs, wait, prioritized, marker
+ * ARGV jobId, token, lock ms, record text, record ms, result bytes, reply channel, counted function, log text, callId, log length
+ * Empty texts leave their part out.  Also puts the marker back when calls wait: BullMQ's move to "finished" does not
+ * for a queue that was at its global concurrency.
+ * Returns 1, or 0 when the job is somebody else's or gone.
+ */
+export const SETTLE = {
+  keysCount: 9,
+  lua: `${OWN}
+if not own(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]) then return 0 end
+redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[5])
+if ARGV[6] ~= '' then redis.call('SET', KEYS[4], ARGV[6], 'PX', ARGV[5]) end
+if ARGV[8] ~= '' then redis.call('HINCRBY', KEYS[5], ARGV[8], 1) end
+if ARGV[9] ~= '' then redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[11], '*', 'callId', ARGV[10], 'text', ARGV[9]) end
+if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[4]) end
+if redis.call('LLEN', KEYS[7]) > 0 or redis.call('ZCARD', KEYS[8]) > 0 then redis.call('ZADD', KEYS[9], 0, '0') end
+return 1
+`,
+} as const
+
+/**
+ * renew: keep the locks of a function's running jobs alive.
+ * KEYS active, stalled   ARGV prefix of job keys, lock ms, then jobId and token of each
+ * Returns the ids that are no longer ours.
+ */
+export const RENEW = {
+  keysCount: 2,
+  lua: `${OWN}
+local lost = {}
+for i = 3, #ARGV, 2 do
+  local lock = ARGV[1] .. ARGV[i] .. ':lock'
+  if own(lock, KEYS[1], ARGV[i], ARGV[i + 1], ARGV[2]) then
+    redis.call('PEXPIRE', lock, ARGV[2])
+    redis.call('SREM', KEYS[2], ARGV[i])
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+return lost
+`,
+} as const

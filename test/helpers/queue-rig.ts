@@ -1,0 +1,109 @@
+// A queue to test with: real dispatchers and producers on a prefix of the test's own, with a `run` that
+// the test writes instead of a container.  Everything is stopped when the test ends.
+
+import { randomUUID } from 'node:crypto'
+import { Queue, QueueEvents, type Job } from 'bullmq'
+import type { Completion } from '../../services/contract/call-record.ts'
+import type { Invocation } from '../../services/contract/invocation.ts'
+import { createLog } from '../../services/platform/log.ts'
+import { createDispatcher, type Dispatcher, type DispatcherDeps } from '../../services/queue/dispatcher.ts'
+import { createProducer, type Producer, type ProducerDeps } from '../../services/queue/producer.ts'
+import type { TestRedis } from './redis.ts'
+
+export const log = createLog({ name: 'test', level: 'silent' })
+
+interface Teardown { teardown (work: () => unknown): void }
+
+export function completion (given: Partial<Omit<Completion, 'body'>> & { body?: string | Uint8Array } = {}): Completion {
+  const { body = '', ...rest } = given
+  return {
+    outcome: 'ok',
+    start: 'cold',
+    phases: { pull: 0, create: 0.5, init: 0, run: 1 },
+    contentType: 'text/plain',
+    log: '',
+    logTruncated: false,
+    endedAt: performance.now(),
+    ...rest,
+    body: typeof body === 'string' ? Buffer.from(body) : body,
+  }
+}
+
+/** The function that answers with what it was sent. */
+export const echo: DispatcherDeps['run'] = async invocation => completion({ body: invocation.request.body })
+
+export function invocation (name: string, given: Partial<Invocation> & { body?: string | Uint8Array } = {}): Invocation {
+  const { body = '', ...rest } = given
+  return {
+    callId: randomUUID(),
+    function: name,
+    attempt: 1,
+    enqueuedAtMs: Date.now(),
+    request: { method: 'POST', path: '/', query: '', headers: {}, body: typeof body === 'string' ? Buffer.from(body) : body },
+    ...rest,
+  }
+}
+
+/** Promise of a thing that a callback will bring. */
+export function gate<T = void> (): PromiseWithResolvers<T> {
+  return Promise.withResolvers<T>()
+}
+
+/** Resolves when CONDITION holds; looks again and again because what it looks at tells nobody. */
+export async function until (condition: () => unknown, timeoutMs = 20_000): Promise<void> {
+  const deadline = Date.now() + timeoutMs
+  while (!await condition()) {
+    if (Date.now() > deadline) throw new Error(`this did not come true within ${timeoutMs} ms: ${condition}`)
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
+}
+
+export interface Rig {
+  readonly prefix: string
+  dispatcher (functions: readonly string[], deps?: Partial<DispatcherDeps>): Promise<Dispatcher>
+  producer (deps?: Partial<ProducerDeps>): Promise<Producer>
+  /** An unmodified BullMQ queue, as any producer in any language has. */
+  queue (name: string): Queue
+  /** Resolves with the job's return value, rejects with its failedReason. */
+  finished (name: string, job: Job): Promise<unknown>
+}
+
+export function queueRig (t: Teardown, redis: TestRedis): Rig {
+  const prefix = `{t-${randomUUID().slice(0, 8)}}`
+  const connection = { path: redis.socketPath }
+  const events = new Map<string, QueueEvents>()
+  return {
+    prefix,
+    async dispatcher (functions, deps = {}) {
+      const dispatcher = createDispatcher({ redisUrl: redis.url, prefix, workerName: 'worker-1', slots: 8, run: echo, log, ...deps })
+      t.teardown(() => dispatcher.stop(500))
+      dispatcher.watch(functions)
+      await dispatcher.start()
+      return dispatcher
+    },
+    async producer (deps = {}) {
+      const producer = createProducer({ redisUrl: redis.url, prefix, gatewayId: `g-${randomUUID().slice(0, 8)}`, log, ...deps })
+      t.teardown(() => producer.stop())
+      await producer.start()
+      return producer
+    },
+    queue (name) {
+      const queue = new Queue(name, { prefix, connection })
+      queue.on('error', () => undefined)
+      t.teardown(() => queue.close())
+      return queue
+    },
+    async finished (name, job) {
+      let source = events.get(name)
+      if (!source) {
+        source = new QueueEvents(name, { prefix, connection })
+        source.on('error', () => undefined)
+        source.setMaxListeners(100)
+        events.set(name, source)
+        t.teardown(() => source?.close())
+        await source.waitUntilReady()
+      }
+      return await job.waitUntilFinished(source, 20_000)
+    },
+  }
+}

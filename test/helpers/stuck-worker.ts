@@ -1,0 +1,21 @@
+// A process with a dispatcher whose calls never end, to be killed.  Arguments: Redis URL, prefix,
+// function, lock duration and stalled interval in milliseconds.  Says "taken" on stdout for each call.
+
+import { createLog } from '../../services/platform/log.ts'
+import { createDispatcher } from '../../services/queue/dispatcher.ts'
+
+const [redisUrl = '', prefix = '', name = '', lockDurationMs = '', stalledIntervalMs = ''] = process.argv.slice(2)
+const dispatcher = createDispatcher({
+  redisUrl,
+  prefix,
+  workerName: `stuck-${process.pid}`,
+  slots: 4,
+  log: createLog({ name: 'stuck', level: 'silent' }),
+  leaseTimes: { lockDurationMs: Number(lockDurationMs), stalledIntervalMs: Number(stalledIntervalMs) },
+  run: async () => {
+    process.stdout.write('taken\n')
+    return await new Promise(() => undefined)
+  },
+})
+dispatcher.watch([name])
+await dispatcher.start()
