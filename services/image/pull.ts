@@ -1,0 +1,215 @@
+// From a reference and a digest to an image that is ready to run.
+// Knows the order of things: manifest (of an index, the one for this machine), config, then the layers that
+// the store does not have, some at a time.  The same image or layer is never fetched twice at once.
+// Refuses to know tags: a digest was chosen when the function was deployed.
+
+import { constants, type Stats } from 'node:fs'
+import { lstat, open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { ContentError, Overloaded } from '../contract/errors.ts'
+import type { Descriptor, Image, ImageConfig, Manifest } from '../contract/image.ts'
+import { readBounded } from './bounded-body.ts'
+import { createBudget, fetchLayer } from './layer.ts'
+import { parseImageConfig, parseManifest } from './manifest.ts'
+import { checkPlatform, choosePlatform, hostPlatform } from './platform.ts'
+import { formatReference, type Reference } from './reference.ts'
+import { MANIFEST_BYTES_MAX, verify, type RegistryClient } from './registry.ts'
+import { createSingleFlight, createSlots } from './single-flight.ts'
+import type { ImageStore } from './store.ts'
+import { IMAGE_BYTES_MAX } from './unpack.ts'
+
+export interface PullProgress {
+  readonly image: string
+  /** Digest of the packed layer. */
+  readonly layer: string
+  readonly receivedBytes: number
+  readonly sizeBytes: number
+}
+
+export interface PullerDeps {
+  readonly store: ImageStore
+  readonly registry: RegistryClient
+  /** Where wherry-unpack is. */
+  readonly nativeDir: string
+  readonly maxParallelLayers?: number
+  readonly onProgress?: (progress: PullProgress) => void
+}
+
+export interface PullResult {
+  readonly image: Image
+  /** Did anything have to be fetched? */
+  readonly pulled: boolean
+}
+
+export type Puller = ReturnType<typeof createPuller>
+
+const READY_IMAGES_MAX = 256
+const PARALLEL_LAYERS_DEFAULT = 3
+const FILE_BYTES_MAX = 1024 ** 2
+
+/** Overlayfs refuses one folder twice; of a layer that comes again only the highest place can be seen. */
+function distinctHighest (diffIds: readonly string[]): readonly string[] {
+  return diffIds.filter((id, i) => diffIds.lastIndexOf(id) === i)
+}
+
+/** Manifest and config must agree on the layers, and nobody fetches more than can be unpacked. */
+function checkLayers (image: string, { layers }: Manifest, { diffIds }: ImageConfig): void {
+  if (diffIds.length !== layers.length) {
+    throw new ContentError(`${image} has ${layers.length} layers, but its config names ${diffIds.length}`, 'ERR_INVALID_CONTENT')
+  }
+  const sizeBytes = layers.reduce((sum, layer) => sum + layer.size, 0)
+  if (sizeBytes > IMAGE_BYTES_MAX) throw new ContentError(`${image} has ${sizeBytes} bytes, more than ${IMAGE_BYTES_MAX}`, 'ERR_CONTENT_LIMIT')
+}
+
+/** A puller that fills `store` from `registry`.  `stop` ends all pulls under way. */
+export function createPuller (deps: PullerDeps) {
+  const { store, registry, onProgress } = deps
+  const ready = new Map<string, Image>()
+  const imageFlight = createSingleFlight<PullResult>()
+  const layerFlight = createSingleFlight<void>()
+  const inSlot = createSlots(deps.maxParallelLayers ?? PARALLEL_LAYERS_DEFAULT)
+  const stopping = new AbortController()
+  const under = new Set<Promise<unknown>>()
+  const host = hostPlatform()
+
+  /** Let `stop` wait for WORK too. */
+  async function tracked<T> (work: Promise<T>): Promise<T> {
+    under.add(work)
+    try {
+      return await work
+    } finally {
+      under.delete(work)
+    }
+  }
+
+  /** From the store, or fetched and kept. */
+  async function blobOf (digest: string, fetch: () => Promise<Uint8Array>): Promise<{ bytes: Uint8Array, fetched: boolean }> {
+    const kept = await store.readBlob(digest)
+    if (kept) return { bytes: kept, fetched: false }
+    const bytes = await fetch()
+    await store.writeBlob(digest, bytes)
+    return { bytes, fetched: true }
+  }
+
+  async function manifestOf (ref: Reference, digest: string) {
+    let mediaType: string | undefined
+    const { bytes, fetched } = await blobOf(digest, async () => {
+      const answer = await registry.manifest(ref, digest, stopping.signal)
+      mediaType = answer.mediaType
+      parseManifest(answer.bytes, mediaType) // before it is kept: later readers have no Content-Type to compare
+      return answer.bytes
+    })
+    return { manifest: parseManifest(bytes, mediaType), fetched }
+  }
+
+  async function configOf (ref: Reference, descriptor: Descriptor): Promise<ImageConfig> {
+    const what = `the config of ${formatReference(ref)}`
+    if (descriptor.size > MANIFEST_BYTES_MAX) throw new ContentError(`${what} is larger than ${MANIFEST_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
+    const { bytes } = await blobOf(descriptor.digest, async () => {
+      const body = await registry.blob(ref, descriptor, stopping.signal)
+      const bytes = await readBounded(body, descriptor.size, what, ref.registry)
+      verify(bytes, descriptor.digest, what)
+      return bytes
+    })
+    return parseImageConfig(bytes)
+  }
+
+  async function layersOf (ref: Reference, digest: string, manifest: Manifest, config: ImageConfig): Promise<boolean> {
+    const spend = createBudget()
+    const layers = manifest.layers.map((descriptor, i) => ({ descriptor, diffId: config.diffIds[i]! }))
+    const missing = []
+    for (const layer of layers) if (!await store.hasLayer(layer.diffId)) missing.push(layer)
+    await Promise.all(missing.map(({ descriptor, diffId }) => tracked(layerFlight(diffId, () => inSlot(async () => {
+      if (await store.hasLayer(diffId)) return
+      stopping.signal.throwIfAborted()
+      let receivedBytes = 0
+      const onReceived = (bytes: number): void => {
+        receivedBytes += bytes
+        onProgress?.({ image: digest, layer: descriptor.digest, receivedBytes, sizeBytes: descriptor.size })
+      }
+      await fetchLayer(deps, { ref, descriptor, diffId, spend, onReceived, signal: stopping.signal })
+    })))))
+    return missing.length > 0
+  }
+
+  async function pull (ref: Reference, digest: string): Promise<PullResult> {
+    stopping.signal.throwIfAborted()
+    await store.open()
+    const top = await manifestOf(ref, digest)
+    const chosen = 'manifests' in top.manifest ? await manifestOf(ref, choosePlatform(top.manifest, host).digest) : top
+    if ('manifests' in chosen.manifest) throw new ContentError(`${formatReference(ref)} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
+    const config = await configOf(ref, chosen.manifest.config)
+    checkPlatform(config, host)
+    checkLayers(formatReference(ref), chosen.manifest, config)
+    const pulled = await layersOf(ref, digest, chosen.manifest, config)
+    const image = { digest, config, layers: distinctHighest(config.diffIds).map(store.layerPath) }
+    return { image, pulled: pulled || top.fetched || chosen.fetched }
+  }
+
+  function remember (image: Image): void {
+    ready.delete(image.digest)
+    if (ready.size >= READY_IMAGES_MAX) ready.delete(ready.keys().next().value!)
+    ready.set(image.digest, image)
+  }
+
+  return {
+    /**
+     * The image DIGEST of REF's repository, on the disk.  Microseconds when it was asked for before.
+     * Throws RegistryError, ContentError, SyscallError (ENOSPC …), Unsupported.
+     */
+    async ensure (ref: Reference, digest: string): Promise<PullResult> {
+      const known = ready.get(digest)
+      if (known) {
+        remember(known)
+        return { image: known, pulled: false }
+      }
+      const result = await tracked(imageFlight(digest, () => pull(ref, digest)))
+      remember(result.image)
+      return result
+    },
+
+    /** End what is under way and leave no half layer; later calls of `ensure` for other images fail. */
+    async stop (): Promise<void> {
+      stopping.abort(new Overloaded('the worker is stopping, the image was not pulled to its end', 'ERR_NO_SLOT'))
+      await Promise.allSettled(under)
+    },
+  }
+}
+
+/** What LAYER has at PARTS: a thing, 'hidden' when something above it is no directory, or undefined when the layer does not say. */
+async function findInLayer (layer: string, parts: readonly string[]): Promise<Stats | 'hidden' | undefined> {
+  let found: Stats | undefined
+  for (let depth = 1; depth <= parts.length; depth++) {
+    try {
+      found = await lstat(join(layer, ...parts.slice(0, depth)))
+    } catch (error) {
+      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
+      throw error
+    }
+    if (depth < parts.length && !found.isDirectory()) return 'hidden'
+  }
+  return found
+}
+
+/**
+ * The text of IMAGE's file PATH ("/etc/passwd") as its container would see it, or undefined.  Never follows a symlink;
+ * layers are immutable and root's, so looking before opening is safe.  Throws ContentError ERR_CONTENT_LIMIT above 1 MiB.
+ * Does not see opaque directories: a file that only a lower layer has is found although a directory above hides it.
+ */
+export async function readImageFile (image: Image, path: string): Promise<string | undefined> {
+  const parts = path.split('/').filter(part => part !== '' && part !== '.')
+  if (parts.length === 0 || parts.includes('..')) return undefined
+  for (const layer of image.layers.toReversed()) {
+    const found = await findInLayer(layer, parts)
+    if (!found) continue
+    if (found === 'hidden' || !found.isFile()) return undefined
+    if (found.size > FILE_BYTES_MAX) throw new ContentError(`${path} of the image is larger than ${FILE_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
+    const file = await open(join(layer, ...parts), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    try {
+      return await file.readFile('utf8')
+    } finally {
+      await file.close()
+    }
+  }
+  return undefined
+}

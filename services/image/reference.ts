@@ -1,0 +1,86 @@
+// Image references as people write them: [registry/]repository[:tag][@digest], with Docker's defaults
+// (distribution/reference, the grammar in reference.go and normalize.go).
+// Knows which registry a name means and whether it speaks http.  Refuses to know what is behind it.
+
+import { isIPv4 } from 'node:net'
+import { InvalidRequest } from '../contract/errors.ts'
+
+export interface Reference {
+  /** "docker.io", "localhost:5000", "[::1]:5000" … */
+  readonly registry: string
+  readonly repository: string
+  /** "latest" where neither tag nor digest was written. */
+  readonly tag?: string
+  readonly digest?: string
+}
+
+const REFERENCE_CHARACTERS_MAX = 1024
+const REPOSITORY_CHARACTERS_MAX = 255
+const DOCKER_HUB = 'docker.io'
+const DOCKER_HUB_HOST = 'registry-1.docker.io'
+
+const LABEL = '(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])'
+const REGISTRY = new RegExp(`^(?:${LABEL}(?:\\.${LABEL})*|\\[[a-fA-F0-9:]+\\])(?::([0-9]{1,5}))?$`)
+const COMPONENT = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*$/
+const TAG = /^[\w][\w.-]{0,127}$/
+const DIGEST = /^sha256:[0-9a-f]{64}$/
+const HEX_ID = /^[0-9a-f]{64}$/
+
+function refuse (text: string, why: string): never {
+  const shown = text.length > 100 ? `${text.slice(0, 100)}…` : text
+  throw new InvalidRequest([{ path: 'image', problem: `"${shown}" is not an image reference: ${why}` }], 'ERR_INVALID_REFERENCE')
+}
+
+/** A first part without ".", ":" or capitals is a path on Docker Hub, except "localhost" (normalize.go, splitDockerDomain). */
+function splitRegistry (name: string): { registry: string, repository: string } {
+  const slash = name.indexOf('/')
+  const first = name.slice(0, Math.max(slash, 0))
+  const isRegistry = first !== '' && (/[.:]/.test(first) || first === 'localhost' || first !== first.toLowerCase())
+  let registry = isRegistry ? first : DOCKER_HUB
+  let repository = isRegistry ? name.slice(slash + 1) : name
+  if (registry === 'index.docker.io') registry = DOCKER_HUB
+  if (registry === DOCKER_HUB && !repository.includes('/')) repository = `library/${repository}`
+  return { registry, repository }
+}
+
+function checkName (text: string, registry: string, repository: string): void {
+  const port = REGISTRY.exec(registry)
+  if (!port || Number(port[1] ?? 1) > 65_535 || Number(port[1] ?? 1) < 1) refuse(text, `"${registry}" is not the name of a registry`)
+  if (repository.length > REPOSITORY_CHARACTERS_MAX) refuse(text, `the repository is longer than ${REPOSITORY_CHARACTERS_MAX} characters`)
+  if (repository !== repository.toLowerCase()) refuse(text, 'the repository must be lower case')
+  if (!repository.split('/').every(part => COMPONENT.test(part))) {
+    refuse(text, 'a repository is made of lower-case letters, digits and single ".", "_", "__" or "-" between them')
+  }
+}
+
+/** TEXT as a Reference.  Throws InvalidRequest ERR_INVALID_REFERENCE with path "image". */
+export function parseReference (text: string): Reference {
+  if (text === '') refuse(text, 'it is empty')
+  if (text.length > REFERENCE_CHARACTERS_MAX) refuse(text, `it is longer than ${REFERENCE_CHARACTERS_MAX} characters`)
+  if (HEX_ID.test(text)) refuse(text, 'an image id says nothing to a registry; write repository@sha256:…')
+  const at = text.indexOf('@')
+  const digest = at < 0 ? undefined : text.slice(at + 1)
+  const named = at < 0 ? text : text.slice(0, at)
+  const colon = named.lastIndexOf(':')
+  const hasTag = colon > named.lastIndexOf('/')
+  const tag = hasTag ? named.slice(colon + 1) : undefined
+  const { registry, repository } = splitRegistry(hasTag ? named.slice(0, colon) : named)
+  checkName(text, registry, repository)
+  if (tag !== undefined && !TAG.test(tag)) refuse(text, `"${tag.slice(0, 130)}" is not a tag`)
+  if (digest !== undefined && !DIGEST.test(digest)) refuse(text, 'the digest must be sha256: and 64 hexadecimal digits')
+  if (digest === undefined) return { registry, repository, tag: tag ?? 'latest' }
+  return { registry, repository, ...(tag !== undefined && { tag }), digest }
+}
+
+/** The reference in full: "docker.io/library/busybox:latest". */
+export function formatReference (ref: Reference): string {
+  return `${ref.registry}/${ref.repository}${ref.tag === undefined ? '' : `:${ref.tag}`}${ref.digest === undefined ? '' : `@${ref.digest}`}`
+}
+
+/** Origin to talk to: http for this machine's own addresses and for those in INSECURE ("host" or "host:port"), https otherwise. */
+export function registryUrl (registry: string, insecure: readonly string[] = []): string {
+  if (registry === DOCKER_HUB) return `https://${DOCKER_HUB_HOST}`
+  const host = registry.replace(/:[0-9]+$/, '')
+  const isLocal = host === 'localhost' || host === '[::1]' || (isIPv4(host) && host.startsWith('127.'))
+  return `${isLocal || insecure.includes(registry) || insecure.includes(host) ? 'http' : 'https'}://${registry}`
+}

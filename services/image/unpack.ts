@@ -1,0 +1,77 @@
+// The door to wherry-unpack (native/unpack/main.c): a child process that turns one uncompressed tar stream
+// into one folder.  Knows its arguments and its one line of answer.  Refuses to know digests and compression.
+
+import { spawn } from 'node:child_process'
+import { join } from 'node:path'
+import type { Writable } from 'node:stream'
+import { ContentError, SyscallError, Unsupported, type ContentCode } from '../contract/errors.ts'
+
+export const IMAGE_BYTES_MAX = 16 * 1024 ** 3
+const LAYER_ENTRIES_MAX = 1_000_000
+const PATH_BYTES_MAX = 4096
+const DEPTH_MAX = 256
+const PAX_BYTES_MAX = 1024 ** 2
+const ANSWER_CHARACTERS_MAX = 4096
+
+const CODES: Readonly<Record<string, ContentCode>> = {
+  unsafe: 'ERR_UNSAFE_LAYER', limit: 'ERR_CONTENT_LIMIT', invalid: 'ERR_INVALID_CONTENT',
+}
+const ADVICE: Readonly<Record<string, string>> = {
+  ENOSPC: 'no space is left on the disk of the image store; free some or move the data folder',
+  EDQUOT: 'the disk quota of the image store is used up',
+  EPERM: 'unpacking layers needs root',
+  EOPNOTSUPP: 'the file system of the image store does not keep extended attributes (user.*); use ext4, xfs or btrfs',
+  ENOSYS: 'this kernel is too old (openat2 needs Linux 5.6)',
+}
+
+export type UnpackResult =
+  | { readonly ok: true, readonly entries: number, readonly bytes: number, readonly devicesDropped: number }
+  | { readonly ok: false, readonly error: Error }
+
+export interface Unpacker {
+  readonly stdin: Writable
+  /** Settles when the process has ended; never rejects. */
+  readonly result: Promise<UnpackResult>
+  /** End it at once.  Its folder is then half a layer. */
+  kill (): void
+}
+
+function systemError (layer: string, errno: string, call: string, name: string): Error {
+  // A full attribute block of the file system has the same errno as a full disk (ext4, xattr(7)).
+  const isAttribute = errno === 'ENOSPC' && call === 'fsetxattr'
+  const advice = isAttribute ? 'an extended attribute is too large for the file system' : ADVICE[errno] ?? 'the system refused it'
+  const message = `layer ${layer} cannot be unpacked: ${advice} (${call} of "${name}": ${errno})`
+  return new SyscallError(message, { errno, syscall: call, op: 'unpack' })
+}
+
+/** The answer's line as a value. */
+export function parseAnswer (layer: string, line: string, ending: string): UnpackResult {
+  const ok = /^ok (\d+) (\d+) (\d+)$/.exec(line)
+  if (ok) return { ok: true, entries: Number(ok[1]), bytes: Number(ok[2]), devicesDropped: Number(ok[3]) }
+  const system = /^system (\w+) (\w+) "(.*)"$/.exec(line)
+  if (system) return { ok: false, error: systemError(layer, system[1]!, system[2]!, system[3]!) }
+  const refused = /^(\w+) "(.*)" (.*)$/.exec(line)
+  const code = refused ? CODES[refused[1]!] : undefined
+  if (!refused || !code) return { ok: false, error: new Error(`wherry-unpack ended with ${ending} and said "${line}"`) }
+  const name = refused[2] === '' ? '' : `"${refused[2]}" `
+  return { ok: false, error: new ContentError(`layer ${layer} is refused: ${name}${refused[3]}`, code) }
+}
+
+/**
+ * Start unpacking into the empty folder DIRECTORY; LAYER (a digest) is for messages.
+ * `nativeDir` is where `make native` puts its programs.
+ */
+export function startUnpacker ({ nativeDir, directory, layer }: { nativeDir: string, directory: string, layer: string }): Unpacker {
+  const program = join(nativeDir, 'wherry-unpack')
+  const limits = [IMAGE_BYTES_MAX, LAYER_ENTRIES_MAX, IMAGE_BYTES_MAX, PATH_BYTES_MAX, DEPTH_MAX, PAX_BYTES_MAX].map(String)
+  const child = spawn(program, [directory, ...limits], { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/', env: {} })
+  let answer = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => { answer = (answer + text).slice(0, ANSWER_CHARACTERS_MAX) })
+  const result = new Promise<UnpackResult>(resolve => {
+    child.once('error', error => {
+      resolve({ ok: false, error: new Unsupported(`${program} cannot be started (${error.message}); run make native`, error) })
+    })
+    child.once('close', (code, signal) => resolve(parseAnswer(layer, answer.trimEnd(), signal ?? `exit code ${code}`)))
+  })
+  return { stdin: child.stdin, result, kill: () => { child.kill('SIGKILL') } }
+}

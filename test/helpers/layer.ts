@@ -1,0 +1,85 @@
+// Layers for tests: tar archives written header by header, so that they can say what no honest tool would.
+
+import { gzipSync, zstdCompressSync } from 'node:zlib'
+
+export interface TarEntry {
+  readonly name: string
+  /** '0' file (default), '1' hard link, '2' symlink, '3' '4' device, '5' directory, '6' fifo, or any other byte. */
+  readonly type?: string
+  readonly data?: string | Uint8Array
+  readonly link?: string
+  readonly mode?: number
+  readonly uid?: number
+  readonly gid?: number
+  readonly mtime?: number
+  /** What the header claims, when it is not the length of `data`. */
+  readonly size?: number
+  /** Records of a pax header in front; values are bytes or text. */
+  readonly pax?: Readonly<Record<string, string | Uint8Array>>
+}
+
+const BLOCK = 512
+export const GZIP_LAYER = 'application/vnd.oci.image.layer.v1.tar+gzip'
+export const ZSTD_LAYER = 'application/vnd.oci.image.layer.v1.tar+zstd'
+export const PLAIN_LAYER = 'application/vnd.oci.image.layer.v1.tar'
+
+function padded (bytes: Uint8Array): Buffer {
+  return Buffer.concat([bytes, Buffer.alloc((BLOCK - bytes.length % BLOCK) % BLOCK)])
+}
+
+function octal (value: number, length: number): string {
+  return `${value.toString(8).padStart(length - 1, '0')}\0`
+}
+
+function header (entry: TarEntry, type: string, size: number): Buffer {
+  const block = Buffer.alloc(BLOCK)
+  block.write(entry.name, 0, 100, 'latin1')
+  block.write(octal(entry.mode ?? (type === '5' ? 0o755 : 0o644), 8), 100)
+  block.write(octal(entry.uid ?? 0, 8), 108)
+  block.write(octal(entry.gid ?? 0, 8), 116)
+  block.write(octal(size, 12), 124)
+  block.write(octal(entry.mtime ?? 1_700_000_000, 12), 136)
+  block.write(' '.repeat(8), 148)
+  block.write(type, 156, 1, 'latin1')
+  block.write(entry.link ?? '', 157, 100, 'latin1')
+  block.write('ustar\x0000', 257, 'latin1')
+  const sum = block.reduce((total, byte) => total + byte, 0)
+  block.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
+  return block
+}
+
+function bytesOf (value: string | Uint8Array): Buffer {
+  return typeof value === 'string' ? Buffer.from(value) : Buffer.from(value)
+}
+
+/** "LENGTH KEY=VALUE\n", where LENGTH counts itself. */
+export function paxRecord (key: string, value: string | Uint8Array): Buffer {
+  const rest = Buffer.concat([Buffer.from(` ${key}=`), bytesOf(value), Buffer.from('\n')])
+  let length = rest.length + 1
+  while (String(length).length + rest.length !== length) length = String(length).length + rest.length
+  return Buffer.concat([Buffer.from(String(length)), rest])
+}
+
+/** One entry's blocks, without the archive's end. */
+export function tarEntry (entry: TarEntry): Buffer {
+  const data = bytesOf(entry.data ?? '')
+  const own = Buffer.concat([header(entry, entry.type ?? '0', entry.size ?? data.length), padded(data)])
+  if (!entry.pax) return own
+  const records = Buffer.concat(Object.entries(entry.pax).map(([key, value]) => paxRecord(key, value)))
+  return Buffer.concat([header({ name: 'pax' }, 'x', records.length), padded(records), own])
+}
+
+/** A whole archive. */
+export function tar (entries: readonly TarEntry[]): Buffer {
+  return Buffer.concat([...entries.map(tarEntry), Buffer.alloc(2 * BLOCK)])
+}
+
+/** A gzip layer of ENTRIES, for pushImage. */
+export function gzipLayer (entries: readonly TarEntry[]): { bytes: Uint8Array, mediaType: string } {
+  return { bytes: gzipSync(tar(entries)), mediaType: GZIP_LAYER }
+}
+
+/** A zstd layer of ENTRIES, for pushImage. */
+export function zstdLayer (entries: readonly TarEntry[]): { bytes: Uint8Array, mediaType: string } {
+  return { bytes: zstdCompressSync(tar(entries)), mediaType: ZSTD_LAYER }
+}

@@ -1,0 +1,119 @@
+import t from 'tap'
+import { choosePlatform, hostPlatform } from '../../services/image/platform.ts'
+import { parseImageConfig, parseManifest, OCI_INDEX, OCI_MANIFEST } from '../../services/image/manifest.ts'
+import { formatReference, parseReference, registryUrl } from '../../services/image/reference.ts'
+import { parseChallenge } from '../../services/image/token.ts'
+import { parseAnswer } from '../../services/image/unpack.ts'
+
+const DIGEST = `sha256:${'a1'.repeat(32)}`
+
+t.test('references', async t => {
+  const good: ReadonlyArray<[string, string]> = [
+    ['busybox', 'docker.io/library/busybox:latest'],
+    ['busybox:1.36', 'docker.io/library/busybox:1.36'],
+    ['docker.io/busybox', 'docker.io/library/busybox:latest'],
+    ['index.docker.io/me/app', 'docker.io/me/app:latest'],
+    ['me/app', 'docker.io/me/app:latest'],
+    ['localhost/app', 'localhost/app:latest'],
+    ['localhost:5000/a/b', 'localhost:5000/a/b:latest'],
+    [`localhost:5000/a/b@${DIGEST}`, `localhost:5000/a/b@${DIGEST}`],
+    [`ghcr.io/a/b:v1@${DIGEST}`, `ghcr.io/a/b:v1@${DIGEST}`],
+    ['[::1]:5000/a__b/c-d.e', '[::1]:5000/a__b/c-d.e:latest'],
+    ['127.0.0.1:5000/x', '127.0.0.1:5000/x:latest'],
+  ]
+  for (const [text, full] of good) t.test(`"${text}" is ${full}`, async t => t.equal(formatReference(parseReference(text)), full))
+
+  const bad = [
+    '', ' ', 'Busybox', 'a/B', 'a//b', '/a', 'a/', 'a:', 'a:-x', `a:${'x'.repeat(129)}`, 'a@sha256:12', `a@md5:${'a'.repeat(32)}`, '-a/b', 'a..b',
+    'a___b', 'localhost:99999/a', 'localhost:0/a', 'ex_ample.com/a', 'a b', 'a\0b', 'http://a/b', '../a', 'a'.repeat(256), 'a'.repeat(1025), 'a1'.repeat(32), `a@${DIGEST}@${DIGEST}`,
+  ]
+  for (const text of bad) {
+    t.test(`${JSON.stringify(text.slice(0, 40))} is refused`, async t => t.throws(() => parseReference(text), { code: 'ERR_INVALID_REFERENCE', faults: [{ path: 'image' }] }))
+  }
+
+  t.test('this machine is spoken to in http, everything else in https', async t => {
+    t.equal(registryUrl('localhost:5000'), 'http://localhost:5000')
+    t.equal(registryUrl('127.3.2.1'), 'http://127.3.2.1')
+    t.equal(registryUrl('[::1]:80'), 'http://[::1]:80')
+    t.equal(registryUrl('docker.io'), 'https://registry-1.docker.io')
+    t.equal(registryUrl('127.0.0.1.example.com'), 'https://127.0.0.1.example.com')
+    t.equal(registryUrl('localhost.example.com:5000'), 'https://localhost.example.com:5000')
+    t.equal(registryUrl('registry.lan:5000', ['registry.lan:5000']), 'http://registry.lan:5000')
+  })
+})
+
+const descriptor = { mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', digest: DIGEST, size: 10 }
+const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest: DIGEST, size: 10 }
+const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value))
+const manifest = { schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [descriptor] }
+const index = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [{ ...descriptor, mediaType: OCI_MANIFEST, platform: { os: 'linux', architecture: 'amd64' } }] }
+
+t.test('manifests', async t => {
+  t.test('an OCI manifest without mediaType is known by its fields', async t => {
+    t.equal(parseManifest(json({ schemaVersion: 2, config, layers: [] })).mediaType, OCI_MANIFEST)
+  })
+  const faults: ReadonlyArray<[string, unknown, string, string?]> = [
+    ['text', 'x', 'ERR_INVALID_CONTENT'],
+    ['a list', [], 'ERR_INVALID_CONTENT'],
+    ['both layers and manifests', { ...manifest, manifests: [] }, 'ERR_INVALID_CONTENT'],
+    ['a Content-Type that is not its mediaType', manifest, 'ERR_INVALID_CONTENT', OCI_INDEX],
+    ['the mediaType of an index and the fields of a manifest', { ...manifest, mediaType: OCI_INDEX }, 'ERR_INVALID_CONTENT'],
+    ['schema version 1', { ...manifest, schemaVersion: 1 }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['an unknown mediaType', { ...manifest, mediaType: 'application/x' }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['an artifact’s config', { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['a foreign layer', { ...manifest, layers: [{ ...descriptor, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip', urls: ['http://x/'] }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['a layer called "constructor"', { ...manifest, layers: [{ ...descriptor, mediaType: 'constructor' }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['129 layers', { ...manifest, layers: Array.from({ length: 129 }, () => descriptor) }, 'ERR_CONTENT_LIMIT'],
+    ['1001 index entries', { ...index, manifests: Array.from({ length: 1001 }, () => index.manifests[0]) }, 'ERR_CONTENT_LIMIT'],
+    ['a negative size', { ...manifest, layers: [{ ...descriptor, size: -1 }] }, 'ERR_INVALID_CONTENT'],
+    ['a size beyond 2^53', { ...manifest, layers: [{ ...descriptor, size: 2 ** 60 }] }, 'ERR_INVALID_CONTENT'],
+    ['a digest with capitals', { ...manifest, layers: [{ ...descriptor, digest: DIGEST.toUpperCase() }] }, 'ERR_INVALID_CONTENT'],
+    ['a digest with a path in it', { ...manifest, layers: [{ ...descriptor, digest: 'sha256:../../etc' }] }, 'ERR_INVALID_CONTENT'],
+    ['no config', { ...manifest, config: undefined }, 'ERR_INVALID_CONTENT'],
+  ]
+  for (const [name, value, code, contentType] of faults) {
+    t.test(`${name}: ${code}`, async t => t.throws(() => parseManifest(json(value), contentType), { code }))
+  }
+})
+
+t.test('platforms', async t => {
+  const entry = (architecture: string, variant?: string, os = 'linux') => ({ ...descriptor, mediaType: OCI_MANIFEST, digest: `sha256:${architecture}${variant ?? ''}`, platform: { os, architecture, ...(variant && { variant }) } })
+  const many = { mediaType: OCI_INDEX, manifests: [entry('amd64', 'v3'), entry('amd64', undefined, 'windows'), entry('amd64'), entry('arm', 'v6'), entry('arm', 'v7'), entry('arm64', 'v8'), entry('unknown')] }
+  const chosen = (arch: string): string => choosePlatform(many, hostPlatform(arch)).digest
+  t.test('the best variant that surely runs is taken', async t => {
+    t.equal(chosen('x64'), 'sha256:amd64')
+    t.equal(chosen('arm64'), 'sha256:arm64v8')
+    t.equal(chosen('arm'), 'sha256:armv7')
+  })
+  t.test('a platform that is not there is named with those that are', async t => {
+    t.throws(() => chosen('s390x'), { code: 'ERR_UNSUPPORTED_MEDIA_TYPE', message: /not there for linux\/s390x; it is for linux\/amd64\/v3/ })
+  })
+})
+
+t.test('image configs', async t => {
+  const rootfs = { type: 'layers', diff_ids: [DIGEST] }
+  t.test('null means the default, and only known fields are read', async t => {
+    t.strictSame(parseImageConfig(json({ os: 'linux', architecture: 'amd64', config: { Env: null, Cmd: ['a'], User: 'x', Labels: { a: 'b' } }, rootfs })), {
+      os: 'linux', architecture: 'amd64', env: [], entrypoint: [], cmd: ['a'], user: 'x', workingDir: '/', diffIds: [DIGEST],
+    })
+  })
+  for (const [name, value] of [
+    ['no rootfs', {}], ['a relative WorkingDir', { rootfs, config: { WorkingDir: 'a' } }], ['a NUL in Cmd', { rootfs, config: { Cmd: ['a\0b'] } }],
+    ['Entrypoint as text', { rootfs, config: { Entrypoint: 'sh' } }], ['a diffID that is no digest', { rootfs: { diff_ids: ['../x'] } }],
+  ] as const) t.test(`${name} is refused`, async t => t.throws(() => parseImageConfig(json(value)), { code: 'ERR_INVALID_CONTENT' }))
+})
+
+t.test('challenges are taken apart, quotes and all', async t => {
+  t.match(parseChallenge('Bearer realm="https://a/t",service="x\\"y",scope="repository:a/b:pull,push"'), {
+    scheme: 'bearer', parameters: { realm: 'https://a/t', service: 'x"y', scope: 'repository:a/b:pull,push' },
+  })
+  t.match(parseChallenge('Basic realm=x'), { scheme: 'basic' })
+  t.equal(parseChallenge(undefined), undefined)
+})
+
+t.test('the unpacker’s answers become errors that say what to do', async t => {
+  t.strictSame(parseAnswer('L', 'ok 3 4 5', ''), { ok: true, entries: 3, bytes: 4, devicesDropped: 5 })
+  t.match(parseAnswer('L', 'unsafe "../x" has ".." in its path', ''), { error: { code: 'ERR_UNSAFE_LAYER', message: 'layer L is refused: "../x" has ".." in its path' } })
+  t.match(parseAnswer('L', 'system ENOSPC write "a"', ''), { error: { code: 'ENOSPC', message: /no space is left/ } })
+  t.match(parseAnswer('L', '', 'SIGSEGV'), { ok: false, error: { message: /SIGSEGV/ } })
+})
