@@ -2,7 +2,7 @@
 // the test writes instead of a container.  Everything is stopped when the test ends.
 
 import { randomUUID } from 'node:crypto'
-import { Queue, QueueEvents, type Job } from 'bullmq'
+import { Queue, type Job } from 'bullmq'
 import type { Completion } from '../../services/contract/call-record.ts'
 import type { Invocation } from '../../services/contract/invocation.ts'
 import { createLog } from '../../services/platform/log.ts'
@@ -65,13 +65,13 @@ export interface Rig {
   /** An unmodified BullMQ queue, as any producer in any language has. */
   queue (name: string): Queue
   /** Resolves with the job's return value, rejects with its failedReason. */
-  finished (name: string, job: Job): Promise<unknown>
+  finished (job: Job): Promise<unknown>
 }
 
 export function queueRig (t: Teardown, redis: TestRedis): Rig {
   const prefix = `{t-${randomUUID().slice(0, 8)}}`
   const connection = { path: redis.socketPath }
-  const events = new Map<string, QueueEvents>()
+  const queues = new Map<string, Queue>()
   return {
     prefix,
     async dispatcher (functions, deps = {}) {
@@ -88,22 +88,22 @@ export function queueRig (t: Teardown, redis: TestRedis): Rig {
       return producer
     },
     queue (name) {
+      const known = queues.get(name)
+      if (known) return known
       const queue = new Queue(name, { prefix, connection })
       queue.on('error', () => undefined)
+      queues.set(name, queue)
       t.teardown(() => queue.close())
       return queue
     },
-    async finished (name, job) {
-      let source = events.get(name)
-      if (!source) {
-        source = new QueueEvents(name, { prefix, connection })
-        source.on('error', () => undefined)
-        source.setMaxListeners(100)
-        events.set(name, source)
-        t.teardown(() => source?.close())
-        await source.waitUntilReady()
-      }
-      return await job.waitUntilFinished(source, 20_000)
+    async finished (job) {
+      const id = job.id ?? ''
+      // Not by QueueEvents: what ends before its first read is lost to it.
+      await until(async () => ['completed', 'failed'].includes(await job.getState()))
+      const ended = await queues.get(job.queueName)?.getJob(id)
+      if (ended === undefined) throw new Error(`job ${id} is gone`)
+      if (await ended.isFailed()) throw new Error(ended.failedReason)
+      return ended.returnvalue
     },
   }
 }

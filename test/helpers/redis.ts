@@ -60,8 +60,11 @@ export async function startRedis ({ durable = false, args = [] }: { durable?: bo
   async function start (): Promise<void> {
     const persistence = durable ? ['--appendonly', 'yes', '--appendfsync', 'always'] : ['--appendonly', 'no']
     child = spawn('redis-server', ['--port', '0', '--unixsocket', socketPath, '--dir', folder, '--save', '', '--hz', '100', ...persistence, ...args], { stdio: 'ignore' })
-    // The test process may be killed; its Redis must not outlive it for long.
-    const end = (): void => { child.kill('SIGKILL') }
+    // A test that ends without its teardown leaves neither the process nor the folder.
+    const end = (): void => {
+      child.kill('SIGKILL')
+      rmSync(folder, { recursive: true, force: true })
+    }
     process.once('exit', end)
     child.once('exit', () => process.off('exit', end))
     await once(child, 'spawn')

@@ -1,0 +1,205 @@
+// What survives what: workers that die, leases that are lost, a Redis that is killed and comes back.
+
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import t from 'tap'
+import { completion, gate, invocation, queueRig, until, type Rig } from '../helpers/queue-rig.ts'
+import { skipWithoutRedis, startRedis, type TestRedis } from '../helpers/redis.ts'
+
+if (skipWithoutRedis) {
+  t.plan(0, skipWithoutRedis)
+  process.exit(0)
+}
+
+const QUICK = { lockDurationMs: 900, stalledIntervalMs: 300 }
+const patient = { timeoutMs: 20_000, queueWaitMs: 20_000 }
+const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString()
+
+/** A worker process that has taken a call and will never end it. */
+async function stuckWorker (t: { teardown (work: () => unknown): void }, redis: TestRedis, rig: Rig, name: string): Promise<ChildProcess> {
+  const script = new URL('../helpers/stuck-worker.ts', import.meta.url).pathname
+  const child = spawn(process.execPath, [script, redis.url, rig.prefix, name, String(QUICK.lockDurationMs), String(QUICK.stalledIntervalMs)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  await once(child.stdout!, 'data')
+  return child
+}
+
+t.test('workers that fall silent', async t => {
+  const redis = await startRedis()
+  t.teardown(() => redis.close())
+  const client = redis.client()
+
+  t.test('a call of a killed worker is run again by another, once', async t => {
+    const rig = queueRig(t, redis)
+    const producer = await rig.producer()
+    const ended = producer.call(invocation('f', { body: 'x' }), patient)
+    const child = await stuckWorker(t, redis, rig, 'f')
+    const attempts: number[] = []
+    await rig.dispatcher(['f'], { leaseTimes: QUICK, run: async ({ attempt }) => { attempts.push(attempt); return completion({ body: 'rescued' }) } })
+    // It renews its lease as long as it lives.
+    await new Promise(resolve => setTimeout(resolve, 2 * QUICK.lockDurationMs))
+    t.same(attempts, [])
+    child.kill('SIGKILL')
+    t.equal(text((await ended).body), 'rescued')
+    t.same(attempts, [2])
+  })
+
+  t.test('a call that silenced its workers too often fails for good', async t => {
+    const rig = queueRig(t, redis)
+    let ran = false
+    await client.hset(`${rig.prefix}:f:poison`, { name: 'invoke', data: '"x"', opts: '{"attempts":5}', timestamp: '1', delay: '0', priority: '0', defa: 'job stalled more than allowable limit' })
+    await client.lpush(`${rig.prefix}:f:wait`, 'poison')
+    await rig.dispatcher(['f'], { leaseTimes: QUICK, run: async () => { ran = true; return completion() } })
+    await until(() => client.zscore(`${rig.prefix}:f:failed`, 'poison'))
+    t.match(await client.hget(`${rig.prefix}:f:poison`, 'failedReason'), /^crash: /)
+    t.notOk(ran)
+  })
+
+  t.test('work whose marker was lost is found by the sweep', async t => {
+    const rig = queueRig(t, redis)
+    await rig.dispatcher(['f'], { leaseTimes: QUICK })
+    const queue = rig.queue('f')
+    await rig.finished(await queue.add('invoke', 'x'))
+    await client.hset(`${rig.prefix}:f:lost`, { name: 'invoke', data: '"x"', opts: '{}', timestamp: '1', delay: '0', priority: '0' })
+    await client.lpush(`${rig.prefix}:f:wait`, 'lost') // as if somebody had popped the marker and died
+    await until(() => client.zscore(`${rig.prefix}:f:completed`, 'lost'))
+    await client.hset(`${rig.prefix}:f:later`, { name: 'invoke', data: '"x"', opts: '{}', timestamp: '1', delay: '200', priority: '0' })
+    await client.zadd(`${rig.prefix}:f:delayed`, (Date.now() + 500) * 0x1000, 'later')
+    await until(() => client.zscore(`${rig.prefix}:f:completed`, 'later'))
+  })
+
+  t.test('a call whose lease went to somebody else is ended, and its end does not count', async t => {
+    const rig = queueRig(t, redis)
+    const began = gate()
+    const settled: unknown[] = []
+    const dispatcher = await rig.dispatcher(['f'], { leaseTimes: QUICK, onSettled: record => settled.push(record), run: async (_call, { signal }) => {
+      began.resolve()
+      await new Promise(resolve => signal.addEventListener('abort', resolve))
+      return completion()
+    } })
+    const job = await rig.queue('f').add('invoke', 'x')
+    await began.promise
+    await client.set(`${rig.prefix}:f:${job.id}:lock`, 'another’s', 'PX', 60_000)
+    await until(() => dispatcher.running === 0)
+    t.equal(await client.get(`${rig.prefix}:f:${job.id}:lock`), 'another’s')
+    t.equal(await job.getState(), 'active')
+    t.same(settled, [])
+    t.equal(await client.exists(`${rig.prefix}:@call:f.${job.id}`), 0)
+  })
+
+  t.test('a late end of a call that was run again is refused', async t => {
+    const rig = queueRig(t, redis)
+    const began = gate()
+    const go = gate()
+    const settled: unknown[] = []
+    const dispatcher = await rig.dispatcher(['f'], { onSettled: record => settled.push(record), run: async () => { began.resolve(); await go.promise; return completion({ body: 'late' }) } })
+    const job = await rig.queue('f').add('invoke', 'x')
+    await began.promise
+    await client.set(`${rig.prefix}:f:${job.id}:lock`, 'another’s', 'PX', 60_000)
+    go.resolve()
+    await until(() => dispatcher.running === 0)
+    t.same(settled, [])
+    t.equal(await job.getState(), 'active')
+  })
+
+  t.test('a lock that ran out unnoticed is taken again, and the end counts', async t => {
+    const rig = queueRig(t, redis)
+    const began = gate()
+    const go = gate()
+    await rig.dispatcher(['f'], { run: async () => { began.resolve(); await go.promise; return completion({ body: 'kept' }) } })
+    const job = await rig.queue('f').add('invoke', 'x')
+    await began.promise
+    await client.del(`${rig.prefix}:f:${job.id}:lock`)
+    go.resolve()
+    t.match(await rig.finished(job), { body: 'kept' })
+  })
+})
+
+t.test('a Redis that is killed and comes back', async t => {
+  const redis = await startRedis({ durable: true })
+  t.teardown(() => redis.close())
+  const rig = queueRig(t, redis)
+  const producer = await rig.producer()
+  const runs = new Map<string, number>()
+  const began = gate()
+  const go = gate()
+  const dispatcher = await rig.dispatcher(['f', 'held'], { leaseTimes: QUICK, slots: 2, run: async call => {
+    runs.set(call.callId, (runs.get(call.callId) ?? 0) + 1)
+    if (call.function !== 'held') return completion({ body: call.request.body })
+    began.resolve()
+    await go.promise
+    return completion({ body: 'held through' })
+  } })
+  const held = producer.call(invocation('held', { callId: 'held-1' }), patient)
+  await began.promise
+  const queue = rig.queue('f')
+  await queue.pause()
+  const accepted = Array.from({ length: 40 }, (_, i) => invocation('f', { callId: `a${i}` }))
+  for (const call of accepted) await producer.enqueue(call)
+
+  await redis.kill()
+  const askedAtMs = Date.now()
+  await t.rejects(producer.enqueue(invocation('f')), { name: 'Overloaded', code: 'ERR_REDIS_AWAY', statusCode: 503 })
+  await t.rejects(producer.call(invocation('f'), patient), { code: 'ERR_REDIS_AWAY' })
+  await t.rejects(producer.find('a1'), { code: 'ERR_REDIS_AWAY' })
+  await t.rejects(producer.workers(), { code: 'ERR_REDIS_AWAY' })
+  await t.rejects(producer.depths(['f']), { code: 'ERR_REDIS_AWAY' })
+  await t.rejects(producer.forget('f'), { code: 'ERR_REDIS_AWAY' })
+  await t.rejects((async () => { for await (const _entry of producer.logs('f', {})) t.fail('no line can come') })(), { code: 'ERR_REDIS_AWAY' })
+  t.ok(Date.now() - askedAtMs < 7_000, 'seven questions were refused within a second each')
+  go.resolve() // the held call ends while there is nobody to tell
+  await new Promise(resolve => setTimeout(resolve, 3 * QUICK.lockDurationMs))
+
+  await redis.restart()
+  const backAtMs = Date.now()
+  await t.resolveMatch(held, { outcome: 'ok', callId: 'held-1' })
+  t.equal(text((await held).body), 'held through')
+  t.equal(runs.get('held-1'), 1, 'a call that ran through the outage is not run again')
+  await until(() => producer.workers().then(() => true, () => false))
+  await queue.resume()
+  await until(async () => (await Promise.all(accepted.map(call => producer.find(call.callId)))).every(record => record?.outcome === 'ok'))
+  t.ok(Date.now() - backAtMs < 10_000, 'all that was accepted is done within ten seconds')
+  t.same(accepted.map(call => runs.get(call.callId)), accepted.map(() => 1))
+  t.equal(text((await producer.call(invocation('f', { body: 'after' }), patient)).body), 'after')
+  await until(() => dispatcher.running === 0)
+})
+
+t.test('a Redis that is not there at the start', async t => {
+  const redis = await startRedis()
+  t.teardown(() => redis.close())
+  await redis.kill()
+  const rig = queueRig(t, redis)
+  const producer = await rig.producer()
+  await rig.dispatcher(['f'])
+  await t.rejects(producer.enqueue(invocation('f')), { code: 'ERR_REDIS_AWAY' })
+  await redis.restart()
+  await until(() => producer.workers().then(() => true, () => false))
+  t.equal(text((await producer.call(invocation('f', { body: 'there' }), patient)).body), 'there')
+})
+
+t.test('a Redis that hangs', async t => {
+  const redis = await startRedis()
+  t.teardown(() => redis.close())
+  const rig = queueRig(t, redis)
+  const producer = await rig.producer()
+  await rig.dispatcher(['f'], { leaseTimes: QUICK })
+  await producer.call(invocation('f'), patient)
+  process.kill(redis.pid, 'SIGSTOP')
+  await t.rejects(producer.enqueue(invocation('f')), { code: 'ERR_REDIS_AWAY' })
+  process.kill(redis.pid, 'SIGCONT')
+  await until(() => producer.call(invocation('f'), patient).then(() => true, () => false))
+})
+
+t.test('a Redis that is full refuses calls and takes them again later', async t => {
+  const redis = await startRedis()
+  t.teardown(() => redis.close())
+  const client = redis.client()
+  const rig = queueRig(t, redis)
+  const producer = await rig.producer()
+  await rig.dispatcher(['f'])
+  await producer.call(invocation('f'), patient)
+  await client.config('SET', 'maxmemory', '1')
+  await t.rejects(producer.enqueue(invocation('f')), { name: 'Overloaded', code: 'ERR_QUEUE_FULL', statusCode: 503 })
+  await client.config('SET', 'maxmemory', '0')
+  t.match(await producer.call(invocation('f'), patient), { outcome: 'ok' })
+})
