@@ -124,8 +124,18 @@ export function openNative (nativeDir: string): Native {
       return result === 0 ? undefined : errnoName(-result)
     },
     onReadable (fd, listener) {
-      const handle = koffi.node.poll(fd, { readable: true, writable: false, disconnect: false }, listener)
-      return () => handle.close()
+      // koffi calls back with a bare function call: no promise that the listener settles would be continued
+      // until something else wakes the event loop.  An immediate runs in the same turn, as a callback of Node's.
+      let immediate: NodeJS.Immediate | undefined
+      const handle = koffi.node.poll(fd, { readable: true, writable: false, disconnect: false }, () => { immediate ??= setImmediate(run) })
+      function run (): void {
+        immediate = undefined
+        listener()
+      }
+      return () => {
+        clearImmediate(immediate)
+        handle.close()
+      }
     },
   }
 }

@@ -39,9 +39,10 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
   const functions = createFunctionStore({ redis, prefix, log })
   const store = createImageStore({ dir: join(dataDir, 'images') })
   const registry = createRegistryClient({})
+  const puller = createPuller({ store, registry, nativeDir })
   const execute = createExecute({
     find: functions.get,
-    puller: createPuller({ store, registry, nativeDir }),
+    puller,
     runtime,
     volumes: createVolumes({ directory: join(dataDir, 'volumes') }),
     metrics,
@@ -74,6 +75,7 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
       await dispatcher.stop(config.stopTimeoutMs * DRAIN_SHARE)
       await heartbeat.stop()
       await functions.stop()
+      await puller.stop()
       await Promise.all([runtime.close(), registry.close(), status.stop(), telemetry.stop()])
       redis.disconnect()
     },
