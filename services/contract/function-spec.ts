@@ -125,6 +125,7 @@ function faultOf (issue: z.core.$ZodIssue): Fault[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map(key => ({ path: path === '' ? key : `${path}.${key}`, problem: 'is not a known field' }))
   }
+  if (issue.code === 'invalid_key') return [{ path, problem: issue.issues[0]?.message ?? issue.message }]
   if (issue.code === 'invalid_type' && issue.input === undefined) return [{ path, problem: 'is missing' }]
   return [{ path, problem: issue.message }]
 }

@@ -43,6 +43,20 @@ function readUsage (dirs: Directories): Usage {
   }
 }
 
+/** Calls LISTENER once when the memory cgroup at DIRECTORY is used up; the function returned ends the watch, twice is no harm. */
+function watchOom (native: Native, directory: string, listener: () => void): () => void {
+  const fd = native.watchOom(directory)
+  let watching = true
+  const end = (): void => {
+    if (!watching) return
+    watching = false
+    stop()
+    closeSync(fd)
+  }
+  const stop = native.onReadable(fd, () => { end(); listener() })
+  return end
+}
+
 /** Remove a directory; true when it is gone. */
 export function removeCgroup (directory: string): boolean {
   try {
@@ -76,20 +90,13 @@ export function createV1Driver ({ native, host, instance }: { native: Native, ho
       for (const directory of directories) removeCgroup(directory)
       throw err
     }
-    let endOomWatch = (): void => {}
+    let onOom = (): void => {}
+    const endOomWatch = watchOom(native, dirs.memory, () => onOom())
     return {
       name,
       fd: -1,
       tasks: directories.map(directory => `${directory}/tasks`),
-      onOom (listener) {
-        const fd = native.watchOom(dirs.memory)
-        const stop = native.onReadable(fd, () => { endOomWatch(); listener() })
-        endOomWatch = () => {
-          endOomWatch = () => {}
-          stop()
-          closeSync(fd)
-        }
-      },
+      onOom (listener) { onOom = listener },
       usage: () => readUsage(dirs),
       remove () {
         endOomWatch()

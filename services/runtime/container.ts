@@ -8,7 +8,8 @@ import { constants } from 'node:os'
 import type { Usage } from '../contract/call-record.ts'
 import { StartError, SyscallError } from '../contract/errors.ts'
 import type { RuntimeSpec } from '../contract/runtime-spec.ts'
-import type { Cgroup, CgroupDriver } from './cgroup.ts'
+import type { Cgroup } from './cgroup.ts'
+import type { CgroupPool } from './cgroup-pool.ts'
 import type { Native } from './native.ts'
 import { buildPlan, explainFailure, type HostFacts } from './plan.ts'
 import type { Slot, Slots } from './slots.ts'
@@ -43,37 +44,19 @@ export interface Runtime {
 export interface RuntimeDeps {
   readonly native: Native
   readonly slots: Slots
-  readonly cgroups: CgroupDriver
+  readonly cgroups: CgroupPool
   /** What is the same for every container. */
   readonly host: Pick<HostFacts, 'stageDir' | 'devDir' | 'seccomp' | 'procPaths'>
-  readonly onLeak: (what: string) => void
 }
-
-const REMOVE_RETRY_MS = 20
-const REMOVE_TRIES_MAX = 250
 
 const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))
 
-export function createRuntime ({ native, slots, cgroups, host, onLeak }: RuntimeDeps): Runtime {
+export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): Runtime {
   const exits = new Set<Promise<ContainerExit>>()
-  const removals = new Set<Promise<void>>()
-  let counter = 0
-
-  /** The kernel lets go of a cgroup a moment after its last process: try again, bounded, off the hot path. */
-  async function removeCgroup (cgroup: Cgroup): Promise<void> {
-    for (let tries = 0; tries < REMOVE_TRIES_MAX; tries++) {
-      await new Promise(resolve => { setTimeout(resolve, tries === 0 ? 0 : REMOVE_RETRY_MS) })
-      if (cgroup.remove()) return
-    }
-    onLeak(`cgroup ${cgroup.name} is still in use`)
-  }
 
   function giveBack (slot: Slot, cgroup: Cgroup | undefined): void {
     slots.release(slot)
-    if (!cgroup) return
-    const removal = removeCgroup(cgroup)
-    removals.add(removal)
-    void removal.finally(() => removals.delete(removal))
+    if (cgroup) cgroups.giveBack(cgroup)
   }
 
   /** OOM says whether the cgroup's event came first: killing on it may beat the kernel's own count. */
@@ -117,7 +100,7 @@ export function createRuntime ({ native, slots, cgroups, host, onLeak }: Runtime
       try {
         let kill = (): void => {}
         let oom = false
-        cgroup = cgroups.create(`${slot.number}-${counter++}`, spec.linux.resources)
+        cgroup = cgroups.take(spec.linux.resources)
         cgroup.onOom(() => { oom = true; kill() })
         const started = launch(spec, slot, cgroup)
         const exited = watchExit(started.pidfd, slot, cgroup, () => oom)
@@ -135,9 +118,8 @@ export function createRuntime ({ native, slots, cgroups, host, onLeak }: Runtime
     get running () { return exits.size },
     async close () {
       await Promise.allSettled(exits)
-      await Promise.allSettled(removals)
       slots.close()
-      cgroups.close()
+      await cgroups.close()
     },
   }
 }

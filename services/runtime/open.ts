@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { Unsupported } from '../contract/errors.ts'
 import type { Log } from '../platform/log.ts'
 import { createCgroupDriver } from './cgroup.ts'
+import { createCgroupPool } from './cgroup-pool.ts'
 import { createRuntime, type Runtime } from './container.ts'
 import { forgetInstance, instanceName, registerInstance, sweepDead } from './janitor.ts'
 import { openNative } from './native.ts'
@@ -49,12 +50,13 @@ export async function openRuntime ({ nativeDir, dataDir, slots: count, log }: Ru
   const native = openNative(nativeDir)
   native.makeDevices(devDir)
   const instance = instanceName()
-  const cgroups = createCgroupDriver({ native, instance })
-  registerInstance(runDir, instance, cgroups.roots)
+  const driver = createCgroupDriver({ native, instance })
+  registerInstance(runDir, instance, driver.roots)
+  const cgroups = createCgroupPool({ driver, onLeak: what => log.error({ what }, 'left behind') })
   const slots = createSlots({ native, count, block: blockOf(dataDir) })
   const host = { stageDir, devDir, seccomp: compileSeccomp(FUNCTION_PROFILE), procPaths: findProcPaths() }
-  log.info({ layout: cgroups.layout, slots: count, instance }, 'container runtime is ready')
-  const runtime = createRuntime({ native, slots, cgroups, host, onLeak: what => log.error({ what }, 'left behind') })
+  log.info({ layout: driver.layout, slots: count, instance }, 'container runtime is ready')
+  const runtime = createRuntime({ native, slots, cgroups, host })
   return {
     ...runtime,
     get running () { return runtime.running },

@@ -4,6 +4,7 @@
 
 import { closeSync, writeSync } from 'node:fs'
 import { Socket } from 'node:net'
+import { formatBytes, formatDuration } from '../contract/quantity.ts'
 import type { Outcome } from '../contract/outcome.ts'
 import type { RuntimeSpec } from '../contract/runtime-spec.ts'
 import type { ContainerExit, Runtime } from '../runtime/container.ts'
@@ -105,12 +106,12 @@ type Verdict = Pick<StdioResult, 'outcome' | 'message'>
 
 function judge (call: StdioCall, exit: ContainerExit, why: { timedOut: boolean, overflowed: boolean }): Verdict {
   const { memory } = call.spec.linux.resources
-  if (exit.usage.oomKills > 0) return { outcome: 'oom', message: `the function needed more memory than its limit of ${memory.limit} bytes and was killed` }
-  if (why.timedOut) return { outcome: 'timeout', message: `the function was still running after ${call.timeoutMs} ms and was killed` }
+  if (exit.usage.oomKills > 0) return { outcome: 'oom', message: `the function needed more memory than its limit of ${formatBytes(memory.limit)} and was killed` }
+  if (why.timedOut) return { outcome: 'timeout', message: `the function was still running after ${formatDuration(call.timeoutMs)} and was killed` }
   if (call.signal.aborted) return { outcome: 'cancelled', message: 'the call was taken back while the function ran' }
   if (exit.signal !== undefined) return { outcome: 'crash', message: `the function was killed by ${exit.signal}` }
   if (exit.exitCode !== 0) return { outcome: 'app_error', message: `the function ended with exit code ${exit.exitCode}` }
-  if (why.overflowed) return { outcome: 'too_large', message: `the function wrote more than ${call.responseMaxBytes} bytes to stdout` }
+  if (why.overflowed) return { outcome: 'too_large', message: `the function wrote more than ${formatBytes(call.responseMaxBytes)} to stdout` }
   return { outcome: 'ok' }
 }
 

@@ -1,0 +1,209 @@
+// `make bench`: the budgets of the product, measured side by side in one run.
+//
+//   raw-c       plain C with the same system calls as our container (native/test/raw-c.c)
+//   container   ours: spawn → exit collected
+//   runc        Debian's `runc run` of the same program in the same root file system
+//   http-stdio  a call of a function over HTTP, through gateway, queue, worker, container and back
+//   bullmq      a bare BullMQ job: add → result, its worker a process of its own, same Redis
+//
+// The five take turns, a few runs each per round, so that a busy moment of the machine hits all of
+// them.  Prints a table with ratios and writes build/bench.json: [{name, unit, p50, p99, n}].
+
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpus, loadavg, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { Pool } from 'undici'
+import { makeBusyboxLayer, pushBusybox } from '../../infra/demo/image.ts'
+import type { Addresses } from '../../services/cli/up/state.ts'
+import { createLog } from '../../services/platform/log.ts'
+import { createCgroupDriver } from '../../services/runtime/cgroup.ts'
+import { openNative } from '../../services/runtime/native.ts'
+import { openRuntime } from '../../services/runtime/open.ts'
+import { compileSeccomp } from '../../services/runtime/seccomp.ts'
+import { FUNCTION_PROFILE } from '../../services/runtime/seccomp-profile.ts'
+import { probeSpec } from '../helpers/container.ts'
+import { startBareQueue } from './bare-queue.ts'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+const NATIVE_DIR = join(ROOT, 'build/native')
+const ROUNDS = Number(process.env['BENCH_ROUNDS'] ?? 30)
+const WARM_UP_ROUNDS = 2
+const PER_ROUND = { 'raw-c': 20, container: 20, runc: 3, 'http-stdio': 20, bullmq: 20 } as const
+type Name = keyof typeof PER_ROUND
+const LIMITS = { memory: { limit: 128 << 20 }, cpu: { quota: 100_000, period: 100_000 }, pids: { limit: 128 } }
+
+interface Subject { readonly name: Name, /** COUNT runs, each in milliseconds. */ run (count: number): Promise<number[]>, close (): Promise<void> }
+
+function makeRootfs (folder: string): string {
+  const rootfs = join(folder, 'rootfs')
+  for (const name of ['bin', 'proc', 'dev', 'sys', 'tmp']) mkdirSync(join(rootfs, name), { recursive: true })
+  cpSync('/bin/busybox', join(rootfs, 'bin/busybox'))
+  symlinkSync('busybox', join(rootfs, 'bin/true'))
+  return rootfs
+}
+
+async function timed (count: number, run: () => Promise<unknown>): Promise<number[]> {
+  const times: number[] = []
+  for (let i = 0; i < count; i++) {
+    const startedAt = performance.now()
+    await run()
+    times.push(performance.now() - startedAt)
+  }
+  return times
+}
+
+function rawC (folder: string, rootfs: string): Subject {
+  const native = openNative(NATIVE_DIR)
+  const cgroups = createCgroupDriver({ native, instance: `wherry-${process.pid}-0` })
+  const cgroup = cgroups.create('raw', LIMITS)
+  const filter = join(folder, 'filter')
+  writeFileSync(filter, compileSeccomp(FUNCTION_PROFILE))
+  const dev = join(folder, 'dev')
+  const stage = join(folder, 'stage')
+  for (const directory of [dev, stage]) mkdirSync(directory)
+  native.makeDevices(dev)
+  return {
+    name: 'raw-c',
+    async run (count) {
+      const out = execFileSync(join(NATIVE_DIR, 'raw-c'), [String(count), rootfs, stage, dev, filter, String(65_536 * 300), ...cgroup.tasks], { encoding: 'utf8' })
+      return out.trim().split('\n').map(microseconds => Number(microseconds) / 1000)
+    },
+    async close () {
+      while (!cgroup.remove()) await delay(20)
+      cgroups.close()
+    },
+  }
+}
+
+async function container (folder: string, rootfs: string): Promise<Subject> {
+  const runtime = await openRuntime({ nativeDir: NATIVE_DIR, dataDir: join(folder, 'data'), slots: 4, log: createLog({ name: 'bench', level: 'error' }) })
+  const base = probeSpec([rootfs], [])
+  const spec = { ...base, process: { ...base.process, args: ['/bin/true'] }, linux: { ...base.linux, resources: LIMITS } }
+  const { closeSync } = await import('node:fs')
+  return {
+    name: 'container',
+    run: count => timed(count, async () => {
+      const started = runtime.start(spec)
+      const exit = await started.exited
+      if (exit.exitCode !== 0) throw new Error(`the container ended with ${exit.exitCode ?? exit.signal}`)
+      for (const fd of [started.stdin, started.stdout, started.stderr]) closeSync(fd)
+    }),
+    close: () => runtime.close(),
+  }
+}
+
+function runc (folder: string, rootfs: string): Subject {
+  const bundle = join(folder, 'bundle')
+  mkdirSync(bundle)
+  execFileSync('runc', ['spec'], { cwd: bundle })
+  const config = JSON.parse(execFileSync('cat', [join(bundle, 'config.json')], { encoding: 'utf8' })) as { process: { terminal: boolean, args: string[] }, root: object, linux: { resources: object } }
+  config.process.terminal = false
+  config.process.args = ['/bin/true']
+  config.root = { path: rootfs, readonly: true }
+  config.linux.resources = { ...config.linux.resources, memory: LIMITS.memory, cpu: LIMITS.cpu, pids: LIMITS.pids }
+  writeFileSync(join(bundle, 'config.json'), JSON.stringify(config))
+  let serial = 0
+  return {
+    name: 'runc',
+    run: count => timed(count, async () => {
+      const child = spawn('runc', ['--root', join(folder, 'runc'), 'run', '--bundle', bundle, `bench-${process.pid}-${serial++}`], { stdio: ['ignore', 'ignore', 'inherit'] })
+      const [code] = await once(child, 'exit') as [number]
+      if (code !== 0) throw new Error(`runc ended with ${code}`)
+    }),
+    async close () {},
+  }
+}
+
+async function startUp (folder: string): Promise<{ child: ChildProcess, addresses: Addresses }> {
+  const free = ['--gateway', '127.0.0.1:0', '--registry', '127.0.0.1:0', '--worker', '127.0.0.1:0']
+  const child = spawn('setpriv', ['--pdeathsig', 'SIGTERM', '--', join(ROOT, 'services/cli/wherry'), 'up', '--json', '--data', join(folder, 'up'), ...free], { stdio: ['ignore', 'pipe', 'pipe'] })
+  child.stderr!.resume()
+  const failed = once(child, 'exit').then(([code]) => { throw new Error(`wherry up ended with ${code}`) })
+  failed.catch(() => {}) // after the start its end is expected
+  const [line] = await Promise.race([once(createInterface({ input: child.stdout! }), 'line') as Promise<[string]>, failed])
+  return { child, addresses: JSON.parse(line) as Addresses }
+}
+
+async function httpStdio (addresses: Addresses): Promise<Subject> {
+  const image = await pushBusybox(addresses.registry, makeBusyboxLayer())
+  const pool = new Pool(addresses.gateway, { connections: 1 })
+  const send = async (method: 'POST', path: string, body: string): Promise<number> => {
+    const response = await pool.request({ method, path, body, headers: { 'content-type': 'application/json' } })
+    await response.body.dump()
+    return response.statusCode
+  }
+  const deployed = await send('POST', '/system/functions', JSON.stringify({ service: 'bench', image, command: ['/bin/true'] }))
+  if (deployed !== 202) throw new Error(`the function could not be deployed: HTTP ${deployed}`)
+  return {
+    name: 'http-stdio',
+    run: count => timed(count, async () => {
+      const status = await send('POST', '/function/bench', '{}')
+      if (status !== 200) throw new Error(`the call ended with HTTP ${status}`)
+    }),
+    close: () => pool.close(),
+  }
+}
+
+const percentile = (sorted: readonly number[], share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
+
+function summarise (results: ReadonlyMap<Name, number[]>) {
+  return [...results].map(([name, times]) => {
+    const sorted = times.toSorted((a, b) => a - b)
+    return { name, unit: 'ms', p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99), n: sorted.length }
+  })
+}
+
+function print (rows: ReturnType<typeof summarise>): void {
+  const p50 = (name: Name): number => rows.find(row => row.name === name)!.p50
+  console.log(`\n${'name'.padEnd(12)}${'p50 ms'.padStart(10)}${'p99 ms'.padStart(10)}${'n'.padStart(7)}`)
+  for (const row of rows) console.log(`${row.name.padEnd(12)}${row.p50.toFixed(3).padStart(10)}${row.p99.toFixed(3).padStart(10)}${String(row.n).padStart(7)}`)
+  const budget = p50('bullmq') + 2 * p50('container') + 1.5
+  const lines: ReadonlyArray<readonly [string, number, string, boolean]> = [
+    ['container / raw-c', p50('container') / p50('raw-c'), 'at most 3', p50('container') <= 3 * p50('raw-c')],
+    ['runc / container', p50('runc') / p50('container'), 'at least 6', p50('runc') >= 6 * p50('container')],
+    ['http-stdio / (bullmq + 2 × container + 1.5 ms)', p50('http-stdio') / budget, 'at most 1', p50('http-stdio') <= budget],
+  ]
+  console.log()
+  for (const [what, ratio, bar, met] of lines) console.log(`${met ? '✓' : '✗'} ${what}: ${ratio.toFixed(2)} (${bar})`)
+}
+
+async function main (): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'wherry-bench-'))
+  const subjects: Subject[] = []
+  let up: { child: ChildProcess, addresses: Addresses } | undefined
+  try {
+    const rootfs = makeRootfs(folder)
+    up = await startUp(folder)
+    subjects.push(rawC(folder, rootfs), await container(folder, rootfs), runc(folder, rootfs), await httpStdio(up.addresses))
+    const bare = await startBareQueue(up.addresses.redis)
+    subjects.push({ name: 'bullmq', run: count => timed(count, bare.roundTrip), close: bare.close })
+    console.log(`${cpus().length} × ${cpus()[0]!.model}, load ${loadavg().map(load => load.toFixed(2)).join(' ')}; ${ROUNDS} rounds`)
+    const results = new Map<Name, number[]>(subjects.map(subject => [subject.name, []]))
+    for (let round = -WARM_UP_ROUNDS; round < ROUNDS; round++) {
+      for (const subject of subjects) {
+        const times = await subject.run(PER_ROUND[subject.name])
+        if (round >= 0) results.get(subject.name)!.push(...times)
+      }
+      if (process.stdout.isTTY) process.stdout.write(`\rround ${round + 1} of ${ROUNDS} `)
+    }
+    const rows = summarise(results)
+    print(rows)
+    mkdirSync(join(ROOT, 'build'), { recursive: true })
+    writeFileSync(join(ROOT, 'build/bench.json'), JSON.stringify(rows, undefined, 2) + '\n')
+    console.log('\nwritten to build/bench.json')
+  } finally {
+    for (const subject of subjects) await subject.close()
+    if (up) {
+      up.child.kill('SIGTERM')
+      if (up.child.exitCode === null) await once(up.child, 'exit')
+    }
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+await main()
