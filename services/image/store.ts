@@ -11,6 +11,7 @@ import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, open, readdir, readFile, rename, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { startTimeOf } from '../platform/process-identity.ts'
 import { digestOf } from './registry.ts'
 
 export type ImageStore = ReturnType<typeof createImageStore>
@@ -25,17 +26,6 @@ function hexOf (digest: string): string {
 
 function isMissing (error: unknown): boolean {
   return error instanceof Error && 'code' in error && error.code === 'ENOENT'
-}
-
-/** Field 22 of /proc/PID/stat: with the pid it names one process for as long as the machine is up (proc(5)). */
-async function processStart (pid: string): Promise<string | undefined> {
-  try {
-    const text = await readFile(`/proc/${pid}/stat`, 'utf8')
-    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19]
-  } catch (error) {
-    if (isMissing(error) || (error instanceof Error && 'code' in error && error.code === 'ESRCH')) return undefined
-    throw error
-  }
 }
 
 /** A layer's tree may be deep and wide: rm(1) walks it by descriptors and outside of this process. */
@@ -63,7 +53,7 @@ export function createImageStore ({ dir }: { dir: string }) {
   async function sweep (): Promise<void> {
     for (const name of await readdir(temporary)) {
       const owner = /^(\d{1,10})-(\d{1,20})-/.exec(name)
-      if (owner && await processStart(owner[1]!) !== owner[2]) await removeTree(join(temporary, name))
+      if (owner && startTimeOf(Number(owner[1])) !== owner[2]) await removeTree(join(temporary, name))
     }
   }
 
@@ -73,7 +63,7 @@ export function createImageStore ({ dir }: { dir: string }) {
     for (const folder of ['blobs', 'layers', 'tmp']) await chmod(join(dir, folder), 0o700)
     await sweep()
     const pid = String(process.pid)
-    return `${pid}-${await processStart(pid)}-`
+    return `${pid}-${startTimeOf(process.pid)}-`
   }
 
   /** Once; after a failure the next caller tries again. */

@@ -1,5 +1,8 @@
 // Reading /proc/self/cgroup and /proc/self/mountinfo (proc(5), cgroups(7)).  Pure: text in, values out.
 
+/** v2: where a worker and whoever shares its cgroup live, so that its containers can be next to them. */
+export const LEAF = 'wherry.leaf'
+
 export interface HierarchyMount {
   readonly controllers: readonly string[]
   /** The directory that shows the cgroup PATH; what the mount itself hides (its root) is cut off. */

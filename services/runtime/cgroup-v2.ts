@@ -1,64 +1,99 @@
 // Cgroup v2 (kernel's Documentation/admin-guide/cgroup-v2.rst): one directory per container, entered
 // at clone.  A cgroup with processes of its own cannot hand controllers to its children ("no internal
-// processes"), so when ours is not the root, whoever is in it moves to a leaf beside the containers.
+// processes"), so when ours is not the root, whoever is in it moves to a leaf beside the containers,
+// and back when the last worker ends.
 
-import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
 import { V2_CONTROLLERS, type Cgroup, type CgroupDriver } from './cgroup.ts'
+import { LEAF } from './cgroup-host.ts'
 import { removeCgroup } from './cgroup-v1.ts'
 
-const LEAF = 'wherry.leaf'
-const MOVE_ROUNDS_MAX = 20
+const CLAIM_ROUNDS_MAX = 20
 
-function isErrno (err: unknown, code: string): boolean {
-  return err instanceof Error && (err as NodeJS.ErrnoException).code === code
+function isErrno (err: unknown, ...codes: string[]): boolean {
+  return err instanceof Error && codes.includes((err as NodeJS.ErrnoException).code ?? '')
 }
 
-function enableControllers (directory: string): void {
-  writeFileSync(join(directory, 'cgroup.subtree_control'), V2_CONTROLLERS.map(name => `+${name}`).join(' '))
+/** Write TEXT to FILE, which exists: with O_CREAT the kernel would say EACCES where it means ENOENT. */
+function write (file: string, text: string): void {
+  writeFileSync(file, text, { flag: 'r+' })
 }
 
-/** Move every process of DIRECTORY into its leaf; processes may fork meanwhile, hence the rounds. */
-function vacate (directory: string): void {
-  const leaf = join(directory, LEAF)
-  mkdirSync(leaf, { recursive: true })
-  for (let round = 0; round < MOVE_ROUNDS_MAX; round++) {
-    const pids = readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)
-    if (pids.length === 0) return
-    for (const pid of pids) {
-      try {
-        writeFileSync(join(leaf, 'cgroup.procs'), pid)
-      } catch (err) {
-        if (!isErrno(err, 'ESRCH')) throw err // it ended before we came
-      }
+function setControllers (directory: string, sign: '+' | '-'): void {
+  write(join(directory, 'cgroup.subtree_control'), V2_CONTROLLERS.map(name => sign + name).join(' '))
+}
+
+/** Move every process of FROM to TO.  Those that fork meanwhile may leave a child behind. */
+function moveProcesses (from: string, to: string): void {
+  for (const pid of readFileSync(join(from, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
+    try {
+      write(join(to, 'cgroup.procs'), pid)
+    } catch (err) {
+      if (!isErrno(err, 'ESRCH')) throw err // it ended before we came
     }
   }
 }
 
-function delegate (directory: string): void {
+/** Hand the controllers to DIRECTORY's children and to those of ROOT, one of them. */
+function claim (directory: string, root: string): void {
+  for (let round = 1; ; round++) {
+    try {
+      setControllers(directory, '+')
+      setControllers(root, '+')
+      return
+    } catch (err) {
+      // EBUSY: somebody is in it.  ENOENT: a worker that ends took the controllers back just now.
+      if (round === CLAIM_ROUNDS_MAX || !isErrno(err, 'EBUSY', 'ENOENT')) throw err
+      if (isErrno(err, 'ENOENT')) continue
+    }
+    mkdirSync(join(directory, LEAF), { recursive: true })
+    moveProcesses(directory, join(directory, LEAF))
+  }
+}
+
+/** Leave DIRECTORY as it was found, unless another worker's containers are below it. */
+function unclaim (directory: string): void {
+  const leaf = join(directory, LEAF)
+  if (!existsSync(leaf)) return
   try {
-    enableControllers(directory)
+    setControllers(directory, '-')
+    moveProcesses(leaf, directory)
   } catch (err) {
-    if (!isErrno(err, 'EBUSY')) throw err
-    vacate(directory)
-    enableControllers(directory)
+    // EBUSY: the controllers are in use below.  ENOENT: another worker was quicker.
+    if (!isErrno(err, 'EBUSY', 'ENOENT')) throw err
+  }
+  removeCgroup(leaf)
+}
+
+/** Offer the controllers to DIRECTORY, from TOP downwards, where a service manager has not done so.
+ * A place that refuses (it has processes, or is not ours to write) offers no more than before. */
+export function offerControllers (top: string, directory: string): void {
+  if (directory === top) return
+  offerControllers(top, dirname(directory))
+  for (const name of V2_CONTROLLERS) {
+    try {
+      write(join(dirname(directory), 'cgroup.subtree_control'), `+${name}`)
+    } catch (err) {
+      if (!isErrno(err, 'EBUSY', 'ENOENT', 'EACCES', 'EPERM', 'EROFS', 'EOPNOTSUPP')) throw err
+    }
   }
 }
 
 function applyLimits (directory: string, resources: Resources): void {
-  writeFileSync(`${directory}/memory.max`, String(resources.memory.limit))
+  write(`${directory}/memory.max`, String(resources.memory.limit))
   try {
-    writeFileSync(`${directory}/memory.swap.max`, '0')
+    write(`${directory}/memory.swap.max`, '0')
   } catch (err) {
     if (!isErrno(err, 'ENOENT')) throw err // a kernel without swap accounting has no such file
   }
   // One process out of memory takes the whole container with it.
-  writeFileSync(`${directory}/memory.oom.group`, '1')
-  writeFileSync(`${directory}/cpu.max`, `${resources.cpu.quota} ${resources.cpu.period}`)
-  writeFileSync(`${directory}/pids.max`, String(resources.pids.limit))
+  write(`${directory}/memory.oom.group`, '1')
+  write(`${directory}/cpu.max`, `${resources.cpu.quota} ${resources.cpu.period}`)
+  write(`${directory}/pids.max`, String(resources.pids.limit))
 }
 
 function field (text: string, name: string): number {
@@ -82,13 +117,13 @@ function readUsage (directory: string): Usage {
   }
 }
 
-export function createV2Driver ({ directory, instance }: { directory: string, instance: string }): CgroupDriver {
+export function createV2Driver ({ directory, layout, instance }: { directory: string, layout: 'v2' | 'hybrid', instance: string }): CgroupDriver {
   const root = join(directory, instance)
   try {
     mkdirSync(root, { recursive: true })
-    delegate(directory)
-    enableControllers(root)
+    claim(directory, root)
   } catch (cause) {
+    removeCgroup(root)
     throw new Unsupported(`cannot hand cgroup controllers (${V2_CONTROLLERS.join(', ')}) to ${root}; under systemd the unit needs Delegate=yes`, cause)
   }
 
@@ -116,5 +151,13 @@ export function createV2Driver ({ directory, instance }: { directory: string, in
     }
   }
 
-  return { layout: 'v2', roots: [root], create, close () { removeCgroup(root) } }
+  return {
+    layout,
+    roots: [root],
+    create,
+    close () {
+      removeCgroup(root)
+      unclaim(directory)
+    },
+  }
 }

@@ -4,12 +4,13 @@
 // error that names it: a limit is never silently not there (docs/cgroups(7), cgroup-v2.rst).
 
 import { readFileSync } from 'node:fs'
+import { basename, dirname } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
 import { createV1Driver } from './cgroup-v1.ts'
-import { createV2Driver } from './cgroup-v2.ts'
-import { parseMounts, parseOwnCgroups } from './cgroup-host.ts'
+import { createV2Driver, offerControllers } from './cgroup-v2.ts'
+import { LEAF, parseMounts, parseOwnCgroups } from './cgroup-host.ts'
 import type { Native } from './native.ts'
 
 export interface Cgroup {
@@ -37,8 +38,11 @@ export interface HostCgroups {
   readonly layout: 'v1' | 'v2' | 'hybrid'
   /** v1 controller → directory of our own cgroup in its hierarchy. */
   readonly v1: ReadonlyMap<string, string>
-  /** Directory of our own cgroup in the v2 hierarchy, and the controllers it offers. */
+  /** Directory of our own cgroup in the v2 hierarchy (the one above, when we live in its leaf), and the controllers it offers. */
   readonly v2: { readonly directory: string, readonly controllers: readonly string[] } | undefined
+  /** Where the controllers of this host are, and which of the needed ones it lacks. */
+  readonly driver: 'v1' | 'v2'
+  readonly missing: readonly string[]
 }
 
 /** memory, cpu time and number of processes are what every container is limited in. */
@@ -53,7 +57,15 @@ function readOrEmpty (path: string): string {
   }
 }
 
-/** Where our own cgroups are.  The paths differ per hierarchy (cgroups(7), /proc/[pid]/cgroup). */
+function findV2 (top: string | undefined, own: string | undefined): HostCgroups['v2'] {
+  if (top === undefined || own === undefined) return undefined
+  const directory = basename(own) === LEAF ? dirname(own) : own
+  offerControllers(top, directory)
+  return { directory, controllers: readOrEmpty(`${directory}/cgroup.controllers`).split(/\s+/).filter(Boolean) }
+}
+
+/** Where our own cgroups are.  The paths differ per hierarchy (cgroups(7), /proc/[pid]/cgroup).  On v2
+ * this asks the cgroups above ours for the controllers that they could give and do not. */
 export function findHostCgroups (): HostCgroups {
   const own = parseOwnCgroups(readFileSync('/proc/self/cgroup', 'utf8'))
   const mounts = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
@@ -64,24 +76,21 @@ export function findHostCgroups (): HostCgroups {
       if (path !== undefined && !v1.has(controller)) v1.set(controller, mount.directoryOf(path))
     }
   }
-  const directory = mounts.v2 && own.v2 !== undefined ? mounts.v2.directoryOf(own.v2) : undefined
-  const v2 = directory === undefined ? undefined : { directory, controllers: readOrEmpty(`${directory}/cgroup.controllers`).split(/\s+/).filter(Boolean) }
-  return { layout: v1.size === 0 ? 'v2' : v2 ? 'hybrid' : 'v1', v1, v2 }
-}
-
-/** Controllers that the driver for HOST would need and does not find; empty when all is well. */
-export function missingControllers (host: HostCgroups): readonly string[] {
-  if (host.layout === 'v2') return V2_CONTROLLERS.filter(name => !host.v2?.controllers.includes(name))
-  return V1_CONTROLLERS.filter(name => !host.v1.has(name))
+  const v2 = findV2(mounts.v2?.directoryOf('/'), own.v2 === undefined ? undefined : mounts.v2?.directoryOf(own.v2))
+  const missingV1 = V1_CONTROLLERS.filter(name => !v1.has(name))
+  const missingV2 = V2_CONTROLLERS.filter(name => !v2?.controllers.includes(name))
+  // A controller is in one hierarchy only; a host may mix both (v1 for systemd's own bookkeeping, say).
+  const driver = missingV2.length < missingV1.length ? 'v2' : 'v1'
+  return { layout: v1.size === 0 ? 'v2' : v2 ? 'hybrid' : 'v1', v1, v2, driver, missing: driver === 'v2' ? missingV2 : missingV1 }
 }
 
 /** The driver for this host.  INSTANCE names our directory.  Throws Unsupported naming what is missing. */
 export function createCgroupDriver ({ native, instance }: { native: Native, instance: string }): CgroupDriver {
   const host = findHostCgroups()
-  const missing = missingControllers(host)
-  if (missing.length > 0) {
-    throw new Unsupported(`cgroup controller ${missing.join(', ')} is not available (layout ${host.layout}); ` +
+  if (host.missing.length > 0) {
+    throw new Unsupported(`cgroup controller ${host.missing.join(', ')} is not available (layout ${host.layout}); ` +
       'mount it, or enable it on the kernel command line (cgroup_enable=memory), or run the worker under a systemd unit with Delegate=yes')
   }
-  return host.layout === 'v2' ? createV2Driver({ directory: host.v2!.directory, instance }) : createV1Driver({ native, host, instance })
+  if (host.driver === 'v1') return createV1Driver({ native, host, instance })
+  return createV2Driver({ directory: host.v2!.directory, layout: host.layout === 'hybrid' ? 'hybrid' : 'v2', instance })
 }

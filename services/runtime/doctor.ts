@@ -2,10 +2,10 @@
 // do when it is missing.  Asks by doing (a namespace is made, an id-mapped mount is tried), because
 // version numbers and configuration files lie.
 
-import { closeSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { release } from 'node:os'
-import { join } from 'node:path'
-import { findHostCgroups, missingControllers } from './cgroup.ts'
+import { dirname, join } from 'node:path'
+import { findHostCgroups } from './cgroup.ts'
 import { openNative, type Native } from './native.ts'
 import { compileSeccomp } from './seccomp.ts'
 import { FUNCTION_PROFILE } from './seccomp-profile.ts'
@@ -44,9 +44,8 @@ function askOverlay (): string {
 
 function askCgroups (): string {
   const host = findHostCgroups()
-  const missing = missingControllers(host)
-  if (missing.length > 0) throw new Error(`layout ${host.layout}, missing: ${missing.join(', ')}`)
-  const driver = host.layout === 'v2' ? `v2 at ${host.v2!.directory}` : `v1 (${[...host.v1.keys()].join(', ')})`
+  if (host.missing.length > 0) throw new Error(`layout ${host.layout}, missing: ${host.missing.join(', ')}`)
+  const driver = host.driver === 'v2' ? `v2 at ${host.v2!.directory}` : `v1 (${[...host.v1.keys()].join(', ')})`
   return `layout ${host.layout}, driver ${driver}`
 }
 
@@ -55,11 +54,17 @@ function askNamespace (make: () => number): string {
   return 'can be made'
 }
 
+/** The lowest folder above PATH that exists. */
+function nearestFolder (path: string): string {
+  return existsSync(path) ? path : nearestFolder(dirname(path))
+}
+
 function askIdmap (native: Native, dataDir: string): string {
-  const directory = join(dataDir, 'doctor')
+  // The data folder itself may not be there yet: ask the file system that it will be on, leave nothing.
+  const directory = join(nearestFolder(dataDir), `.wherry-doctor-${process.pid}`)
   const userns = native.newUserNamespace(PROBE_ID_BASE, ID_COUNT)
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 })
+    mkdirSync(directory, { mode: 0o700 })
     const errno = native.probeIdmap(directory, userns)
     if (errno !== undefined) throw new Error(`the file system of ${dataDir} cannot be mounted with mapped ids (${errno})`)
     return `works on the file system of ${dataDir}`

@@ -6,22 +6,12 @@
 
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { startTimeOf } from '../platform/process-identity.ts'
 import { removeCgroup } from './cgroup-v1.ts'
 
 const INSTANCE = /^wherry-(\d{1,10})-(\d{1,20})$/
 const KILL_ROUNDS_MAX = 50
 const KILL_PAUSE_MS = 10
-
-/** Start time of PID in clock ticks since boot (proc(5), /proc/[pid]/stat field 22); undefined when it is gone or a zombie. */
-function startTimeOf (pid: number): string | undefined {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return fields[0] === 'Z' ? undefined : fields[19]
-  } catch {
-    return undefined
-  }
-}
 
 /** A name for this process that no later one will have (until the machine starts again). */
 export function instanceName (): string {
@@ -49,16 +39,26 @@ function pidsIn (cgroup: string): number[] {
   }
 }
 
+/** v2 kills a cgroup and all below it at once (cgroup.kill, Linux 5.14); v1 has no such file. */
+function killAll (cgroup: string): void {
+  try {
+    return writeFileSync(join(cgroup, 'cgroup.kill'), '1', { flag: 'r+' })
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err
+  }
+  for (const pid of pidsIn(cgroup)) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err // it ended by itself
+    }
+  }
+}
+
 /** Kill what is still in CGROUP and remove it; false when that did not work in the time it may take. */
 async function clear (cgroup: string): Promise<boolean> {
   for (let round = 0; round < KILL_ROUNDS_MAX; round++) {
-    for (const pid of pidsIn(cgroup)) {
-      try {
-        process.kill(pid, 'SIGKILL')
-      } catch (err) {
-        if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err // it ended by itself
-      }
-    }
+    killAll(cgroup)
     if (removeCgroup(cgroup)) return true
     await new Promise(resolve => { setTimeout(resolve, KILL_PAUSE_MS) })
   }

@@ -16,6 +16,9 @@ import { runStdio, type StdioResult } from '../../services/worker/stdio.ts'
 export const NATIVE_DIR = fileURLToPath(new URL('../../build/native', import.meta.url))
 export const needsRoot: false | string = process.getuid?.() === 0 ? false : 'needs root: containers are made by root'
 
+/** How much longer all takes than on a machine of its own; an emulated guest sets it (infra/vm). */
+export const SLOWNESS = Number(process.env.WHERRY_TEST_SLOWNESS ?? 1)
+
 export interface Rig {
   readonly runtime: Runtime
   readonly data: string
@@ -74,7 +77,7 @@ export async function openRig (slots = 4): Promise<Rig> {
     data,
     layer,
     probeLayer,
-    async run (args, change = spec => spec, { body = '', timeoutMs = 10_000, responseMaxBytes = 1 << 20 } = {}) {
+    async run (args, change = spec => spec, { body = '', timeoutMs = 10_000 * SLOWNESS, responseMaxBytes = 1 << 20 } = {}) {
       const spec = change(probeSpec([probeLayer], args))
       const result = await runStdio(runtime, { spec, body: Buffer.from(body), timeoutMs, responseMaxBytes, signal: new AbortController().signal })
       return { ...result, text: result.response.toString() }

@@ -1,0 +1,52 @@
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
+
+.DEFAULT_GOAL := help
+.PHONY: help setup native build test test-unit test-redis test-root test-e2e t demo up down bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Debian packages, npm packages, native library, the wherry command (idempotent)
+	@infra/setup.sh
+
+native: ## the C library and its programs, into build/native
+	@$(MAKE) --no-print-directory -C native
+
+build: ## type check and lint (nothing is emitted: Node runs the .ts files)
+	@mkdir -p build
+	tsc -p .
+	oxlint --deny-warnings
+
+test: setup build ## everything this machine can run; ends with "N passed, N failed, N skipped"
+	@$(MAKE) --no-print-directory -C native check
+	@rm -rf .tap
+	@tap
+
+test-unit test-redis test-root test-e2e: test-%: setup
+	@rm -rf .tap
+	@tap $(wildcard test/$*/*.test.ts)
+
+test-unit: ## pure logic: no root, no Redis
+test-redis: ## queue, gateway, functions against a real redis-server
+test-root: ## containers, images, native code: needs root
+test-e2e: ## the whole product, as a user runs it
+
+t: ## one test file: make t F=test/unit/x.test.ts
+	@rm -rf .tap
+	@tap $(F)
+
+demo: setup ## start everything, run two functions three ways, leave nothing behind
+	@node infra/demo/demo.ts
+
+up: setup ## Redis, registry, gateway and worker on this machine until Ctrl-C
+	@services/cli/wherry up
+
+down: ## stop what `wherry up` started
+	@services/cli/wherry down
+
+bench: setup ## the table of budgets, and build/bench.json
+	@node test/bench/bench.ts
+
+clean: ## what building and testing made (not node_modules)
+	rm -rf build .tap

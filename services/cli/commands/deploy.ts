@@ -1,0 +1,114 @@
+// wherry deploy: a function as options, a file, or both, sent to the gateway, which checks all of it.
+
+import { readFileSync } from 'node:fs'
+import type { Command } from 'commander'
+import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
+import type { Context } from '../context.ts'
+import { Failure, usageFailure } from '../failure.ts'
+
+interface Flags extends ConnectOptions {
+  readonly file?: string
+  readonly image?: string
+  readonly command?: string[]
+  readonly env?: string[]
+  readonly memory?: string
+  readonly cpu?: string
+  readonly pids?: string
+  readonly timeout?: string
+  readonly volume?: string[]
+  readonly user?: string
+  readonly workdir?: string
+  readonly readOnly?: boolean
+  readonly label?: string[]
+  readonly json?: boolean
+}
+
+const collect = (value: string, before: string[] | undefined): string[] => [...before ?? [], value]
+
+export function addDeploy (program: Command, context: Context): void {
+  addConnectOptions(program.command('deploy'))
+    .summary('make a function from an image, or replace it')
+    .description('Makes the function NAME from an image, or replaces it.  The image is looked up now; calls run what its tag names today.')
+    .argument('[name]', 'name of the function (in the file: "service")')
+    .argument('[args...]', 'arguments of the command, behind --; replace the image’s CMD')
+    .option('--image <reference>', 'image, for example busybox, ghcr.io/me/resize:2 or 127.0.0.1:5000/echo')
+    .option('--command <word>', 'program to run instead of the image’s ENTRYPOINT; again for each further word', collect)
+    .option('--env <name=value>', 'environment variable; NAME alone takes the value from here', collect)
+    .option('--memory <size>', 'memory limit, for example 64Mi (default 128Mi)')
+    .option('--cpu <cpus>', 'CPU limit, for example 0.5 or 500m (default 1)')
+    .option('--pids <n>', 'how many processes it may have (default 128)')
+    .option('--timeout <duration>', 'after this a call is killed, for example 2s (default 1m)')
+    .option('--volume <name:target[:ro]>', 'folder that outlives the containers, at TARGET inside', collect)
+    .option('--user <user[:group]>', 'who runs it inside the container, instead of the image’s USER')
+    .option('--workdir <path>', 'working directory, instead of the image’s')
+    .option('--read-only', 'no writing to the root file system (/tmp stays writable)')
+    .option('--label <name=value>', 'label to find it by', collect)
+    .option('-f, --file <path>', 'JSON file with the function ("-" = stdin); options win over it')
+    .option('--json', 'print what was deployed as JSON')
+    .addHelpText('after', `
+Examples:
+  wherry deploy upper --image busybox -- tr a-z A-Z
+  wherry deploy count --image 127.0.0.1:5000/tools --command /bin/sh --memory 32Mi --timeout 2s -- -c 'wc -w'
+  wherry deploy notes --image busybox --volume notes:/data --env GREETING=hi -- sh -c 'cat >>/data/all; wc -l </data/all'
+  wherry deploy -f function.json
+
+Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not found, 2 wrong usage.`)
+    .action(async (name: string | undefined, args: string[], flags: Flags) => {
+      const deployment = { ...(flags.file !== undefined && await readFunction(flags.file, context)), ...describeFlags(name, args, flags, context) }
+      if (deployment.service === undefined) throw usageFailure('deploy', 'the function has no name')
+      if (deployment.image === undefined) throw usageFailure('deploy', '--image is missing')
+      const answer = await connectGateway('deploy', flags, context).json({ method: 'POST', path: '/system/functions', json: deployment })
+      const { imageDigest } = (answer ?? {}) as { imageDigest?: unknown }
+      if (flags.json) context.stdout.write(`${JSON.stringify(answer)}\n`)
+      else context.stdout.write(`deployed ${String(deployment.service)}: ${String(deployment.image)} (${String(imageDigest)})\n`)
+    })
+}
+
+type Deployment = Record<string, unknown>
+
+/** The deployment (OpenFaaS's words) that the options say. */
+function describeFlags (name: string | undefined, args: readonly string[], flags: Flags, { env }: Context): Deployment {
+  const limits = { ...(flags.memory !== undefined && { memory: flags.memory }), ...(flags.cpu !== undefined && { cpu: flags.cpu }), ...(flags.pids !== undefined && { pids: flags.pids }) }
+  return {
+    ...(name !== undefined && { service: name }),
+    ...(flags.image !== undefined && { image: flags.image }),
+    ...(flags.command && { command: flags.command }),
+    ...(args.length > 0 && { args }),
+    ...(flags.env && { envVars: pairs('--env', flags.env, key => env[key]) }),
+    ...(Object.keys(limits).length > 0 && { limits }),
+    ...(flags.timeout !== undefined && { timeout: flags.timeout }),
+    ...(flags.volume && { volumes: flags.volume.map(parseVolume) }),
+    ...(flags.user !== undefined && { user: flags.user }),
+    ...(flags.workdir !== undefined && { workingDir: flags.workdir }),
+    ...(flags.readOnly && { readOnlyRootFilesystem: true }),
+    ...(flags.label && { labels: pairs('--label', flags.label, () => undefined) }),
+  }
+}
+
+function pairs (option: string, written: readonly string[], lookUp: (key: string) => string | undefined): Record<string, string> {
+  return Object.fromEntries(written.map(pair => {
+    const at = pair.indexOf('=')
+    const key = at < 0 ? pair : pair.slice(0, at)
+    const value = at < 0 ? lookUp(key) : pair.slice(at + 1)
+    if (key === '' || value === undefined) throw usageFailure('deploy', `${option} "${pair}" must be NAME=VALUE`)
+    return [key, value]
+  }))
+}
+
+function parseVolume (written: string): { name: string, target: string, readonly?: true } {
+  const match = /^([^:]+):(\/[^:]*)(?::(ro|rw))?$/.exec(written)
+  if (!match) throw usageFailure('deploy', `--volume "${written}" must be NAME:TARGET or NAME:TARGET:ro`)
+  return { name: match[1]!, target: match[2]!, ...(match[3] === 'ro' && { readonly: true }) }
+}
+
+async function readFunction (path: string, { stdin }: Context): Promise<Deployment> {
+  let parsed: unknown
+  try {
+    const text = path === '-' ? Buffer.concat(await stdin.toArray() as Buffer[]).toString('utf8') : readFileSync(path, 'utf8')
+    parsed = JSON.parse(text)
+  } catch (err) {
+    throw new Failure('deploy', `${path} cannot be read as JSON (${(err as Error).message})`, { cause: err })
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw new Failure('deploy', `${path} must hold a JSON object that describes a function`)
+  return parsed as Deployment // an object; the gateway checks every field
+}

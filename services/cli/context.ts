@@ -1,0 +1,24 @@
+// What a command gets from the process that runs it.  main.ts makes it; commands use nothing global.
+
+import type { ChildProcess } from 'node:child_process'
+import type { Readable, Writable } from 'node:stream'
+
+export interface Context {
+  readonly env: Readonly<Record<string, string | undefined>>
+  readonly stdin: Readable & { readonly fd?: number, readonly isTTY?: boolean }
+  readonly stdout: Writable & { readonly isTTY?: boolean, readonly columns?: number }
+  readonly stderr: Writable & { readonly isTTY?: boolean }
+  /** Tells the parent process, when there is one with a channel to us. */
+  readonly tellParent: (message: object) => void
+  /** Aborts on the first SIGTERM or SIGINT, for commands that end in order; `onSignal` sees each one. */
+  readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => void
+  readonly setExitCode: (code: number) => void
+}
+
+/** Resolves with how CHILD ended, the way a shell counts it: its code, or 128 + 15 for a signal. */
+export function exitCodeOf (child: ChildProcess): Promise<number> {
+  return new Promise((resolve, reject) => {
+    child.once('error', reject)
+    child.once('exit', (code, signal) => { resolve(code ?? (signal === null ? 1 : 128 + 15)) })
+  })
+}

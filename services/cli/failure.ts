@@ -1,0 +1,58 @@
+// How a command fails: one line "wherry: what: why; what to do" on stderr, wrong fields below it one
+// by one, and an exit code.  Knows how errors of all rooms read to people; refuses to know commands.
+
+import { AppError, InvalidRequest, type Fault } from '../contract/errors.ts'
+
+export const EXIT_FAILED = 1
+export const EXIT_USAGE = 2
+
+/** Faults that are listed; a file can have thousands. */
+const FAULTS_MAX = 50
+
+export interface FailureFacts {
+  /** What to do about it, without a full stop. */
+  readonly remedy?: string
+  readonly faults?: readonly Fault[]
+  readonly exitCode?: number
+  readonly cause?: unknown
+}
+
+/** A command's own failure: WHAT part ("deploy", "gateway"), WHY, and what to do. */
+export class Failure extends Error {
+  readonly what: string
+  readonly remedy: string | undefined
+  readonly faults: readonly Fault[]
+  readonly exitCode: number
+
+  constructor (what: string, why: string, facts: FailureFacts = {}) {
+    super(why, facts.cause === undefined ? undefined : { cause: facts.cause })
+    this.name = 'Failure'
+    this.what = what
+    this.remedy = facts.remedy
+    this.faults = facts.faults ?? []
+    this.exitCode = facts.exitCode ?? EXIT_FAILED
+  }
+}
+
+/** A wrong command line: exit code 2, and where the right one is told.  COMMAND is "" when it is not known. */
+export function usageFailure (command: string, why: string): Failure {
+  return new Failure(command || 'usage', why, { exitCode: EXIT_USAGE, remedy: `see wherry ${command} --help`.replace('  ', ' ') })
+}
+
+/** ERR, thrown by COMMAND, as a Failure. */
+export function failureOf (command: string, err: unknown): Failure {
+  if (err instanceof Failure) return err
+  if (err instanceof InvalidRequest) return new Failure(command, 'the input is wrong', { faults: err.faults, cause: err })
+  if (err instanceof AppError) return new Failure(command, `${err.message} (${err.code})`, { cause: err })
+  return new Failure(command, err instanceof Error ? err.message : String(err), { cause: err })
+}
+
+const oneLine = (text: string): string => text.replaceAll(/\s*[\r\n]+\s*/g, ' ').trim()
+
+/** The text for stderr; ends with a newline. */
+export function describeFailure (failure: Failure): string {
+  const head = `wherry: ${failure.what}: ${oneLine(failure.message)}${failure.remedy === undefined ? '' : `; ${failure.remedy}`}`
+  const faults = failure.faults.slice(0, FAULTS_MAX).map(f => `  ${f.path === '' ? '' : `${f.path}: `}${oneLine(f.problem)}`)
+  const more = failure.faults.length - faults.length
+  return [head, ...faults, ...(more > 0 ? [`  … and ${more} more`] : [])].join('\n') + '\n'
+}

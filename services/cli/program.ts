@@ -1,0 +1,62 @@
+// The command line as a whole: all commands, one way of failing, one way of helping.  Knows commander;
+// refuses to know what any command does.
+
+import { Command, CommanderError } from 'commander'
+import { addDeploy } from './commands/deploy.ts'
+import { addDescribe } from './commands/describe.ts'
+import { addDoctor } from './commands/doctor.ts'
+import { addDown } from './commands/down.ts'
+import { addInvoke } from './commands/invoke.ts'
+import { addList } from './commands/list.ts'
+import { addLogs } from './commands/logs.ts'
+import { addGateway, addWorker } from './commands/process.ts'
+import { addPs } from './commands/ps.ts'
+import { addRemove } from './commands/remove.ts'
+import { addUp } from './commands/up.ts'
+import { addVersion } from './commands/version.ts'
+import type { Context } from './context.ts'
+import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
+
+const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addDoctor, addVersion, addGateway, addWorker]
+
+/** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
+export async function runProgram (argv: readonly string[], context: Context): Promise<number> {
+  let exitCode = 0
+  const program = createProgram({ ...context, setExitCode: code => { exitCode = code } })
+  try {
+    await program.parseAsync(argv, { from: 'user' })
+    return exitCode
+  } catch (err) {
+    if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE // help, or help because nothing was asked
+    const failure = failureOf(program.args[0] ?? 'wherry', err)
+    context.stderr.write(describeFailure(failure))
+    return failure.exitCode
+  }
+}
+
+function createProgram (context: Context): Command {
+  const program = new Command('wherry')
+    .description('Runs container functions: HTTP and BullMQ in, short-lived isolated containers underneath.')
+    .enablePositionalOptions()
+    .configureHelp({ showGlobalOptions: false })
+    .configureOutput({
+      writeOut: text => context.stdout.write(text),
+      writeErr: text => context.stderr.write(text),
+      outputError: () => { /* runProgram writes it, in our words */ },
+    })
+    .addHelpText('after', `
+Examples:
+  wherry up                                              # start everything on this machine
+  wherry deploy upper --image busybox -- tr a-z A-Z      # a function from any image
+  echo hello | wherry invoke upper                       # HELLO
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.  wherry COMMAND --help shows more of each.`)
+  for (const add of COMMANDS) add(program, context)
+  for (const command of [program, ...program.commands]) {
+    command.exitOverride(err => {
+      const isHelp = err.exitCode === 0 || err.code === 'commander.help'
+      throw isHelp ? err : usageFailure(command === program ? '' : command.name(), err.message.replace(/^error: /, '').replace(/\.$/, ''))
+    })
+  }
+  return program
+}

@@ -1,0 +1,61 @@
+// Text for people: tables that fit the terminal, ages, durations, and control characters made harmless.
+// Knows widths; refuses to know what the rows are about.
+
+import type { Context } from './context.ts'
+
+export interface Column {
+  readonly title: string
+  readonly right?: boolean
+  /** Gives way first when the line is longer than the terminal. */
+  readonly shrinks?: boolean
+}
+
+const GAP = '  '
+const SHRUNK_MIN = 12
+
+/** TEXT without control characters: text of functions and registries may not steer the reader's terminal. */
+export function printable (text: string): string {
+  // oxlint-disable-next-line no-control-regex
+  return text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, c => c === '\r' ? '' : '�')
+}
+
+function cut (text: string, width: number): string {
+  return text.length <= width ? text : `${text.slice(0, width - 1)}…`
+}
+
+/** ROWS below their titles, at most WIDTH wide where shrinking columns allow it; ends with a newline. */
+export function formatTable (columns: readonly Column[], rows: readonly (readonly string[])[], width = Infinity): string {
+  const cells = [columns.map(c => c.title), ...rows.map(row => row.map(cell => printable(cell).replaceAll(/[\n\t]/g, ' ')))]
+  const widths = columns.map((_, i) => Math.max(...cells.map(row => (row[i] ?? '').length)))
+  let over = widths.reduce((a, b) => a + b, 0) + GAP.length * (columns.length - 1) - width
+  columns.forEach((column, i) => {
+    if (!column.shrinks || over <= 0) return
+    const give = Math.min(over, Math.max(0, widths[i]! - SHRUNK_MIN))
+    widths[i]! -= give
+    over -= give
+  })
+  const line = (row: readonly string[]): string => columns.map((column, i) => {
+    const cell = cut(row[i] ?? '', widths[i]!)
+    return column.right ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)
+  }).join(GAP).trimEnd()
+  return `${cells.map(line).join('\n')}\n`
+}
+
+/** Columns of the terminal behind stdout; no limit when it is a file or a pipe. */
+export function terminalWidth ({ stdout }: Context): number {
+  return stdout.isTTY === true && stdout.columns !== undefined ? stdout.columns : Infinity
+}
+
+/** 93784000 → "1d2h", 61000 → "1m1s", 420 → "420ms". */
+export function formatAge (ageMs: number): string {
+  if (ageMs < 1000) return `${Math.max(0, Math.round(ageMs))}ms`
+  const seconds = Math.floor(ageMs / 1000)
+  const parts: [number, string][] = [[Math.floor(seconds / 86_400), 'd'], [Math.floor(seconds / 3600) % 24, 'h'], [Math.floor(seconds / 60) % 60, 'm'], [seconds % 60, 's']]
+  const first = parts.findIndex(([n]) => n > 0)
+  return parts.slice(first, first + 2).filter(([n]) => n > 0).map(([n, unit]) => `${n}${unit}`).join('')
+}
+
+/** 0.4213 → "0.42 ms". */
+export function formatMs (ms: number): string {
+  return `${ms.toFixed(ms < 10 ? 2 : ms < 100 ? 1 : 0)} ms`
+}

@@ -1,0 +1,138 @@
+// What goes wrong around a whole Wherry: wrong commands, taken ports, missing rights, two on one folder,
+// parts that die, a supervisor that is killed.  Each has one clear line on stderr and the right exit code.
+
+import { readFileSync, chmodSync, mkdirSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { once } from 'node:events'
+import t from 'tap'
+import { findLeftovers } from '../../infra/demo/census.ts'
+import { isAlive, waitUntilGone } from '../../services/platform/process-identity.ts'
+import { readState } from '../../services/cli/up/state.ts'
+import { cannotRun, FREE_PORTS, runWherry, shortFolder, startWherry } from '../helpers/wherry.ts'
+
+const skip = cannotRun
+
+t.test('a wrong command line is exit code 2 and says where the right one is told', async t => {
+  const cases = [
+    { args: ['frobnicate'], says: "wherry: usage: unknown command 'frobnicate'; see wherry --help" },
+    { args: ['list', '--jso'], says: "wherry: list: unknown option '--jso' (Did you mean --json?); see wherry list --help" },
+    { args: ['invoke'], says: "wherry: invoke: missing required argument 'name'; see wherry invoke --help" },
+    { args: ['deploy', 'x'], says: 'wherry: deploy: --image is missing; see wherry deploy --help' },
+    { args: ['deploy', 'x', '--image', 'y', '--volume', 'nope'], says: 'wherry: deploy: --volume "nope" must be NAME:TARGET or NAME:TARGET:ro; see wherry deploy --help' },
+    { args: ['up', '--gateway', 'nowhere'], says: /^wherry: up: --gateway "nowhere" must be "host:port"/ },
+    { args: ['list', '--gateway', 'ftp://x'], says: /^wherry: list: "ftp:\/\/x" is not the address of a gateway/ },
+  ]
+  for (const { args, says } of cases) t.match(await runWherry(args), { code: 2, stdout: '', stderr: says }, args.join(' '))
+})
+
+t.test('help has an example for every command', async t => {
+  const { stdout } = await runWherry(['--help'])
+  const commands = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)? (?:\[|<)/gm)].map(match => match[1]!).filter(name => name !== 'help')
+  t.same(commands, ['up', 'down', 'deploy', 'invoke', 'list', 'describe', 'remove', 'logs', 'ps', 'doctor', 'version', 'gateway', 'worker'])
+  for (const command of commands) t.match(await runWherry([command, '--help']), { code: 0, stdout: new RegExp(`Examples:\\n(?:.*\\n)*.*wherry ${command}`) }, command)
+})
+
+t.test('a gateway that is not there', async t => {
+  t.match(await runWherry(['list', '--gateway', '127.0.0.1:1']), { code: 1, stderr: /^wherry: list: the gateway http:\/\/127\.0\.0\.1:1 cannot be reached \(nothing listens there\); start it with wherry up/ })
+  t.match(await runWherry(['list', '--data', shortFolder(t)]), { code: 1, stderr: /^wherry: list: no wherry up runs on / })
+  t.match(await runWherry(['down', '--data', shortFolder(t)]), { code: 0, stderr: /^nothing runs on / })
+})
+
+t.test('up refuses what cannot work, before anything is started', { skip }, async t => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const address = server.address()
+  const taken = `127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
+  const open = shortFolder(t)
+  chmodSync(open, 0o777)
+  const file = `${shortFolder(t)}/a`
+  mkdirSync(file)
+  const cases = [
+    { args: ['--registry', taken], says: `wherry: registry: ${taken} is in use by another process; choose another with --registry HOST:PORT` },
+    { args: ['--gateway', taken], says: `wherry: gateway: ${taken} is in use by another process; choose another with --gateway HOST:PORT` },
+    { args: ['--redis', 'redis://127.0.0.1:1'], says: 'wherry: redis: Redis at redis://127.0.0.1:1: connect ECONNREFUSED' },
+    { args: ['--registry', 'http://127.0.0.1:1'], says: 'wherry: registry: http://127.0.0.1:1 does not answer; start it, or leave --registry out' },
+    { args: ['--data', open], says: `wherry: up: others may write into the data folder ${open}; give --data a folder of its own` },
+    { args: ['--data', `/tmp/${'long/'.repeat(20)}`], says: 'is too long for a unix socket below it; choose a shorter --data' },
+    { args: ['--data', '/proc/nope'], says: 'wherry: up: the data folder /proc/nope cannot be used' },
+  ]
+  for (const { args, says } of cases) {
+    const { code, stderr } = await runWherry(['up', '--data', shortFolder(t), ...FREE_PORTS, ...args])
+    t.equal(code, 1, args.join(' '))
+    t.ok(stderr.split('\n').some(line => line.startsWith('wherry: ') && line.includes(says)), `${stderr} should say: ${says}`)
+  }
+  const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+  t.match(await runWherry(['up', '--data', '/tmp/nobody'], { through: nobody }), { code: 1, stderr: 'wherry: up: containers need root; run it as root (sudo npx wherry up)\n' })
+})
+
+t.test('a wrong function is refused field by field', { skip }, async t => {
+  const { run } = await startWherry(t)
+  const { code, stderr } = await run(['deploy', 'no good', '--image', 'A B', '--memory', '1Ki', '--cpu=-1', '--pids', 'many', '--timeout', 'soon'])
+  t.equal(code, 1)
+  for (const field of ['service', 'image', 'limits.memory', 'limits.cpu', 'limits.pids', 'timeout']) t.match(stderr, new RegExp(`^  ${field}: .+`, 'm'))
+  t.match(await run(['deploy', 'x', '--image', '127.0.0.1:1/x']), { code: 1, stderr: /registry 127\.0\.0\.1:1 cannot be reached/ })
+  t.match(await run(['deploy', '-f', '-'], { input: '{"service": ' }), { code: 1, stderr: /^wherry: deploy: - cannot be read as JSON/ })
+  t.match(await run(['deploy', '-f', '-'], { input: '{"service": "x", "image": "y", "imgae": 1}' }), { code: 1, stderr: /^ {2}imgae: is not a known field$/m })
+})
+
+t.test('one folder has one Wherry, detached or not', { skip }, async t => {
+  const data = shortFolder(t)
+  const started = await runWherry(['up', '--data', data, ...FREE_PORTS, '--detach', '--json'])
+  t.teardown(() => runWherry(['down', '--data', data]))
+  t.equal(started.code, 0, started.stderr)
+  const { gateway } = JSON.parse(started.stdout) as { gateway: string }
+  t.equal((await fetch(`${gateway}/healthz`)).status, 200, 'it goes on running')
+  t.match(await runWherry(['list', '--data', data]), { code: 0, stdout: /^NAME/ }, 'its state file gives the gateway')
+  for (const more of [[], ['--detach']]) {
+    t.match(await runWherry(['up', '--data', data, ...FREE_PORTS, ...more]), { code: 1, stderr: /^wherry: up: \S+ is in use by another wherry up \(pid \d+\); stop it with wherry down --data / })
+  }
+  const { supervisor, parts } = readState(data)!
+  t.match(await runWherry(['down', '--data', data]), { code: 0, stderr: `stopped ${data}\n` })
+  t.same([supervisor, ...parts].filter(isAlive), [], 'all of it is gone when down returns')
+  t.match(readFileSync(`${data}/log/up.log`, 'utf8'), /^stopped$/m, 'its log is in the data folder')
+})
+
+t.test('a part that dies is started again at the same address', { skip }, async t => {
+  const { data, addresses, progress } = await startWherry(t)
+  const restarted = async (part: string): Promise<void> => {
+    while (!progress.some(line => line.startsWith(`! ${part}: it was killed by SIGKILL and was started again`))) await new Promise(resolve => { setImmediate(resolve) })
+  }
+  for (const part of ['gateway', 'registry', 'redis'] as const) {
+    process.kill(readState(data)!.parts.find(p => p.name === part)!.pid, 'SIGKILL')
+    await restarted(part)
+  }
+  t.equal((await fetch(`http://${addresses.registry}/v2/`)).status, 200)
+  let health = 0
+  while (health !== 200) health = (await fetch(`${addresses.gateway}/healthz`)).status
+  t.pass('the gateway serves again, with Redis')
+})
+
+t.test('a part that keeps dying ends all of it', { skip }, async t => {
+  const { data, child, progress } = await startWherry(t)
+  const ended = once(child, 'exit')
+  let killed = 0
+  while (child.exitCode === null) {
+    const part = readState(data)?.parts.find(p => p.name === 'registry')
+    if (part !== undefined && part.pid !== killed && isAlive(part)) {
+      killed = part.pid
+      process.kill(part.pid, 'SIGKILL')
+    }
+    await new Promise(resolve => { setTimeout(resolve, 5) })
+  }
+  t.same(await ended, [1, null])
+  t.match(progress.join('\n'), /^wherry: registry: it was killed by SIGKILL, for the 6th time in 30 s$/m)
+})
+
+t.test('a supervisor that is killed takes everything with it, and the next one starts on the same folder', { skip }, async t => {
+  const data = shortFolder(t)
+  const first = await startWherry(t, { data })
+  const { parts } = readState(data)!
+  first.child.kill('SIGKILL')
+  t.same(await waitUntilGone(parts, 20_000), [], 'no part outlives it')
+  const second = await startWherry(t, { data })
+  t.equal((await fetch(`${second.addresses.gateway}/healthz`)).status, 200)
+  t.equal(await second.stop(), 0)
+  t.same(await findLeftovers(first.subject), [])
+  t.same(await findLeftovers(second.subject), [])
+})

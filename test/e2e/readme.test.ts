@@ -1,0 +1,111 @@
+// README's tutorial, run as it stands there: every line of its sh blocks, and the js block as the file
+// that it says it is.  Three things are put in place for the lines, not into them: free ports, a data
+// folder of the test's own, and a registry on this machine where the lines say Docker Hub.  A comment
+// behind a line is what it should print.
+
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { makeBusyboxLayer } from '../../infra/demo/image.ts'
+import { findProgram } from '../../services/cli/up/parts.ts'
+import { readState } from '../../services/cli/up/state.ts'
+import { pushImage } from '../../services/image/push.ts'
+import { parseReference } from '../../services/image/reference.ts'
+import { createRegistryClient } from '../../services/image/registry.ts'
+import { startRegistry } from '../helpers/registry.ts'
+import { cannotRun, shortFolder } from '../helpers/wherry.ts'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+const README = readFileSync(join(ROOT, 'README.md'), 'utf8')
+const COMMAND_TIMEOUT_MS = 30_000
+
+const missing = ['skopeo', 'curl', 'npx', 'bash'].find(program => findProgram(program, process.env) === undefined)
+const skip = cannotRun || (missing === undefined ? false : `needs ${missing} (make setup)`)
+
+interface Step { readonly command: string, /** What the comment behind the command says. */ readonly prints?: string }
+interface Piece { readonly steps: readonly Step[], readonly file?: { readonly name: string, readonly text: string } }
+
+function parseSteps (text: string): Step[] {
+  return text.split('\n').filter(line => line.trim() !== '').map(line => {
+    const [command = '', prints] = line.split(/ +# /)
+    return { command, ...(prints !== undefined && { prints: prints.trim() }) }
+  })
+}
+
+/** The code blocks of the section "Tutorial", in order; a js block is named in the line before it. */
+function parseTutorial (readme: string): Piece[] {
+  const section = /^## Tutorial\n([\s\S]*?)^## /m.exec(readme)?.[1] ?? ''
+  return [...section.matchAll(/(?:In `([\w.]+)`:\n\n)?```(\w+)\n([\s\S]*?)```/g)].map(([, name, language, text]) => {
+    if (language === 'sh') return { steps: parseSteps(text!) }
+    if (language === 'js' && name !== undefined) return { steps: [], file: { name, text: text! } }
+    throw new Error(`README: a ${language} block that nobody knows how to run`)
+  })
+}
+
+/** A home folder below FOLDER in which skopeo takes REGISTRY for Docker Hub (containers-registries.conf(5)). */
+function homeWithoutDockerHub (folder: string, registry: string): string {
+  const home = join(folder, 'home')
+  mkdirSync(join(home, '.config/containers'), { recursive: true })
+  writeFileSync(join(home, '.config/containers/registries.conf'), `[[registry]]\nprefix = "docker.io"\nlocation = "${registry}"\ninsecure = true\n`)
+  return home
+}
+
+async function run (command: string, cwd: string, env: NodeJS.ProcessEnv): Promise<{ code: number | null, stdout: string, stderr: string }> {
+  const child = spawn('bash', ['-c', command], { cwd, env, stdio: ['ignore', 'pipe', 'pipe'], timeout: COMMAND_TIMEOUT_MS })
+  const texts = [child.stdout, child.stderr].map(async stream => Buffer.concat(await stream.toArray() as Buffer[]).toString('utf8'))
+  const [code] = await once(child, 'close') as [number | null]
+  const [stdout = '', stderr = ''] = await Promise.all(texts)
+  return { code, stdout, stderr }
+}
+
+t.test('the tutorial is five lines, and a queue', async t => {
+  const [first, program, last] = parseTutorial(README)
+  t.equal(first?.steps.length, 5)
+  t.match(program?.file, { name: 'queue.mjs', text: /from 'bullmq'/ })
+  t.match(last?.steps.at(-1), { command: 'npx wherry down' })
+})
+
+t.test('the tutorial works', { skip }, async t => {
+  const hub = await startRegistry(t)
+  const client = createRegistryClient()
+  await pushImage({
+    registry: client,
+    reference: parseReference(`${hub}/library/busybox:latest`),
+    layers: [{ bytes: makeBusyboxLayer(), mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip' }],
+    config: { config: { Env: ['PATH=/bin'], Cmd: ['sh'] } },
+  })
+  await client.close()
+
+  const data = shortFolder(t)
+  // Inside of the checkout, as a reader's shell would be: npx and queue.mjs look for packages upwards from here.
+  mkdirSync(join(ROOT, 'build'), { recursive: true })
+  const cwd = mkdtempSync(join(ROOT, 'build', 'readme-'))
+  t.teardown(() => { rmSync(cwd, { recursive: true, force: true }) })
+  const kept = Object.entries(process.env).filter(([name]) => !/^(?:WHERRY_|NODE_OPTIONS$|TAP|npm_)/.test(name))
+  const env = {
+    ...Object.fromEntries(kept),
+    WHERRY_DATA: data, WHERRY_GATEWAY_LISTEN: '127.0.0.1:0', WHERRY_WORKER_LISTEN: '127.0.0.1:0',
+    HOME: homeWithoutDockerHub(cwd, hub),
+  }
+  t.teardown(() => run('npx wherry down', cwd, env))
+
+  /** TEXT with the addresses that README's reader would have replaced by those of this test. */
+  const here = (text: string): string => {
+    const state = readState(data)
+    if (state === undefined) return text.replace('wherry up', 'wherry up --registry 127.0.0.1:0')
+    return text.replaceAll('127.0.0.1:5000', state.registry).replaceAll('127.0.0.1:8080', new URL(state.gateway).host).replaceAll('/var/lib/wherry', data)
+  }
+  for (const { steps, file } of parseTutorial(README)) {
+    if (file) writeFileSync(join(cwd, file.name), here(file.text))
+    for (const { command, prints } of steps) {
+      const { code, stdout, stderr } = await run(here(command), cwd, env)
+      if (code !== 0) return t.fail(`${command}\nends with ${code}: ${stderr}`)
+      if (prints === undefined) t.pass(command)
+      else t.equal(stdout.trim(), prints, command)
+    }
+  }
+  t.equal(readState(data), undefined, 'the last line stopped it')
+})

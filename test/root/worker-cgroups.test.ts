@@ -1,0 +1,185 @@
+// Workers as processes: where their cgroups are, how they share one with others, what they leave when
+// they end and when they are killed.  Only processes can have cgroups of their own, hence the children.
+
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { findHostCgroups } from '../../services/runtime/cgroup.ts'
+import { sweepDead } from '../../services/runtime/janitor.ts'
+import { needsRoot } from '../helpers/container.ts'
+
+const HELPER = fileURLToPath(new URL('../helpers/runtime-process.ts', import.meta.url))
+const V2 = '/sys/fs/cgroup'
+const LEAF = 'wherry.leaf'
+const needsV2 = needsRoot || (existsSync(`${V2}/cgroup.subtree_control`) && findHostCgroups().driver === 'v2' ? false : 'needs a cgroup v2 host (make test-vm has one)')
+
+interface Answer { readonly pids: number[], readonly outcome: string, readonly text: string, readonly usage: { readonly memoryPeakBytes: number, readonly oomKills: number } }
+
+interface Worker {
+  readonly child: ChildProcess
+  readonly data: string
+  /** Directories of its cgroups: one on v2, one per hierarchy on v1. */
+  roots (): string[]
+  ask (message: object): Promise<Answer>
+  end (): Promise<void>
+}
+
+const read = (path: string): string => readFileSync(path, 'utf8').trim()
+const cgroupOf = (pid: number | undefined): string => V2 + /^0::(.*)$/m.exec(read(`/proc/${pid}/cgroup`))![1]!
+const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(read(`/proc/${pid}/stat`))
+
+/** An empty cgroup below the root; gone, with all in it, when the test ends. */
+function newCgroup (t: Test, parent = V2): string {
+  const directory = join(parent, `test-${process.pid}-${Math.random().toString(36).slice(2, 8)}`)
+  mkdirSync(directory)
+  t.teardown(async () => {
+    writeFileSync(join(directory, 'cgroup.kill'), '1')
+    while (/populated 1/.test(read(join(directory, 'cgroup.events')))) await new Promise(resolve => { setTimeout(resolve, 20) })
+    const inner = readdirSync(directory, { recursive: true, withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => join(entry.parentPath, entry.name))
+    for (const path of [directory, ...inner].sort((a, b) => b.length - a.length)) rmdirSync(path)
+  })
+  return directory
+}
+
+/** Run ARGV, in CGROUP from its first instruction when one is given. */
+function spawnIn (t: Test, cgroup: string | undefined, ...argv: string[]): ChildProcess {
+  const enter = cgroup === undefined ? '' : 'echo 0 > "$0/cgroup.procs" && '
+  const child = spawn('/bin/sh', ['-c', `${enter}exec "$@"`, cgroup ?? 'sh', ...argv], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  t.teardown(async () => {
+    if (child.exitCode === null && child.signalCode === null && child.kill('SIGKILL')) await once(child, 'exit')
+  })
+  return child
+}
+
+function newFolder (t: Test): string {
+  const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
+  chmodSync(data, 0o711)
+  t.teardown(() => { rmSync(data, { recursive: true, force: true }) })
+  return data
+}
+
+/** A worker in CGROUP on DATA; rejects with the worker's own words when it cannot start. */
+async function startWorker (t: Test, cgroup?: string, data = newFolder(t)): Promise<Worker> {
+  const child = spawnIn(t, cgroup, process.execPath, HELPER, data)
+  const next = async (): Promise<Answer> => {
+    const [message] = await once(child, 'message') as [Answer | { failed: string }]
+    if ('failed' in message) throw new Error(message.failed)
+    return message
+  }
+  await next()
+  return {
+    child,
+    data,
+    roots: () => readdirSync(join(data, 'run')).filter(name => name.startsWith('wherry-')).flatMap(name => JSON.parse(read(join(data, 'run', name, 'cgroups.json'))) as string[]),
+    async ask (message) {
+      child.send(message)
+      return await next()
+    },
+    async end () {
+      child.send({ close: true })
+      await once(child, 'exit')
+    },
+  }
+}
+
+t.test('a worker that is killed', { skip: needsRoot }, async t => {
+  const bystander = await startWorker(t)
+  const [kept] = (await bystander.ask({ hold: 1 })).pids
+  const victim = await startWorker(t)
+  const { pids } = await victim.ask({ hold: 20 })
+  const roots = victim.roots()
+  victim.child.kill('SIGKILL')
+  await once(victim.child, 'exit')
+
+  t.test('leaves cgroups, and its successor removes them', async t => {
+    const { instances, cgroups, stuck } = await sweepDead(join(victim.data, 'run'))
+    t.same({ instances, stuck }, { instances: 1, stuck: [] })
+    t.ok(cgroups >= 20 * roots.length, `${cgroups} in ${roots.length} hierarchies; some are made ahead`)
+    t.same(roots.filter(root => existsSync(root)), [])
+  })
+  t.test('takes its containers with it', async t => {
+    t.same(pids.filter(isAlive), [])
+  })
+  t.test('has a successor on the same data folder that works', async t => {
+    const successor = await startWorker(t, undefined, victim.data)
+    t.match(await successor.ask({ run: ['echo', 'again'] }), { outcome: 'ok', text: 'again\n' })
+    await successor.end()
+  })
+  t.test('does not disturb a worker with another data folder', async t => {
+    t.ok(isAlive(kept!))
+    t.match(await bystander.ask({ run: ['echo', 'here'] }), { outcome: 'ok', text: 'here\n' })
+  })
+})
+
+t.test('a worker in a cgroup of its own', { skip: needsV2 }, async t => {
+  const unit = newCgroup(t)
+  const others = [1, 2, 3].map(() => spawnIn(t, unit, 'sleep', '3600'))
+  const worker = await startWorker(t, unit)
+
+  t.test('moves into a leaf with everybody who was beside it', async t => {
+    for (const { pid } of [...others, worker.child]) t.equal(cgroupOf(pid), join(unit, LEAF))
+    t.equal(read(join(unit, 'cgroup.procs')), '')
+    t.match(read(join(unit, 'cgroup.subtree_control')), /^cpu memory pids$/)
+  })
+  t.test('starts containers in cgroups of their own, with every limit in place', async t => {
+    const [pid] = (await worker.ask({ hold: 1 })).pids
+    const cgroup = cgroupOf(pid)
+    t.ok(cgroup.startsWith(`${worker.roots()[0]}/`), cgroup)
+    t.equal(read(join(cgroup, 'cgroup.procs')), String(pid))
+    const limits = { 'memory.max': String(32 << 20), 'memory.swap.max': '0', 'memory.oom.group': '1', 'cpu.max': '100000 100000', 'pids.max': '32' }
+    for (const [file, value] of Object.entries(limits)) {
+      if (file === 'memory.swap.max' && !existsSync(join(cgroup, file))) continue // a kernel without swap accounting
+      t.equal(read(join(cgroup, file)), value, file)
+    }
+  })
+  t.test('charges a container’s memory to the container, not to itself', async t => {
+    const before = Number(read(join(unit, LEAF, 'memory.current')))
+    const { usage } = await worker.ask({ run: ['memory', String(20 << 20)] })
+    t.ok(usage.memoryPeakBytes >= 20 << 20, `peak ${usage.memoryPeakBytes}`)
+    t.ok(Number(read(join(unit, LEAF, 'memory.current'))) - before < 15 << 20)
+  })
+  t.test('counts what the kernel kills for memory', async t => {
+    const { outcome, usage } = await worker.ask({ run: ['child-memory', String(64 << 20)] })
+    t.equal(outcome, 'oom')
+    t.ok(usage.oomKills >= 2, 'the child and, with it, the first process')
+  })
+  t.test('shares it with a second worker, which starts in the leaf', async t => {
+    const second = await startWorker(t, join(unit, LEAF))
+    t.same(readdirSync(unit).filter(name => name.startsWith('wherry-')).sort(), [...worker.roots(), ...second.roots()].map(path => basename(path)).sort())
+    t.match(await second.ask({ run: ['echo', 'two'] }), { outcome: 'ok', text: 'two\n' })
+    await second.end()
+    t.match(await worker.ask({ run: ['echo', 'one'] }), { outcome: 'ok', text: 'one\n' }, 'the end of one takes nothing from the other')
+  })
+  t.test('leaves the cgroup as it was when the last one ends', async t => {
+    const inUse = await startWorker(t, join(unit, LEAF))
+    worker.child.kill('SIGKILL') // its container holds the controllers until somebody sweeps
+    await once(worker.child, 'exit')
+    await sweepDead(join(worker.data, 'run'))
+    await inUse.end()
+    t.same(readdirSync(unit, { withFileTypes: true }).filter(entry => entry.isDirectory()), [])
+    t.equal(read(join(unit, 'cgroup.subtree_control')), '')
+    for (const { pid } of others) t.equal(cgroupOf(pid), unit)
+  })
+})
+
+t.test('controllers that are not there', { skip: needsV2 }, async t => {
+  t.test('are asked for from the cgroups above, where these are free to give them', async t => {
+    const outer = newCgroup(t)
+    const inner = newCgroup(t, outer)
+    t.equal(read(join(inner, 'cgroup.controllers')), '')
+    const worker = await startWorker(t, inner)
+    t.match(await worker.ask({ run: ['echo', 'x'] }), { outcome: 'ok' })
+    await worker.end()
+  })
+  t.test('are named when nobody gives them', async t => {
+    const outer = newCgroup(t)
+    const inner = newCgroup(t, outer)
+    const holder = spawnIn(t, outer, 'sleep', '3600') // a cgroup with a process has nothing to give
+    while (!read(join(outer, 'cgroup.procs')).includes(String(holder.pid))) await new Promise(resolve => { setTimeout(resolve, 20) })
+    await t.rejects(startWorker(t, inner), { message: /cgroup controller .*memory.* is not available \(layout v2\).*Delegate=yes/ })
+  })
+})

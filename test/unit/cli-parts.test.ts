@@ -1,0 +1,261 @@
+// The command line's own logic: texts, failures, the gateway client, processes, the data folder's lock,
+// supervision of a child.  No root, no Redis.
+
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
+import t, { type Test } from 'tap'
+import { connectGateway } from '../../services/cli/connect.ts'
+import type { Context } from '../../services/cli/context.ts'
+import { describeFailure, Failure, failureOf } from '../../services/cli/failure.ts'
+import { createGatewayClient } from '../../services/cli/gateway-client.ts'
+import { runProgram } from '../../services/cli/program.ts'
+import { formatAge, formatTable, printable } from '../../services/cli/terminal.ts'
+import { createPart, type PartEvents } from '../../services/cli/up/child.ts'
+import { formatChildLine } from '../../services/cli/up/output.ts'
+import { probePorts } from '../../services/cli/up/ports.ts'
+import { identityOf, isAlive, startTimeOf, waitUntilGone } from '../../services/platform/process-identity.ts'
+import { lockDataDir, readHolder, readState, writeState } from '../../services/cli/up/state.ts'
+import { Conflict, InvalidRequest } from '../../services/contract/errors.ts'
+
+t.test('tables', async t => {
+  const columns = [{ title: 'NAME', shrinks: true }, { title: 'N', right: true }]
+  t.test('are as wide as their cells', async t => {
+    t.equal(formatTable(columns, [['a', '1'], ['longer', '22']]), 'NAME     N\na        1\nlonger  22\n')
+  })
+  t.test('cut what may shrink when the terminal is narrow, and nothing else', async t => {
+    t.equal(formatTable(columns, [['a-very-long-name-indeed', '12345']], 20), 'NAME               N\na-very-long-…  12345\n')
+  })
+  t.test('carry no control characters of their cells', async t => {
+    t.equal(formatTable(columns, [['a\u001b[2Jb\nc', '1']]), 'NAME      N\na�[2Jb c  1\n')
+  })
+})
+
+t.test('texts for people', async t => {
+  t.same([0, 420, 61_000, 3_600_000, 93_784_000].map(formatAge), ['0ms', '420ms', '1m1s', '1h', '1d2h'])
+  t.equal(printable('tab\tline\nbell\u0007csi\u009b'), 'tab\tline\nbell�csi�')
+  t.equal(formatChildLine('gateway', '{"level":40,"time":1,"pid":2,"hostname":"h","name":"gateway","msg":"Redis is away","err":{"message":"no\\u001b[31m"},"n":3}'),
+    'gateway   warn Redis is away err=no�[31m n=3')
+  t.equal(formatChildLine('redis', 'plain words'), 'redis     plain words')
+})
+
+t.test('a failure is one line with what to do, its faults below', async t => {
+  t.equal(describeFailure(new Failure('up', 'no\nroot', { remedy: 'use sudo' })), 'wherry: up: no root; use sudo\n')
+  t.equal(describeFailure(failureOf('deploy', new InvalidRequest([{ path: 'a', problem: 'is bad' }, { path: '', problem: 'all is bad' }]))),
+    'wherry: deploy: the input is wrong\n  a: is bad\n  all is bad\n')
+  t.equal(describeFailure(failureOf('x', new Conflict('it is there', 'ERR_CALL_EXISTS'))), 'wherry: x: it is there (ERR_CALL_EXISTS)\n')
+  const many = Array.from({ length: 60 }, (_, i) => ({ path: `f${i}`, problem: 'is bad' }))
+  t.match(describeFailure(new Failure('x', 'y', { faults: many })), /f49: is bad\n {2}… and 10 more\n$/)
+})
+
+/** A server that answers what LISTENER says; its URL. */
+async function serve (t: Test, listener: RequestListener): Promise<URL> {
+  const server = createServer(listener).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => { server.closeAllConnections(); server.close() })
+  return new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+}
+
+t.test('the gateway client', async t => {
+  t.test('turns the gateway’s error body into a failure with its code and faults', async t => {
+    const url = await serve(t, (request, reply) => {
+      reply.writeHead(400, { 'content-type': 'application/json' })
+      reply.end(request.url === '/faults' ? '{"error":{"code":"ERR_INVALID_REQUEST","message":"m","faults":[{"path":"limits.cpu","problem":"is bad"}]}}' : '{"error":{"code":"ERR_X","message":"because"}}')
+    })
+    const client = createGatewayClient('deploy', url)
+    await t.rejects(client.json({ method: 'GET', path: '/' }), { what: 'deploy', message: 'because (ERR_X)', exitCode: 1 })
+    await t.rejects(client.json({ method: 'GET', path: '/faults' }), { message: 'the gateway refused the input (ERR_INVALID_REQUEST)', faults: [{ path: 'limits.cpu', problem: 'is bad' }] })
+  })
+  t.test('says so when something else listens there', async t => {
+    const url = await serve(t, (request, reply) => { reply.writeHead(request.url === '/html' ? 200 : 404).end('<html>') })
+    const client = createGatewayClient('list', url)
+    await t.rejects(client.json({ method: 'GET', path: '/html' }), { message: 'the reply is not JSON', remedy: 'is it Wherry that listens there?' })
+    await t.rejects(client.json({ method: 'GET', path: '/' }), { message: 'the gateway answered 404' })
+  })
+  t.test('announces a large body, and sends it only when it is wanted', async t => {
+    const server = createServer(async (request, reply) => { reply.end(String(Buffer.concat(await request.toArray() as Buffer[]).length)) })
+    server.on('checkContinue', (request: IncomingMessage, reply: ServerResponse) => {
+      if (request.url === '/refused') {
+        reply.writeHead(413, { connection: 'close' }).end('{"error":{"code":"ERR_TOO_LARGE","message":"too much"}}')
+      } else {
+        if (request.url === '/wanted') reply.writeContinue()
+        server.emit('request', request, reply)
+      }
+    })
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    t.teardown(() => { server.close() })
+    const client = createGatewayClient('invoke', new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}`))
+    const body = Buffer.alloc(16 * 1024 ** 2)
+    t.equal((await client.send({ method: 'POST', path: '/refused', body })).status, 413)
+    t.equal(String((await client.send({ method: 'POST', path: '/wanted', body })).body), String(body.length))
+    t.equal(String((await client.send({ method: 'POST', path: '/says-nothing', body })).body), String(body.length))
+  })
+  t.test('a reply that breaks off is a failure', async t => {
+    const url = await serve(t, (_request, reply) => { reply.writeHead(200, { 'content-length': '100' }).write('[', () => reply.destroy()) })
+    await t.rejects(createGatewayClient('list', url).json({ method: 'GET', path: '/' }), { message: 'the gateway broke off in the middle of its reply' })
+  })
+})
+
+interface Captured { readonly context: Context, readonly out: () => string, readonly err: () => string }
+
+function capture (env: Record<string, string> = {}): Captured {
+  const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()]
+  stdin.end()
+  const read = (stream: PassThrough): string => {
+    let text = ''
+    for (let chunk = stream.read() as Buffer | null; chunk !== null; chunk = stream.read() as Buffer | null) text += chunk.toString('utf8')
+    return text
+  }
+  const context: Context = { env, stdin, stdout, stderr, tellParent: () => {}, onSignal: () => {}, setExitCode: () => {} }
+  return { context, out: () => read(stdout), err: () => read(stderr) }
+}
+
+t.test('deploy speaks the gateway’s words', async t => {
+  const bodies: unknown[] = []
+  const url = await serve(t, async (request, reply) => {
+    bodies.push(JSON.parse(Buffer.concat(await request.toArray() as Buffer[]).toString('utf8')))
+    reply.writeHead(202).end('{"name":"f","imageDigest":"sha256:1"}')
+  })
+  const file = `${t.testdir({ 'f.json': '{"service":"f","image":"old","timeout":"9s"}' })}/f.json`
+  const { context, out } = capture({ WHERRY_GATEWAY_URL: url.href, SECRET: 'from here' })
+  const flags = ['--image', 'img', '--command', '/bin/sh', '--command', '-c', '--env', 'A=b=c', '--env', 'SECRET', '--memory', '64Mi', '--cpu', '0.5', '--pids', '9', '--volume', 'v:/v:ro', '--volume', 'w:/w', '--user', 'u', '--workdir', '/x', '--read-only', '--label', 'l=m']
+  t.equal(await runProgram(['deploy', 'f', ...flags, '--', 'cat', '-n'], context), 0)
+  t.equal(out(), 'deployed f: img (sha256:1)\n')
+  t.equal(await runProgram(['deploy', '-f', file, '--image', 'new', '--json'], context), 0)
+  t.equal(out(), '{"name":"f","imageDigest":"sha256:1"}\n')
+  t.same(bodies, [{
+    service: 'f', image: 'img', command: ['/bin/sh', '-c'], args: ['cat', '-n'], envVars: { A: 'b=c', SECRET: 'from here' }, limits: { memory: '64Mi', cpu: '0.5', pids: '9' },
+    volumes: [{ name: 'v', target: '/v', readonly: true }, { name: 'w', target: '/w' }], user: 'u', workingDir: '/x', readOnlyRootFilesystem: true, labels: { l: 'm' },
+  }, { service: 'f', image: 'new', timeout: '9s' }])
+})
+
+t.test('logs show hostile text as text', async t => {
+  const url = await serve(t, (_request, reply) => { reply.end('{"timestamp":"2026-01-01T00:00:00.000Z","instance":"c1","text":"a\\u001b[2J\\nb\\n"}\n') })
+  const { context, out } = capture({ WHERRY_GATEWAY_URL: url.href })
+  t.equal(await runProgram(['logs', 'f'], context), 0)
+  t.equal(out(), '2026-01-01T00:00:00.000Z c1 a�[2J\n2026-01-01T00:00:00.000Z c1 b\n')
+})
+
+t.test('which gateway: the option, then the environment, then the usual place', async t => {
+  const { context } = capture({ WHERRY_GATEWAY_URL: 'http://env:1', WHERRY_DATA: t.testdir() })
+  t.equal(connectGateway('x', { gateway: 'host:2/' }, context).url, 'http://host:2')
+  t.equal(connectGateway('x', {}, context).url, 'http://env:1')
+  t.equal(connectGateway('x', {}, capture({ WHERRY_DATA: t.testdir() }).context).url, 'http://127.0.0.1:8080')
+})
+
+t.test('processes', async t => {
+  t.test('are the same only with the same start time', async t => {
+    const own = identityOf(process.pid)!
+    t.ok(isAlive(own))
+    t.notOk(isAlive({ ...own, startTime: '1' }))
+    t.equal(startTimeOf(4_194_305), undefined, 'above the largest pid')
+  })
+  t.test('are gone when they are only zombies', async t => {
+    const child = spawn('sleep', ['100'])
+    const identity = identityOf(child.pid!)!
+    child.kill('SIGKILL')
+    t.same(await waitUntilGone([identity], 10_000), [])
+    t.same(await waitUntilGone([identityOf(process.pid)!], 1), [identityOf(process.pid)], 'one that stays is named')
+  })
+})
+
+t.test('the data folder', async t => {
+  const state = { gateway: 'http://g', registry: 'r', redis: 'unix:///s', data: '/d', worker: 'http://w', supervisor: identityOf(process.pid)!, parts: [] }
+  t.test('has one holder at a time', async t => {
+    const dir = t.testdir()
+    const lock = lockDataDir(dir)
+    t.same(readHolder(dir), identityOf(process.pid))
+    t.throws(() => lockDataDir(dir), { what: 'up', message: `${dir} is in use by another wherry up (pid ${process.pid})` })
+    writeState(dir, state)
+    t.same(readState(dir), state)
+    lock.release()
+    t.equal(readHolder(dir), undefined)
+    t.same(readdirSync(dir), [], 'nothing of it stays')
+  })
+  t.test('is free when its holder is dead, also when its pid is somebody else’s now', async t => {
+    for (const stale of ['4194305 1\n', `${process.pid} 1\n`, 'half a fi']) {
+      const dir = t.testdir({ 'up.pid': stale })
+      t.equal(readHolder(dir), undefined)
+      lockDataDir(dir)
+      t.equal(readFileSync(`${dir}/up.pid`, 'utf8').split(' ')[0], String(process.pid))
+      t.same(readdirSync(dir), ['up.pid'])
+    }
+  })
+  t.test('with half a state file has no state', async t => {
+    const dir = t.testdir()
+    writeFileSync(`${dir}/state.json`, '{"gateway": "http')
+    t.equal(readState(dir), undefined)
+  })
+})
+
+t.test('ports that are probed are free, different, and named when they are not', async t => {
+  const any = { host: '127.0.0.1', port: 0 }
+  const probes = ['a', 'b', 'c'].map(part => ({ part, option: `--${part}`, address: any }))
+  const found = await probePorts(probes)
+  t.equal(new Set(found.map(address => address.port)).size, 3)
+  t.same(await probePorts([{ part: 'a', option: '--a', address: found[0]! }]), [found[0]], 'nothing holds them afterwards')
+  const url = await serve(t, () => {})
+  await t.rejects(probePorts([{ part: 'registry', option: '--registry', address: { host: '127.0.0.1', port: Number(url.port) } }]), { what: 'registry', message: `${url.host} is in use by another process` })
+  await t.rejects(probePorts([{ part: 'x', option: '--x', address: { host: '203.0.113.1', port: 1 } }]), { message: '203.0.113.1 is not an address of this machine' })
+})
+
+/** A part that runs SCRIPT in Node and serves once it prints "ready". */
+function nodePart (t: Test, script: string, events: Partial<PartEvents> = {}): ReturnType<typeof createPart> & { pids: number[] } {
+  const pids: number[] = []
+  const part = createPart({
+    name: 'part',
+    readyTimeoutMs: 20_000,
+    stopTimeoutMs: 200,
+    spawn () {
+      const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'pipe'], env: {} })
+      pids.push(child.pid!)
+      return child
+    },
+    ready: (child: ChildProcess) => new Promise(resolve => { child.stdout!.on('data', data => { if (String(data).includes('ready')) resolve('here') }) }),
+  }, { onLine () {}, onRestart () {}, onGiveUp () {}, ...events })
+  t.teardown(() => part.stop())
+  return Object.defineProperty(part, 'pids', { value: pids }) as ReturnType<typeof nodePart>
+}
+
+const SERVES = 'console.log("ready"); setInterval(() => {}, 1000)'
+
+t.test('a supervised part', async t => {
+  t.test('starts, and stops as often as it is asked', async t => {
+    const part = nodePart(t, SERVES)
+    await part.stop()
+    const other = nodePart(t, SERVES)
+    t.equal(await other.start(), 'here')
+    t.ok(isAlive(other.identity!))
+    await other.stop()
+    await other.stop()
+    t.notOk(isAlive(other.identity!))
+  })
+  t.test('is killed when it does not stop in time', async t => {
+    const part = nodePart(t, `process.on("SIGTERM", () => {}); ${SERVES}`)
+    await part.start()
+    await part.stop()
+    t.notOk(isAlive(part.identity!))
+  })
+  t.test('that does not start fails with its own last words', async t => {
+    const part = nodePart(t, 'console.error("no such luck"); process.exitCode = 7')
+    await t.rejects(part.start(), { what: 'part', message: 'it ended with exit code 7', faults: [{ path: '', problem: 'no such luck' }] })
+  })
+  t.test('that dies is started again', async t => {
+    const restarted = Promise.withResolvers<string>()
+    const part = nodePart(t, SERVES, { onRestart: (_name, why) => { restarted.resolve(why) } })
+    await part.start()
+    process.kill(part.pids[0]!, 'SIGKILL')
+    t.equal(await restarted.promise, 'it was killed by SIGKILL')
+    t.equal(part.pids.length, 2)
+    t.equal(part.identity?.pid, part.pids[1])
+  })
+  t.test('that keeps dying is given up, with the number of times', async t => {
+    const gaveUp = Promise.withResolvers<Failure>()
+    const part = nodePart(t, 'console.log("ready"); setTimeout(() => process.exit(3), 20)', { onGiveUp: failure => { gaveUp.resolve(failure) } })
+    await part.start()
+    t.match(await gaveUp.promise, { what: 'part', message: 'it ended with exit code 3, for the 6th time in 30 s' })
+  })
+})
