@@ -2,7 +2,7 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native build test test-unit test-redis test-root test-e2e t demo up down bench clean
+.PHONY: help setup native build test test-unit test-redis test-root test-e2e t demo up down bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +19,7 @@ build: ## type check and lint (nothing is emitted: Node runs the .ts files)
 	oxlint --deny-warnings
 
 test: setup build ## everything this machine can run; ends with "N passed, N failed, N skipped"
-	@$(MAKE) --no-print-directory -C native check
+	@$(MAKE) --no-print-directory -C native check sanitize
 	@rm -rf .tap
 	@tap
 
@@ -47,6 +47,9 @@ down: ## stop what `wherry up` started
 
 bench: setup ## the table of budgets, and build/bench.json
 	@node test/bench/bench.ts
+
+fuzz: setup ## libFuzzer on the plan checker for FUZZ_SECONDS (30)
+	@$(MAKE) --no-print-directory -C native fuzz
 
 clean: ## what building and testing made (not node_modules)
 	rm -rf build .tap
