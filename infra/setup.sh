@@ -5,9 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-RUN_PACKAGES=(redis-server docker-registry libseccomp2 util-linux procps tar zstd ca-certificates)
+RUN_PACKAGES=(redis-server docker-registry libseccomp2 util-linux tar ca-certificates)
 BUILD_PACKAGES=(gcc libc6-dev make)
-TEST_PACKAGES=(busybox-static curl skopeo umoci runc wrk hyperfine)
+TEST_PACKAGES=(busybox-static curl skopeo runc)
 POLICY=/usr/sbin/policy-rc.d
 
 say () { echo "setup: $*"; }

@@ -2,8 +2,8 @@
 // process that is fresh within a round trip (a channel tells of changes) and at worst RELOAD_MS old.
 // Reads never wait for Redis.  Refuses to know how a definition is checked, resolved or run.
 
-import { Conflict, Overloaded } from '../contract/errors.ts'
-import type { FunctionRecord, FunctionSpec } from '../contract/function-spec.ts'
+import { Conflict, InvalidRequest, Overloaded } from '../contract/errors.ts'
+import { describeSpec, parseDeployment, type FunctionRecord, type FunctionSpec } from '../contract/function-spec.ts'
 import type { Log } from '../platform/log.ts'
 import { asOverloaded, type RedisClient } from '../platform/redis.ts'
 
@@ -46,6 +46,16 @@ function isSpec (value: unknown, name: string): value is FunctionSpec {
     Array.isArray(value['volumes']) && value['volumes'].every(v => isObject(v) && isText(v['name']) && isText(v['target']) && typeof v['readonly'] === 'boolean')
 }
 
+/** Whoever can write to Redis can write anything: a stored spec is held to the same rules as a deployed one. */
+function recheck (spec: FunctionSpec): FunctionSpec | undefined {
+  try {
+    return parseDeployment({ service: spec.name, ...describeSpec(spec) })
+  } catch (err) {
+    if (err instanceof InvalidRequest) return undefined
+    throw err
+  }
+}
+
 /** TEXT as it stands in the hash under NAME, or undefined when it is not a definition of that name. */
 export function parseFunctionRecord (name: string, text: string): FunctionRecord | undefined {
   if (text.length > RECORD_MAX_CHARS) return undefined
@@ -58,7 +68,8 @@ export function parseFunctionRecord (name: string, text: string): FunctionRecord
   if (!isObject(value) || !isSpec(value['spec'], name)) return undefined
   const { imageDigest, createdAtMs, updatedAtMs } = value
   if (!isText(imageDigest) || typeof createdAtMs !== 'number' || typeof updatedAtMs !== 'number') return undefined
-  return { spec: value['spec'], imageDigest, createdAtMs, updatedAtMs }
+  const spec = recheck(value['spec'])
+  return spec && { spec, imageDigest, createdAtMs, updatedAtMs }
 }
 
 /** The store over REDIS, which stays its owner's; a second connection of its own listens for changes. */

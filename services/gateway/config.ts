@@ -1,12 +1,10 @@
 // The gateway's settings.
 
-import { BODY_MAX_BYTES_DEFAULT } from '../contract/invocation.ts'
-import { bytes, duration, listenAddress, sharedSettings, type Config, type Table } from '../platform/config.ts'
+import { duration, listenAddress, sharedSettings, type Config, type Table } from '../platform/config.ts'
 
 export const gatewaySettings = {
   ...sharedSettings,
   listen: { env: 'WHERRY_GATEWAY_LISTEN', flag: 'listen', ...listenAddress, default: { host: '127.0.0.1', port: 8080 }, about: 'where HTTP is served' },
-  bodyMaxBytes: { env: 'WHERRY_BODY_MAX', flag: 'body-max', ...bytes({ min: 1024, max: 256 * 1024 ** 2 }), default: BODY_MAX_BYTES_DEFAULT, about: 'largest body of a call' },
   queueWaitMs: { env: 'WHERRY_QUEUE_WAIT', flag: 'queue-wait', ...duration({ min: 10, max: 3_600_000 }), default: 60_000, about: 'how long a caller waits for a worker to take the call' },
 } satisfies Table
 

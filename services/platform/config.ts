@@ -6,6 +6,7 @@
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
+import { BODY_MAX_BYTES_DEFAULT } from '../contract/invocation.ts'
 import { formatBytes, formatDuration, parseBytes, parseDurationMs } from '../contract/quantity.ts'
 import { LOG_LEVELS, type LogLevel } from './log.ts'
 
@@ -115,6 +116,7 @@ export const sharedSettings = {
   prefix: { env: 'WHERRY_PREFIX', flag: 'prefix', ...text(/^[\w{}.-]{1,64}$/, '1 to 64 of letters, digits and _ - . { }'), default: '{wherry}', about: 'first part of every key in Redis' },
   dataDir: { env: 'WHERRY_DATA', flag: 'data', ...absolutePath, default: '/var/lib/wherry', about: 'folder for images, volumes and state' },
   logLevel: { env: 'WHERRY_LOG_LEVEL', flag: 'log-level', ...logLevel, default: 'info', about: 'least level of log lines that are written' },
+  bodyMaxBytes: { env: 'WHERRY_BODY_MAX', flag: 'body-max', ...bytes({ min: 1024, max: 256 * 1024 ** 2 }), default: BODY_MAX_BYTES_DEFAULT, about: 'largest body of a call, and largest answer' },
   stopTimeoutMs: { env: 'WHERRY_STOP_TIMEOUT', flag: 'stop-timeout', ...duration({ min: 100, max: 3_600_000 }), default: 30_000, about: 'how long a stop may wait for running work' },
   nativeDir: { env: 'WHERRY_NATIVE', flag: 'native', ...absolutePath, default: fileURLToPath(new URL('../../build/native', import.meta.url)), about: 'folder of the native library and its programs' },
 } satisfies Table

@@ -78,7 +78,8 @@ export function offerControllers (top: string, directory: string): void {
     try {
       write(join(dirname(directory), 'cgroup.subtree_control'), `+${name}`)
     } catch (err) {
-      if (!isErrno(err, 'EBUSY', 'ENOENT', 'EACCES', 'EPERM', 'EROFS', 'EOPNOTSUPP')) throw err
+      // EINVAL: switched off on the kernel's command line.
+      if (!isErrno(err, 'EBUSY', 'EINVAL', 'ENOENT', 'EACCES', 'EPERM', 'EROFS', 'EOPNOTSUPP')) throw err
     }
   }
 }
@@ -123,7 +124,7 @@ export function createV2Driver ({ directory, layout, instance }: { directory: st
     mkdirSync(root, { recursive: true })
     claim(directory, root)
   } catch (cause) {
-    removeCgroup(root)
+    if (existsSync(root)) removeCgroup(root)
     throw new Unsupported(`cannot hand cgroup controllers (${V2_CONTROLLERS.join(', ')}) to ${root}; under systemd the unit needs Delegate=yes`, cause)
   }
 

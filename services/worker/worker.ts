@@ -5,7 +5,6 @@
 import { mkdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { BODY_MAX_BYTES_DEFAULT } from '../contract/invocation.ts'
 import { createFunctionStore } from '../functions/store.ts'
 import { createPuller } from '../image/pull.ts'
 import { createRegistryClient } from '../image/registry.ts'
@@ -29,7 +28,7 @@ const DRAIN_SHARE = 0.8
 
 /** Starts a worker; resolves once it takes calls.  Throws Unsupported, InvalidRequest. */
 export async function startWorker (config: WorkerConfig, log: Log): Promise<Running & { url: string }> {
-  const { redisUrl, prefix, workerName, dataDir, nativeDir, slots } = config
+  const { redisUrl, prefix, workerName, dataDir, nativeDir, slots, bodyMaxBytes } = config
   mkdirSync(dataDir, { recursive: true, mode: 0o711 })
   const telemetry = startTelemetry({ serviceName: 'worker' })
   const runtime = await openRuntime({ nativeDir, dataDir, slots, log })
@@ -47,10 +46,10 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
     volumes: createVolumes({ directory: join(dataDir, 'volumes') }),
     metrics,
     running,
-    responseMaxBytes: BODY_MAX_BYTES_DEFAULT,
+    responseMaxBytes: bodyMaxBytes,
     log,
   })
-  const dispatcher = createDispatcher({ redisUrl, prefix, workerName, slots, run: execute, log, onSettled: metrics.callSettled })
+  const dispatcher = createDispatcher({ redisUrl, prefix, workerName, slots, run: execute, log, bodyMaxBytes, onSettled: metrics.callSettled })
   const watch = (): void => dispatcher.watch(functions.list().map(record => record.spec.name))
   const startedAtMs = Date.now()
 

@@ -8,7 +8,7 @@ import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { makeBusyboxLayer } from '../../infra/demo/image.ts'
 import { findProgram } from '../../services/cli/up/parts.ts'
 import { readState } from '../../services/cli/up/state.ts'
@@ -16,7 +16,7 @@ import { pushImage } from '../../services/image/push.ts'
 import { parseReference } from '../../services/image/reference.ts'
 import { createRegistryClient } from '../../services/image/registry.ts'
 import { startRegistry } from '../helpers/registry.ts'
-import { cannotRun, shortFolder } from '../helpers/wherry.ts'
+import { cannotRun, COMMAND, shortFolder } from '../helpers/wherry.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const README = readFileSync(join(ROOT, 'README.md'), 'utf8')
@@ -61,6 +61,16 @@ async function run (command: string, cwd: string, env: NodeJS.ProcessEnv): Promi
   return { code, stdout, stderr }
 }
 
+/** `wherry down` on DATA after the test, also when its process is killed: the guard's stdin ends with it, however it ends. */
+function stopAfterwards (t: Test, data: string): void {
+  const guard = spawn('bash', ['-c', 'read -r; exec "$0" down --data "$1"', COMMAND, data], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+  const ended = once(guard, 'exit')
+  t.teardown(async () => {
+    guard.stdin.end()
+    await ended
+  })
+}
+
 t.test('the tutorial is five lines, and a queue', async t => {
   const [first, program, last] = parseTutorial(README)
   t.equal(first?.steps.length, 5)
@@ -90,7 +100,7 @@ t.test('the tutorial works', { skip }, async t => {
     WHERRY_DATA: data, WHERRY_GATEWAY_LISTEN: '127.0.0.1:0', WHERRY_WORKER_LISTEN: '127.0.0.1:0',
     HOME: homeWithoutDockerHub(cwd, hub),
   }
-  t.teardown(() => run('npx wherry down', cwd, env))
+  stopAfterwards(t, data)
 
   /** TEXT with the addresses that README's reader would have replaced by those of this test. */
   const here = (text: string): string => {

@@ -79,6 +79,8 @@ t.test('what is no definition is left out', async t => {
     'no-json': '{', text: '"x"', null: 'null', empty: '{}', 'other-name': JSON.stringify(good),
     digest: JSON.stringify({ ...record('digest'), imageDigest: 7 }),
     volumes: JSON.stringify({ ...record('volumes'), spec: { ...record('volumes').spec, volumes: [{ name: 1 }] } }),
+    outside: JSON.stringify({ ...record('outside'), spec: { ...record('outside').spec, volumes: [{ name: '../../../etc', target: '/v', readonly: false }] } }),
+    huge: JSON.stringify({ ...record('huge'), spec: { ...record('huge').spec, limits: { memoryBytes: 2 ** 60, cpus: 1, pids: 1 } } }),
     limits: JSON.stringify({ ...record('limits'), spec: { ...record('limits').spec, limits: { memoryBytes: -1, cpus: 1, pids: 1 } } }),
     env: JSON.stringify({ ...record('env'), spec: { ...record('env').spec, envVars: { a: 1 } } }),
   }

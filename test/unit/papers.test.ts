@@ -134,6 +134,15 @@ t.test('files and make targets that the papers name exist', async t => {
   t.ok(targets.has('demo') && targets.has('check'), 'the targets are found')
 })
 
+t.test('ARCHITECTURE.md has a reason for every package that is installed', async t => {
+  const text = read('ARCHITECTURE.md')
+  const project = JSON.parse(read('package.json')) as Record<string, Record<string, string>>
+  const npm = ['dependencies', 'devDependencies', 'optionalDependencies', 'overrides'].flatMap(group => Object.keys(project[group] ?? {}))
+  const debian = [...read('infra/setup.sh').matchAll(/^[A-Z]+_PACKAGES=\(([^)]*)\)/gm)].flatMap(match => match[1]!.trim().split(/\s+/))
+  t.ok(npm.length > 10 && debian.length > 10, 'the packages are found')
+  t.same([...npm, ...debian].filter(name => !text.includes(`\`${name}\``)), [])
+})
+
 /** Files over the limit, each with its reason. */
 const LONG_FILES: Readonly<Record<string, string>> = { 'native/test/probe.c': 'the verbs of the tests’ one static program: a table that is written as functions' }
 
