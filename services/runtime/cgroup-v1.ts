@@ -9,6 +9,7 @@ import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
 import { V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup.ts'
+import { createV1Freezer } from './freezer.ts'
 import type { Native } from './native.ts'
 
 type Controller = typeof V1_CONTROLLERS[number]
@@ -72,7 +73,10 @@ export function createV1Driver ({ native, host, instance }: { native: Native, ho
   const roots = Object.fromEntries(V1_CONTROLLERS.map(name => [name, join(host.v1.get(name)!, instance)])) as Directories
   // cpu and cpuacct are often one hierarchy; each directory is made and joined once.
   const distinct = [...new Set(Object.values(roots))]
-  for (const root of distinct) {
+  const freezer = host.v1.get('freezer')
+  const freezerRoot = freezer === undefined ? undefined : join(freezer, instance)
+  const all = freezerRoot === undefined ? distinct : [...new Set([...distinct, freezerRoot])]
+  for (const root of all) {
     try {
       mkdirSync(root, { recursive: true })
     } catch (cause) {
@@ -92,7 +96,10 @@ export function createV1Driver ({ native, host, instance }: { native: Native, ho
     }
     let onOom = (): void => {}
     const endOomWatch = watchOom(native, dirs.memory, () => onOom())
+    const { freeze, thaw, directories: frozenIn } = createV1Freezer(freezerRoot && join(freezerRoot, name), dirs.pids)
     return {
+      freeze,
+      thaw,
       name,
       fd: -1,
       tasks: directories.map(directory => `${directory}/tasks`),
@@ -100,15 +107,15 @@ export function createV1Driver ({ native, host, instance }: { native: Native, ho
       usage: () => readUsage(dirs),
       remove () {
         endOomWatch()
-        return directories.map(removeCgroup).every(Boolean)
+        return [...directories, ...frozenIn].map(removeCgroup).every(Boolean)
       },
     }
   }
 
   return {
     layout: host.layout,
-    roots: distinct,
+    roots: all,
     create,
-    close () { for (const root of distinct) removeCgroup(root) },
+    close () { for (const root of all) removeCgroup(root) },
   }
 }

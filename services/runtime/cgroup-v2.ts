@@ -11,6 +11,7 @@ import type { Resources } from '../contract/runtime-spec.ts'
 import { V2_CONTROLLERS, type Cgroup, type CgroupDriver } from './cgroup.ts'
 import { LEAF } from './cgroup-host.ts'
 import { removeCgroup } from './cgroup-v1.ts'
+import { createV2Freezer } from './freezer.ts'
 
 const CLAIM_ROUNDS_MAX = 20
 
@@ -139,6 +140,7 @@ export function createV2Driver ({ directory, layout, instance }: { directory: st
     }
     let fd = openSync(own, 'r')
     return {
+      ...createV2Freezer(own),
       name,
       get fd () { return fd },
       tasks: [],

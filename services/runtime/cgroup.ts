@@ -11,9 +11,10 @@ import type { Resources } from '../contract/runtime-spec.ts'
 import { createV1Driver } from './cgroup-v1.ts'
 import { createV2Driver, offerControllers } from './cgroup-v2.ts'
 import { LEAF, parseMounts, parseOwnCgroups } from './cgroup-host.ts'
+import type { Freezer } from './freezer.ts'
 import type { Native } from './native.ts'
 
-export interface Cgroup {
+export interface Cgroup extends Freezer {
   readonly name: string
   /** v2: descriptor of the directory, for CLONE_INTO_CGROUP; -1 on v1. */
   readonly fd: number

@@ -30,8 +30,12 @@ export interface Container {
   readonly stdout: number
   readonly stderr: number
   readonly exited: Promise<ContainerExit>
-  /** SIGKILL to all of it; harmless when it has ended. */
+  /** SIGKILL to all of it, also when it is paused; harmless when it has ended. */
   kill (): void
+  /** Resolves when every process of it stands still; it takes no CPU time until resumed. */
+  pause (): Promise<void>
+  /** Harmless when it is not paused. */
+  resume (): void
 }
 
 export interface Runtime {
@@ -108,8 +112,21 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
         void exited.finally(() => exits.delete(exited)).catch(() => {})
         let alive = true
         void exited.finally(() => { alive = false }).catch(() => {})
-        kill = () => { if (alive) native.kill(started.pidfd, constants.signals.SIGKILL) }
-        return { pid: started.pid, stdin: started.stdin, stdout: started.stdout, stderr: started.stderr, exited, kill }
+        const taken = cgroup
+        const resume = (): void => { if (alive) taken.thaw() }
+        kill = () => {
+          if (!alive) return
+          native.kill(started.pidfd, constants.signals.SIGKILL)
+          resume()
+        }
+        const pause = async (): Promise<void> => {
+          try {
+            if (alive) await taken.freeze()
+          } catch (err) {
+            if (alive) throw err // otherwise it ended while it was being stopped
+          }
+        }
+        return { pid: started.pid, stdin: started.stdin, stdout: started.stdout, stderr: started.stderr, exited, kill, pause, resume }
       } catch (err) {
         giveBack(slot, cgroup)
         throw err

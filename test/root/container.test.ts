@@ -1,13 +1,13 @@
 // A container from the inside and from the outside: namespaces, root, limits, exits, and what is left.
 
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
 import { StartError } from '../../services/contract/errors.ts'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { takeCensus } from '../helpers/census.ts'
-import { needsRoot, openRig, rigFor } from '../helpers/container.ts'
+import { needsRoot, openRig, probeSpec, rigFor } from '../helpers/container.ts'
 
 const withLimits = (limits: { memory?: number, quota?: number, pids?: number }) => (spec: RuntimeSpec): RuntimeSpec => ({
   ...spec,
@@ -39,7 +39,7 @@ t.test('a program in a container', { skip: needsRoot }, async t => {
   })
   t.test('is nobody outside: its host-side id is neither root nor that of another container', async t => {
     const ids = await Promise.all([1, 2].map(async () => {
-      const container = rig.runtime.start((await import('../helpers/container.ts')).probeSpec([rig.probeLayer], ['sleep', '2000']))
+      const container = rig.runtime.start(probeSpec([rig.probeLayer], ['sleep', '2000']))
       const uid = statSync(`/proc/${container.pid}`).uid
       container.kill()
       await container.exited
@@ -262,6 +262,56 @@ t.test('starts that fail', { skip: needsRoot }, async t => {
     await rig.run(['echo']) // the removal of failed cgroups runs behind
     await new Promise(resolve => { setTimeout(resolve, 50) })
     t.same(takeCensus(), { ...before, fds: takeCensus().fds, cgroups: takeCensus().cgroups })
+  })
+})
+
+t.test('pause and resume', { skip: needsRoot }, async t => {
+  const rig = await rigFor(t)
+  const start = (...args: string[]) => {
+    const container = rig.runtime.start(probeSpec([rig.probeLayer], args))
+    t.teardown(() => { for (const fd of [container.stdin, container.stdout, container.stderr]) closeSync(fd) })
+    return container
+  }
+  const cpuTicks = (pid: number): number => {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return Number(fields[11]) + Number(fields[12])
+  }
+  t.test('a paused container takes no CPU time, a resumed one goes on', async t => {
+    const container = start('spin', '300')
+    await container.pause()
+    const before = cpuTicks(container.pid)
+    await new Promise(resolve => { setTimeout(resolve, 100) })
+    t.equal(cpuTicks(container.pid), before)
+    container.resume()
+    t.match(await container.exited, { exitCode: 0 })
+  })
+  t.test('pausing twice and resuming what runs do no harm', async t => {
+    const container = start('sleep', '200')
+    container.resume()
+    await container.pause()
+    await container.pause()
+    container.resume()
+    t.match(await container.exited, { exitCode: 0 })
+  })
+  t.test('a paused container can be killed', async t => {
+    const container = start('sleep', '60000')
+    await container.pause()
+    container.kill()
+    t.match(await container.exited, { signal: 'SIGKILL' })
+  })
+  t.test('children are paused too, also those of a first process that forks', async t => {
+    const container = start('fork')
+    await container.pause()
+    container.kill()
+    t.match(await container.exited, { signal: /^SIGKILL$|^$/ })
+  })
+  t.test('pausing what has ended is no error', async t => {
+    const container = start('echo')
+    await container.exited
+    await container.pause()
+    container.resume()
+    container.kill()
   })
 })
 
