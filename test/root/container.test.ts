@@ -309,7 +309,7 @@ t.test('pause and resume', { skip: needsRoot }, async t => {
   t.test('pausing what has ended is no error', async t => {
     const container = start('echo')
     await container.exited
-    await container.pause()
+    await t.resolves(container.pause())
     container.resume()
     container.kill()
   })
