@@ -58,16 +58,19 @@ function readOrEmpty (path: string): string {
   }
 }
 
-function findV2 (top: string | undefined, own: string | undefined): HostCgroups['v2'] {
+const controllersOf = (directory: string): string[] => readOrEmpty(`${directory}/cgroup.controllers`).split(/\s+/).filter(Boolean)
+
+function findV2 (top: string | undefined, own: string | undefined, mayOffer: boolean): HostCgroups['v2'] {
   if (top === undefined || own === undefined) return undefined
   const directory = basename(own) === LEAF ? dirname(own) : own
-  offerControllers(top, directory)
-  return { directory, controllers: readOrEmpty(`${directory}/cgroup.controllers`).split(/\s+/).filter(Boolean) }
+  if (mayOffer) offerControllers(top, directory)
+  return { directory, controllers: mayOffer ? controllersOf(directory) : [...new Set([...controllersOf(directory), ...controllersOf(top)])] }
 }
 
-/** Where our own cgroups are.  The paths differ per hierarchy (cgroups(7), /proc/[pid]/cgroup).  On v2
- * this asks the cgroups above ours for the controllers that they could give and do not. */
-export function findHostCgroups (): HostCgroups {
+/** Where our own cgroups are.  The paths differ per hierarchy (cgroups(7), /proc/[pid]/cgroup).  On v2 the
+ * cgroups above ours may have controllers that they do not hand down: with MAYOFFER they are made to, which
+ * changes the host; without it nothing is changed, and what they could hand down counts as there. */
+export function findHostCgroups ({ mayOffer }: { mayOffer: boolean }): HostCgroups {
   const own = parseOwnCgroups(readFileSync('/proc/self/cgroup', 'utf8'))
   const mounts = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
   const v1 = new Map<string, string>()
@@ -77,7 +80,7 @@ export function findHostCgroups (): HostCgroups {
       if (path !== undefined && !v1.has(controller)) v1.set(controller, mount.directoryOf(path))
     }
   }
-  const v2 = findV2(mounts.v2?.directoryOf('/'), own.v2 === undefined ? undefined : mounts.v2?.directoryOf(own.v2))
+  const v2 = findV2(mounts.v2?.directoryOf('/'), own.v2 === undefined ? undefined : mounts.v2?.directoryOf(own.v2), mayOffer)
   const missingV1 = V1_CONTROLLERS.filter(name => !v1.has(name))
   const missingV2 = V2_CONTROLLERS.filter(name => !v2?.controllers.includes(name))
   // A controller is in one hierarchy only; a host may mix both (v1 for systemd's own bookkeeping, say).
@@ -87,7 +90,7 @@ export function findHostCgroups (): HostCgroups {
 
 /** The driver for this host.  INSTANCE names our directory.  Throws Unsupported naming what is missing. */
 export function createCgroupDriver ({ native, instance }: { native: Native, instance: string }): CgroupDriver {
-  const host = findHostCgroups()
+  const host = findHostCgroups({ mayOffer: true })
   if (host.missing.length > 0) {
     throw new Unsupported(`cgroup controller ${host.missing.join(', ')} is not available (layout ${host.layout}); ` +
       'mount it, or enable it on the kernel command line (cgroup_enable=memory), or run the worker under a systemd unit with Delegate=yes')

@@ -43,7 +43,7 @@ function askOverlay (): string {
 }
 
 function askCgroups (): string {
-  const host = findHostCgroups()
+  const host = findHostCgroups({ mayOffer: false })
   if (host.missing.length > 0) throw new Error(`layout ${host.layout}, missing: ${host.missing.join(', ')}`)
   const driver = host.driver === 'v2' ? `v2 at ${host.v2!.directory}` : `v1 (${[...host.v1.keys()].join(', ')})`
   return `layout ${host.layout}, driver ${driver}`

@@ -6,7 +6,7 @@
 //   http-stdio  a call of a function over HTTP, through gateway, queue, worker, container and back
 //   bullmq      a bare BullMQ job: add → result, its worker a process of its own, same Redis
 //
-// The five take turns, a few runs each per round, so that a busy moment of the machine hits all of
+// and, one after the other, what sustained.ts measures.  The five take turns, a few runs each per round, so that a busy moment of the machine hits all of
 // them.  Prints a table with ratios and writes build/bench.json: [{name, unit, p50, p99, n}].
 
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
@@ -28,11 +28,13 @@ import { compileSeccomp } from '../../services/runtime/seccomp.ts'
 import { FUNCTION_PROFILE } from '../../services/runtime/seccomp-profile.ts'
 import { probeSpec } from '../helpers/container.ts'
 import { startBareQueue } from './bare-queue.ts'
+import { measureKept, measureRate, type Row } from './sustained.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const NATIVE_DIR = join(ROOT, 'build/native')
 const ROUNDS = Number(process.env['BENCH_ROUNDS'] ?? 30)
 const WARM_UP_ROUNDS = 2
+const RATE_SECONDS = Number(process.env['BENCH_RATE_SECONDS'] ?? 20)
 const PER_ROUND = { 'raw-c': 20, container: 20, runc: 3, 'http-stdio': 20, bullmq: 20 } as const
 type Name = keyof typeof PER_ROUND
 const LIMITS = { memory: { limit: 128 << 20 }, cpu: { quota: 100_000, period: 100_000 }, pids: { limit: 128 } }
@@ -151,14 +153,14 @@ async function httpStdio (addresses: Addresses): Promise<Subject> {
 
 const percentile = (sorted: readonly number[], share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
 
-function summarise (results: ReadonlyMap<Name, number[]>) {
+function summarise (results: ReadonlyMap<Name, number[]>): Row[] {
   return [...results].map(([name, times]) => {
     const sorted = times.toSorted((a, b) => a - b)
     return { name, unit: 'ms', p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99), n: sorted.length }
   })
 }
 
-function print (rows: ReturnType<typeof summarise>): void {
+function print (rows: readonly Row[]): void {
   const p50 = (name: Name): number => rows.find(row => row.name === name)!.p50
   console.log(`\n${'name'.padEnd(12)}${'p50 ms'.padStart(10)}${'p99 ms'.padStart(10)}${'n'.padStart(7)}`)
   for (const row of rows) console.log(`${row.name.padEnd(12)}${row.p50.toFixed(3).padStart(10)}${row.p99.toFixed(3).padStart(10)}${String(row.n).padStart(7)}`)
@@ -170,6 +172,17 @@ function print (rows: ReturnType<typeof summarise>): void {
   ]
   console.log()
   for (const [what, ratio, bar, met] of lines) console.log(`${met ? '✓' : '✗'} ${what}: ${ratio.toFixed(2)} (${bar})`)
+}
+
+function printSustained (rows: readonly Row[]): void {
+  const row = (name: string): Row => rows.find(r => r.name === name)!
+  const rate = row('containers-per-second')
+  const delay = row('event-loop-p99')
+  const kept = row('kept-container-kib')
+  const pause = row('pause-resume')
+  console.log(`\n${rate.p50.toFixed(0)} containers per second (worst second ${rate.p99}, ${rate.n} in all, none failed), event loop delay p99 ${delay.p99.toFixed(1)} ms, ` +
+    `memory of the worker ${row('worker-rss-growth').p50 >= 0 ? '+' : ''}${(row('worker-rss-growth').p50 / 1024).toFixed(1)} MiB`)
+  console.log(`${kept.n} containers kept paused: ${kept.p50.toFixed(1)} KiB of worker memory each; resume and pause ${pause.p50.toFixed(3)} ms (p99 ${pause.p99.toFixed(3)})`)
 }
 
 async function main (): Promise<void> {
@@ -193,6 +206,12 @@ async function main (): Promise<void> {
     }
     const rows = summarise(results)
     print(rows)
+    for (const subject of subjects.splice(0)) await subject.close()
+    const base = probeSpec([rootfs], [])
+    const specOf = (...args: string[]) => ({ ...base, process: { ...base.process, args }, linux: { ...base.linux, resources: LIMITS } })
+    rows.push(...await measureRate(specOf('/bin/true'), { folder, nativeDir: NATIVE_DIR, seconds: RATE_SECONDS }))
+    rows.push(...await measureKept(specOf('/bin/busybox', 'sleep', '600'), { folder, nativeDir: NATIVE_DIR }))
+    printSustained(rows)
     mkdirSync(join(ROOT, 'build'), { recursive: true })
     writeFileSync(join(ROOT, 'build/bench.json'), JSON.stringify(rows, undefined, 2) + '\n')
     console.log('\nwritten to build/bench.json')

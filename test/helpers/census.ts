@@ -39,17 +39,17 @@ function link (path: string): string {
   }
 }
 
-/** Count what is there now; cgroups are those of process PID. */
+/** Count what is there now of process PID and its children; other tests run at the same time. */
 export function takeCensus (pid = process.pid): Census {
   const pids = readdirSync('/proc').filter(name => /^\d+$/.test(name))
-  const stats = pids.map(id => read(`/proc/${id}/stat`)).filter(Boolean).map(stat => stat.slice(stat.lastIndexOf(')') + 2).split(' '))
-  const own = stats.filter(fields => fields[1] === String(pid))
+  const stats = pids.map(id => ({ id, stat: read(`/proc/${id}/stat`) })).filter(({ stat }) => stat !== '')
+  const own = stats.map(({ id, stat }) => ({ id, fields: stat.slice(stat.lastIndexOf(')') + 2).split(' ') })).filter(({ fields }) => fields[1] === String(pid))
   return {
     mounts: read('/proc/self/mountinfo').split('\n').length,
     cgroups: countCgroups('/sys/fs/cgroup', `wherry-${pid}-`),
-    netns: new Set(pids.map(id => link(`/proc/${id}/ns/net`)).filter(Boolean)).size,
+    netns: new Set([String(pid), ...own.map(({ id }) => id)].map(id => link(`/proc/${id}/ns/net`)).filter(Boolean)).size,
     fds: readdirSync(`/proc/${pid}/fd`).length,
-    zombies: own.filter(fields => fields[0] === 'Z').length,
+    zombies: own.filter(({ fields }) => fields[0] === 'Z').length,
     children: own.length,
   }
 }
