@@ -18,8 +18,9 @@ import { findCall, readCounts, readDepths, type Depth } from './inspect.ts'
 import { encodeJob, isCallId, isGatewayId, REQUEST_JOB } from './job-data.ts'
 import { FINISHED_TTL_MS, keysOf, WAITING_TTL_MS } from './keys.ts'
 import { createBackendSource, openQueue } from './lanes.ts'
-import { ended, inlineBody, parseRecord, valuesOf, type StoredRecord } from './record.ts'
+import { ended, inlineBody, parseRecord, type StoredRecord } from './record.ts'
 import { createReplies, type Expected } from './replies.ts'
+import { CLAIM } from './scripts.ts'
 
 export type { Depth } from './inspect.ts'
 
@@ -128,17 +129,9 @@ export function createProducer ({ redisUrl, prefix, gatewayId, log, queueMax = Q
   /** Reserve the call id, unless it is taken or the queue is full. */
   async function claim (record: CallRecord): Promise<void> {
     const { callId, function: name } = record
-    const [claimed, waiting, jobExists] = valuesOf(await ready().pipeline()
-      .set(keys.call(callId), JSON.stringify(record), 'PX', CLAIM_MS, 'NX')
-      .llen(keys.queue(name, 'wait'))
-      .exists(keys.queue(name, callId))
-      .exec())
-    if (claimed === null) throw new Conflict(`there is a call "${callId}" already`, 'ERR_CALL_EXISTS')
-    const full = Number(waiting) >= queueMax
-    if (!full && jobExists === 0) return
-    await ready().del(keys.call(callId))
-    if (full) throw new Overloaded(`${queueMax} calls wait for function "${name}" already; try again later`, 'ERR_QUEUE_FULL')
-    throw new Conflict(`there is a call "${callId}" already`, 'ERR_CALL_EXISTS')
+    const verdict = await ready().eval(CLAIM.lua, CLAIM.keysCount, keys.call(callId), keys.queue(name, 'wait'), keys.queue(name, callId), JSON.stringify(record), CLAIM_MS, queueMax)
+    if (verdict === 'taken') throw new Conflict(`there is a call "${callId}" already`, 'ERR_CALL_EXISTS')
+    if (verdict === 'full') throw new Overloaded(`${queueMax} calls wait for function "${name}" already; try again later`, 'ERR_QUEUE_FULL')
   }
 
   async function add (invocation: Invocation, options: { replyTo?: string, expiresInMs?: number }): Promise<CallRecord> {

@@ -1,4 +1,4 @@
-// Our two Lua scripts.  Each decides and writes in one step what must not be torn apart: who owns a job,
+// Our Lua scripts.  Each decides and writes in one step what must not be torn apart: who owns a job,
 // and what follows from that.  Everything else that happens to a job is BullMQ's own script.
 //
 // Ownership is BullMQ's lock (`<job>:lock` holds the token of the attempt).  A lock that ran out while
@@ -14,6 +14,21 @@ local function own (lock, active, jobId, token, lifeMs)
   return true
 end
 `
+
+/**
+ * claim: reserve a call id for a job that is about to be added.
+ * KEYS record, wait, job   ARGV record text, record ms, most waiting
+ * Returns "claimed", "taken" when there is such a call or job, "full" when too many wait.
+ */
+export const CLAIM = {
+  keysCount: 3,
+  lua: `
+if redis.call('EXISTS', KEYS[1], KEYS[3]) > 0 then return 'taken' end
+if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[3]) then return 'full' end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 'claimed'
+`,
+} as const
 
 /**
  * settle: write what a call's waiting parties read, if the attempt still owns its job.
