@@ -10,7 +10,8 @@ import type { InvocationRequest } from '../contract/invocation.ts'
 
 export const HEADERS_MAX = 100
 const CALL_ID = /^(?!\d+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/
-const HEADER_NAME = /^[a-z0-9-]+$/
+/** Longer ones would make no variable (worker/request-env.ts). */
+const HEADER_NAME = /^[a-z0-9-]{1,128}$/
 const OWN_PREFIX = 'x-wherry-'
 const DROPPED = new Set([
   'connection', 'keep-alive', 'proxy', 'proxy-authenticate', 'proxy-authorization', 'proxy-connection',

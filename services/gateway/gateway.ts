@@ -24,6 +24,8 @@ import { addSystemRoutes } from './system-routes.ts'
 
 /** Of the process's stop timeout, what replies under way may use; the rest is for closing down. */
 const DRAIN_SHARE = 0.8
+/** For the last words to those who waited until then. */
+const LAST_REPLIES_MS = 200
 const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|::1|localhost)$/
 
 /** What tests put in place of the network. */
@@ -67,9 +69,14 @@ export async function startGateway (config: GatewayConfig, log: Log, outside: Ou
   let stopped: Promise<void> | undefined
   const stop = async (): Promise<void> => {
     stopping.abort()
-    const hurry = setTimeout(() => app.server.closeAllConnections(), config.stopTimeoutMs * DRAIN_SHARE)
+    let cut: NodeJS.Timeout | undefined
+    const hurry = setTimeout(() => {
+      void producer.stop() // whoever still waits for a call is told so
+      cut = setTimeout(() => app.server.closeAllConnections(), LAST_REPLIES_MS)
+    }, config.stopTimeoutMs * DRAIN_SHARE)
     await app.close()
     clearTimeout(hurry)
+    clearTimeout(cut)
     metrics.stop()
     await Promise.all([readiness.stop(), outside.close(), telemetry.stop()])
     redis.disconnect()

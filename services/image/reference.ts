@@ -45,7 +45,8 @@ function splitRegistry (name: string): { registry: string, repository: string } 
 
 function checkName (text: string, registry: string, repository: string): void {
   const port = REGISTRY.exec(registry)
-  if (!port || Number(port[1] ?? 1) > 65_535 || Number(port[1] ?? 1) < 1) refuse(text, `"${registry}" is not the name of a registry`)
+  const isAddress = URL.canParse(`https://${registry}`) // "1.2.3.999" and "[:::]" only look like one
+  if (!port || !isAddress || Number(port[1] ?? 1) > 65_535 || Number(port[1] ?? 1) < 1) refuse(text, `"${registry}" is not the name of a registry`)
   if (repository.length > REPOSITORY_CHARACTERS_MAX) refuse(text, `the repository is longer than ${REPOSITORY_CHARACTERS_MAX} characters`)
   if (repository !== repository.toLowerCase()) refuse(text, 'the repository must be lower case')
   if (!repository.split('/').every(part => COMPONENT.test(part))) {
@@ -77,10 +78,12 @@ export function formatReference (ref: Reference): string {
   return `${ref.registry}/${ref.repository}${ref.tag === undefined ? '' : `:${ref.tag}`}${ref.digest === undefined ? '' : `@${ref.digest}`}`
 }
 
-/** Origin to talk to: http for this machine's own addresses and for those in INSECURE ("host" or "host:port"), https otherwise. */
+/** Origin to talk to, in the one form that URLs have (lower case, no port that goes without saying): http for this machine's own addresses and for those in INSECURE ("host" or "host:port"), https otherwise. */
 export function registryUrl (registry: string, insecure: readonly string[] = []): string {
   if (registry === DOCKER_HUB) return `https://${DOCKER_HUB_HOST}`
   const host = registry.replace(/:[0-9]+$/, '')
-  const isLocal = host === 'localhost' || host === '[::1]' || (isIPv4(host) && host.startsWith('127.'))
-  return `${isLocal || insecure.includes(registry) || insecure.includes(host) ? 'http' : 'https'}://${registry}`
+  const name = host.toLowerCase()
+  const isLocal = name === 'localhost' || name === '[::1]' || (isIPv4(name) && name.startsWith('127.'))
+  const scheme = isLocal || insecure.includes(registry) || insecure.includes(host) ? 'http' : 'https'
+  return new URL(`${scheme}://${registry}`).origin
 }

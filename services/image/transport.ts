@@ -123,16 +123,16 @@ export function createTransport ({ requestTimeoutMs }: { requestTimeoutMs: numbe
   }
 
   /** One try: a response, or how long to wait before the next try. */
-  async function attempt (request: RegistryRequest, backoffMs: number, isLast: boolean): Promise<RegistryResponse | number> {
+  async function attempt (request: RegistryRequest, backoffMs: number, isLast: () => boolean): Promise<RegistryResponse | number> {
     try {
       const response = await follow(request)
       const waitMs = parseRetryAfterMs(response.header('retry-after')) ?? backoffMs
-      if (!isTransient(response.status) || isLast || waitMs > RETRY_AFTER_MAX_MS) return response
+      if (!isTransient(response.status) || isLast() || waitMs > RETRY_AFTER_MAX_MS) return response
       await discardBody(response)
       return waitMs
     } catch (error) {
       if (request.signal?.aborted) throw request.signal.reason
-      if (isLast || error instanceof AppError) throw unreachable(request.registry, error)
+      if (isLast() || error instanceof AppError) throw unreachable(request.registry, error)
       return backoffMs
     }
   }
@@ -144,9 +144,12 @@ export function createTransport ({ requestTimeoutMs }: { requestTimeoutMs: numbe
      */
     async request (request: RegistryRequest): Promise<RegistryResponse> {
       const retriesMax = request.method === 'GET' || request.method === 'HEAD' ? RETRIES_MAX : 0
+      const startedAt = performance.now()
       for (let tries = 0; ; tries++) {
         const backoffMs = BACKOFF_START_MS * 2 ** tries * (0.5 + Math.random() / 2)
-        const result = await attempt(request, backoffMs, tries >= retriesMax)
+        // A registry that hangs is not asked twice: somebody waits for this, on a slot of a worker.
+        const isLast = (): boolean => tries >= retriesMax || performance.now() - startedAt > requestTimeoutMs / 2
+        const result = await attempt(request, backoffMs, isLast)
         if (typeof result !== 'number') return result
         await sleep(result, undefined, request.signal && { signal: request.signal })
       }

@@ -8,7 +8,7 @@ import type { Invocation } from '../contract/invocation.ts'
 import type { Log } from '../platform/log.ts'
 import type { RedisClient } from '../platform/redis.ts'
 import { preciseNowMs } from './clock.ts'
-import { callIdOfJob, parseJob, type Call } from './job-data.ts'
+import { callIdOfJob, envelopeOf, parseJob, type Call, type Envelope, type RawJob } from './job-data.ts'
 import type { Keys } from './keys.ts'
 import type { Lane, Taken } from './lanes.ts'
 import type { Leases } from './leases.ts'
@@ -36,14 +36,19 @@ const STALLED = 'its workers fell silent too often while running it'
 export function createAttempt ({ commands, keys, leases, settler, bodyMaxBytes, run, log, onSettled }: AttemptDeps): (lane: Lane, taken: TakenJob, token: string) => Promise<void> {
   function parse (lane: Lane, taken: TakenJob): Call | Ending {
     if (taken.kind === 'unreadable') return { outcome: 'init_fail', message: `the job cannot be read: ${taken.problem}`, hopeless: true }
-    const { job, dataText } = taken
     try {
-      return parseJob({ function: lane.function, id: job.id ?? '', name: job.name, dataText, timestampMs: job.timestamp }, bodyMaxBytes)
+      return parseJob(rawOf(lane, taken), bodyMaxBytes)
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error)
       if (error instanceof TooLarge) return { outcome: 'too_large', message }
       return { outcome: 'init_fail', message: `the job's data is not a request: ${message}`, hopeless: true }
     }
+  }
+
+  /** Even a request that makes no sense has somebody who waits for its end. */
+  function envelope (lane: Lane, taken: TakenJob): Envelope {
+    if (taken.kind === 'job') return envelopeOf(rawOf(lane, taken))
+    return { callId: callIdOfJob(lane.function, taken.job.id ?? ''), acceptedAtMs: taken.job.timestamp, bodyStored: false }
   }
 
   /** The whole body of CALL, or how a call without one ends. */
@@ -87,7 +92,7 @@ export function createAttempt ({ commands, keys, leases, settler, bodyMaxBytes, 
     try {
       const parsed = parse(lane, taken)
       const unparsed = 'outcome' in parsed
-      const call = unparsed ? { callId: callIdOfJob(lane.function, lease.jobId), acceptedAtMs: job.timestamp } : parsed
+      const call = unparsed ? envelope(lane, taken) : parsed
       const ending = unparsed ? parsed : await end(parsed, taken, lane, lease.signal, startedAtMs)
       if (lease.signal.aborted) return
       const record = await settler.settle({ job, lease, call, startedAtMs }, ending)
@@ -97,4 +102,8 @@ export function createAttempt ({ commands, keys, leases, settler, bodyMaxBytes, 
       leases.release(lease)
     }
   }
+}
+
+function rawOf (lane: Lane, { job, dataText }: Extract<TakenJob, { kind: 'job' }>): RawJob {
+  return { function: lane.function, id: job.id ?? '', name: job.name, dataText, timestampMs: job.timestamp }
 }

@@ -11,7 +11,8 @@ export const REQUEST_JOB = 'request'
 /** Layout of a gateway's job data. */
 const LAYOUT = 1
 const CALL_ID_MAX = 200
-const LINE_MAX_CHARS = 8_192
+/** As much as a gateway takes of all headers together, so that what it accepted is never refused here. */
+const LINE_MAX_CHARS = 16_384
 const HEADERS_MAX = 100
 const HEADER_NAME_MAX = 256
 
@@ -31,7 +32,8 @@ export interface RawJob {
   readonly timestampMs: number
 }
 
-export interface Call {
+/** A call without what the function is to see. */
+export interface Envelope {
   readonly callId: string
   /** The gateway that waits for the reply. */
   readonly replyTo?: string
@@ -39,8 +41,9 @@ export interface Call {
   readonly expiresAtMs?: number
   /** The body is not in `request` but in the call's body key. */
   readonly bodyStored: boolean
-  readonly request: InvocationRequest
 }
+
+export interface Call extends Envelope { readonly request: InvocationRequest }
 
 export interface GatewayJob {
   readonly data: Readonly<Record<string, unknown>>
@@ -150,25 +153,36 @@ function parsePlain (job: RawJob, bodyMaxBytes: number): InvocationRequest {
 
 /** JOB as a call.  Throws InvalidRequest that lists every wrong field, or TooLarge. */
 export function parseJob (job: RawJob, bodyMaxBytes: number): Call {
-  const plain = { callId: callIdOfJob(job.function, job.id), acceptedAtMs: job.timestampMs, bodyStored: false }
-  if (job.name !== REQUEST_JOB) return { ...plain, request: parsePlain(job, bodyMaxBytes) }
+  if (job.name !== REQUEST_JOB) return { ...parseEnvelope(job), request: parsePlain(job, bodyMaxBytes) }
+  const data = dataOf(job)
+  if (data === undefined) throw new InvalidRequest([{ path: '', problem: `the data of a "${REQUEST_JOB}" job must be an object` }])
+  return { ...parseEnvelope(job, data), request: parseRequest(data, bodyMaxBytes) }
+}
+
+/** The fields of a request job's data; undefined when it is no object.  Throws SyntaxError. */
+function dataOf (job: RawJob): Record<string, unknown> | undefined {
   const data: unknown = JSON.parse(job.dataText)
-  if (typeof data !== 'object' || data === null || Array.isArray(data)) {
-    throw new InvalidRequest([{ path: '', problem: `the data of a "${REQUEST_JOB}" job must be an object` }])
+  return typeof data === 'object' && data !== null && !Array.isArray(data) ? Object.fromEntries(Object.entries(data)) : undefined
+}
+
+/** Whose call JOB is and who waits for it, also when its request cannot be understood. */
+export function envelopeOf (job: RawJob): Envelope {
+  try {
+    return parseEnvelope(job, job.name === REQUEST_JOB ? dataOf(job) : undefined)
+  } catch {
+    return parseEnvelope(job) // not JSON: no gateway made it
   }
-  const fields = new Map(Object.entries(data))
-  const request = parseRequest(Object.fromEntries(fields), bodyMaxBytes)
-  if (fields.get('v') !== LAYOUT || !isCallId(job.id)) return { ...plain, request }
-  const replyTo = fields.get('replyTo')
-  const acceptedAtMs = fields.get('acceptedAtMs')
-  const expiresAtMs = fields.get('expiresAtMs')
+}
+
+function parseEnvelope (job: RawJob, data?: Record<string, unknown>): Envelope {
+  if (data?.['v'] !== LAYOUT || !isCallId(job.id)) return { callId: callIdOfJob(job.function, job.id), acceptedAtMs: job.timestampMs, bodyStored: false }
+  const { replyTo, acceptedAtMs, expiresAtMs, bodyStored } = data
   return {
     callId: job.id,
     ...(isGatewayId(replyTo) && { replyTo }),
     acceptedAtMs: typeof acceptedAtMs === 'number' && Number.isFinite(acceptedAtMs) ? acceptedAtMs : job.timestampMs,
     ...(typeof expiresAtMs === 'number' && { expiresAtMs }),
-    bodyStored: fields.get('bodyStored') === true,
-    request,
+    bodyStored: bodyStored === true,
   }
 }
 

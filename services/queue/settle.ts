@@ -10,7 +10,7 @@ import { INLINE_MAX_BYTES } from '../contract/invocation.ts'
 import { OUTCOME_RULES, type Outcome } from '../contract/outcome.ts'
 import type { Log } from '../platform/log.ts'
 import { isRedisAway, type RedisClient } from '../platform/redis.ts'
-import { encodeBody, isGatewayCall, type Call } from './job-data.ts'
+import { encodeBody, isGatewayCall, type Envelope } from './job-data.ts'
 import { FINISHED_TTL_MS, WAITING_TTL_MS, keysOf } from './keys.ts'
 import type { Lease } from './leases.ts'
 import { valuesOf } from './record.ts'
@@ -28,7 +28,7 @@ export interface Ending {
 export interface Attempt {
   readonly job: Job
   readonly lease: Lease
-  readonly call: Pick<Call, 'callId' | 'replyTo' | 'acceptedAtMs'>
+  readonly call: Envelope
   /** With fraction. */
   readonly startedAtMs: number
 }
@@ -114,11 +114,13 @@ export function createSettler ({ commands, prefix, workerName, lockDurationMs, c
     return [
       SETTLE.lua, SETTLE.keysCount,
       `${backend.toKey(lease.jobId)}:lock`, backend.toKey('active'), keys.call(call.callId), keys.result(call.callId),
-      keys.counts, keys.logs(job.queueName), backend.toKey('wait'), backend.toKey('prioritized'), backend.toKey('marker'),
+      keys.counts, keys.logs(job.queueName), backend.toKey('wait'), backend.toKey('prioritized'), backend.toKey('marker'), keys.body(call.callId),
       lease.jobId, lease.token, lockDurationMs, recordText, final ? FINISHED_TTL_MS : WAITING_TTL_MS,
       Buffer.from(storedResult.buffer, storedResult.byteOffset, storedResult.byteLength),
       final && call.replyTo !== undefined ? keys.reply(call.replyTo) : '', final ? job.queueName : '',
       (record.log ?? '').slice(-LOG_ENTRY_MAX_CHARS), call.callId, LOG_ENTRIES_MAX,
+      // A call that did not end well may be tried again by hand as long as its record is there.
+      final && call.bodyStored ? record.outcome === 'ok' ? 0 : FINISHED_TTL_MS : '',
     ]
   }
 

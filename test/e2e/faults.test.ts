@@ -62,8 +62,12 @@ t.test('up refuses what cannot work, before anything is started', { skip }, asyn
     t.equal(code, 1, args.join(' '))
     t.ok(stderr.split('\n').some(line => line.startsWith('wherry: ') && line.includes(says)), `${stderr} should say: ${says}`)
   }
+  const without = ['unshare', '-m', 'sh', '-c', 'mount --bind /dev/null "$(command -v docker-registry)" && exec "$@"', 'sh']
+  t.match(await runWherry(['up', '--data', shortFolder(t), ...FREE_PORTS], { through: without }),
+    { code: 1, stderr: 'wherry: registry: docker-registry is not installed on this machine; run make setup\n' })
   const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
   t.match(await runWherry(['up', '--data', '/tmp/nobody'], { through: nobody }), { code: 1, stderr: 'wherry: up: containers need root; run it as root (sudo npx wherry up)\n' })
+  t.match(await runWherry(['down', '--data', shortFolder(t)], { through: nobody }), { code: 1, stderr: /^wherry: down: .* may not be read by this user; run it as the user who ran wherry up/ })
 })
 
 t.test('a wrong function is refused field by field', { skip }, async t => {

@@ -96,6 +96,12 @@ t.test('sync calls', async t => {
     t.match(await send('POST', '/function/echo', { headers: many }), { status: 400, text: /at most 100/ })
     t.match(await send('POST', '/function/echo', { body: 'x', headers: { 'content-type': 'nonsense' } }), { status: 415, text: /Content-Type/ })
   })
+  await t.test('a path, a query and a header as long as the gateway takes them reach the function', async t => {
+    for (const [path, headers] of [[`/${'p'.repeat(12_000)}`, {}], [`?${'q'.repeat(12_000)}`, {}], ['', { 'x-long': 'v'.repeat(12_000) }], ['', { ['h'.repeat(300)]: 'v' }]] as const) {
+      t.match(await send('POST', `/function/echo${path}`, { headers }), { status: 200 })
+    }
+    t.match(await send('POST', '/function/echo', { headers: { 'x-long': 'v'.repeat(20_000) } }), { status: 431 })
+  })
   await t.test('a call that no worker takes in time is 503 no_capacity with Retry-After', async t => {
     const slow = await startTestGateway(t, redis.url, { queueWaitMs: 50 })
     await slow.deploy(t, 'lonely')

@@ -147,11 +147,12 @@ t.test('stop', async t => {
   await t.test('is not held up by followers of logs or by a call that hangs, and a second stop is the first', async t => {
     const { send, gateway } = await startTestGateway(t, redis.url, { functions: ['echo', 'hang'], stopTimeoutMs: 500 })
     const follower = send('GET', '/system/logs?name=echo&follow=true').catch(() => undefined)
-    const hanging = send('POST', '/function/hang').catch(() => undefined)
+    const hanging = send('POST', '/function/hang')
     while (JSON.parse((await send('GET', '/system/function/hang')).text).queue.active !== 1);
     t.equal(gateway.stop(), gateway.stop())
     await gateway.stop()
-    await Promise.all([follower, hanging])
+    t.match(await hanging, { status: 503, headers: { 'x-wherry-outcome': 'no_capacity', 'retry-after': '1' }, text: /the gateway stopped while the call was waiting/ })
+    await follower
     t.pass('all connections are closed')
   })
   await t.test('a gateway that cannot listen leaves nothing open', async t => {

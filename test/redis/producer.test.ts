@@ -57,6 +57,20 @@ t.test('a call that is waited for', async t => {
     t.match(JSON.parse(returnvalue), { outcome: 'ok', bodyStored: true })
     const found = await producer.find(call.callId)
     t.ok(found?.result?.encoding === 'base64' && Buffer.from(found.result.body, 'base64').equals(body))
+    t.equal(await client.exists(`${rig.prefix}:@body:${call.callId}`), 0, 'the body is gone with the call')
+  })
+
+  t.test('the stored body of a call that did not end well lives as long as its record', async t => {
+    answer = async () => completion({ outcome: 'app_error' })
+    const call = invocation('f', { body: 'x'.repeat(20_000) })
+    await producer.call(call, patient)
+    const lives = await client.pttl(`${rig.prefix}:@body:${call.callId}`)
+    t.ok(lives > 0 && lives <= 3_600_000, `${lives} ms`)
+  })
+
+  t.test('a request that the worker does not understand comes back at once', async t => {
+    const call = invocation('f', { request: { method: 'POST', path: `/${'p'.repeat(20_000)}`, query: '', headers: {}, body: new Uint8Array() } })
+    t.match(await producer.call(call, patient), { callId: call.callId, state: 'finished', outcome: 'init_fail', message: /path: must be a text/ })
   })
 
   t.test('tells an outcome that is not ok, with what the function said', async t => {

@@ -202,4 +202,17 @@ t.test('a Redis that is full refuses calls and takes them again later', async t 
   await t.rejects(producer.enqueue(invocation('f')), { name: 'Overloaded', code: 'ERR_QUEUE_FULL', statusCode: 503 })
   await client.config('SET', 'maxmemory', '0')
   t.match(await producer.call(invocation('f'), patient), { outcome: 'ok' })
+
+  t.test('a call that ends meanwhile is settled when there is room again, not run again', async t => {
+    await rig.dispatcher(['full'], {
+      run: async () => {
+        await client.config('SET', 'maxmemory', '1')
+        return completion({ body: 'once' })
+      },
+    })
+    const ended = producer.call(invocation('full'), patient)
+    await until(async () => /errorstat_EXECABORT:count=[1-9]/.test(await client.info('errorstats')))
+    await client.config('SET', 'maxmemory', '0')
+    t.match(await ended, { outcome: 'ok', attempt: 1 })
+  })
 })

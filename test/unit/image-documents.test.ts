@@ -25,7 +25,7 @@ t.test('references', async t => {
 
   const bad = [
     '', ' ', 'Busybox', 'a/B', 'a//b', '/a', 'a/', 'a:', 'a:-x', `a:${'x'.repeat(129)}`, 'a@sha256:12', `a@md5:${'a'.repeat(32)}`, '-a/b', 'a..b',
-    'a___b', 'localhost:99999/a', 'localhost:0/a', 'ex_ample.com/a', 'a b', 'a\0b', 'http://a/b', '../a', 'a'.repeat(256), 'a'.repeat(1025), 'a1'.repeat(32), `a@${DIGEST}@${DIGEST}`,
+    'a___b', 'localhost:99999/a', 'localhost:0/a', 'ex_ample.com/a', '1.2.3.999/a', '[:::]/a', 'a b', 'a\0b', 'http://a/b', '../a', 'a'.repeat(256), 'a'.repeat(1025), 'a1'.repeat(32), `a@${DIGEST}@${DIGEST}`,
   ]
   for (const text of bad) {
     t.test(`${JSON.stringify(text.slice(0, 40))} is refused`, async t => t.throws(() => parseReference(text), { code: 'ERR_INVALID_REFERENCE', faults: [{ path: 'image' }] }))
@@ -34,11 +34,19 @@ t.test('references', async t => {
   t.test('this machine is spoken to in http, everything else in https', async t => {
     t.equal(registryUrl('localhost:5000'), 'http://localhost:5000')
     t.equal(registryUrl('127.3.2.1'), 'http://127.3.2.1')
-    t.equal(registryUrl('[::1]:80'), 'http://[::1]:80')
+    t.equal(registryUrl('[::1]:5000'), 'http://[::1]:5000')
     t.equal(registryUrl('docker.io'), 'https://registry-1.docker.io')
     t.equal(registryUrl('127.0.0.1.example.com'), 'https://127.0.0.1.example.com')
     t.equal(registryUrl('localhost.example.com:5000'), 'https://localhost.example.com:5000')
     t.equal(registryUrl('registry.lan:5000', ['registry.lan:5000']), 'http://registry.lan:5000')
+  })
+
+  t.test('an origin has the form that URLs have, so that a request to it is not taken for one to somebody else', async t => {
+    for (const registry of ['LocalHost:80', 'Registry.Example.com/', 'ghcr.io:443', '[::1]:80', '127.0.0.1:80']) {
+      const origin = registryUrl(registry.replace('/', ''))
+      t.equal(new URL('/v2/', origin).origin, origin, registry)
+    }
+    t.equal(registryUrl('LocalHost:80'), 'http://localhost')
   })
 })
 

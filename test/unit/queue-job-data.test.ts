@@ -4,7 +4,7 @@ import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
 import type { Invocation } from '../../services/contract/invocation.ts'
 import { preciseNowMs } from '../../services/queue/clock.ts'
-import { callIdOfJob, encodeJob, isCallId, parseJob, type RawJob } from '../../services/queue/job-data.ts'
+import { callIdOfJob, encodeJob, envelopeOf, isCallId, parseJob, type RawJob } from '../../services/queue/job-data.ts'
 import { inlineBody, parseRecord } from '../../services/queue/record.ts'
 
 const LIMIT = 100_000
@@ -43,6 +43,13 @@ t.test('only a job with an id that can be a call’s may name another key or gat
   }
   t.equal(parseJob(raw({ id: 'ok', name: 'request', dataText: JSON.stringify({ v: 1, replyTo: 'a:b' }) }), LIMIT).replyTo, undefined)
   t.match(parseJob(raw({ id: 'ok', name: 'request', dataText: JSON.stringify({ v: 1, acceptedAtMs: 'x', expiresAtMs: 'y' }) }), LIMIT), { acceptedAtMs: 9, expiresAtMs: undefined })
+})
+
+t.test('a request that makes no sense still says whose it is and who waits', async t => {
+  const wrong = raw({ id: 'c-1', name: 'request', dataText: JSON.stringify({ v: 1, replyTo: 'g-1', acceptedAtMs: 5, bodyStored: true, method: 'A B' }) })
+  t.throws(() => parseJob(wrong, LIMIT), { code: 'ERR_INVALID_REQUEST' })
+  t.same(envelopeOf(wrong), { callId: 'c-1', replyTo: 'g-1', acceptedAtMs: 5, bodyStored: true })
+  for (const dataText of ['{', 'null', '[]', '""']) t.same(envelopeOf(raw({ id: 'c-1', name: 'request', dataText })), { callId: 'f.c-1', acceptedAtMs: 9, bodyStored: false }, dataText)
 })
 
 t.test('all faults of a request are named at once', async t => {

@@ -1,5 +1,6 @@
 // wherry down: asks a running `wherry up` to stop and waits until all of it is gone.
 
+import { accessSync, constants } from 'node:fs'
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { DATA_DEFAULT } from '../connect.ts'
@@ -25,6 +26,7 @@ Examples:
 Exit codes: 0 stopped, or nothing was running; 1 something is still there.`)
     .action(async ({ data }: { data?: string }) => {
       const dir = resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT))
+      refuseForeignDir(dir)
       const holder = readHolder(dir)
       const parts = readState(dir)?.parts.filter(isAlive) ?? []
       if (holder === undefined && parts.length === 0) {
@@ -41,4 +43,14 @@ Exit codes: 0 stopped, or nothing was running; 1 something is still there.`)
       }
       stderr.write(`stopped ${dir}\n`)
     })
+}
+
+/** Of a folder that it may not read this user would hear that nothing runs there. */
+function refuseForeignDir (dir: string): void {
+  try {
+    accessSync(dir, constants.R_OK | constants.X_OK)
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'EACCES') return // not there: nothing runs on it
+    throw new Failure('down', `the data folder ${dir} may not be read by this user`, { remedy: 'run it as the user who ran wherry up (sudo)', cause: err })
+  }
 }

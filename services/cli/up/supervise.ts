@@ -94,9 +94,12 @@ export async function startUp (options: UpOptions, env: Environment, signal: Abo
   try {
     await endOrphans(options.data, events)
     const { gateway, worker, registry } = await freeAddresses(options)
+    // A program that is missing fails here, before anything was started.
+    const redisFrom = options.redis ?? redisPart(options.data, env)
+    const registryFrom = registry instanceof URL ? registry : registryPart(options.data, registry, env)
     const [redis, registryAddress] = await all([
-      options.redis === undefined ? startPart(redisPart(options.data, env)) : existingRedis(options.redis, events),
-      registry instanceof URL ? existingRegistry(registry) : startPart(registryPart(options.data, registry, env)),
+      typeof redisFrom === 'string' ? existingRedis(redisFrom, events) : startPart(redisFrom),
+      registryFrom instanceof URL ? existingRegistry(registryFrom) : startPart(registryFrom),
     ])
     const shared = { ...env, WHERRY_REDIS_URL: redis, WHERRY_DATA: options.data }
     const slots = options.slots === undefined ? {} : { WHERRY_WORKER_SLOTS: String(options.slots) }
