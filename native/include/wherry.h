@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WY_ABI 1u
+#define WY_ABI 2u
 #define WY_PLAN_MAGIC 0x4e4c5057u /* "WPLN" */
 
 #define WY_PLAN_SIZE_MAX (4u << 20)
@@ -28,13 +28,16 @@
 #define WY_LIST_MAX 4096u
 #define WY_SLOT_NONE 0xffffffffu
 
-/* In the comments: t0..t3 are texts, [p] runs in the caller before the clone, [c] in the child. */
+/* In the comments: t0..t3 are texts, [p] runs in the caller before the clone, [c] in the child, [i] in a
+ * child that has become wherry-init (init/main.c): a process of its own, which may allocate and wait. */
 enum wy_op_kind
 {
   WY_OP_FD = 1,         /* [p] slot = the caller's descriptor num (kept open by the caller) */
-  WY_OP_TREE,           /* [p] slot = detached clone of the mount at t0; attributes wide; WY_IDMAP, WY_RECURSIVE */
+  WY_OP_TREE,           /* [p] slot = detached clone of the mount at t0; attributes: wide set, wide2 cleared; propagation
+                         * num (MS_SHARED …, MS_REC for all below); WY_IDMAP, WY_RECURSIVE, WY_RECURSIVE_ATTRIBUTES */
   WY_OP_CGROUP_JOIN,    /* [p] open t0, a v1 "tasks" or v2 "cgroup.procs" file; [c] write "0" to it */
-  WY_OP_USER_MAPS,      /* [c] wait until the caller has written this user namespace's id maps */
+  WY_OP_USER_MAPS,      /* [c] wait until the caller has written this user namespace's id maps: t0 and t1 are the texts
+                         * of uid_map and gid_map; without them the plan's one range serves for both */
   WY_OP_UNSHARE,        /* [c] unshare(2) with the CLONE_NEW* flags in wide */
   WY_OP_PROPAGATION,    /* [c] mount(2) "/" with the flags in wide */
   WY_OP_SETUP_IDS,      /* [c] become root of the user namespace (gid 0, uid 0, no other groups) */
@@ -44,8 +47,8 @@ enum wy_op_kind
   WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL */
   WY_OP_MOUNT,          /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
   WY_OP_BIND,           /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH */
-  WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes wide; WY_RECURSIVE */
-  WY_OP_ATTRIBUTES,     /* [c] set attributes wide on the mount at t0; WY_RECURSIVE */
+  WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes as TREE; WY_RECURSIVE */
+  WY_OP_ATTRIBUTES,     /* [c] set attributes wide, clear wide2, on the mount at t0; WY_RECURSIVE_ATTRIBUTES */
   WY_OP_PIVOT,          /* [c] make t0 (relative to the cwd) the root and forget the old one */
   WY_OP_HOSTNAME,       /* [c] t0 */
   WY_OP_LOOPBACK_UP,    /* [c] */
@@ -55,21 +58,46 @@ enum wy_op_kind
   WY_OP_NO_NEW_PRIVS,   /* [c] */
   WY_OP_PARENT_DEATH,   /* [c] signal num when the calling thread dies */
   WY_OP_STDIO,          /* [c] descriptor num (0..2) = slot */
-  WY_OP_CLOSE_FDS,      /* [c] every descriptor above 2 closes at exec */
+  WY_OP_CLOSE_FDS,      /* [c] every descriptor above 2 + num is closed, with WY_KEEP_UNTIL_EXEC at exec */
   WY_OP_CHDIR,          /* [c] working directory t0; refused when it lies outside the root; WY_MAKE_DIR */
-  WY_OP_SECCOMP,        /* [c] blob t0 of num bytes: an array of struct sock_filter */
+  WY_OP_SECCOMP,        /* [c] blob t0 of num bytes: an array of struct sock_filter; SECCOMP_FILTER_FLAG_* num2 */
   WY_OP_EXEC,           /* [c] programs to try: num texts at t0; argv: num2 texts at t1; environment: `wide` texts at t2 */
+  WY_OP_PID_NAMESPACE,  /* [p] the child is born in the pid namespace behind slot (a namespace or a pidfd) */
+  WY_OP_SETNS,          /* [c] setns(2) to slot with the CLONE_NEW* flags in wide */
+  WY_OP_INHERIT,        /* [c] slot stays open across exec, under the caller's number for it */
+  WY_OP_EXEC_FD,        /* [c] execute slot itself; otherwise as WY_OP_EXEC */
+  WY_OP_DOMAINNAME,     /* [c] t0 */
+  WY_OP_UMASK,          /* [c] num */
+  WY_OP_PERSONALITY,    /* [c] personality(2) num */
+  WY_OP_KEYRING,        /* [c] a session keyring of its own, named t0 */
+  WY_OP_STDIO_OWNER,    /* [c] descriptors 0..2 belong to uid num, where they can */
+  WY_OP_WRITE,          /* [c] write t1 into the file t0 below slot */
+  WY_OP_MKNOD,          /* [c] node t0, mode num (with its S_IF type), device wide, owner num2:from */
+  WY_OP_SYMLINK,        /* [c] link t1 that says t0 */
+  WY_OP_MASK,           /* [c] hide t0: a directory behind an empty one, anything else behind slot (a file tree) */
+  WY_OP_CONSOLE,        /* [c] a terminal becomes descriptors 0..2 and controls the session; its master is sent over the
+                         * socket slot; num rows, num2 columns (0: leave); owner wide; WY_MAKE_FILE: also /dev/console */
+  WY_OP_CHECK_PROGRAM,  /* [c] one of num texts at t0 can be executed */
+  WY_OP_WAIT,           /* [i] report that all went well so far, then wait for a connection on the listening socket slot;
+                         * what fails from here on is reported there, and the connection ends at exec */
+  WY_OP_HOOK,           /* [i] run program t0 (num 1) with num2 texts at t1 and `wide` variables at t2, text t3 on stdin;
+                         * killed after `from` milliseconds (0: never); it must exit with 0 */
+  WY_OP_SETATTR,        /* [c] on the mount that is slot: attributes wide set, wide2 cleared, propagation num; WY_RECURSIVE_ATTRIBUTES */
+  WY_OP_KEEP_FDS,       /* [c] descriptors 0 to num - 1, those that are there, stay open across exec */
   WY_OP_KINDS
 };
 
 enum wy_op_flags
 {
   WY_IDMAP = 1u << 0,       /* map ids through the plan's idmap_fd (mount_setattr(2), MOUNT_ATTR_IDMAP) */
-  WY_RECURSIVE = 1u << 1,   /* take the mounts below as well, set attributes on all */
+  WY_RECURSIVE = 1u << 1,   /* take the mounts below as well */
   WY_MAKE_DIR = 1u << 2,    /* make the target directory, and those above it, when missing */
   WY_MAKE_FILE = 1u << 3,   /* make the target file, and the directories above it, when missing */
   WY_NO_SYMLINKS = 1u << 4, /* a symbolic link anywhere in the target is an error */
-  WY_OPTIONAL = 1u << 5     /* a target that is not there is no error */
+  WY_OPTIONAL = 1u << 5,    /* a target that is not there is no error */
+  WY_RECURSIVE_ATTRIBUTES = 1u << 6, /* set attributes on the mounts below as well */
+  WY_KEEP_UNTIL_EXEC = 1u << 7, /* descriptors that later operations need */
+  WY_CHECKED = 1u << 8      /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
 };
 
 struct wy_op
@@ -137,6 +165,14 @@ int wy_plan_check (const uint8_t *plan, uint64_t size, struct wy_error *err);
  * Return: 0 once the program runs, CHILD filled in; -1 with ERR, and nothing is left. */
 int wy_start (const uint8_t *plan, uint64_t size, int32_t stdio, struct wy_child *child, struct wy_error *err);
 
+/* Check PLAN, perform its [p] operations here and hand all of it, with the descriptors they made, to the
+ * wherry-init at the other end of SOCKET.  Return: 0 once it was taken in; -1 with ERR. */
+int wy_send (int32_t socket, const uint8_t *plan, uint64_t size, struct wy_error *err);
+
+/* Wait for the next report of the wherry-init at the other end of SOCKET: ERR->code 0 means that it
+ * waits (WY_OP_WAIT) or has executed its program.  Return: 1 it waits, 0 it executed, -1 with ERR. */
+int wy_report (int32_t socket, struct wy_error *err);
+
 /* Collect the exit of PIDFD if it has exited.  Return: 0, or -errno. */
 int wy_wait (int32_t pidfd, struct wy_exit *out);
 
@@ -151,12 +187,34 @@ int wy_userns_new (uint32_t base, uint32_t count);
  * Return: a descriptor, or -errno. */
 int wy_netns_new (void);
 
+/* Did anything ever go over `lo` in NETNS?  What a container leaves in a network namespace after its
+ * last process (connections in TIME_WAIT, counters) it left by that.  Return: 0 or 1, or -errno. */
+int wy_netns_used (int32_t netns);
+
 /* Can the file system at PATH be mounted with ids mapped through USERNS?  Return: 0, or -errno. */
 int wy_idmap_probe (const char *path, int32_t userns);
 
 /* Fill DIR with the device nodes, links and mount points that a container's /dev has; what is there
  * already is left.  Return: 0, or -errno. */
 int wy_devices_make (const char *dir);
+
+/* Two connected stream sockets.  Return: 0, or -errno. */
+int wy_pair (int32_t ends[2]);
+
+/* A socket that listens at, or is connected to, the unix path DIR/NAME; DIR may be of any length.
+ * Return: a descriptor, or -errno. */
+int wy_listen (const char *dir, const char *name);
+int wy_connect (const char *dir, const char *name);
+
+/* The descriptor that the other end of SOCKET sends.  Return: it, or -errno. */
+int wy_receive_fd (int32_t socket);
+
+/* An unchangeable copy of the program at PATH, in memory: whoever executes it shows a container no file
+ * of the host's (CVE-2019-5736).  Return: a descriptor, or -errno. */
+int wy_sealed_copy (const char *path);
+
+/* Filter the devices of the v2 cgroup at DIR by PROGRAM, SIZE bytes of struct bpf_insn.  Return: 0, or -errno. */
+int wy_device_filter (const char *dir, const uint8_t *program, uint32_t size);
 
 /* A file descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory.
  * Return: a descriptor (eventfd), or -errno. */

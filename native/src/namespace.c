@@ -133,6 +133,42 @@ wy_netns_new (void)
   return fd;
 }
 
+static int own_netns = -1;
+
+int
+wy_netns_enter (int netns)
+{
+  if (own_netns < 0)
+    own_netns = (int) wy_sys (SYS_open, "/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+  return own_netns < 0 ? own_netns : (int) wy_sys (SYS_setns, netns, CLONE_NEWNET);
+}
+
+/* A thread that cannot come back would serve everybody from inside a container's network. */
+void
+wy_netns_leave (void)
+{
+  if (wy_sys (SYS_setns, own_netns, CLONE_NEWNET) < 0)
+    abort ();
+}
+
+/* proc_pid_net(5), dev: "    lo:  BYTES  PACKETS …" of what was received; all that is sent over `lo` is. */
+int
+wy_netns_used (int32_t netns)
+{
+  char text[4096];
+  int result = wy_netns_enter (netns);
+  if (result < 0)
+    return result;
+  wy_cleanup_close int fd = (int) wy_sys (SYS_open, "/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
+  long size = fd < 0 ? fd : wy_sys (SYS_read, fd, text, sizeof text - 1);
+  wy_netns_leave ();
+  if (size < 0)
+    return (int) size;
+  text[size] = '\0';
+  const char *bytes = strstr (text, "lo:");
+  return bytes == NULL || strtoull (bytes + 3, NULL, 10) != 0;
+}
+
 int
 wy_idmap_probe (const char *path, int32_t userns)
 {

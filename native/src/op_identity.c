@@ -5,10 +5,12 @@
  * filter comes last because it may forbid all of this.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stddef.h>
 
 #include "stage.h"
@@ -125,7 +127,7 @@ wy_do_seccomp (struct wy_stage *stage, const struct wy_op *op)
 {
   struct sock_fprog program = { .len = (unsigned short) (op->num / sizeof (struct sock_filter)),
                                 .filter = (struct sock_filter *) (uintptr_t) wy_text (stage, op->text[0]) };
-  long result = wy_sys (SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+  long result = wy_sys (SYS_seccomp, SECCOMP_SET_MODE_FILTER, op->num2, &program);
   return result < 0 ? wy_fail (stage, "seccomp", result) : 0;
 }
 
@@ -142,6 +144,45 @@ wy_do_hostname (struct wy_stage *stage, const struct wy_op *op)
   const char *name = wy_text (stage, op->text[0]);
   long result = wy_sys (SYS_sethostname, name, wy_next (name) - name - 1);
   return result < 0 ? wy_fail (stage, "sethostname", result) : 0;
+}
+
+int
+wy_do_domainname (struct wy_stage *stage, const struct wy_op *op)
+{
+  const char *name = wy_text (stage, op->text[0]);
+  long result = wy_sys (SYS_setdomainname, name, wy_next (name) - name - 1);
+  return result < 0 ? wy_fail (stage, "setdomainname", result) : 0;
+}
+
+/* The caller's keys are none of the container's.  A kernel without keys has nothing to hide. */
+int
+wy_do_keyring (struct wy_stage *stage, const struct wy_op *op)
+{
+  enum { JOIN_SESSION_KEYRING = 1 };
+  long result = wy_sys (SYS_keyctl, JOIN_SESSION_KEYRING, wy_text (stage, op->text[0]));
+  return result < 0 && result != -ENOSYS ? wy_fail (stage, "keyctl", result) : 0;
+}
+
+int
+wy_do_setns (struct wy_stage *stage, const struct wy_op *op)
+{
+  long result = wy_sys (SYS_setns, stage->fds[op->slot], op->wide);
+  return result < 0 ? wy_fail (stage, "setns", result) : 0;
+}
+
+/* setns(2) to a pid namespace moves nobody: it says where children are born.  So the caller's thread
+ * turns there for the length of the clone, and back (wy_stage_release). */
+int
+wy_prepare_pid_namespace (struct wy_stage *stage, const struct wy_op *op)
+{
+  if (stage->own_pidns >= 0)
+    return wy_fail (stage, "two pid namespaces", -EINVAL);
+  long fd = wy_sys (SYS_open, "/proc/thread-self/ns/pid_for_children", O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return wy_fail (stage, "open", fd);
+  stage->own_pidns = (int) fd;
+  long result = wy_sys (SYS_setns, stage->fds[op->slot], CLONE_NEWPID);
+  return result < 0 ? wy_fail (stage, "setns", result) : 0;
 }
 
 int

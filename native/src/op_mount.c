@@ -31,18 +31,28 @@ wy_prepare_fd (struct wy_stage *stage, const struct wy_op *op)
 }
 
 static long
-set_attributes (int fd, uint64_t attributes, uint32_t flags, int idmap_fd)
+set_attributes (int fd, uint64_t attributes, uint64_t cleared, uint32_t flags, int idmap_fd)
 {
-  struct mount_attr attr = { .attr_set = attributes };
+  struct mount_attr attr = { .attr_set = attributes, .attr_clr = cleared };
   if (flags & WY_IDMAP)
     {
       attr.attr_set |= MOUNT_ATTR_IDMAP;
       attr.userns_fd = (uint64_t) idmap_fd;
     }
-  if (attr.attr_set == 0)
+  if (attr.attr_set == 0 && attr.attr_clr == 0)
     return 0;
-  unsigned at = AT_EMPTY_PATH | (flags & WY_RECURSIVE ? (unsigned) AT_RECURSIVE : 0u);
+  unsigned at = AT_EMPTY_PATH | (flags & WY_RECURSIVE_ATTRIBUTES ? (unsigned) AT_RECURSIVE : 0u);
   return wy_sys (SYS_mount_setattr, fd, "", at, &attr, sizeof attr);
+}
+
+/* PROPAGATION as mount(2) takes it: MS_SHARED and the like, MS_REC for the mounts below as well. */
+static long
+set_propagation (int fd, uint64_t propagation)
+{
+  struct mount_attr attr = { .propagation = propagation & ~(uint64_t) MS_REC };
+  if (propagation == 0)
+    return 0;
+  return wy_sys (SYS_mount_setattr, fd, "", AT_EMPTY_PATH | (propagation & MS_REC ? (unsigned) AT_RECURSIVE : 0u), &attr, sizeof attr);
 }
 
 int
@@ -54,7 +64,18 @@ wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
     return wy_fail (stage, "open_tree", fd);
   stage->fds[op->slot] = (int) fd;
   stage->owned[op->slot] = true;
-  long result = set_attributes ((int) fd, op->wide, op->flags, stage->plan->idmap_fd);
+  long result = set_attributes ((int) fd, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
+  if (result >= 0)
+    result = set_propagation ((int) fd, op->num);
+  return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
+}
+
+int
+wy_do_setattr (struct wy_stage *stage, const struct wy_op *op)
+{
+  long result = set_attributes (stage->fds[op->slot], op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
+  if (result >= 0)
+    result = set_propagation (stage->fds[op->slot], op->num);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
 }
 
@@ -126,8 +147,8 @@ wy_do_chdir_slot (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "fchdir", result) : 0;
 }
 
-static long
-open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
+long
+wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
 {
   struct open_how how = { .flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve };
   return wy_sys (SYS_openat2, dir, path, &how, sizeof how);
@@ -137,13 +158,13 @@ open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t
 static long
 enter_or_make (int dir, const char *name, uint64_t resolve)
 {
-  long fd = open_in_root (dir, name, O_PATH | O_DIRECTORY, 0, resolve);
+  long fd = wy_open_in_root (dir, name, O_PATH | O_DIRECTORY, 0, resolve);
   if (fd != -ENOENT)
     return fd;
   long made = wy_sys (SYS_mkdirat, dir, name, 0755);
   if (made < 0 && made != -EEXIST)
     return made;
-  return open_in_root (dir, name, O_PATH | O_DIRECTORY, 0, resolve);
+  return wy_open_in_root (dir, name, O_PATH | O_DIRECTORY, 0, resolve);
 }
 
 /* Make PATH, a directory or a file, with all directories above it.  Works on descriptors component
@@ -177,7 +198,7 @@ wy_make_target (const char *path, uint32_t flags, uint64_t resolve)
         }
       path += length;
       bool last = *path == '\0';
-      long next = last && flags & WY_MAKE_FILE ? open_in_root (dir, name, O_CREAT | O_WRONLY | O_NOCTTY | O_NONBLOCK, 0644, resolve)
+      long next = last && flags & WY_MAKE_FILE ? wy_open_in_root (dir, name, O_CREAT | O_WRONLY | O_NOCTTY | O_NONBLOCK, 0644, resolve)
                                                : enter_or_make (dir, name, resolve);
       if (next < 0)
         return next;
@@ -186,19 +207,37 @@ wy_make_target (const char *path, uint32_t flags, uint64_t resolve)
     }
 }
 
+long
+wy_open_parent (const char *path, const char **name)
+{
+  char above[4096];
+  unsigned length = 0, last = 0;
+  for (; path[length] != '\0'; length++)
+    {
+      if (length == sizeof above - 1)
+        return -ENAMETOOLONG;
+      if (path[length] == '/')
+        last = length;
+      above[length] = path[length];
+    }
+  above[last] = '\0';
+  *name = path[last] == '/' ? path + last + 1 : path;
+  return wy_make_target (above, WY_MAKE_DIR, RESOLVE_NO_MAGICLINKS);
+}
+
 /* Where to attach.  Return: an O_PATH descriptor, or -errno. */
 static long
 open_target (const char *path, uint32_t flags)
 {
   uint64_t resolve = RESOLVE_NO_MAGICLINKS | (flags & WY_NO_SYMLINKS ? RESOLVE_NO_SYMLINKS : 0);
-  long fd = open_in_root (AT_FDCWD, path, O_PATH, 0, resolve);
+  long fd = wy_open_in_root (AT_FDCWD, path, O_PATH, 0, resolve);
   if (fd == -ENOENT && flags & (WY_MAKE_DIR | WY_MAKE_FILE))
     return wy_make_target (path, flags, resolve);
   return fd;
 }
 
-static int
-attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
+int
+wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
 {
   wy_cleanup_close int target = (int) open_target (path, flags);
   if (target == -ENOENT && flags & WY_OPTIONAL)
@@ -212,7 +251,7 @@ attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
 int
 wy_do_attach (struct wy_stage *stage, const struct wy_op *op)
 {
-  return attach (stage, stage->fds[op->slot], wy_text (stage, op->text[0]), op->flags);
+  return wy_attach (stage, stage->fds[op->slot], wy_text (stage, op->text[0]), op->flags);
 }
 
 int
@@ -233,7 +272,7 @@ subtree (struct wy_stage *stage, const struct wy_op *op)
   wy_cleanup_close int tree = (int) wy_sys (SYS_open_tree, dir, wy_text (stage, op->text[0]), flags);
   if (tree < 0)
     return wy_fail (stage, "open_tree", tree);
-  long result = set_attributes (tree, op->wide, op->flags, stage->plan->idmap_fd);
+  long result = set_attributes (tree, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
   if (result < 0)
     return wy_fail (stage, "mount_setattr", result);
   int made = tree;
@@ -260,14 +299,14 @@ wy_do_bind (struct wy_stage *stage, const struct wy_op *op)
       stage->err->code = 0;
       return 0;
     }
-  return tree < 0 ? tree : attach (stage, tree, wy_text (stage, op->text[1]), op->flags);
+  return tree < 0 ? tree : wy_attach (stage, tree, wy_text (stage, op->text[1]), op->flags);
 }
 
 int
 wy_do_attributes (struct wy_stage *stage, const struct wy_op *op)
 {
-  struct mount_attr attr = { .attr_set = op->wide };
-  unsigned flags = AT_SYMLINK_NOFOLLOW | (op->flags & WY_RECURSIVE ? (unsigned) AT_RECURSIVE : 0u);
+  struct mount_attr attr = { .attr_set = op->wide, .attr_clr = op->wide2 };
+  unsigned flags = AT_SYMLINK_NOFOLLOW | (op->flags & WY_RECURSIVE_ATTRIBUTES ? (unsigned) AT_RECURSIVE : 0u);
   long result = wy_sys (SYS_mount_setattr, AT_FDCWD, wy_text (stage, op->text[0]), flags, &attr, sizeof attr);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
 }

@@ -70,8 +70,10 @@ wy_do_stdio (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_close_fds (struct wy_stage *stage, const struct wy_op *op)
 {
-  (void) op;
-  long result = wy_sys (SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+  /* Closed now unless a later operation needs them: an entry point such as /proc/self/fd/N/… would be
+   * looked up while they are still open, close-on-exec or not. */
+  unsigned flags = op->flags & WY_KEEP_UNTIL_EXEC ? CLOSE_RANGE_CLOEXEC : 0;
+  long result = wy_sys (SYS_close_range, 3 + op->num, ~0u, flags);
   return result < 0 ? wy_fail (stage, "close_range", result) : 0;
 }
 
@@ -96,8 +98,8 @@ wy_do_chdir (struct wy_stage *stage, const struct wy_op *op)
   return where[0] == '/' ? 0 : wy_fail (stage, "getcwd", -EXDEV);
 }
 
-static char **
-vector_of (const char *list, uint64_t count)
+char **
+wy_vector_of (const char *list, uint64_t count)
 {
   char **vector = calloc (count + 1, sizeof *vector);
   if (vector == NULL)
@@ -110,11 +112,24 @@ vector_of (const char *list, uint64_t count)
 int
 wy_prepare_exec (struct wy_stage *stage, const struct wy_op *op)
 {
-  stage->programs = vector_of (wy_text (stage, op->text[0]), op->num);
-  stage->argv = vector_of (wy_text (stage, op->text[1]), op->num2);
-  stage->envp = vector_of (wy_text (stage, op->text[2]), op->wide);
+  stage->programs = wy_vector_of (wy_text (stage, op->text[0]), op->num);
+  stage->argv = wy_vector_of (wy_text (stage, op->text[1]), op->num2);
+  stage->envp = wy_vector_of (wy_text (stage, op->text[2]), op->wide);
   if (stage->programs == NULL || stage->argv == NULL || stage->envp == NULL)
     return wy_fail (stage, "calloc", -ENOMEM);
+  return 0;
+}
+
+/* A program behind a magic link would be one of the host's: /proc/self/exe is still the caller's own
+ * program here (CVE-2019-5736).  Return: 0, or -errno. */
+static long
+find_program (const char *program)
+{
+  struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS };
+  long found = wy_sys (SYS_openat2, AT_FDCWD, program, &how, sizeof how);
+  if (found < 0)
+    return found;
+  wy_sys (SYS_close, found);
   return 0;
 }
 
@@ -124,15 +139,78 @@ int
 wy_do_exec (struct wy_stage *stage, const struct wy_op *op)
 {
   long refused = 0, result = -ENOENT;
-  (void) op;
   stage->at_exec = 1;
   for (char **program = stage->programs; *program != NULL; program++)
     {
-      result = wy_sys (SYS_execve, *program, stage->argv, stage->envp);
+      long found = op->flags & WY_CHECKED ? 0 : find_program (*program);
+      result = found < 0 ? found : wy_sys (SYS_execve, *program, stage->argv, stage->envp);
       if (result == -EACCES)
         refused = result;
       else if (result != -ENOENT && result != -ENOTDIR)
         break;
     }
   return wy_fail (stage, "execve", refused < 0 && (result == -ENOENT || result == -ENOTDIR) ? refused : result);
+}
+
+/* execveat(2) of a descriptor: no path is looked up in whatever root this process has by now. */
+int
+wy_do_exec_fd (struct wy_stage *stage, const struct wy_op *op)
+{
+  stage->at_exec = 1;
+  return wy_fail (stage, "execveat", wy_sys (SYS_execveat, stage->fds[op->slot], "", stage->argv, stage->envp, AT_EMPTY_PATH));
+}
+
+/* So that a command that is missing is said before the container counts as created.  What the kernel
+ * thinks of its format and its interpreter only execve can tell. */
+int
+wy_do_check_program (struct wy_stage *stage, const struct wy_op *op)
+{
+  const char *program = wy_text (stage, op->text[0]);
+  long refused = 0, result = -ENOENT;
+  for (uint32_t i = 0; i < op->num; i++, program = wy_next (program))
+    {
+      result = find_program (program);
+      if (result >= 0)
+        result = wy_sys (SYS_faccessat, AT_FDCWD, program, 1 /* X_OK */);
+      if (result >= 0)
+        return 0;
+      if (result == -EACCES)
+        refused = result;
+    }
+  return wy_fail (stage, "execve", refused < 0 ? refused : result);
+}
+
+int
+wy_do_inherit (struct wy_stage *stage, const struct wy_op *op)
+{
+  long result = wy_sys (SYS_fcntl, stage->fds[op->slot], F_SETFD, 0);
+  return result < 0 ? wy_fail (stage, "fcntl", result) : 0;
+}
+
+int
+wy_do_umask (struct wy_stage *stage, const struct wy_op *op)
+{
+  (void) stage;
+  wy_sys (SYS_umask, op->num);
+  return 0;
+}
+
+int
+wy_do_personality (struct wy_stage *stage, const struct wy_op *op)
+{
+  long result = wy_sys (SYS_personality, op->num);
+  return result < 0 ? wy_fail (stage, "personality", result) : 0;
+}
+
+/* Node marks everything that it was given as close-on-exec when it starts (uv_disable_stdio_inheritance). */
+int
+wy_do_keep_fds (struct wy_stage *stage, const struct wy_op *op)
+{
+  for (uint32_t fd = 0; fd < op->num; fd++)
+    {
+      long result = wy_sys (SYS_fcntl, fd, F_SETFD, 0);
+      if (result < 0 && result != -EBADF)
+        return wy_fail (stage, "fcntl", result);
+    }
+  return 0;
 }

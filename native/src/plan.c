@@ -30,14 +30,17 @@ enum uses
   IDS_T0 = 1 << 9,  /* from 32-bit numbers at t0 */
   SETS_T0 = 1 << 10, /* five 64-bit numbers at t0 */
   LISTS_EXEC = 1 << 11,
-  CALLER = 1 << 12 /* runs in the caller, so may only stand before the child's operations */
+  CALLER = 1 << 12, /* runs in the caller, so may only stand before the child's operations */
+  INIT = 1 << 13,   /* only for wherry-init */
+  LIST_T0 = 1 << 14, /* num texts at t0 */
+  LAST = 1 << 15    /* ends the plan, and only this does */
 };
 
 static const uint16_t uses_of[WY_OP_KINDS] = {
   [WY_OP_FD] = SLOT_OUT | CALLER,
   [WY_OP_TREE] = SLOT_OUT | T0 | CALLER,
   [WY_OP_CGROUP_JOIN] = T0,
-  [WY_OP_USER_MAPS] = 0,
+  [WY_OP_USER_MAPS] = T0 | T1,
   [WY_OP_UNSHARE] = 0,
   [WY_OP_PROPAGATION] = 0,
   [WY_OP_SETUP_IDS] = 0,
@@ -61,7 +64,26 @@ static const uint16_t uses_of[WY_OP_KINDS] = {
   [WY_OP_CLOSE_FDS] = 0,
   [WY_OP_CHDIR] = T0,
   [WY_OP_SECCOMP] = BLOB_T0,
-  [WY_OP_EXEC] = LISTS_EXEC,
+  [WY_OP_EXEC] = LISTS_EXEC | LAST,
+  [WY_OP_PID_NAMESPACE] = SLOT_IN | CALLER,
+  [WY_OP_SETNS] = SLOT_IN,
+  [WY_OP_INHERIT] = SLOT_IN,
+  [WY_OP_EXEC_FD] = SLOT_IN | LISTS_EXEC | LAST,
+  [WY_OP_DOMAINNAME] = T0,
+  [WY_OP_UMASK] = 0,
+  [WY_OP_PERSONALITY] = 0,
+  [WY_OP_KEYRING] = T0,
+  [WY_OP_STDIO_OWNER] = 0,
+  [WY_OP_WRITE] = SLOT_IN | T0 | T1,
+  [WY_OP_MKNOD] = T0,
+  [WY_OP_SYMLINK] = T0 | T1,
+  [WY_OP_MASK] = SLOT_IN | T0,
+  [WY_OP_CONSOLE] = SLOT_IN,
+  [WY_OP_CHECK_PROGRAM] = LIST_T0,
+  [WY_OP_WAIT] = SLOT_IN | INIT,
+  [WY_OP_HOOK] = LISTS_EXEC | T3 | INIT,
+  [WY_OP_SETATTR] = SLOT_IN,
+  [WY_OP_KEEP_FDS] = 0,
 };
 
 struct check
@@ -130,6 +152,8 @@ content_fault (const struct check *c, const struct wy_op *op, uint16_t uses)
       return "text";
   if (uses & LIST_T1 && !list_fits (c, op->text[1], op->num))
     return "list";
+  if (uses & LIST_T0 && (op->num == 0 || !list_fits (c, op->text[0], op->num)))
+    return "list";
   if (uses & BLOB_T0 && (op->num % 8 != 0 || op->num / 8 > 4096 || op->num == 0 || !blob_fits (c, op->text[0], op->num)))
     return "blob";
   if (uses & IDS_T0 && (op->from > 65536 || !blob_fits (c, op->text[0], (uint64_t) op->from * 4)))
@@ -150,10 +174,12 @@ meaning_fault (const struct check *c, const struct wy_op *op)
     return "idmap without map";
   if (op->kind == WY_OP_STDIO && op->num > 2)
     return "stdio number";
+  if (op->kind == WY_OP_KEEP_FDS && op->num > WY_LIST_MAX)
+    return "descriptor count";
   if (op->kind == WY_OP_USER_MAPS && !(c->plan->clone_flags & CLONE_NEWUSER))
     return "maps without userns";
-  if (op->kind == WY_OP_UNSHARE && op->wide & ~(uint64_t) NAMESPACES)
-    return "unshare flags";
+  if ((op->kind == WY_OP_UNSHARE || op->kind == WY_OP_SETNS) && op->wide & ~(uint64_t) NAMESPACES)
+    return "namespace flags";
   return NULL;
 }
 
@@ -177,10 +203,22 @@ check_ops (struct check *c, const struct wy_op *ops)
         fault = meaning_fault (c, op);
       if (fault != NULL)
         return refuse (c, (int) i, EINVAL, fault);
-      if ((op->kind == WY_OP_EXEC) != (i == c->plan->op_count - 1))
+      if (((uses & LAST) != 0) != (i == c->plan->op_count - 1))
         return refuse (c, (int) i, EINVAL, "exec must be last");
     }
   return 0;
+}
+
+bool
+wy_op_is_callers (uint32_t kind)
+{
+  return (uses_of[kind] & CALLER) != 0;
+}
+
+bool
+wy_op_is_inits (uint32_t kind)
+{
+  return (uses_of[kind] & INIT) != 0;
 }
 
 uint32_t

@@ -29,6 +29,8 @@ struct wy_stage
   volatile int child_tid;    /* kernel: tid, then 0 at exec or exit */
   volatile int maps_written; /* futex the child waits on */
   volatile int at_exec;      /* the child got as far as its last operation */
+  int own_pidns;             /* the caller's own, while WY_OP_PID_NAMESPACE has it elsewhere; -1 else */
+  int report;                /* wherry-init: where results go */
   struct wy_error *err;
 };
 
@@ -76,9 +78,43 @@ wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do
     wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot, wy_do_unshare, wy_do_hostname, wy_do_loopback, wy_do_rlimit, wy_do_ids,
     wy_do_capabilities, wy_do_no_new_privs, wy_do_parent_death, wy_do_stdio, wy_do_close_fds, wy_do_chdir,
     wy_do_seccomp, wy_do_exec;
+wy_op_function wy_prepare_pid_namespace;
+wy_op_function wy_do_setns, wy_do_inherit, wy_do_exec_fd, wy_do_domainname, wy_do_umask, wy_do_personality, wy_do_keyring, wy_do_stdio_owner, wy_do_write,
+    wy_do_mknod, wy_do_symlink, wy_do_mask, wy_do_console, wy_do_check_program, wy_do_wait, wy_do_hook, wy_do_setattr, wy_do_keep_fds;
+
+/* Does the caller perform KIND ([p])?  Only wherry-init ([i])?  (plan.c) */
+bool wy_op_is_callers (uint32_t kind);
+bool wy_op_is_inits (uint32_t kind);
+
+/* COUNT texts from LIST as a NULL-terminated vector; NULL without memory.  Not for a child that shares memory. */
+char **wy_vector_of (const char *list, uint64_t count);
+
+/* Give RESULTING descriptors back and free what a stage holds (start.c). */
+void wy_stage_release (struct wy_stage *stage);
+
+/* A stage for BUFFER, which has been checked (start.c). */
+struct wy_stage wy_stage_of (const uint8_t *buffer, struct wy_error *err);
+
+/* Send or receive one descriptor with one byte (send.c).  Return: 0 or the descriptor; -errno. */
+int wy_send_fd (int socket, int fd);
+
+/* Open PATH below DIR with openat2(2) (op_mount.c).  Return: a descriptor, or -errno. */
+long wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+
+/* Attach TREE at PATH, see WY_OP_ATTACH (op_mount.c). */
+int wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags);
+
+/* The directory that holds PATH, made when missing, and PATH's last part in *NAME (op_mount.c).
+ * Return: a descriptor, or -errno. */
+long wy_open_parent (const char *path, const char **name);
 
 /* Make PATH (op_mount.c).  Return: a descriptor of it, or -errno. */
 long wy_make_target (const char *path, uint32_t flags, uint64_t resolve);
+
+/* Visit the network namespace NETNS with this thread, and come back (namespace.c).
+ * Return: 0, or -errno. */
+int wy_netns_enter (int netns);
+void wy_netns_leave (void);
 
 /* Bring `lo` up in the current network namespace.  Return: 0, or -errno with *CALL named. */
 int wy_loopback_up (const char **call);

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "stage.h"
 #include "sys.h"
@@ -32,6 +33,8 @@
 #endif
 
 #define STACK_SIZE (128u << 10)
+#define GUARD_SIZE (64u << 10) /* a multiple of every page size */
+#define START_SECONDS_MAX 2
 #define KERNEL_SIGNALS 64
 #define KERNEL_SIGSET_BYTES 8
 #define TID_UNSET (-1)
@@ -40,7 +43,6 @@
  * turns a mistake into an error instead of two children on one stack. */
 static char *child_stack;
 static volatile int starting;
-static int own_netns = -1;
 
 struct kernel_sigaction
 {
@@ -142,6 +144,11 @@ prepare (struct wy_stage *stage)
   for (uint32_t i = 0; i < stage->plan->op_count; i++)
     {
       wy_op_function *function = wy_op_table[stage->ops[i].kind].prepare;
+      if (wy_op_is_inits (stage->ops[i].kind))
+        {
+          stage->err->op = (int32_t) i;
+          return wy_fail (stage, "only for wherry-init", -EINVAL);
+        }
       if (function != NULL && function (stage, &stage->ops[i]) < 0)
         {
           stage->err->op = (int32_t) i;
@@ -186,67 +193,81 @@ put_number (char *at, uint32_t value)
   return length;
 }
 
+/* TEXT, or the plan's one range when it is empty.  The kernel takes a map in one write or not at all. */
 static long
-write_map (int proc, const char *name, const struct wy_plan *plan)
+write_map (int proc, const char *name, const char *text, const struct wy_plan *plan)
 {
   char line[32] = "0 ";
-  unsigned length = 2;
-  length += put_number (line + length, plan->id_base);
-  line[length++] = ' ';
-  length += put_number (line + length, plan->id_count);
+  unsigned long length = (unsigned long) (wy_next (text) - text) - 1;
   wy_cleanup_close int fd = (int) wy_sys (SYS_openat, proc, name, O_WRONLY | O_CLOEXEC);
   if (fd < 0)
     return fd;
+  if (length > 0)
+    return wy_sys (SYS_write, fd, text, length);
+  length = 2;
+  length += put_number (line + length, plan->id_base);
+  line[length++] = ' ';
+  length += put_number (line + length, plan->id_count);
   return wy_sys (SYS_write, fd, line, length);
 }
 
 static long
-write_maps (const struct wy_plan *plan, long pid)
+write_maps (const struct wy_stage *stage, long pid)
 {
   char path[16] = "/proc/";
+  const char *uids = stage->text, *gids = stage->text;
+  for (uint32_t i = 0; i < stage->plan->op_count; i++)
+    if (stage->ops[i].kind == WY_OP_USER_MAPS)
+      {
+        uids = wy_text (stage, stage->ops[i].text[0]);
+        gids = wy_text (stage, stage->ops[i].text[1]);
+      }
   path[6 + put_number (path + 6, (uint32_t) pid)] = '\0';
   wy_cleanup_close int proc = (int) wy_sys (SYS_open, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (proc < 0)
     return proc;
-  long result = write_map (proc, "gid_map", plan);
-  return result < 0 ? result : write_map (proc, "uid_map", plan);
+  long result = write_map (proc, "gid_map", gids, stage->plan);
+  return result < 0 ? result : write_map (proc, "uid_map", uids, stage->plan);
 }
 
 static void
 let_child_go (struct wy_stage *stage, long pid)
 {
-  long result = write_maps (stage->plan, pid);
+  long result = write_maps (stage, pid);
   stage->maps_written = result < 0 ? (int) result : 1;
   wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+/* The caller stands still here, so not for ever: a program file that somebody holds a lease on
+ * (fcntl(2), F_SETLEASE) would make execve wait for up to 45 seconds. */
 static void
-wait_for_release (struct wy_stage *stage)
+wait_for_release (struct wy_stage *stage, int pidfd)
 {
+  const struct timespec patience = { .tv_sec = START_SECONDS_MAX };
   int seen;
   while ((seen = stage->child_tid) != 0)
-    wy_sys (SYS_futex, &stage->child_tid, FUTEX_WAIT, seen, NULL, NULL, 0);
+    if (wy_sys (SYS_futex, &stage->child_tid, FUTEX_WAIT, seen, &patience, NULL, 0) == -ETIMEDOUT)
+      {
+        wy_sys (SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+        stage->at_exec = 0;
+        if (stage->err->code == 0)
+          wy_fail (stage, "start took too long", -ETIMEDOUT);
+      }
 }
 
-/* The caller's thread visits the pooled network namespace for the length of the clone: its child
- * is born there, and the container owns nothing of it.  A thread that could not come back would
- * serve the gateway from inside a container's network, so that ends the process. */
+/* The caller's thread is in the pooled network namespace for the length of the clone: its child is
+ * born there, and the container owns nothing of it. */
 static long
 clone_in_netns (struct wy_stage *stage, struct clone_args *args)
 {
   int netns = stage->plan->netns_fd;
   if (netns < 0)
     return clone_onto_stack (args, run_child, stage);
-  if (own_netns < 0)
-    own_netns = (int) wy_sys (SYS_open, "/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-  if (own_netns < 0)
-    return own_netns;
-  long result = wy_sys (SYS_setns, netns, CLONE_NEWNET);
+  int result = wy_netns_enter (netns);
   if (result < 0)
     return result;
   long pid = clone_onto_stack (args, run_child, stage);
-  if (wy_sys (SYS_setns, own_netns, CLONE_NEWNET) < 0)
-    abort ();
+  wy_netns_leave ();
   return pid;
 }
 
@@ -274,7 +295,7 @@ launch (struct wy_stage *stage, struct wy_child *child)
     {
       if (stage->plan->clone_flags & CLONE_NEWUSER)
         let_child_go (stage, pid);
-      wait_for_release (stage);
+      wait_for_release (stage, child->pidfd);
     }
   wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SIGSET_BYTES);
   if (pid < 0)
@@ -289,9 +310,13 @@ launch (struct wy_stage *stage, struct wy_child *child)
   return -1;
 }
 
-static void
-release (struct wy_stage *stage)
+void
+wy_stage_release (struct wy_stage *stage)
 {
+  /* A thread that could not come back would make every later child in somebody's container. */
+  if (stage->own_pidns >= 0 && wy_sys (SYS_setns, stage->own_pidns, CLONE_NEWPID) < 0)
+    abort ();
+  wy_close (&stage->own_pidns);
   for (unsigned i = 0; i < stage->plan->slot_count; i++)
     if (stage->owned[i])
       wy_close (&stage->fds[i]);
@@ -314,6 +339,22 @@ perform (struct wy_stage *stage, int32_t stdio, struct wy_child *child)
   return launch (stage, child);
 }
 
+struct wy_stage
+wy_stage_of (const uint8_t *buffer, struct wy_error *err)
+{
+  const struct wy_plan *plan = (const struct wy_plan *) (const void *) buffer;
+  return (struct wy_stage){
+    .plan = plan,
+    .ops = (const struct wy_op *) (const void *) (buffer + sizeof *plan),
+    .text = (const char *) buffer + plan->text_offset,
+    .stdio = { -1, -1, -1 },
+    .child_tid = TID_UNSET,
+    .own_pidns = -1,
+    .report = -1,
+    .err = err,
+  };
+}
+
 int
 wy_start (const uint8_t *buffer, uint64_t size, int32_t stdio, struct wy_child *child, struct wy_error *err)
 {
@@ -321,23 +362,16 @@ wy_start (const uint8_t *buffer, uint64_t size, int32_t stdio, struct wy_child *
     return -1;
   if (child_stack == NULL)
     {
-      void *stack = mmap (NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-      child_stack = stack == MAP_FAILED ? NULL : stack;
+      char *stack = mmap (NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+      if (stack != MAP_FAILED && mprotect (stack, GUARD_SIZE, PROT_NONE) == 0)
+        child_stack = stack + GUARD_SIZE;
     }
-  const struct wy_plan *plan = (const struct wy_plan *) (const void *) buffer;
-  struct wy_stage stage = {
-    .plan = plan,
-    .ops = (const struct wy_op *) (const void *) (buffer + sizeof *plan),
-    .text = (const char *) buffer + plan->text_offset,
-    .stdio = { -1, -1, -1 },
-    .child_tid = TID_UNSET,
-    .err = err,
-  };
+  struct wy_stage stage = wy_stage_of (buffer, err);
   *child = (struct wy_child){ .pidfd = -1, .stdio = { -1, -1, -1 } };
   if (child_stack == NULL || __atomic_exchange_n (&starting, 1, __ATOMIC_ACQUIRE) != 0)
     return wy_fail (&stage, "wy_start", child_stack == NULL ? -ENOMEM : -EBUSY);
   int result = perform (&stage, stdio, child);
-  release (&stage);
+  wy_stage_release (&stage);
   __atomic_store_n (&starting, 0, __ATOMIC_RELEASE);
   if (result < 0)
     {

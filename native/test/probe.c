@@ -11,7 +11,9 @@
 #include <linux/keyctl.h>
 #include <linux/openat2.h>
 #include <linux/perf_event.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
+#include <arpa/inet.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -22,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/personality.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -268,6 +271,20 @@ try_int80 (void)
 #endif
 }
 
+/* A family whose low half is what the kernel reads, with something in the upper half that it ignores. */
+static long
+try_wide_family (long family)
+{
+  return syscall (SYS_socket, 1L << 32 | family, SOCK_STREAM, 0);
+}
+
+static long
+try_aio (void)
+{
+  unsigned long context = 0;
+  return syscall (SYS_io_setup, 16, &context);
+}
+
 static long
 try_call (const char *what)
 {
@@ -340,6 +357,20 @@ try_call (const char *what)
     return socket (AF_INET, SOCK_RAW, IPPROTO_ICMP);
   if (strcmp (what, "af-inet") == 0)
     return try_socket (AF_INET, SOCK_STREAM);
+  if (strcmp (what, "af-alg-wide") == 0)
+    return try_wide_family (38);
+  if (strcmp (what, "af-vsock-wide") == 0)
+    return try_wide_family (40);
+  if (strcmp (what, "netlink-route") == 0)
+    return socket (AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+  if (strcmp (what, "netlink-uevent") == 0)
+    return socket (AF_NETLINK, SOCK_RAW, NETLINK_KOBJECT_UEVENT);
+  if (strcmp (what, "netlink-generic") == 0)
+    return socket (AF_NETLINK, SOCK_RAW, NETLINK_GENERIC);
+  if (strcmp (what, "aio") == 0)
+    return try_aio ();
+  if (strcmp (what, "clear-parent-death") == 0)
+    return prctl (PR_SET_PDEATHSIG, 0);
   errno = EDOM;
   return -1;
 }
@@ -403,6 +434,96 @@ do_echo (char **argv)
   for (; *argv != NULL; argv++)
     printf ("%s%s", *argv, argv[1] != NULL ? " " : "\n");
   return 0;
+}
+
+/* A connection to itself over loopback whose closing side stays in TIME_WAIT. */
+static int
+do_leave_connection (char **argv)
+{
+  char end;
+  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons ((uint16_t) atoi (argv[0])), .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
+  int listener = socket (AF_INET, SOCK_STREAM, 0), near = socket (AF_INET, SOCK_STREAM, 0);
+  if (bind (listener, (struct sockaddr *) &address, sizeof address) < 0 || listen (listener, 1) < 0
+      || connect (near, (struct sockaddr *) &address, sizeof address) < 0)
+    return say (-1);
+  close (accept (listener, NULL, NULL));
+  return say (read (near, &end, 1));
+}
+
+static int
+do_bind (char **argv)
+{
+  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons ((uint16_t) atoi (argv[0])), .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
+  return say (bind (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *) &address, sizeof address));
+}
+
+/* drip BYTES: one at a time, each only when the one before has been read. */
+static int
+do_drip (char **argv)
+{
+  for (long left = atol (argv[0]); left > 0; left--)
+    {
+      int unread = 1;
+      if (write (1, "x", 1) != 1)
+        return 1;
+      while (ioctl (1, FIONREAD, &unread) == 0 && unread > 0)
+        sched_yield ();
+    }
+  return 0;
+}
+
+/* fill-sockets PAIRS: bytes that loopback connections hold while nobody reads. */
+static int
+do_fill_sockets (char **argv)
+{
+  static char block[65536];
+  long long held = 0;
+  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons (9000), .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
+  int listener = socket (AF_INET, SOCK_STREAM, 0);
+  bind (listener, (struct sockaddr *) &address, sizeof address);
+  listen (listener, 16);
+  for (int i = atoi (argv[0]); i > 0; i--)
+    {
+      int near = socket (AF_INET, SOCK_STREAM, 0);
+      if (connect (near, (struct sockaddr *) &address, sizeof address) < 0 || accept (listener, NULL, NULL) < 0)
+        break;
+      fcntl (near, F_SETFL, O_NONBLOCK);
+      for (int tries = 0; tries < 200; tries++)
+        {
+          ssize_t size = write (near, block, sizeof block);
+          if (size > 0)
+            held += size;
+          else
+            usleep (50);
+        }
+    }
+  printf ("%lld\n", held);
+  return 0;
+}
+
+/* lease PATH MS: nobody else can open it until it is given back, or the kernel loses patience. */
+static int
+do_lease (char **argv)
+{
+  int fd = open (argv[0], O_WRONLY);
+  signal (SIGIO, SIG_IGN);
+  if (fcntl (fd, F_SETLEASE, F_WRLCK) < 0)
+    return say (-1);
+  fputs ("held\n", stderr);
+  return do_sleep (argv + 1);
+}
+
+/* block-stdin: the pipe that our body is about to come through, filled by ourselves. */
+static int
+do_block_stdin (char **argv)
+{
+  static char block[65536];
+  (void) argv;
+  int fd = open ("/proc/self/fd/0", O_WRONLY | O_NONBLOCK);
+  while (write (fd, block, sizeof block) > 0)
+    continue;
+  usleep (300000);
+  return say (0);
 }
 
 extern char **environ;
@@ -481,6 +602,8 @@ static const struct
   { "env", do_env, 0 },       { "cwd", do_cwd, 0 },           { "both", do_both, 3 },
   { "close-stdin", do_close_stdin, 0 }, { "leave-child", do_leave_child, 0 }, { "signals", do_signals, 0 },
   { "child-memory", do_child_memory, 1 }, { "connect-abstract", do_connect_abstract, 1 },
+  { "leave-connection", do_leave_connection, 1 }, { "bind", do_bind, 1 }, { "drip", do_drip, 1 },
+  { "fill-sockets", do_fill_sockets, 1 }, { "lease", do_lease, 2 }, { "block-stdin", do_block_stdin, 0 },
 };
 
 int

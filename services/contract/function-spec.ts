@@ -68,7 +68,11 @@ const argv = z.array(text).max(LIST_MAX, `has more than ${LIST_MAX} items`)
 const name = z.string()
   .max(FUNCTION_NAME_MAX, `is longer than ${FUNCTION_NAME_MAX} characters`)
   .regex(NAME, 'must be letters, digits, "-", "_" or ".", and begin and end with a letter or digit')
-const absolutePath = text.refine(p => p.startsWith('/') && !p.split('/').includes('..'), 'must be an absolute path without ".."')
+const PATH_DEPTH_MAX = 64
+const PATH_MAX_CHARS = 4095
+const absolutePath = text
+  .refine(p => p.startsWith('/') && !/\/\.\.?(?:\/|$)/.test(p), 'must be an absolute path without ".." and "."')
+  .refine(p => p.length <= PATH_MAX_CHARS && p.split('/').length <= PATH_DEPTH_MAX, `is longer than ${PATH_MAX_CHARS} characters or deeper than ${PATH_DEPTH_MAX} folders`)
 const scalar = z.union([z.string(), z.number()]).transform(String)
 
 function quantity (parse: (text: string) => number | undefined, bounds: { min: number, max: number, example: string, least: string, most: string }) {
@@ -86,7 +90,8 @@ function quantity (parse: (text: string) => number | undefined, bounds: { min: n
 const limits = z.strictObject({
   memory: quantity(parseBytes, { min: MEMORY_MIN_BYTES, max: MEMORY_MAX_BYTES, example: '64Mi', least: '4Mi', most: '1Ti' }).optional(),
   cpu: quantity(parseCpus, { min: CPU_MIN, max: CPU_MAX, example: '0.5', least: String(CPU_MIN), most: String(CPU_MAX) }).optional(),
-  pids: z.coerce.number('must be a whole number').int('must be a whole number').min(PIDS_MIN, `is below the least possible, ${PIDS_MIN}`).max(PIDS_MAX, `is above the most possible, ${PIDS_MAX}`).optional(),
+  pids: z.union([z.number(), z.string().regex(/^\d{1,9}$/).transform(Number)], 'must be a whole number')
+    .pipe(z.number().int('must be a whole number').min(PIDS_MIN, `is below the least possible, ${PIDS_MIN}`).max(PIDS_MAX, `is above the most possible, ${PIDS_MAX}`)).optional(),
 })
 
 const volume = z.strictObject({
@@ -130,6 +135,11 @@ function faultOf (issue: z.core.$ZodIssue): Fault[] {
   return [{ path, problem: issue.message }]
 }
 
+/** "/a//b/" → "/a/b" */
+function normalise (path: string): string {
+  return `/${path.split('/').filter(part => part !== '').join('/')}`
+}
+
 /** The deployment BODY (parsed JSON) as a FunctionSpec.  Throws InvalidRequest that lists every wrong field. */
 export function parseDeployment (body: unknown): FunctionSpec {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) {
@@ -138,9 +148,12 @@ export function parseDeployment (body: unknown): FunctionSpec {
   const result = deployment.safeParse(body, { reportInput: true })
   if (!result.success) throw new InvalidRequest(result.error.issues.flatMap(faultOf))
   const d = result.data
-  const volumes = (d.volumes ?? []).map(v => ({ name: v.name, target: v.target, readonly: v.readonly ?? false }))
+  const volumes = (d.volumes ?? []).map(v => ({ name: v.name, target: normalise(v.target), readonly: v.readonly ?? false }))
   const twice = volumes.findIndex((v, i) => volumes.findIndex(w => w.target === v.target) !== i)
   if (twice >= 0) throw new InvalidRequest([{ path: `volumes[${twice}].target`, problem: `"${volumes[twice]!.target}" is the target of two volumes` }])
+  // Whoever else has the outer volume could remove the folder under the inner one, which takes the mount off.
+  const nested = volumes.findIndex(v => volumes.some(w => v.target.startsWith(`${w.target}/`)))
+  if (nested >= 0) throw new InvalidRequest([{ path: `volumes[${nested}].target`, problem: `"${volumes[nested]!.target}" lies below the target of another volume` }])
   return {
     name: d.service,
     image: d.image,

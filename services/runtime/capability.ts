@@ -9,6 +9,11 @@ const NAMES = [
   'CAP_CHECKPOINT_RESTORE',
 ] as const
 
+/** Is NAME one that <linux/capability.h> has? */
+export const isCapability = (name: string): boolean => (NAMES as readonly string[]).includes(name)
+
+export const CAPABILITIES: readonly string[] = NAMES
+
 /** The set as a bit mask.  Throws RangeError for a name that is no capability. */
 export function capabilityMask (names: readonly string[]): bigint {
   let mask = 0n

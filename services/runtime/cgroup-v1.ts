@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup.ts'
+import { START_HEADROOM_BYTES, V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup.ts'
 import { createV1Freezer } from './freezer.ts'
 import type { Native } from './native.ts'
 
@@ -23,13 +23,25 @@ function number (path: string): number {
   return Number(readFileSync(path, 'utf8'))
 }
 
-function applyLimits (dirs: Directories, resources: Resources): void {
-  writeFileSync(`${dirs.memory}/memory.limit_in_bytes`, String(resources.memory.limit))
+/** Some kernels have no accounting of swap or of kernel memory, and no files for it. */
+function writeIfThere (path: string, value: number): void {
   try {
-    writeFileSync(`${dirs.memory}/memory.memsw.limit_in_bytes`, String(resources.memory.limit))
+    writeFileSync(path, String(value))
   } catch (err) {
-    if (!isErrno(err, 'ENOENT', 'EACCES', 'EOPNOTSUPP')) throw err // a kernel without swap accounting has no such file
+    if (!isErrno(err, 'ENOENT', 'EACCES', 'EOPNOTSUPP')) throw err
   }
+}
+
+/** memsw (memory and swap) may never be below memory: hence two orders, one to begin with and one to come down. */
+function setMemoryLimit (dirs: Directories, limit: number): void {
+  writeFileSync(`${dirs.memory}/memory.limit_in_bytes`, String(limit))
+  writeIfThere(`${dirs.memory}/memory.memsw.limit_in_bytes`, limit)
+}
+
+function applyLimits (dirs: Directories, resources: Resources): void {
+  const { limit } = resources.memory
+  setMemoryLimit(dirs, limit + START_HEADROOM_BYTES)
+  writeIfThere(`${dirs.memory}/memory.kmem.tcp.limit_in_bytes`, limit)
   writeFileSync(`${dirs.cpu}/cpu.cfs_period_us`, String(resources.cpu.period))
   writeFileSync(`${dirs.cpu}/cpu.cfs_quota_us`, String(resources.cpu.quota))
   writeFileSync(`${dirs.pids}/pids.max`, String(resources.pids.limit))
@@ -104,6 +116,14 @@ export function createV1Driver ({ native, host, instance }: { native: Native, ho
       fd: -1,
       tasks: directories.map(directory => `${directory}/tasks`),
       onOom (listener) { onOom = listener },
+      started () {
+        try {
+          setMemoryLimit(dirs, resources.memory.limit)
+        } catch (err) {
+          if (!isErrno(err, 'EBUSY')) throw err
+          onOom() // it uses more already, and nothing of it can be reclaimed
+        }
+      },
       usage: () => readUsage(dirs),
       remove () {
         endOomWatch()

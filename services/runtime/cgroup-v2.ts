@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { V2_CONTROLLERS, type Cgroup, type CgroupDriver } from './cgroup.ts'
+import { START_HEADROOM_BYTES, V2_CONTROLLERS, type Cgroup, type CgroupDriver } from './cgroup.ts'
 import { LEAF } from './cgroup-host.ts'
 import { removeCgroup } from './cgroup-v1.ts'
 import { createV2Freezer } from './freezer.ts'
@@ -86,7 +86,7 @@ export function offerControllers (top: string, directory: string): void {
 }
 
 function applyLimits (directory: string, resources: Resources): void {
-  write(`${directory}/memory.max`, String(resources.memory.limit))
+  write(`${directory}/memory.max`, String(resources.memory.limit + START_HEADROOM_BYTES))
   try {
     write(`${directory}/memory.swap.max`, '0')
   } catch (err) {
@@ -144,6 +144,7 @@ export function createV2Driver ({ directory, layout, instance }: { directory: st
       name,
       get fd () { return fd },
       tasks: [],
+      started: () => write(`${own}/memory.max`, String(resources.memory.limit)),
       onOom () {}, // the kernel kills the group itself (memory.oom.group)
       usage: () => readUsage(own),
       remove () {

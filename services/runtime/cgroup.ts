@@ -22,6 +22,8 @@ export interface Cgroup extends Freezer {
   readonly tasks: readonly string[]
   /** Calls back (at most once) when the cgroup ran out of memory. */
   onOom (listener: () => void): void
+  /** Its program runs: the memory limit holds exactly from now on. */
+  started (): void
   usage (): Usage
   /** Remove it; false while the kernel still sees somebody inside. */
   remove (): boolean
@@ -45,6 +47,10 @@ export interface HostCgroups {
   readonly driver: 'v1' | 'v2'
   readonly missing: readonly string[]
 }
+
+/** Until its program runs, a container's first process shares the worker's memory, and the kernel's killer takes
+ * everyone who shares it.  No start needs as much as this on top of the least limit. */
+export const START_HEADROOM_BYTES = 16 * 1024 ** 2
 
 /** memory, cpu time and number of processes are what every container is limited in. */
 export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const

@@ -10,7 +10,7 @@ import { StartError, SyscallError } from '../contract/errors.ts'
 import type { RuntimeSpec } from '../contract/runtime-spec.ts'
 import type { Cgroup } from './cgroup.ts'
 import type { CgroupPool } from './cgroup-pool.ts'
-import type { Native } from './native.ts'
+import type { Native, StartedProcess } from './native.ts'
 import { buildPlan, explainFailure, type HostFacts } from './plan.ts'
 import type { Slot, Slots } from './slots.ts'
 
@@ -63,6 +63,16 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
     if (cgroup) cgroups.giveBack(cgroup)
   }
 
+  /** What the container used; it gives back what it held, whatever the kernel says. */
+  function usageOf (slot: Slot, cgroup: Cgroup, oom: boolean): Usage {
+    try {
+      const usage = cgroup.usage()
+      return oom && usage.oomKills === 0 ? { ...usage, oomKills: 1 } : usage
+    } finally {
+      giveBack(slot, cgroup)
+    }
+  }
+
   /** OOM says whether the cgroup's event came first: killing on it may beat the kernel's own count. */
   function watchExit (pidfd: number, slot: Slot, cgroup: Cgroup, oom: () => boolean): Promise<ContainerExit> {
     const { promise, resolve, reject } = Promise.withResolvers<ContainerExit>()
@@ -72,10 +82,8 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
         if (!exit) return
         stop()
         const endedAt = performance.now()
-        const seen = cgroup.usage()
-        const usage = oom() && seen.oomKills === 0 ? { ...seen, oomKills: 1 } : seen
         closeSync(pidfd)
-        giveBack(slot, cgroup)
+        const usage = usageOf(slot, cgroup, oom())
         resolve({ exitCode: exit.exitCode, signal: exit.signal === 0 ? undefined : SIGNAL_NAMES.get(exit.signal) ?? `signal ${exit.signal}`, usage, endedAt })
       } catch (err) {
         stop()
@@ -96,41 +104,60 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
     }
   }
 
+  /** `creating`: everything is given back when it does not come to a running program. */
+  function begin (spec: RuntimeSpec, slot: Slot, onOom: () => void) {
+    let cgroup: Cgroup | undefined
+    try {
+      cgroup = cgroups.take(spec.linux.resources)
+      cgroup.onOom(onOom)
+      return { cgroup, started: launch(spec, slot, cgroup) }
+    } catch (err) {
+      giveBack(slot, cgroup)
+      throw err
+    }
+  }
+
+  /** What can be done to a running container; nothing of it once it has ended. */
+  function controls ({ pidfd }: StartedProcess, cgroup: Cgroup, exited: Promise<unknown>): Pick<Container, 'kill' | 'pause' | 'resume'> {
+    let alive = true
+    void exited.finally(() => { alive = false }).catch(() => {}) // whoever waits for the exit hears of its error
+    const resume = (): void => { if (alive) cgroup.thaw() }
+    return {
+      kill () {
+        if (alive) native.kill(pidfd, constants.signals.SIGKILL)
+        resume()
+      },
+      async pause () {
+        try {
+          if (alive) await cgroup.freeze()
+        } catch (err) {
+          if (alive) throw err // otherwise it ended while it was being stopped
+        }
+      },
+      resume,
+    }
+  }
+
   return {
     start (spec) {
       const slot = slots.take()
       if (!slot) throw new RangeError('no free slot')
-      let cgroup: Cgroup | undefined
+      let oom = false
+      let kill = (): void => {}
+      const { cgroup, started } = begin(spec, slot, () => { oom = true; kill() })
+      const exited = watchExit(started.pidfd, slot, cgroup, () => oom)
+      exits.add(exited)
+      void exited.finally(() => exits.delete(exited)).catch(() => {}) // as above
+      const control = controls(started, cgroup, exited)
+      kill = control.kill
       try {
-        let kill = (): void => {}
-        let oom = false
-        cgroup = cgroups.take(spec.linux.resources)
-        cgroup.onOom(() => { oom = true; kill() })
-        const started = launch(spec, slot, cgroup)
-        const exited = watchExit(started.pidfd, slot, cgroup, () => oom)
-        exits.add(exited)
-        void exited.finally(() => exits.delete(exited)).catch(() => {})
-        let alive = true
-        void exited.finally(() => { alive = false }).catch(() => {})
-        const taken = cgroup
-        const resume = (): void => { if (alive) taken.thaw() }
-        kill = () => {
-          if (!alive) return
-          native.kill(started.pidfd, constants.signals.SIGKILL)
-          resume()
-        }
-        const pause = async (): Promise<void> => {
-          try {
-            if (alive) await taken.freeze()
-          } catch (err) {
-            if (alive) throw err // otherwise it ended while it was being stopped
-          }
-        }
-        return { pid: started.pid, stdin: started.stdin, stdout: started.stdout, stderr: started.stderr, exited, kill, pause, resume }
+        cgroup.started()
       } catch (err) {
-        giveBack(slot, cgroup)
+        kill() // without its limit it must not run; its exit gives back what it holds
         throw err
       }
+      const { pid, stdin, stdout, stderr } = started
+      return { pid, stdin, stdout, stderr, exited, ...control }
     },
     get running () { return exits.size },
     async close () {

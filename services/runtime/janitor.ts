@@ -4,12 +4,13 @@
 // data folder which are its own, under a name that says which process it was; the next worker with
 // the same data folder removes those whose process is gone.  Nobody else's are ever touched.
 
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { startTimeOf } from '../platform/process-identity.ts'
 import { removeCgroup } from './cgroup-v1.ts'
 
 const INSTANCE = /^wherry-(\d{1,10})-(\d{1,20})$/
+const REGISTER = 'cgroups.json'
 const KILL_ROUNDS_MAX = 50
 const KILL_PAUSE_MS = 10
 
@@ -33,7 +34,7 @@ function listOrEmpty (directory: string): string[] {
 
 function pidsIn (cgroup: string): number[] {
   try {
-    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number)
+    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').map(Number).filter(pid => pid > 0)
   } catch {
     return []
   }
@@ -55,9 +56,19 @@ function killAll (cgroup: string): void {
   }
 }
 
+/** On v1 a frozen process does not even die of SIGKILL before it is thawed. */
+function thaw (cgroup: string): void {
+  try {
+    writeFileSync(join(cgroup, 'freezer.state'), 'THAWED', { flag: 'r+' })
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err // it is of another hierarchy
+  }
+}
+
 /** Kill what is still in CGROUP and remove it; false when that did not work in the time it may take. */
 async function clear (cgroup: string): Promise<boolean> {
   for (let round = 0; round < KILL_ROUNDS_MAX; round++) {
+    thaw(cgroup)
     killAll(cgroup)
     if (removeCgroup(cgroup)) return true
     await new Promise(resolve => { setTimeout(resolve, KILL_PAUSE_MS) })
@@ -73,8 +84,15 @@ export async function sweepDead (runDir: string): Promise<Sweep> {
   const stuck: string[] = []
   const dead = listOrEmpty(runDir).filter(name => INSTANCE.test(name) && !isAlive(name))
   for (const name of dead) {
-    const roots = JSON.parse(readOr(join(runDir, name, 'cgroups.json'), '[]')) as string[]
-    for (const root of roots.filter(path => path.endsWith(`/${name}`))) {
+    const roots = readRegister(join(runDir, name, REGISTER)).filter(path => path.endsWith(`/${name}`))
+    // All of them first: what is frozen in one hierarchy cannot leave the others.
+    for (const root of roots) {
+      for (const child of listOrEmpty(root)) {
+        killAll(join(root, child))
+        thaw(join(root, child))
+      }
+    }
+    for (const root of roots) {
       for (const child of listOrEmpty(root)) {
         if (await clear(join(root, child))) cgroups++
         else stuck.push(join(root, child))
@@ -86,11 +104,13 @@ export async function sweepDead (runDir: string): Promise<Sweep> {
   return { instances: dead.length, cgroups, stuck }
 }
 
-function readOr (path: string, fallback: string): string {
+/** The roots in a register; none when it is missing or was cut off by a crash of the machine (then the cgroups are gone too). */
+function readRegister (path: string): string[] {
   try {
-    return readFileSync(path, 'utf8')
+    const roots: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    return Array.isArray(roots) ? roots.filter(root => typeof root === 'string') : []
   } catch {
-    return fallback
+    return []
   }
 }
 
@@ -98,7 +118,9 @@ function readOr (path: string, fallback: string): string {
 export function registerInstance (runDir: string, instance: string, roots: readonly string[]): string {
   const directory = join(runDir, instance)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
-  writeFileSync(join(directory, 'cgroups.json'), JSON.stringify(roots))
+  const draft = join(directory, `${REGISTER}.new`)
+  writeFileSync(draft, JSON.stringify(roots))
+  renameSync(draft, join(directory, REGISTER))
   return directory
 }
 

@@ -38,12 +38,29 @@ export interface Native {
   kill (pidfd: number, signal: number): boolean
   newUserNamespace (base: number, count: number): number
   newNetworkNamespace (): number
+  /** Did anything ever go over `lo` in it? */
+  networkNamespaceUsed (netns: number): boolean
   /** Make DIR a place with the standard device nodes (null, zero …), for a container's /dev. */
   makeDevices (dir: string): void
   /** A descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory. */
   watchOom (dir: string): number
   /** errno name that an id-mapped mount of PATH fails with; undefined when it works. */
   probeIdmap (path: string, userns: number): string | undefined
+  /** Perform the host's half of PLAN and hand it to the wherry-init at the other end of SOCKET.  Throws SyscallError naming the operation. */
+  send (socket: number, plan: Plan): void
+  /** Block until the wherry-init behind SOCKET waits ("waiting") or its end is closed, because it became its program or
+   * died ("closed").  Throws SyscallError naming which of the operations OP_NAMES failed. */
+  report (socket: number, opNames: readonly string[]): 'waiting' | 'closed'
+  /** Two connected sockets. */
+  socketPair (): readonly [number, number]
+  listen (directory: string, name: string): number
+  connect (directory: string, name: string): number
+  /** The descriptor that the other end of SOCKET sends; blocks until it does. */
+  receiveDescriptor (socket: number): number
+  /** A sealed copy of the program at PATH, in memory. */
+  sealedCopy (path: string): number
+  /** Attach PROGRAM (struct bpf_insn[]) to the v2 cgroup at DIRECTORY as its device filter. */
+  filterDevices (directory: string, program: Uint8Array): void
   /** Call LISTENER once each time FD becomes readable; the function returned ends that. */
   onReadable (fd: number, listener: () => void): () => void
 }
@@ -80,6 +97,16 @@ function descriptor (result: number, op: string): number {
   throw new SyscallError(`${op}: ${errno}`, { errno, syscall: op, op })
 }
 
+interface WyError { readonly code: number, readonly op: number, readonly call: string }
+
+/** ERR of the operation OP as an error that names it. */
+function opError (op: string, err: WyError): SyscallError {
+  const errno = errnoName(err.code)
+  return new SyscallError(`${op}: ${err.call}: ${errno}`, { errno, syscall: err.call, op, index: err.op })
+}
+
+const planError = (plan: Plan, err: WyError): SyscallError => opError(describeOp(plan.ops[err.op]), err)
+
 /** Open the library in NATIVE_DIR.  Throws Unsupported when it is missing or of another version. */
 export function openNative (nativeDir: string): Native {
   const lib = loadLibrary(nativeDir)
@@ -93,8 +120,17 @@ export function openNative (nativeDir: string): Native {
   const wyKill = lib.func('int wy_kill(int32_t pidfd, int32_t signal)')
   const wyUserns = lib.func('int wy_userns_new(uint32_t base, uint32_t count)')
   const wyNetns = lib.func('int wy_netns_new()')
+  const wyNetnsUsed = lib.func('int wy_netns_used(int32_t netns)')
   const wyDevices = lib.func('int wy_devices_make(const char *dir)')
   const wyOomEvent = lib.func('int wy_oom_event(const char *dir)')
+  const wySend = lib.func('wy_send', 'int', ['int32_t', 'const uint8_t *', 'uint64_t', out(error)])
+  const wyReport = lib.func('wy_report', 'int', ['int32_t', out(error)])
+  const wyPair = lib.func('int wy_pair(_Out_ int32_t *ends)')
+  const wyListen = lib.func('int wy_listen(const char *dir, const char *name)')
+  const wyConnect = lib.func('int wy_connect(const char *dir, const char *name)')
+  const wyReceiveFd = lib.func('int wy_receive_fd(int32_t socket)')
+  const wySealedCopy = lib.func('int wy_sealed_copy(const char *path)')
+  const wyDeviceFilter = lib.func('wy_device_filter', 'int', ['const char *', 'const uint8_t *', 'uint32_t'])
   const wyIdmapProbe = lib.func('int wy_idmap_probe(const char *path, int32_t userns)')
 
   return {
@@ -104,10 +140,29 @@ export function openNative (nativeDir: string): Native {
       const started = { pid: 0, pidfd: -1, stdin: -1, stdout: -1, stderr: -1 }
       const err = { code: 0, op: 0, call: '' }
       if (wyStart(bytes, bytes.length, stdio ? 1 : 0, started, err) === 0) return started
-      const errno = errnoName(err.code)
-      const op = describeOp(plan.ops[err.op])
-      throw new SyscallError(`${op}: ${err.call}: ${errno}`, { errno, syscall: err.call, op, index: err.op })
+      throw planError(plan, err)
     },
+    send (socket, plan) {
+      const bytes = encodePlan(plan)
+      const err = { code: 0, op: 0, call: '' }
+      if (wySend(socket, bytes, bytes.length, err) !== 0) throw planError(plan, err)
+    },
+    report (socket, opNames) {
+      const err = { code: 0, op: 0, call: '' }
+      const result: number = wyReport(socket, err)
+      if (result < 0) throw opError(opNames[err.op] ?? 'start', err)
+      return result === 1 ? 'waiting' : 'closed'
+    },
+    socketPair () {
+      const ends = new Int32Array(2)
+      descriptor(Number(wyPair(ends)), 'socketpair')
+      return [ends[0]!, ends[1]!]
+    },
+    listen: (directory, name) => descriptor(wyListen(directory, name), `listen on ${name}`),
+    connect: (directory, name) => descriptor(wyConnect(directory, name), `connect to ${name}`),
+    receiveDescriptor: socket => descriptor(wyReceiveFd(socket), 'receive a descriptor'),
+    sealedCopy: path => descriptor(wySealedCopy(path), `copy ${path} into memory`),
+    filterDevices (directory, program) { descriptor(wyDeviceFilter(directory, program, program.length), 'device filter') },
     wait (pidfd) {
       const seen = { exited: 0, exitCode: 0, signal: 0, reserved: 0, userUs: 0, systemUs: 0 }
       descriptor(Number(wyWait(pidfd, seen)), 'waitid')
@@ -117,6 +172,7 @@ export function openNative (nativeDir: string): Native {
     kill: (pidfd, signal) => wyKill(pidfd, signal) === 0,
     newUserNamespace: (base, count) => descriptor(wyUserns(base, count), 'user namespace'),
     newNetworkNamespace: () => descriptor(wyNetns(), 'network namespace'),
+    networkNamespaceUsed: netns => descriptor(wyNetnsUsed(netns), 'network namespace') === 1,
     makeDevices (dir) { descriptor(wyDevices(dir), 'device nodes') },
     watchOom: dir => descriptor(wyOomEvent(dir), 'memory events'),
     probeIdmap (path, userns) {

@@ -139,12 +139,12 @@ function hidingOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, scratch: 
   }
   for (const path of spec.linux.readonlyPaths) {
     if (!facts.procPaths.has(path)) continue
-    behind.push({ kind: 'bind', from: SLOT_NONE, texts: [path, path], wide: ATTR.ro | ATTR.nosuid | ATTR.nodev | ATTR.noexec, flags: FLAG.noSymlinks | FLAG.recursive })
+    behind.push({ kind: 'bind', from: SLOT_NONE, texts: [path, path], wide: ATTR.ro | ATTR.nosuid | ATTR.nodev | ATTR.noexec, flags: FLAG.noSymlinks | FLAG.recursive | FLAG.recursiveAttributes })
   }
   return { before, behind }
 }
 
-function capabilitySets (capabilities: Capabilities): Uint8Array {
+export function capabilitySets (capabilities: Capabilities): Uint8Array {
   const { bounding, permitted, inheritable, effective, ambient } = capabilities
   return new Uint8Array(BigUint64Array.from([bounding, permitted, inheritable, effective, ambient].map(capabilityMask)).buffer)
 }
@@ -183,6 +183,8 @@ export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
   const inner = innerTrees(spec, slots, root.scratch)
   const hiding = hidingOps(spec, facts, slots, root.scratch)
   const newNetwork = spec.linux.namespaces.includes('network') && facts.netnsFd < 0
+  const system = spec.mounts.filter(mount => mount.type !== 'bind')
+  const volumes = spec.mounts.filter(mount => mount.type === 'bind')
   // The cgroup namespace is entered behind the cgroup, so that its root is the container's own.
   const atClone = spec.linux.namespaces.filter(name => name !== 'cgroup' && (name !== 'network' || newNetwork))
   const ops: Op[] = [
@@ -195,8 +197,10 @@ export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
     ...inner.ops,
     ...hiding.before,
     { kind: 'pivot', texts: ['root'] },
-    ...spec.mounts.map(mount => attachOp(mount, host.mounts.get(mount) ?? inner.mounts.get(mount)!)),
+    ...system.map(mount => attachOp(mount, host.mounts.get(mount) ?? inner.mounts.get(mount)!)),
     ...hiding.behind,
+    // After the masks: a volume whose target leads to /dev by a link of the image must not supply their /dev/null.
+    ...volumes.map(mount => attachOp(mount, host.mounts.get(mount)!)),
     ...(spec.root.readonly ? [{ kind: 'attributes', texts: ['/'], wide: ATTR.ro } as const] : []),
     ...(spec.hostname === undefined ? [] : [{ kind: 'hostname', texts: [spec.hostname] } as const]),
     ...(newNetwork ? [{ kind: 'loopbackUp' } as const] : []),
@@ -224,6 +228,7 @@ export function explainFailure (spec: RuntimeSpec, op: Op | undefined, errno: st
   const name = spec.process.args[0]
   if (op?.kind === 'exec') {
     if (errno === 'ENOENT' || errno === 'ENOTDIR') return { code: 'ERR_COMMAND_NOT_FOUND', message: `command "${name}" is not in the image (or its interpreter is not)` }
+    if (errno === 'ELOOP') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}" leads through a link of /proc to a program that is not the image's` }
     if (errno === 'EACCES') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}" is in the image but may not be executed (permission denied)` }
     if (errno === 'ENOEXEC') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}" is not a program for this machine (no "#!" line, or another architecture)` }
     if (errno === 'E2BIG') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}": arguments and environment together are too long for the kernel` }

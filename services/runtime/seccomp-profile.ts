@@ -1,6 +1,6 @@
 // Which system calls a function may make: an allow-list, everything else fails with EPERM.
 // What Docker's default profile allows without any capability, less what no function needs
-// (io_uring, keyctl, ptrace of others, obsolete calls).  32-bit system calls are refused as a whole:
+// (io_uring and kernel AIO, whose numbers are the whole host's; keyctl, ptrace, memory policies, obsolete calls).  32-bit system calls are refused as a whole:
 // their `socketcall` cannot be filtered by its arguments.
 
 /** `value` of argument `arg` must satisfy `op`; `masked` compares (argument & mask) with value. */
@@ -17,8 +17,10 @@ export interface SyscallRule {
 const ENOSYS = 38
 /** CLONE_NEW*: a function makes no namespaces. */
 const CLONE_NAMESPACES = 0x7e020000
-const AF_ALG = 38
-const AF_VSOCK = 40
+/** AF_UNIX, AF_INET, AF_INET6; of AF_NETLINK only routing: other protocols reach out of the network namespace. */
+const FAMILIES = [1, 2, 10]
+const AF_NETLINK = 16
+const NETLINK_ROUTE = 0
 const PERSONALITIES = [0, 8, 0x20000, 0x20008, 0xffffffff]
 
 const ALLOWED = `
@@ -26,33 +28,38 @@ accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset
 clock_nanosleep close close_range connect copy_file_range creat dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old
 epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64
 fallocate fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork fremovexattr
-fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat get_mempolicy get_robust_list
+fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat get_robust_list
 get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid getpgrp getpid getppid
-getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr
-inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit ioctl
-ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr
-llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack mbind membarrier memfd_create memfd_secret mincore mkdir mkdirat
+getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr getxattrat
+inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioctl
+ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr listxattrat
+llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mkdir mkdirat
 mlock mlock2 mlockall mmap mprotect mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl msgget
-msgrcv msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_getfd pidfd_open pidfd_send_signal
-pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl pread64 preadv preadv2 prlimit64 process_mrelease pselect6 pwrite64
-pwritev pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr rename renameat
+msgrcv msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_open pidfd_send_signal
+pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll pread64 preadv preadv2 prlimit64 process_mrelease pselect6 pwrite64
+pwritev pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr removexattrat rename renameat
 renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
 rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam
 sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select
-semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_mempolicy set_robust_list set_thread_area set_tid_address setfsgid
-setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr
+semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid
+setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr setxattrat
 shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socketpair splice stat statfs statx symlink symlinkat sync
 sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
 timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid write
 writev
 `.trim().split(/\s+/)
 
+/** An argument that the kernel takes as an int: libseccomp compares 64 bits, the kernel looks at the lower 32. */
+const int = (arg: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask: 0xffffffff, value })
+
 export const FUNCTION_PROFILE: readonly SyscallRule[] = [
   ...ALLOWED.map(name => ({ name })),
-  { name: 'socket', when: [{ arg: 0, op: 'lt', value: AF_ALG }] },
-  { name: 'socket', when: [{ arg: 0, op: 'eq', value: AF_ALG + 1 }] },
-  { name: 'socket', when: [{ arg: 0, op: 'gt', value: AF_VSOCK }] },
-  ...PERSONALITIES.map((value): SyscallRule => ({ name: 'personality', when: [{ arg: 0, op: 'eq', value }] })),
+  ...FAMILIES.map((value): SyscallRule => ({ name: 'socket', when: [int(0, value)] })),
+  { name: 'socket', when: [int(0, AF_NETLINK), int(2, NETLINK_ROUTE)] },
+  // All of prctl but PR_SET_PDEATHSIG (1), by which a function would outlive its worker: zero, or any other bit set.
+  { name: 'prctl', when: [int(0, 0)] },
+  ...Array.from({ length: 31 }, (_, i): SyscallRule => ({ name: 'prctl', when: [{ arg: 0, op: 'masked', mask: 2 ** (i + 1), value: 2 ** (i + 1) }] })),
+  ...PERSONALITIES.map((value): SyscallRule => ({ name: 'personality', when: [int(0, value)] })),
   { name: 'clone', when: [{ arg: 0, op: 'masked', mask: CLONE_NAMESPACES, value: 0 }] },
   // Its flags lie in memory, where a filter cannot look; libc falls back to clone on ENOSYS.
   { name: 'clone3', errno: ENOSYS },

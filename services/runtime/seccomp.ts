@@ -10,11 +10,14 @@ import { Unsupported } from '../contract/errors.ts'
 import type { ArgumentRule, SyscallRule } from './seccomp-profile.ts'
 
 const SCMP_ACT_ALLOW = 0x7fff0000
-const scmpActErrno = (errno: number): number => (0x00050000 | errno) >>> 0
+export const scmpActErrno = (errno: number): number => (0x00050000 | errno) >>> 0
 const EPERM = 1
+const EEXIST = 17
 const NR_UNKNOWN = -1
 /** enum scmp_compare */
 const COMPARE: Readonly<Record<ArgumentRule['op'], number>> = { ne: 1, lt: 2, eq: 4, gt: 6, masked: 7 }
+/** For rules that this machine's calls have no part in. */
+const EDOM = 33
 /** A balanced tree over the call's number instead of a list of comparisons (seccomp_attr_set(3)). */
 const SCMP_FLTATR_CTL_OPTIMIZE = 8
 const OPTIMIZE_TREE = 2
@@ -31,27 +34,48 @@ function check (result: number, what: string): void {
   if (result < 0) throw new Unsupported(`libseccomp could not ${what} (error ${-result})`)
 }
 
-/** RULES as struct sock_filter[]; names that this machine does not have are left out. */
-export function compileSeccomp (rules: readonly SyscallRule[]): Uint8Array {
+/** A condition on argument `arg`; `op` is libseccomp's number for it. */
+export interface Comparison { readonly arg: number, readonly op: number, readonly a: number | bigint, readonly b: number | bigint }
+
+export interface FilterBuilder {
+  /** Also filter calls of the architecture NAME ("x86"); false when this libseccomp does not know it. */
+  addArchitecture (name: string): boolean
+  /** ACTION for the system call NAME when all conditions hold; a name that no architecture has is left out. */
+  addRule (name: string, action: number, conditions: readonly Comparison[]): void
+}
+
+/** The filter that BUILD describes, DEFAULT_ACTION for everything else, as struct sock_filter[]. */
+export function buildFilter (defaultAction: number, build: (filter: FilterBuilder) => void): Uint8Array {
   const lib = load()
   const argument = koffi.struct({ arg: 'uint32', op: 'int32', a: 'uint64', b: 'uint64' })
   const init = lib.func('void *seccomp_init(uint32_t action)')
   const release = lib.func('void seccomp_release(void *context)')
   const resolve = lib.func('int seccomp_syscall_resolve_name(const char *name)')
+  const resolveArchitecture = lib.func('uint32_t seccomp_arch_resolve_name(const char *name)')
+  const addArchitecture = lib.func('int seccomp_arch_add(void *context, uint32_t token)')
   const attribute = lib.func('int seccomp_attr_set(void *context, int attribute, uint32_t value)')
   const add = lib.func('seccomp_rule_add_array', 'int', ['void *', 'uint32', 'int', 'uint', koffi.pointer(argument)])
   const exportBpf = lib.func('int seccomp_export_bpf(void *context, int fd)')
-  const context: unknown = init(scmpActErrno(EPERM))
+  const context: unknown = init(defaultAction)
   const path = join(tmpdir(), `wherry-seccomp-${randomUUID()}`)
   try {
     check(attribute(context, SCMP_FLTATR_CTL_OPTIMIZE, OPTIMIZE_TREE), 'optimise the filter')
-    for (const rule of rules) {
-      const number: number = resolve(rule.name)
-      if (number === NR_UNKNOWN || number < 0) continue
-      const conditions = (rule.when ?? []).map(c => ({ arg: c.arg, op: COMPARE[c.op], a: c.mask ?? c.value, b: c.mask === undefined ? 0 : c.value }))
-      const action = rule.errno === undefined ? SCMP_ACT_ALLOW : scmpActErrno(rule.errno)
-      check(add(context, action, number, conditions.length, conditions), `add a rule for ${rule.name}`)
-    }
+    build({
+      addArchitecture (name) {
+        const token: number = resolveArchitecture(name)
+        if (token === 0) return false
+        const result: number = addArchitecture(context, token)
+        if (result !== -EEXIST) check(result, `filter the architecture ${name}`)
+        return true
+      },
+      addRule (name, action, conditions) {
+        const number: number = resolve(name)
+        // Negative numbers below -1 are libseccomp's own for calls that only another architecture has.
+        if (number === NR_UNKNOWN) return
+        const result: number = add(context, action, number, conditions.length, conditions)
+        if (number >= 0 || result !== -EDOM) check(result, `add a rule for ${name}`)
+      },
+    })
     const fd = openSync(path, 'wx', 0o600)
     try {
       check(exportBpf(context, fd), 'write the filter')
@@ -63,4 +87,14 @@ export function compileSeccomp (rules: readonly SyscallRule[]): Uint8Array {
     rmSync(path, { force: true })
     release(context)
   }
+}
+
+/** RULES as struct sock_filter[], everything else fails with EPERM; names that this machine does not have are left out. */
+export function compileSeccomp (rules: readonly SyscallRule[]): Uint8Array {
+  return buildFilter(scmpActErrno(EPERM), filter => {
+    for (const rule of rules) {
+      const conditions = (rule.when ?? []).map(c => ({ arg: c.arg, op: COMPARE[c.op], a: c.mask ?? c.value, b: c.mask === undefined ? 0 : c.value }))
+      filter.addRule(rule.name, rule.errno === undefined ? SCMP_ACT_ALLOW : scmpActErrno(rule.errno), conditions)
+    }
+  })
 }

@@ -2,10 +2,12 @@
 // next because making it is slow: a range of ids with the user namespace that maps layers to it,
 // and a network namespace with nothing but `lo`.  A container has no capability over its network
 // namespace, so it cannot change it, and every socket in it is gone with the container's processes.
+// What can stay is what went over `lo` (connections in TIME_WAIT, counters): then the next gets a new one.
 //
 // All of it is held by descriptors only: when this process dies, however it dies, the kernel frees it.
 
 import { closeSync } from 'node:fs'
+import { SyscallError } from '../contract/errors.ts'
 import type { Native } from './native.ts'
 import { ID_COUNT } from './user.ts'
 
@@ -20,6 +22,7 @@ export interface Slot {
   readonly number: number
   readonly idBase: number
   readonly idmapFd: number
+  /** -1: a new one at each start. */
   readonly netnsFd: number
 }
 
@@ -52,16 +55,28 @@ export function createSlots ({ native, count, block }: { native: Native, count: 
     }
   }
 
+  /** -1 lets the next container make its own at its start, and say why it cannot. */
+  function replacement (): number {
+    try {
+      return native.newNetworkNamespace()
+    } catch (err) {
+      if (err instanceof SyscallError) return -1
+      throw err
+    }
+  }
+
   function discard (slot: Slot): void {
     closeSync(slot.idmapFd)
-    closeSync(slot.netnsFd)
+    if (slot.netnsFd >= 0) closeSync(slot.netnsFd)
   }
 
   return {
     take: () => free.pop() ?? (all.length < count ? make() : undefined),
     release (slot) {
-      if (closed) discard(slot)
-      else free.push(slot)
+      if (closed) return discard(slot)
+      if (slot.netnsFd >= 0 && !native.networkNamespaceUsed(slot.netnsFd)) return void free.push(slot)
+      if (slot.netnsFd >= 0) closeSync(slot.netnsFd)
+      free.push({ ...slot, netnsFd: replacement() })
     },
     close () {
       if (closed) return

@@ -10,6 +10,8 @@ const CPU_PERIOD_US = 100_000
 /** cpu.cfs_quota_us may not be lower than this (kernel/sched/core.c, min_cfs_quota_period). */
 const CPU_QUOTA_MIN_US = 1000
 const OPEN_FILES_MAX = 1024
+const SIGNALS_PENDING_MAX = 1024
+const MESSAGE_QUEUE_BYTES_MAX = 65_536
 /** Each inode of a tmpfs costs about 1 KiB of kernel memory; one for every 4 KiB keeps that in proportion. */
 const SCRATCH_BYTES_PER_INODE = 4096
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -67,8 +69,7 @@ function mountsOf (request: ContainerRequest): readonly Mount[] {
     { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
     { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
     { destination: '/tmp', type: 'scratch', options: ['nosuid', 'nodev', 'mode=1777'] },
-    // A volume below another one's target has to come after it.
-    ...volumes.sort((a, b) => a.destination.split('/').length - b.destination.split('/').length),
+    ...volumes,
   ]
 }
 
@@ -87,7 +88,11 @@ export function buildSpec (request: ContainerRequest): RuntimeSpec {
       capabilities: NO_CAPABILITIES,
       rlimits: [
         { type: 'RLIMIT_NOFILE', soft: OPEN_FILES_MAX, hard: OPEN_FILES_MAX },
-        { type: 'RLIMIT_CORE', soft: 0, hard: 0 },
+        // 1, not 0: that also keeps the kernel from handing a dump to the program in core_pattern (core(5)).
+        { type: 'RLIMIT_CORE', soft: 1, hard: 1 },
+        // Counted per user over the whole host where namespaces do not.
+        { type: 'RLIMIT_SIGPENDING', soft: SIGNALS_PENDING_MAX, hard: SIGNALS_PENDING_MAX },
+        { type: 'RLIMIT_MSGQUEUE', soft: MESSAGE_QUEUE_BYTES_MAX, hard: MESSAGE_QUEUE_BYTES_MAX },
       ],
       noNewPrivileges: true,
     },

@@ -11,6 +11,7 @@ import type { ContainerExit, Runtime } from '../runtime/container.ts'
 
 /** What a pipe takes at once while nobody reads (pipe(7)). */
 const PIPE_BYTES = 65_536
+const HEAD_MIN_BYTES = 1024
 /** The end of stderr that is kept. */
 export const LOG_MAX_BYTES = 64 * 1024
 
@@ -37,18 +38,22 @@ export interface StdioResult {
 
 /** Write BODY and close; a program that does not read it (EPIPE) is free to do so. */
 function feed (fd: number, body: Uint8Array): void {
-  if (body.length > PIPE_BYTES) {
-    const socket = new Socket({ fd, readable: false, writable: true })
-    socket.on('error', () => socket.destroy())
-    socket.end(body)
-    return
-  }
+  const written = body.length > PIPE_BYTES ? 0 : writeNow(fd, body)
+  if (written === undefined || written === body.length) return closeSync(fd)
+  const socket = new Socket({ fd, readable: false, writable: true })
+  socket.on('error', () => socket.destroy())
+  socket.end(body.subarray(written))
+}
+
+/** What the pipe took at once; undefined when nobody will ever read it. */
+function writeNow (fd: number, body: Uint8Array): number | undefined {
   try {
-    if (body.length > 0) writeSync(fd, body)
+    return body.length === 0 ? 0 : writeSync(fd, body)
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'EPIPE') throw err
-  } finally {
-    closeSync(fd)
+    const { code } = err as NodeJS.ErrnoException
+    if (code === 'EPIPE') return undefined
+    if (code === 'EAGAIN') return 0 // the function filled its own stdin
+    throw err
   }
 }
 
@@ -68,15 +73,24 @@ function collect (fd: number, keep: (chunk: Buffer) => void): Promise<void> {
 
 /** The first MAXBYTES of what comes. */
 function createHead (maxBytes: number) {
-  const chunks: Buffer[] = []
-  let sizeBytes = 0
+  let head = Buffer.alloc(0)
+  let keptBytes = 0
+  let overflowed = false
   return {
     keep (chunk: Buffer): void {
-      if (sizeBytes < maxBytes) chunks.push(Buffer.from(chunk.subarray(0, maxBytes - sizeBytes)))
-      sizeBytes += chunk.length
+      const wanted = Math.min(keptBytes + chunk.length, maxBytes)
+      if (wanted > head.length) {
+        // Doubling: a program that writes byte by byte must not cost an object for each.
+        const larger = Buffer.allocUnsafeSlow(Math.min(maxBytes, Math.max(wanted, 2 * head.length, HEAD_MIN_BYTES)))
+        head.copy(larger, 0, 0, keptBytes)
+        head = larger
+      }
+      chunk.copy(head, keptBytes, 0, wanted - keptBytes)
+      overflowed ||= keptBytes + chunk.length > maxBytes
+      keptBytes = wanted
     },
-    bytes: (): Buffer => chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks),
-    overflowed: (): boolean => sizeBytes > maxBytes,
+    bytes: (): Buffer => head.subarray(0, keptBytes),
+    overflowed: (): boolean => overflowed,
   }
 }
 

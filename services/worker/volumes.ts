@@ -3,7 +3,7 @@
 // (mounts are id-mapped), so a volume written by one container is readable by the next, whatever range
 // of ids that one runs in.  The folder above is root's alone: a setuid file in a volume helps nobody.
 
-import { chownSync, mkdirSync } from 'node:fs'
+import { chmodSync, chownSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { VolumeMount } from '../contract/function-spec.ts'
 import type { User } from '../contract/runtime-spec.ts'
@@ -15,6 +15,7 @@ export interface Volumes {
 
 export function createVolumes ({ directory }: { directory: string }): Volumes {
   mkdirSync(directory, { recursive: true, mode: 0o700 })
+  chmodSync(directory, 0o700)
   const known = new Set<string>()
 
   function ensure (name: string, user: User): string {

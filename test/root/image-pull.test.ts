@@ -245,6 +245,15 @@ t.test('a registry in trouble', { skip }, async t => {
     t.equal(fake.requests.filter(r => r.includes('/manifests/')).length, 3)
   })
 
+  t.test('a registry that takes a request and never answers is asked once', async t => {
+    let asked = 0
+    const fake = await startFake(t, () => { asked++ })
+    const registry = createRegistryClient({ requestTimeoutMs: 200 })
+    t.teardown(() => registry.close())
+    await t.rejects(registry.resolve(parseReference(`${fake}/test/image`)), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE', retryable: true })
+    t.equal(asked, 1)
+  })
+
   t.test('a token is fetched once, used for all, and not carried to another origin', async t => {
     const { puller } = setup(t)
     const seen: Array<string | undefined> = []

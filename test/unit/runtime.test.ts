@@ -37,12 +37,15 @@ t.test('spec', async t => {
     t.same(specOf({ limits: { memory: '64Mi', cpu: '250m', pids: 7 } }).linux.resources, { memory: { limit: 64 << 20 }, cpu: { quota: 25_000, period: 100_000 }, pids: { limit: 7 } })
     t.equal(specOf({ limits: { cpu: 0.01 } }).linux.resources.cpu.quota, 1000)
   })
-  t.test('volumes come behind the system’s mounts, outer ones first', async t => {
-    const spec = specOf({ volumes: [{ name: 'b', target: '/data/sub', readonly: true }, { name: 'a', target: '/data' }] }, {}, new Map([['a', '/v/a'], ['b', '/v/b']]))
+  t.test('volumes come behind the system’s mounts', async t => {
+    const spec = specOf({ volumes: [{ name: 'a', target: '//data//x/' }, { name: 'b', target: '/data/y', readonly: true }] }, {}, new Map([['a', '/v/a'], ['b', '/v/b']]))
     t.same(spec.mounts.slice(-2), [
-      { destination: '/data', type: 'bind', source: '/v/a', options: ['nosuid', 'nodev'] },
-      { destination: '/data/sub', type: 'bind', source: '/v/b', options: ['nosuid', 'nodev', 'ro'] },
+      { destination: '/data/x', type: 'bind', source: '/v/a', options: ['nosuid', 'nodev'] },
+      { destination: '/data/y', type: 'bind', source: '/v/b', options: ['nosuid', 'nodev', 'ro'] },
     ])
+  })
+  t.test('a volume below another one’s target is refused', async t => {
+    t.throws(() => specOf({ volumes: [{ name: 'b', target: '/data/sub' }, { name: 'a', target: '/data/' }] }), { code: 'ERR_INVALID_REQUEST', message: /volumes\[0\]\.target: .*below/ })
   })
   t.test('no capability, ever', async t => {
     t.ok(Object.values(specOf({}).process.capabilities).every(set => set.length === 0))
