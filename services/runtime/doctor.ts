@@ -20,6 +20,8 @@ export interface Finding {
 }
 
 const KERNEL_MIN = [5, 19] as const
+/** The first whose tmpfs keeps the extended attributes by which an overlay remembers that a folder is gone. */
+const KERNEL_WHOLE = [6, 6] as const
 const PROBE_ID_BASE = 16_777_216
 
 function finding (name: string, remedy: string, ask: () => string): Finding {
@@ -30,11 +32,15 @@ function finding (name: string, remedy: string, ask: () => string): Finding {
   }
 }
 
+function isAtLeast ([major, minor]: readonly [number, number]): boolean {
+  const [ourMajor = 0, ourMinor = 0] = release().split('.').map(Number)
+  return ourMajor > major || (ourMajor === major && ourMinor >= minor)
+}
+
 function askKernel (): string {
-  const [major = 0, minor = 0] = release().split('.').map(Number)
-  const enough = major > KERNEL_MIN[0] || (major === KERNEL_MIN[0] && minor >= KERNEL_MIN[1])
-  if (!enough) throw new Error(`Linux ${release()} is older than ${KERNEL_MIN.join('.')}`)
-  return `Linux ${release()}`
+  if (!isAtLeast(KERNEL_MIN)) throw new Error(`Linux ${release()} is older than ${KERNEL_MIN.join('.')}`)
+  const limit = `; before ${KERNEL_WHOLE.join('.')} a function that removes or replaces a folder of its image gets EIO (docs/isolation.md)`
+  return `Linux ${release()}${isAtLeast(KERNEL_WHOLE) ? '' : limit}`
 }
 
 function askOverlay (): string {
