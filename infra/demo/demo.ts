@@ -97,7 +97,7 @@ async function callAsync (gateway: string, name: string, body: string): Promise<
 async function callByQueue (redis: string, name: string, body: string): Promise<Shown> {
   const connection = { path: decodeURIComponent(new URL(redis).pathname) }
   const queue = new Queue(name, { connection, prefix: PREFIX })
-  const events = new QueueEvents(name, { connection, prefix: PREFIX })
+  const events = new QueueEvents(name, { connection, prefix: PREFIX, lastEventId: '0' }) // else it begins to listen a moment after it is ready
   try {
     await events.waitUntilReady()
     const job = await queue.add('invoke', body)

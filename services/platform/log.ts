@@ -1,7 +1,10 @@
 // One logger for every process: pino's JSON lines on stderr.  Knows how lines leave the process and
-// that a stuck reader of stderr must cost lines, not memory or time; knows no product words.
+// that a stuck or dead reader of stderr must cost lines, not memory or time; knows no product words.
+// (Pino's own destination tries a refused line again and again while the process exits: with a dead
+// supervisor behind stderr it would never end.)
 // JSON encoding is also what keeps forged or coloured text from user code inside its own line.
 
+import { write, writeSync } from 'node:fs'
 import { pino } from 'pino'
 
 export type Log = pino.Logger
@@ -11,13 +14,77 @@ export type LogLevel = typeof LOG_LEVELS[number]
 
 const STDERR = 2
 /** What may wait for a slow reader of stderr before lines are dropped. */
-const PENDING_MAX_BYTES = 4 * 1024 ** 2
+const PENDING_MAX_CHARS = 4 * 1024 ** 2
+/** One write; whole lines. */
+const CHUNK_CHARS = 16 * 1024
+const RETRY_MS = 50
+/** For the last lines, when the process exits and its reader is slow. */
+const LAST_WAIT_MS = 500
+const PAUSE_MS = 10
 
 /**
  * A logger for the process NAME that writes lines of LEVEL and above.
- * Writing never blocks the event loop; pino flushes what is left when the process exits.
+ * Writing never blocks the event loop; what is left when the process exits is written then, as far as the reader takes it.
  */
 export function createLog ({ name, level }: { name: string, level: LogLevel }): Log {
-  const destination = pino.destination({ dest: STDERR, sync: false, maxLength: PENDING_MAX_BYTES })
-  return pino({ name, level }, destination)
+  return pino({ name, level }, createLines(STDERR))
+}
+
+/** Lines on their way to FD, in order, one write at a time. */
+function createLines (fd: number): pino.DestinationStream {
+  let waiting = ''
+  let inFlight: Buffer | undefined
+  let begun = false
+  /** The reader is gone. */
+  let broken = false
+
+  function next (): void {
+    if (inFlight === undefined && waiting !== '') {
+      const end = waiting.length <= CHUNK_CHARS ? waiting.length : (waiting.lastIndexOf('\n', CHUNK_CHARS) + 1 || waiting.indexOf('\n') + 1)
+      inFlight = Buffer.from(waiting.slice(0, end))
+      waiting = waiting.slice(end)
+    }
+    if (inFlight !== undefined) write(fd, inFlight, 0, inFlight.length, null, onWritten)
+  }
+
+  function onWritten (err: NodeJS.ErrnoException | null, sizeBytes: number): void {
+    if (err?.code === 'EAGAIN') {
+      setTimeout(next, RETRY_MS).unref()
+      return
+    }
+    broken = err !== null
+    inFlight = broken || inFlight === undefined || sizeBytes === inFlight.length ? undefined : inFlight.subarray(sizeBytes)
+    if (broken) waiting = ''
+    next()
+  }
+
+  /** The process exits, no callback comes any more: a last chance for the rest, behind what is being written. */
+  function writeRest (): void {
+    const giveUpAt = performance.now() + LAST_WAIT_MS
+    let rest = Buffer.from(waiting)
+    if (rest.length > 0 && inFlight !== undefined) pause()
+    while (rest.length > 0 && performance.now() < giveUpAt) {
+      try {
+        rest = rest.subarray(writeSync(fd, rest))
+      } catch (err) {
+        if ((err as NodeJS.ErrnoException).code !== 'EAGAIN') return // nobody reads it: the process ends all the same
+        pause()
+      }
+    }
+  }
+
+  return {
+    write (line) {
+      if (broken || waiting.length + line.length > PENDING_MAX_CHARS) return
+      if (!begun) process.once('exit', writeRest)
+      begun = true
+      waiting += line
+      if (inFlight === undefined) next()
+    },
+  }
+}
+
+/** Stops the whole process for a moment; there is no other way to wait at exit. */
+function pause (): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, PAUSE_MS)
 }

@@ -95,8 +95,10 @@ export function openRedis (url: string, { temper, name, onError }: OpenOptions):
 /** Did this fail because Redis is unreachable, starting, full or read-only, so that the same command can succeed later? */
 export function isRedisAway (error: unknown): boolean {
   if (!(error instanceof Error)) return false
-  // EXECABORT: why a transaction was refused stands in the answers to its commands.
-  if ('previousErrors' in error && Array.isArray(error.previousErrors) && error.previousErrors.some(isRedisAway)) return true
+  // Why a transaction was refused stands in the answers to its commands.  (Of a broken connection that list holds the error itself.)
+  if (error.message.startsWith('EXECABORT')) {
+    return 'previousErrors' in error && Array.isArray(error.previousErrors) && error.previousErrors.some(cause => cause !== error && isRedisAway(cause))
+  }
   if (/^(?:LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|NOAUTH|WRONGPASS|BUSY)\b/.test(error.message)) return true
   if ('code' in error && typeof error.code === 'string' && /^E[A-Z]+$/.test(error.code)) return true
   return error.name === 'MaxRetriesPerRequestError' || error.name === 'AbortError' ||

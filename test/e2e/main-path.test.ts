@@ -78,7 +78,7 @@ t.test('a plain BullMQ job runs a function, and its failure says the outcome fir
   await deploy(wherry, 'picky', ...sh('read word; test "$word" = good && echo fine || exit 3'))
   const connection = { path: new URL(wherry.addresses.redis).pathname }
   const queue = new Queue('picky', { connection, prefix: '{wherry}' })
-  const events = new QueueEvents('picky', { connection, prefix: '{wherry}' })
+  const events = new QueueEvents('picky', { connection, prefix: '{wherry}', lastEventId: '0' }) // else it begins to listen a moment after it is ready
   t.teardown(async () => { await Promise.all([queue.close(), events.close()]) })
   await events.waitUntilReady()
   const good = await queue.add('invoke', 'good')

@@ -1,0 +1,40 @@
+// Lines on stderr of a real process, whose reader reads, or is gone.
+
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+
+const LOG = new URL('../../services/platform/log.ts', import.meta.url).href
+const GIVE_UP_MS = 20_000
+
+/** A process that runs SCRIPT with a `log`, and says "up" on stdout when it shall. */
+function start (t: Test, script: string): ChildProcess {
+  const source = `import { createLog } from ${JSON.stringify(LOG)}\nconst log = createLog({ name: 'x', level: 'info' })\n${script}`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', source], { stdio: ['pipe', 'pipe', 'pipe'], timeout: GIVE_UP_MS, cwd: fileURLToPath(new URL('../..', import.meta.url)) })
+  t.teardown(() => { child.kill('SIGKILL') })
+  return child
+}
+
+t.test('every line arrives in order, also those of the last moment', async t => {
+  const child = start(t, "for (let i = 0; i < 5000; i++) log.info({ i }, 'a line'); setImmediate(() => { log.info('last words'); process.exit(3) })")
+  const exited = once(child, 'exit')
+  const lines = Buffer.concat(await child.stderr!.toArray() as Buffer[]).toString().trimEnd().split('\n').map(line => JSON.parse(line) as { i?: number, msg: string })
+  t.same(await exited, [3, null])
+  t.same(lines.slice(0, -1).map(line => line.i), Array.from({ length: 5000 }, (_, i) => i))
+  t.equal(lines.at(-1)?.msg, 'last words')
+})
+
+t.test('a process whose reader is gone ends, whatever it still had to say', async t => {
+  for (const script of [
+    "process.stdin.once('end', () => { log.info('one'); log.info('two'); process.exit(3) }).resume(); process.stdout.write('up')",
+    "process.stdin.once('end', () => { log.info('one'); setTimeout(() => { log.info('two'); process.exit(3) }, 20) }).resume(); process.stdout.write('up')",
+  ]) {
+    const child = start(t, script)
+    await once(child.stdout!, 'data')
+    child.stderr!.destroy()
+    await once(child.stderr!, 'close')
+    child.stdin!.end()
+    t.same(await once(child, 'exit'), [3, null])
+  }
+})
