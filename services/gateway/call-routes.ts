@@ -81,7 +81,7 @@ export function addCallRoutes (app: FastifyInstance, deps: CallRouteDeps): void 
 
   app.get<{ Params: { id: string } }>('/system/calls/:id', async request => {
     const { id } = request.params
-    const record = /^[A-Za-z0-9_.-]+$/.test(id) && id.length <= CALL_ID_MAX ? await producer.find(id) : undefined
+    const record = /^[A-Za-z0-9_.~-]+$/.test(id) && id.length <= CALL_ID_MAX ? await producer.find(id) : undefined
     if (record === undefined) throw new NotFound(`there is no call "${id}", or its record has expired`, 'ERR_INVOCATION_NOT_FOUND')
     return record
   })

@@ -62,7 +62,7 @@ export function isGatewayId (text: unknown): text is string {
 
 /** The call id of a job that no gateway made. */
 export function callIdOfJob (name: string, jobId: string): string {
-  return `${name}.${jobId}`.replace(/[^A-Za-z0-9_.-]/g, '_').slice(0, CALL_ID_MAX)
+  return `${name}~${jobId.replace(/[^A-Za-z0-9_.-]/g, '_')}`.slice(0, CALL_ID_MAX)
 }
 
 /** BYTES as text where they are UTF-8, as base64 where not. */
@@ -180,7 +180,7 @@ function parseEnvelope (job: RawJob, data?: Record<string, unknown>): Envelope {
   return {
     callId: job.id,
     ...(isGatewayId(replyTo) && { replyTo }),
-    acceptedAtMs: typeof acceptedAtMs === 'number' && Number.isFinite(acceptedAtMs) ? acceptedAtMs : job.timestampMs,
+    acceptedAtMs: typeof acceptedAtMs === 'number' && acceptedAtMs >= 0 && Number.isFinite(acceptedAtMs) ? acceptedAtMs : job.timestampMs,
     ...(typeof expiresAtMs === 'number' && { expiresAtMs }),
     bodyStored: bodyStored === true,
   }

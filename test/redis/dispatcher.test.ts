@@ -27,9 +27,9 @@ t.test('forms of jobs', async t => {
 
   t.test('a text is the body as it is, and the return value tells all', async t => {
     const value = await run('invoke', 'grüße\n')
-    t.match(value, { outcome: 'ok', status: 200, contentType: 'text/x', body: 'grüße\n', encoding: 'utf8', callId: 'f.1', phases: { create: 0.5, run: 1 } })
+    t.match(value, { outcome: 'ok', status: 200, contentType: 'text/x', body: 'grüße\n', encoding: 'utf8', callId: 'f~1', phases: { create: 0.5, run: 1 } })
     t.match(Object.keys((value as { phases: object }).phases).sort(), ['create', 'init', 'pull', 'queue', 'run', 'settle'])
-    t.match(seen.at(-1), { callId: 'f.1', function: 'f', attempt: 1, request: { method: 'POST', path: '/', query: '' } })
+    t.match(seen.at(-1), { callId: 'f~1', function: 'f', attempt: 1, request: { method: 'POST', path: '/', query: '' } })
   })
 
   t.test('other JSON comes as JSON text', async t => {
@@ -59,7 +59,7 @@ t.test('forms of jobs', async t => {
   })
 
   t.test('call ids of jobs are safe whatever the job id is', async t => {
-    t.match(await run('invoke', 'x', { jobId: 'a/../b c\n' }), { callId: 'f.a_.._b_c_' })
+    t.match(await run('invoke', 'x', { jobId: 'a/../b c\n' }), { callId: 'f~a_.._b_c_' })
   })
 
   t.test('a scheduler plans its next job when one is taken', async () => {
@@ -104,7 +104,7 @@ t.test('jobs that do not end well', async t => {
     answer = async () => completion({ outcome: 'timeout' })
     const job = await queue.add('invoke', 'x', { attempts: 2, backoff: 60_000 })
     await until(async () => await queue.getDelayedCount() === 1)
-    t.match(JSON.parse(await client.get(`${rig.prefix}:@call:f.${job.id}`) ?? ''), { state: 'queued', outcome: 'timeout', attempt: 1 })
+    t.match(JSON.parse(await client.get(`${rig.prefix}:@call:f~${job.id}`) ?? ''), { state: 'queued', outcome: 'timeout', attempt: 1 })
     t.equal(await client.hget(`${rig.prefix}:@counts`, 'f') ?? '0', String(2 + 1), 'a call is counted once, at its end')
     await job.remove()
   })
@@ -182,7 +182,7 @@ t.test('hostile jobs fail with a reason, and the dispatcher lives on', async t =
       await plant(id, {})
       await until(() => client.zscore(`${rig.prefix}:f:completed`, id))
     }
-    t.same(ran.slice(before), ['f.a_b', 'f..._.._x', 'f.n_l', 'f._functions'])
+    t.same(ran.slice(before), ['f~a_b', 'f~.._.._x', 'f~n_l', 'f~_functions'])
   })
   t.test('an id in the list without a job', async () => {
     await client.lpush(`${rig.prefix}:f:wait`, 'ghost')
@@ -342,7 +342,7 @@ t.test('slots and sharing', async t => {
     const slowEnd = rig.finished(slow)
     await stuck.stop(400)
     t.match(await slowEnd, { body: 'a' })
-    t.same(aborted, [`f.${job.id}`])
+    t.same(aborted, [`f~${job.id}`])
     t.equal(await job.getState(), 'waiting', 'given back at once, not after the lease')
     await stuck.stop(400)
     await rig.dispatcher(['f'], { workerName: 'b', run: async ({ attempt }) => completion({ body: `b, attempt ${attempt}` }) })

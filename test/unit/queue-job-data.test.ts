@@ -49,7 +49,7 @@ t.test('a request that makes no sense still says whose it is and who waits', asy
   const wrong = raw({ id: 'c-1', name: 'request', dataText: JSON.stringify({ v: 1, replyTo: 'g-1', acceptedAtMs: 5, bodyStored: true, method: 'A B' }) })
   t.throws(() => parseJob(wrong, LIMIT), { code: 'ERR_INVALID_REQUEST' })
   t.same(envelopeOf(wrong), { callId: 'c-1', replyTo: 'g-1', acceptedAtMs: 5, bodyStored: true })
-  for (const dataText of ['{', 'null', '[]', '""']) t.same(envelopeOf(raw({ id: 'c-1', name: 'request', dataText })), { callId: 'f.c-1', acceptedAtMs: 9, bodyStored: false }, dataText)
+  for (const dataText of ['{', 'null', '[]', '""']) t.same(envelopeOf(raw({ id: 'c-1', name: 'request', dataText })), { callId: 'f~c-1', acceptedAtMs: 9, bodyStored: false }, dataText)
 })
 
 t.test('all faults of a request are named at once', async t => {
@@ -80,8 +80,10 @@ t.test('__proto__ stays a name', async t => {
 t.test('call ids', async t => {
   for (const good of ['a', '1a', 'a.b-c_d', 'x'.repeat(200)]) t.ok(isCallId(good), good)
   for (const bad of ['', '1', '007', 'a b', 'a:b', 'ä', 'a\n', 'x'.repeat(201)]) t.notOk(isCallId(bad), bad)
-  t.equal(callIdOfJob('f', 'repeat:tick:1700'), 'f.repeat_tick_1700')
+  t.equal(callIdOfJob('f', 'repeat:tick:1700'), 'f~repeat_tick_1700')
   t.equal(callIdOfJob('f', 'x'.repeat(500)).length, 200)
+  t.not(callIdOfJob('a', 'b.1'), callIdOfJob('a.b', '1'), 'no two functions share one')
+  t.notOk(isCallId(callIdOfJob('f', '1')), 'no caller over HTTP can take it')
 })
 
 t.test('records of somebody else are not believed', async t => {
