@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes a Debian 12 or 13 machine ready for Wherry: missing Debian packages, npm packages, the native
-# library, the `wherry` command.  Run as often as you like: what is there is left alone.
+# library, the `wherry` and `wherry-oci` commands.  Run as often as you like: what is there is left alone.
 # Knows nothing about running services; it makes sure that apt starts none.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -62,9 +62,12 @@ install_npm_packages () {
   [ -x node_modules/.bin/node ] || die "npm brought no Node for $(uname -m); Wherry runs on x86-64 and arm64 Linux"
 }
 
-link_command () {
+link_commands () {
   # npm links the bins of dependencies only; `npx wherry` looks here.
-  [ "$(readlink node_modules/.bin/wherry || true)" = ../../services/cli/wherry ] || ln -sfn ../../services/cli/wherry node_modules/.bin/wherry
+  local command
+  for command in cli/wherry oci/wherry-oci; do
+    [ "$(readlink "node_modules/.bin/${command#*/}" || true)" = "../../services/$command" ] || ln -sfn "../../services/$command" "node_modules/.bin/${command#*/}"
+  done
 }
 
 mkdir -p build
@@ -76,5 +79,5 @@ mapfile -t missing < <(missing_packages)
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 install_npm_packages
 make --no-print-directory -s native
-link_command
+link_commands
 say 'ready'

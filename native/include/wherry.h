@@ -84,6 +84,7 @@ enum wy_op_kind
                          * killed after `from` milliseconds (0: never); it must exit with 0 */
   WY_OP_SETATTR,        /* [c] on the mount that is slot: attributes wide set, wide2 cleared, propagation num; WY_RECURSIVE_ATTRIBUTES */
   WY_OP_KEEP_FDS,       /* [c] descriptors 0 to num - 1, those that are there, stay open across exec */
+  WY_OP_COPY_UP,        /* [i] copy what is in the directory t0 into slot, with num != 0 also its owner and mode */
   WY_OP_KINDS
 };
 

@@ -7,6 +7,7 @@
 #include <linux/prctl.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "stage.h"
 #include "sys.h"
@@ -166,12 +167,15 @@ int
 wy_do_check_program (struct wy_stage *stage, const struct wy_op *op)
 {
   const char *program = wy_text (stage, op->text[0]);
+  struct stat st;
   long refused = 0, result = -ENOENT;
   for (uint32_t i = 0; i < op->num; i++, program = wy_next (program))
     {
       result = find_program (program);
       if (result >= 0)
-        result = wy_sys (SYS_faccessat, AT_FDCWD, program, 1 /* X_OK */);
+        result = wy_sys (SYS_newfstatat, AT_FDCWD, program, &st, 0);
+      if (result >= 0)
+        result = !S_ISREG (st.st_mode) ? -EACCES : wy_sys (SYS_faccessat, AT_FDCWD, program, 1 /* X_OK */);
       if (result >= 0)
         return 0;
       if (result == -EACCES)

@@ -49,4 +49,5 @@ const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {
   [WY_OP_HOOK] = { NULL, wy_do_hook },
   [WY_OP_SETATTR] = { NULL, wy_do_setattr },
   [WY_OP_KEEP_FDS] = { NULL, wy_do_keep_fds },
+  [WY_OP_COPY_UP] = { NULL, wy_do_copy_up },
 };

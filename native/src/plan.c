@@ -84,6 +84,7 @@ static const uint16_t uses_of[WY_OP_KINDS] = {
   [WY_OP_HOOK] = LISTS_EXEC | T3 | INIT,
   [WY_OP_SETATTR] = SLOT_IN,
   [WY_OP_KEEP_FDS] = 0,
+  [WY_OP_COPY_UP] = SLOT_IN | T0 | INIT,
 };
 
 struct check

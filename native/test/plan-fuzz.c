@@ -35,8 +35,12 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
       const struct wy_op *ops = (const struct wy_op *) (const void *) (copy + sizeof *plan);
       const char *text = (const char *) copy + plan->text_offset;
       for (uint32_t i = 0; i < plan->op_count; i++)
-        if (ops[i].kind == WY_OP_EXEC)
+        if (ops[i].kind == WY_OP_EXEC || ops[i].kind == WY_OP_EXEC_FD || ops[i].kind == WY_OP_HOOK)
           total += walk (text + ops[i].text[0], ops[i].num) + walk (text + ops[i].text[1], ops[i].num2) + walk (text + ops[i].text[2], ops[i].wide);
+        else if (ops[i].kind == WY_OP_CHECK_PROGRAM)
+          total += walk (text + ops[i].text[0], ops[i].num);
+        else if (ops[i].kind == WY_OP_WRITE || ops[i].kind == WY_OP_SYMLINK || ops[i].kind == WY_OP_USER_MAPS)
+          total += walk (text + ops[i].text[0], 1) + walk (text + ops[i].text[1], 1);
         else if (ops[i].kind == WY_OP_FSMOUNT)
           total += walk (text + ops[i].text[1], ops[i].num);
         else if (ops[i].kind == WY_OP_MOUNT)

@@ -51,6 +51,27 @@ expect (struct sample *s, uint64_t size, int ok, const char *what)
     }                                                                                                                  \
   while (0)
 
+/* What only wherry-init may do is refused before anything is opened or cloned. */
+static void
+refuse_init_operations (void)
+{
+  static const uint32_t kinds[] = { WY_OP_WAIT, WY_OP_HOOK, WY_OP_COPY_UP };
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+    {
+      struct sample s = good ();
+      struct wy_child child;
+      struct wy_error err;
+      if (kinds[i] == WY_OP_HOOK)
+        s.ops[1] = s.ops[2];
+      s.ops[1].kind = kinds[i];
+      s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .num = 0 };
+      int passed = wy_plan_check ((const uint8_t *) &s, sizeof s, &err) == 0 && wy_start ((const uint8_t *) &s, sizeof s, 0, &child, &err) < 0
+                   && strcmp (err.call, "only for wherry-init") == 0 && err.op == 1;
+      failures += !passed;
+      printf ("%s %d - operation %u is only for wherry-init\n", passed ? "ok" : "not ok", ++count, kinds[i]);
+    }
+}
+
 /* Every single byte of a good plan set to 0, 1, 0x7f, 0x80 and 0xff: whatever the answer, the checker
  * must not read outside (the sanitizers watch). */
 static void
@@ -100,11 +121,23 @@ main (void)
   REFUSED ("an environment of a billion entries", s.ops[2].wide = 1000000000);
   REFUSED ("no program to try", s.ops[2].num = 0);
   REFUSED ("idmap without a namespace", s.ops[0].flags = WY_IDMAP);
+  REFUSED ("a namespace to join that is none", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].wide = 0x100));
+  REFUSED ("joining a slot that was not made", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].slot = 1));
+  REFUSED ("a pid namespace behind the child's operations", (s.ops[1].kind = WY_OP_PID_NAMESPACE, s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
+  REFUSED ("a program by a slot that was not made", (s.ops[2].kind = WY_OP_EXEC_FD, s.ops[2].slot = 1));
+  REFUSED ("a program by slot before the end", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_EXEC_FD));
+  REFUSED ("no program to look for", s.ops[1].kind = WY_OP_CHECK_PROGRAM);
+  REFUSED ("programs to look for that run out of the area", (s.ops[1].kind = WY_OP_CHECK_PROGRAM, s.ops[1].num = TEXT));
+  REFUSED ("a hook without arguments", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_HOOK, s.ops[1].num2 = 0));
+  REFUSED ("a hook's text outside", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_HOOK, s.ops[1].text[3] = TEXT));
+  REFUSED ("more descriptors to keep than there can be", (s.ops[1].kind = WY_OP_KEEP_FDS, s.ops[1].num = 1u << 30));
+  REFUSED ("a value outside to write", (s.ops[1].kind = WY_OP_WRITE, s.ops[1].text[1] = TEXT));
   REFUSED ("waiting for id maps that nobody writes", s.ops[1].kind = WY_OP_USER_MAPS);
   REFUSED ("a filter outside", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 128, .text = { 8 } }));
   REFUSED ("a filter that is not aligned", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 8, .text = { 3 } }));
   REFUSED ("more groups than fit", (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
   REFUSED ("an id range past the last id", (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
+  refuse_init_operations ();
   spoil_every_byte ();
   printf ("1..%d\n", count);
   return failures == 0 ? 0 : 1;

@@ -9,6 +9,7 @@ import { addDown } from './commands/down.ts'
 import { addInvoke } from './commands/invoke.ts'
 import { addList } from './commands/list.ts'
 import { addLogs } from './commands/logs.ts'
+import { addOci } from './commands/oci.ts'
 import { addGateway, addWorker } from './commands/process.ts'
 import { addPs } from './commands/ps.ts'
 import { addRemove } from './commands/remove.ts'
@@ -17,7 +18,7 @@ import { addVersion } from './commands/version.ts'
 import type { Context } from './context.ts'
 import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
 
-const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addDoctor, addVersion, addGateway, addWorker]
+const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addDoctor, addVersion, addGateway, addWorker, addOci]
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
 export async function runProgram (argv: readonly string[], context: Context): Promise<number> {

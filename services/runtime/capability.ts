@@ -14,6 +14,11 @@ export const isCapability = (name: string): boolean => (NAMES as readonly string
 
 export const CAPABILITIES: readonly string[] = NAMES
 
+/** Those of NAMES that a process with the permitted set MASK can give away. */
+export function withinMask (names: readonly string[], mask: bigint): readonly string[] {
+  return names.filter(name => (capabilityMask([name]) & mask) !== 0n)
+}
+
 /** The set as a bit mask.  Throws RangeError for a name that is no capability. */
 export function capabilityMask (names: readonly string[]): bigint {
   let mask = 0n

@@ -28,7 +28,7 @@ function writeIfThere (path: string, value: number): void {
   try {
     writeFileSync(path, String(value))
   } catch (err) {
-    if (!isErrno(err, 'ENOENT', 'EACCES', 'EOPNOTSUPP')) throw err
+    if (!isErrno(err, 'ENOENT', 'EACCES', 'ENOTSUP')) throw err
   }
 }
 

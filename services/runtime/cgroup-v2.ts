@@ -80,7 +80,7 @@ export function offerControllers (top: string, directory: string): void {
       write(join(dirname(directory), 'cgroup.subtree_control'), `+${name}`)
     } catch (err) {
       // EINVAL: switched off on the kernel's command line.
-      if (!isErrno(err, 'EBUSY', 'EINVAL', 'ENOENT', 'EACCES', 'EPERM', 'EROFS', 'EOPNOTSUPP')) throw err
+      if (!isErrno(err, 'EBUSY', 'EINVAL', 'ENOENT', 'EACCES', 'EPERM', 'EROFS', 'ENOTSUP')) throw err
     }
   }
 }

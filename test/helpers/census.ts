@@ -1,4 +1,4 @@
-// What containers could leave on a machine, counted: mounts, cgroups of ours, network namespaces,
+// What containers could leave on a machine, counted: mounts of test folders, cgroups of ours, network namespaces,
 // open descriptors, zombies.  Two counts that should be equal are compared by the test.
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
@@ -45,7 +45,7 @@ export function takeCensus (pid = process.pid): Census {
   const stats = pids.map(id => ({ id, stat: read(`/proc/${id}/stat`) })).filter(({ stat }) => stat !== '')
   const own = stats.map(({ id, stat }) => ({ id, fields: stat.slice(stat.lastIndexOf(')') + 2).split(' ') })).filter(({ fields }) => fields[1] === String(pid))
   return {
-    mounts: read('/proc/self/mountinfo').split('\n').length,
+    mounts: read('/proc/self/mountinfo').split('\n').filter(line => line.includes('/wherry-test-')).length,
     cgroups: countCgroups('/sys/fs/cgroup', `wherry-${pid}-`),
     netns: new Set([String(pid), ...own.map(({ id }) => id)].map(id => link(`/proc/${id}/ns/net`)).filter(Boolean)).size,
     fds: readdirSync(`/proc/${pid}/fd`).length,

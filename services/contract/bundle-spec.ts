@@ -1,0 +1,147 @@
+// A container of a bundle: the whole of the OCI runtime spec's config.json (v1.2, config.md and
+// config-linux.md), as services/oci/ has read and checked it.  RuntimeSpec (runtime-spec.ts) is the
+// narrower word for a function's container, where every limit is there and the root is layers; here
+// nearly everything may be missing, and what is missing means what the OCI spec says.
+
+import type { NamespaceType, Process, Rlimit } from './runtime-spec.ts'
+
+export interface BundleSpec {
+  readonly process: BundleProcess
+  /** A directory on the host, absolute. */
+  readonly root: { readonly path: string, readonly readonly: boolean }
+  readonly hostname?: string
+  readonly domainname?: string
+  readonly mounts: readonly BundleMount[]
+  readonly linux: BundleLinux
+  readonly hooks: Hooks
+  readonly annotations: Readonly<Record<string, string>>
+}
+
+export interface BundleProcess extends Omit<Process, 'rlimits'> {
+  readonly rlimits: readonly BundleRlimit[]
+  readonly umask?: number
+  readonly terminal: boolean
+  readonly consoleSize?: { readonly height: number, readonly width: number }
+  readonly oomScoreAdj?: number
+  readonly apparmorProfile?: string
+}
+
+/** RLIM_INFINITY is 2⁶⁴ − 1, which no JavaScript number holds. */
+export interface BundleRlimit extends Omit<Rlimit, 'soft' | 'hard'> { readonly soft: number | bigint, readonly hard: number | bigint }
+
+export interface BundleMount {
+  readonly destination: string
+  /** "bind", or the name of a file system. */
+  readonly type: string
+  readonly source: string
+  /** As runc takes them (mount-options.ts of the runtime knows them). */
+  readonly options: readonly string[]
+}
+
+/** Without a path it is made, with one it is joined. */
+export interface Namespace { readonly type: NamespaceType, readonly path?: string }
+export interface IdMapping { readonly containerID: number, readonly hostID: number, readonly size: number }
+
+export interface BundleLinux {
+  readonly namespaces: readonly Namespace[]
+  readonly uidMappings: readonly IdMapping[]
+  readonly gidMappings: readonly IdMapping[]
+  readonly devices: readonly Device[]
+  readonly cgroupsPath?: string
+  readonly resources: BundleResources
+  readonly sysctl: Readonly<Record<string, string>>
+  readonly seccomp?: Seccomp
+  readonly rootfsPropagation?: Propagation
+  readonly maskedPaths: readonly string[]
+  readonly readonlyPaths: readonly string[]
+  /** personality(2) */
+  readonly personality?: 'LINUX' | 'LINUX32'
+}
+
+export type Propagation = 'shared' | 'slave' | 'private' | 'unbindable' | 'rshared' | 'rslave' | 'rprivate' | 'runbindable'
+
+export interface Device {
+  readonly path: string
+  readonly type: 'c' | 'b' | 'u' | 'p'
+  readonly major: number
+  readonly minor: number
+  readonly fileMode: number
+  readonly uid: number
+  readonly gid: number
+}
+
+/** One rule of the device cgroup; `type` "a" is all devices, no number means any. */
+export interface DeviceRule {
+  readonly allow: boolean
+  readonly type: 'a' | 'b' | 'c'
+  readonly major?: number
+  readonly minor?: number
+  /** Of "rwm". */
+  readonly access: string
+}
+
+export interface BundleResources {
+  readonly devices: readonly DeviceRule[]
+  readonly memory: {
+    readonly limit?: number
+    readonly reservation?: number
+    /** Memory and swap together; -1 for no limit. */
+    readonly swap?: number
+    readonly swappiness?: number
+    readonly disableOOMKiller?: boolean
+  }
+  readonly cpu: {
+    readonly shares?: number
+    readonly quota?: number
+    readonly period?: number
+    readonly cpus?: string
+    readonly mems?: string
+    readonly idle?: number
+  }
+  readonly pids: { readonly limit?: number }
+  readonly blockIO: {
+    readonly weight?: number
+    readonly throttle: readonly Throttle[]
+  }
+  readonly hugepageLimits: ReadonlyArray<{ readonly pageSize: string, readonly limit: number }>
+  /** Files of a v2 cgroup and what to write into them. */
+  readonly unified: Readonly<Record<string, string>>
+}
+
+export interface Throttle { readonly kind: 'readBps' | 'writeBps' | 'readIops' | 'writeIops', readonly major: number, readonly minor: number, readonly rate: number }
+
+export interface Seccomp {
+  readonly defaultAction: SeccompAction
+  readonly defaultErrno?: number
+  readonly architectures: readonly string[]
+  readonly flags: readonly string[]
+  readonly syscalls: readonly SeccompRule[]
+}
+
+export const SECCOMP_ACTIONS = [
+  'SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_TRAP', 'SCMP_ACT_ERRNO', 'SCMP_ACT_TRACE', 'SCMP_ACT_ALLOW', 'SCMP_ACT_LOG',
+] as const
+export type SeccompAction = typeof SECCOMP_ACTIONS[number]
+
+export const SECCOMP_OPERATORS = ['SCMP_CMP_NE', 'SCMP_CMP_LT', 'SCMP_CMP_LE', 'SCMP_CMP_EQ', 'SCMP_CMP_GE', 'SCMP_CMP_GT', 'SCMP_CMP_MASKED_EQ'] as const
+export type SeccompOperator = typeof SECCOMP_OPERATORS[number]
+
+export interface SeccompRule {
+  readonly names: readonly string[]
+  readonly action: SeccompAction
+  readonly errnoRet?: number
+  readonly args: ReadonlyArray<{ readonly index: number, readonly value: number | bigint, readonly valueTwo: number | bigint, readonly op: SeccompOperator }>
+}
+
+export const HOOK_NAMES = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'] as const
+export type HookName = typeof HOOK_NAMES[number]
+
+export interface Hook {
+  readonly path: string
+  readonly args: readonly string[]
+  readonly env: readonly string[]
+  /** 0 for no limit. */
+  readonly timeoutMs: number
+}
+
+export type Hooks = Readonly<Record<HookName, readonly Hook[]>>

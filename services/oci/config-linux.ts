@@ -1,0 +1,118 @@
+// The `linux` part of config.json (OCI runtime spec, config-linux.md): namespaces, ids, devices, paths and
+// kernel settings.  Cgroup limits and the seccomp profile have files of their own.
+
+import { isAbsolute } from 'node:path'
+import type { BundleLinux, Device, IdMapping, Namespace, Propagation } from '../contract/bundle-spec.ts'
+import type { NamespaceType } from '../contract/runtime-spec.ts'
+import { DEVICE_NUMBER_MAX, readResources } from './config-resources.ts'
+import { readSeccomp } from './config-seccomp.ts'
+import type { Cursor } from './cursor.ts'
+
+const NAMESPACES: readonly NamespaceType[] = ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup']
+const PROPAGATIONS: readonly Propagation[] = ['shared', 'slave', 'private', 'unbindable', 'rshared', 'rslave', 'rprivate', 'runbindable']
+const ID_MAX = 4_294_967_295
+/** The kernel takes so many lines in an id map (user_namespaces(7)). */
+const MAPPINGS_MAX = 340
+/** Settings that belong to a namespace, so that writing them changes nobody else: prefix → namespace. */
+const SYSCTL_NAMESPACES: ReadonlyArray<readonly [RegExp, NamespaceType]> = [
+  [/^net\./, 'network'],
+  [/^fs\.mqueue\./, 'ipc'],
+  [/^kernel\.(?:msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced|msg_next_id|sem_next_id|shm_next_id)$/, 'ipc'],
+  [/^kernel\.(?:domainname|hostname)$/, 'uts'],
+]
+
+function absolute (field: Cursor): string {
+  const path = field.text()
+  if (path !== '' && !isAbsolute(path)) field.fault(`"${path}" is not an absolute path`)
+  return path
+}
+
+function readNamespaces (list: Cursor): Namespace[] {
+  const seen = new Set<string>()
+  const namespaces = list.list((c): Namespace => {
+    if (c.get('type').maybe(field => field.text()) === 'time') c.get('type').fault('"time" is not supported by this runtime')
+    const type = c.get('type').oneOf(NAMESPACES, 'a namespace')
+    if (seen.has(type)) c.get('type').fault(`"${type}" is there twice`)
+    seen.add(type)
+    const path = c.get('path').maybe(absolute) || undefined
+    if (path !== undefined && type === 'mount') c.get('path').fault('joining a mount namespace is not supported; a container gets one of its own')
+    return path === undefined ? { type } : { type, path }
+  })
+  if (!seen.has('mount')) list.fault('has no "mount"; a container without a mount namespace of its own would change the host’s')
+  const joined = (type: NamespaceType): boolean => namespaces.some(namespace => namespace.type === type && namespace.path !== undefined)
+  if (joined('user') && namespaces.some(namespace => namespace.type === 'pid' && namespace.path === undefined)) {
+    list.fault('a new pid namespace inside a user namespace that is joined by its path is not supported; join the pid namespace, too')
+  }
+  return namespaces
+}
+
+function readMappings (list: Cursor): IdMapping[] {
+  const mappings = list.list(c => ({
+    containerID: c.get('containerID').whole(0, ID_MAX), hostID: c.get('hostID').whole(0, ID_MAX), size: c.get('size').whole(1, ID_MAX),
+  }))
+  if (mappings.length > MAPPINGS_MAX) list.fault(`has ${mappings.length} entries; the kernel takes ${MAPPINGS_MAX}`)
+  return mappings
+}
+
+function readDevice (device: Cursor): Device {
+  const type = device.get('type').oneOf(['c', 'b', 'u', 'p'], 'a kind of device')
+  const number = (name: string): number => type === 'p' ? 0 : device.get(name).whole(0, DEVICE_NUMBER_MAX)
+  return {
+    path: absolute(device.get('path')),
+    type,
+    major: number('major'),
+    minor: number('minor'),
+    fileMode: (device.get('fileMode').maybe(c => c.whole(0, 0o177777)) ?? 0o666) & 0o7777,
+    uid: device.get('uid').maybe(c => c.whole(0, ID_MAX)) ?? 0,
+    gid: device.get('gid').maybe(c => c.whole(0, ID_MAX)) ?? 0,
+  }
+}
+
+function readSysctl (settings: Cursor, namespaces: readonly Namespace[]): Record<string, string> {
+  const values = settings.texts()
+  for (const key of Object.keys(values)) {
+    // Both "net.ipv4.x" and "net/ipv4/x" are written; sysctl.d(5).
+    const name = key.includes('/') && !/^[^/]*\./.test(key) ? key.replaceAll('/', '.') : key
+    const owner = SYSCTL_NAMESPACES.find(([pattern]) => pattern.test(name))?.[1]
+    if (/(?:^|[./])\.*(?:$|[./])/.test(key)) settings.get(key).fault('is not the name of a kernel setting')
+    else if (owner === undefined) settings.get(key).fault('belongs to no namespace, so the host would be changed')
+    else if (!namespaces.some(namespace => namespace.type === owner)) settings.get(key).fault(`needs a ${owner} namespace of its own`)
+  }
+  return values
+}
+
+/** `linux` of config.json. */
+export function readLinux (linux: Cursor): BundleLinux {
+  const namespaces = readNamespaces(linux.get('namespaces'))
+  const mappings = { uid: readMappings(linux.get('uidMappings')), gid: readMappings(linux.get('gidMappings')) }
+  const newUser = namespaces.some(namespace => namespace.type === 'user' && namespace.path === undefined)
+  for (const name of ['uid', 'gid'] as const) {
+    const field = linux.get(`${name}Mappings`)
+    if (newUser && mappings[name].length === 0) field.fault('is empty; a new user namespace needs it')
+    if (newUser && mappings[name].length > 0 && !mappings[name].some(mapping => mapping.containerID === 0)) field.fault('does not map id 0, which sets the container up')
+  }
+  for (const name of ['intelRdt', 'timeOffsets', 'mountLabel', 'netDevices']) {
+    const field = linux.get(name)
+    if (field.exists && !(name === 'mountLabel' && field.text() === '')) field.fault('is not supported by this runtime')
+  }
+  const cgroupsPath = linux.get('cgroupsPath').maybe(c => c.text()) || undefined
+  if (cgroupsPath !== undefined && /^[/.]+$/.test(cgroupsPath)) linux.get('cgroupsPath').fault('is the top of all cgroups; a container needs one of its own')
+  if (cgroupsPath?.split('/').includes('..')) linux.get('cgroupsPath').fault('contains ".."')
+  const seccomp = linux.get('seccomp').maybe(readSeccomp)
+  const rootfsPropagation = linux.get('rootfsPropagation').maybe(c => c.text()) ? linux.get('rootfsPropagation').oneOf(PROPAGATIONS, 'a propagation') : undefined
+  const personality = linux.get('personality').maybe(c => c.get('domain').oneOf(['LINUX', 'LINUX32'] as const, 'a personality'))
+  return {
+    namespaces,
+    uidMappings: mappings.uid,
+    gidMappings: mappings.gid,
+    devices: linux.get('devices').list(readDevice),
+    resources: readResources(linux.get('resources')),
+    sysctl: readSysctl(linux.get('sysctl'), namespaces),
+    maskedPaths: linux.get('maskedPaths').list(absolute),
+    readonlyPaths: linux.get('readonlyPaths').list(absolute),
+    ...(cgroupsPath !== undefined && { cgroupsPath }),
+    ...(seccomp && { seccomp }),
+    ...(rootfsPropagation !== undefined && { rootfsPropagation }),
+    ...(personality !== undefined && { personality }),
+  }
+}

@@ -1,0 +1,84 @@
+// `linux.resources` of config.json (config-linux.md, Control groups): the limits of a container's cgroup.
+
+import type { BundleResources, DeviceRule, Throttle } from '../contract/bundle-spec.ts'
+import type { Cursor } from './cursor.ts'
+
+/** Of a major or minor number (20 bits, <linux/kdev_t.h>). */
+export const DEVICE_NUMBER_MAX = 1_048_575
+const BYTES_MAX = Number.MAX_SAFE_INTEGER
+const THROTTLES = [['throttleReadBpsDevice', 'readBps'], ['throttleWriteBpsDevice', 'writeBps'], ['throttleReadIOPSDevice', 'readIops'], ['throttleWriteIOPSDevice', 'writeIops']] as const
+
+/** 0 means "not set" in what engines write; -1 "no limit". */
+const bytes = (field: Cursor): number | undefined => field.maybe(c => c.whole(-1, BYTES_MAX)) || undefined
+const positive = (field: Cursor, max: number): number | undefined => field.maybe(c => c.whole(0, max)) || undefined
+
+function defined<T extends Record<string, unknown>> (fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> }
+}
+
+function readDeviceRule (rule: Cursor): DeviceRule {
+  const access = rule.get('access').maybe(c => c.text()) || 'rwm'
+  if (!/^[rwm]{1,3}$/.test(access)) rule.get('access').fault(`"${access}" is not made of r, w and m`)
+  const number = (name: string): number | undefined => {
+    const value = rule.get(name).maybe(c => c.whole(-1, DEVICE_NUMBER_MAX))
+    return value === -1 ? undefined : value
+  }
+  return {
+    allow: rule.get('allow').boolean(false),
+    type: rule.get('type').maybe(c => c.text()) ? rule.get('type').oneOf(['a', 'b', 'c'], 'a kind of device') : 'a',
+    access,
+    ...defined({ major: number('major'), minor: number('minor') }),
+  }
+}
+
+function readThrottles (blockIO: Cursor): Throttle[] {
+  return THROTTLES.flatMap(([name, kind]) => blockIO.get(name).list(c => ({
+    kind, major: c.get('major').whole(0, DEVICE_NUMBER_MAX), minor: c.get('minor').whole(0, DEVICE_NUMBER_MAX), rate: c.get('rate').whole(0, BYTES_MAX),
+  })))
+}
+
+const cpuList = (field: Cursor): string | undefined => field.maybe(c => {
+  const list = c.text()
+  if (!/^[\d,\s-]*$/.test(list)) c.fault(`"${list}" is not a list such as "0-3,7"`)
+  return list
+}) || undefined
+
+function readUnified (unified: Cursor): Record<string, string> {
+  const values = unified.texts()
+  for (const key of Object.keys(values)) if (!/^[\w.]+$/.test(key) || !key.includes('.')) unified.get(key).fault('is not the name of a cgroup file')
+  return values
+}
+
+function readHugepages (list: Cursor): Array<{ pageSize: string, limit: number }> {
+  return list.list(c => {
+    const pageSize = c.get('pageSize').text()
+    if (!/^\d+[KMG]B$/.test(pageSize)) c.get('pageSize').fault(`"${pageSize}" is not a size such as "2MB"`)
+    return { pageSize, limit: c.get('limit').whole(0, BYTES_MAX) }
+  })
+}
+
+/** `linux.resources` of config.json, also for `update`. */
+export function readResources (resources: Cursor): BundleResources {
+  const memory = resources.get('memory')
+  const cpu = resources.get('cpu')
+  const memoryFields = defined({
+    limit: bytes(memory.get('limit')), reservation: bytes(memory.get('reservation')), swap: bytes(memory.get('swap')),
+    swappiness: memory.get('swappiness').maybe(c => c.whole(0, 100)), disableOOMKiller: memory.get('disableOOMKiller').maybe(c => c.boolean(false)) || undefined,
+  })
+  if (memoryFields.swap !== undefined && memoryFields.swap > 0 && memoryFields.limit !== undefined && memoryFields.limit > memoryFields.swap) {
+    memory.get('swap').fault(`${memoryFields.swap} is below memory.limit ${memoryFields.limit}; it counts memory and swap together`)
+  }
+  const weight = resources.get('blockIO').get('weight').maybe(c => c.whole(0, 1000)) || undefined
+  return {
+    devices: resources.get('devices').list(readDeviceRule),
+    memory: memoryFields,
+    cpu: defined({
+      shares: positive(cpu.get('shares'), 262_144), quota: cpu.get('quota').maybe(c => c.whole(-1, BYTES_MAX)) || undefined, period: positive(cpu.get('period'), 1_000_000),
+      cpus: cpuList(cpu.get('cpus')), mems: cpuList(cpu.get('mems')), idle: cpu.get('idle').maybe(c => c.whole(0, 1)),
+    }),
+    pids: defined({ limit: resources.get('pids').get('limit').maybe(c => c.whole(-1, BYTES_MAX)) || undefined }),
+    blockIO: { throttle: readThrottles(resources.get('blockIO')), ...defined({ weight }) },
+    hugepageLimits: readHugepages(resources.get('hugepageLimits')),
+    unified: readUnified(resources.get('unified')),
+  }
+}

@@ -1,0 +1,34 @@
+// `linux.seccomp` of config.json (config-linux.md, Seccomp): a filter profile as engines write it.
+
+import { SECCOMP_ACTIONS, SECCOMP_OPERATORS, type Seccomp, type SeccompRule } from '../contract/bundle-spec.ts'
+import { SECCOMP_ARCHITECTURES, SECCOMP_FLAGS } from '../runtime/seccomp-bundle.ts'
+import type { Cursor } from './cursor.ts'
+
+const ERRNO_MAX = 4095
+const ARGUMENT_MAX = 5
+
+function readRule (rule: Cursor): SeccompRule {
+  const names = rule.get('names').needed().list(c => c.text())
+  if (rule.get('names').exists && names.length === 0) rule.get('names').fault('is empty')
+  const action = rule.get('action').oneOf(SECCOMP_ACTIONS, 'an action')
+  const errnoRet = rule.get('errnoRet').maybe(c => c.whole(0, ERRNO_MAX))
+  if (errnoRet !== undefined && action !== 'SCMP_ACT_ERRNO' && action !== 'SCMP_ACT_TRACE') rule.get('errnoRet').fault(`has no meaning for ${action}`)
+  const args = rule.get('args').list(c => ({
+    index: c.get('index').whole(0, ARGUMENT_MAX), value: c.get('value').whole64(), valueTwo: c.get('valueTwo').maybe(two => two.whole64()) ?? 0,
+    op: c.get('op').oneOf(SECCOMP_OPERATORS, 'a comparison'),
+  }))
+  return { names, action, args, ...(errnoRet !== undefined && { errnoRet }) }
+}
+
+/** `linux.seccomp` of config.json. */
+export function readSeccomp (seccomp: Cursor): Seccomp {
+  for (const name of ['listenerPath', 'listenerMetadata']) if (seccomp.get(name).maybe(c => c.text())) seccomp.get(name).fault('is not supported by this runtime')
+  const defaultErrno = seccomp.get('defaultErrnoRet').maybe(c => c.whole(0, ERRNO_MAX))
+  return {
+    defaultAction: seccomp.get('defaultAction').oneOf(SECCOMP_ACTIONS, 'an action'),
+    architectures: seccomp.get('architectures').list(c => c.oneOf(SECCOMP_ARCHITECTURES, 'an architecture')),
+    flags: seccomp.get('flags').list(c => c.oneOf(SECCOMP_FLAGS, 'a flag')),
+    syscalls: seccomp.get('syscalls').list(readRule),
+    ...(defaultErrno !== undefined && { defaultErrno }),
+  }
+}

@@ -1,0 +1,159 @@
+// `create`, `start` and `run`: a bundle becomes a container (OCI runtime spec, runtime.md, Lifecycle).
+// Whatever fails on the way takes back all that was made before it.
+
+import { closeSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { constants } from 'node:os'
+import { join, resolve } from 'node:path'
+import { InvalidRequest } from '../contract/errors.ts'
+import type { BundleSpec } from '../contract/bundle-spec.ts'
+import { startTimeOf } from '../platform/process-identity.ts'
+import { enterContainer, prepareContainer, START_SOCKET, startContainer, type Entered } from '../runtime/bundle.ts'
+import { createCgroup, limitCgroup, locateCgroup, removeCgroup, signalAll, type CgroupTree } from '../runtime/cgroup-tree.ts'
+import { parseConfig } from './config.ts'
+import { openConsole, ownSize, type Console } from './console.ts'
+import type { Context } from './context.ts'
+import { messageOf, OciError } from './failure.ts'
+import { grantable } from './grant.ts'
+import { runHooks } from './hooks.ts'
+import { reportOf, statusOf, type ContainerRecord } from './store.ts'
+import { forwardSignals, waitForProcess } from './wait.ts'
+
+const CONFIG_MAX_BYTES = 16 << 20
+
+export interface CreateRequest {
+  readonly id: string
+  readonly bundle: string
+  readonly pidFile: string | undefined
+  readonly consoleSocket: string | undefined
+  readonly preserveFds: number
+  readonly newKeyring: boolean
+  /** Nobody of this command stays until the container ends. */
+  readonly detached: boolean
+}
+
+/** Has it a user namespace of its own, new or joined? */
+export const makesUsers = (spec: BundleSpec): boolean => spec.linux.namespaces.some(({ type }) => type === 'user')
+
+/** TEXT of the bundle's config.json, and what it says.  Throws InvalidRequest. */
+function readBundle (directory: string): { text: string, spec: BundleSpec, warnings: readonly string[] } {
+  const file = join(directory, 'config.json')
+  const stat = statSync(file, { throwIfNoEntry: false })
+  if (!stat?.isFile()) throw new InvalidRequest([{ path: 'bundle', problem: `there is no file ${file}` }])
+  if (stat.size > CONFIG_MAX_BYTES) throw new InvalidRequest([{ path: 'config.json', problem: `is larger than ${CONFIG_MAX_BYTES} bytes` }])
+  const text = readFileSync(file, 'utf8')
+  const { spec, warnings } = parseConfig(text, directory)
+  if (!statSync(spec.root.path, { throwIfNoEntry: false })?.isDirectory()) throw new InvalidRequest([{ path: 'root.path', problem: `"${spec.root.path}" is not a directory` }])
+  return { text, warnings, spec: { ...spec, root: { ...spec.root, path: realpathSync(spec.root.path) } } }
+}
+
+/** Engines read the number as soon as the file is there, so it appears whole. */
+export function writePidFile (path: string | undefined, pid: number): void {
+  if (path === undefined) return
+  const temporary = join(resolve(path, '..'), `.${pid}.pid`)
+  rmSync(temporary, { force: true })
+  writeFileSync(temporary, String(pid))
+  renameSync(temporary, path)
+}
+
+export interface Created {
+  readonly record: ContainerRecord
+  readonly pidfd: number
+  readonly console: Console
+}
+
+/** Bring the container to "created".  On failure nothing is left of it. */
+export async function createContainer (context: Context, request: CreateRequest): Promise<Created> {
+  const { store, log } = context
+  const bundle = resolve(context.world.cwd, request.bundle)
+  const { text, spec: asked, warnings } = readBundle(bundle)
+  for (const warning of warnings) log.warn(warning)
+  const spec = { ...asked, process: grantable(asked.process, makesUsers(asked), log.warn) }
+  const cgroup = locateCgroup(spec.linux.cgroupsPath, request.id)
+  const console = openConsole(context.native(), { terminal: spec.process.terminal, socketPath: request.consoleSocket, detached: request.detached })
+  const directory = store.reserve(request.id)
+  const base: ContainerRecord = {
+    id: request.id, bundle, rootfs: spec.root.path, createdAt: new Date().toISOString(), annotations: spec.annotations, cgroup, pid: 0, pidStartTime: '', ready: false, opNames: [],
+  }
+  let entered: Entered | undefined
+  try {
+    store.saveConfig(request.id, text)
+    store.save(base)
+    createCgroup(cgroup)
+    limitCgroup(context.native(), cgroup, spec.linux.resources)
+    entered = enterContainer({ native: context.native(), nativeDir: context.world.nativeDir }, spec, { cgroup, preserveFds: request.preserveFds })
+    const record = prepare(context, { ...base, pid: entered.pid, pidStartTime: startTimeOf(entered.pid) ?? '' }, spec, { request, entered, console, directory })
+    writePidFile(request.pidFile, record.pid)
+    return { record, pidfd: entered.pidfd, console }
+  } catch (err) {
+    await takeBack(context, request.id, cgroup, entered)
+    throw err
+  } finally {
+    console.release()
+  }
+}
+
+interface Parts { readonly request: CreateRequest, readonly entered: Entered, readonly console: Console, readonly directory: string }
+
+/** From "the namespaces are there" to "created". */
+function prepare (context: Context, entering: ContainerRecord, spec: BundleSpec, { request, entered, console, directory }: Parts): ContainerRecord {
+  const { store } = context
+  store.save(entering)
+  const state = { creating: JSON.stringify(reportOf(store, entering, 'creating')), created: JSON.stringify(reportOf(store, entering, 'created')) }
+  for (const name of ['prestart', 'createRuntime'] as const) runHooks(name, spec.hooks[name], state.creating)
+  const stageDir = join(directory, 'stage')
+  mkdirSync(stageDir, { mode: 0o711 })
+  const size = spec.process.consoleSize ?? (request.consoleSocket === undefined && spec.process.terminal ? ownSize() : undefined)
+  const opNames = prepareContainer(context.native(), entered, size === undefined ? spec : { ...spec, process: { ...spec.process, consoleSize: size } }, {
+    cgroup: entering.cgroup, directory, stageDir, state, preserveFds: request.preserveFds, consoleFd: console.fd, keyring: request.newKeyring ? `_ses.${request.id}` : undefined,
+  })
+  const record = { ...entering, ready: true, opNames }
+  store.save(record)
+  return record
+}
+
+async function takeBack (context: Context, id: string, cgroup: CgroupTree, entered: Entered | undefined): Promise<void> {
+  if (entered) {
+    context.native().kill(entered.pidfd, constants.signals.SIGKILL)
+    await waitForProcess(context.native(), entered.pidfd)
+  }
+  await signalAll(cgroup, constants.signals.SIGKILL)
+  await removeCgroup(cgroup)
+  context.store.forget(id)
+}
+
+/** `start`: the container's program runs when this returns. */
+export function startCreated (context: Context, id: string): void {
+  const { store, log } = context
+  const record = store.load(id)
+  const status = statusOf(store, record)
+  if (status !== 'created') throw new OciError(`cannot start container "${id}": it is ${status}, not created`)
+  const directory = store.directoryOf(id)
+  const spec = store.loadConfig(record)
+  startContainer(context.native(), { directory, opNames: record.opNames, args: spec.process.args })
+  rmSync(join(directory, START_SOCKET))
+  try {
+    runHooks('poststart', spec.hooks.poststart, JSON.stringify(reportOf(store, record, 'running')))
+  } catch (err) {
+    log.warn(messageOf(err)) // the container runs; the spec says: log it and go on
+  }
+}
+
+/** `run`: create, start, and unless DETACHED stay until it ends.  Resolves with the exit code. */
+export async function runContainer (context: Context, request: CreateRequest, deleteContainer: (id: string) => Promise<void>): Promise<number> {
+  const forwardTo = request.detached ? () => {} : forwardSignals(context.native, context.world.onSignal)
+  const { record, pidfd, console } = await createContainer(context, request)
+  try {
+    const detach = request.detached ? () => {} : console.attach()
+    try {
+      startCreated(context, record.id)
+      if (request.detached) return 0
+      forwardTo(pidfd)
+      return await waitForProcess(context.native(), pidfd)
+    } finally {
+      detach()
+      closeSync(pidfd)
+    }
+  } finally {
+    if (!request.detached || statusOf(context.store, record) === 'stopped') await deleteContainer(record.id)
+  }
+}

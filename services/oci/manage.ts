@@ -1,0 +1,80 @@
+// What is done to containers that are there: kill, delete, pause, resume, list, ps.
+
+import { constants } from 'node:os'
+import { setTimeout as pause } from 'node:timers/promises'
+import { pidsOf, removeCgroup, setFrozen, signalAll } from '../runtime/cgroup-tree.ts'
+import type { Context } from './context.ts'
+import { messageOf, OciError } from './failure.ts'
+import { runHooks } from './hooks.ts'
+import { isAlive, reportOf, statusOf, type ContainerRecord } from './store.ts'
+
+const DEATH_MAX_MS = 10_000
+const POLL_MS = 5
+
+/** "TERM", "SIGTERM", "sigterm" or "15". */
+export function parseSignal (text: string): number {
+  const name = text.toUpperCase().replace(/^(?:SIG)?/, 'SIG')
+  const number = /^\d{1,2}$/.test(text) ? Number(text) : Object.entries(constants.signals).find(([known]) => known === name)?.[1]
+  if (number === undefined || number < 1 || number > 64) throw new OciError(`"${text}" is not a signal`)
+  return number
+}
+
+/** `kill`: SIGNAL to the first process, or to ALL. */
+export async function killContainer (context: Context, id: string, signal: number, all: boolean): Promise<void> {
+  const record = context.store.load(id)
+  if (all) return signalAll(record.cgroup, signal)
+  const status = statusOf(context.store, record)
+  if (status === 'stopped' || status === 'creating') throw new OciError(`container not running: "${id}" is ${status}`)
+  process.kill(record.pid, signal)
+  // A frozen process dies when it is thawed.
+  if (status === 'paused' && signal === constants.signals.SIGKILL) await setFrozen(record.cgroup, false)
+}
+
+async function killAndWait (record: ContainerRecord): Promise<void> {
+  const deadline = performance.now() + DEATH_MAX_MS
+  await signalAll(record.cgroup, constants.signals.SIGKILL)
+  while (isAlive(record)) {
+    if (performance.now() > deadline) throw new OciError(`container "${record.id}" does not end although it was killed`)
+    await pause(POLL_MS)
+  }
+}
+
+/** `delete`: of a container that has stopped; with FORCE of any, and it is no failure if there is none. */
+export async function deleteContainer (context: Context, id: string, force: boolean): Promise<void> {
+  const { store, log } = context
+  let record: ContainerRecord
+  try {
+    record = store.load(id)
+  } catch (err) {
+    if (!force || !(err instanceof OciError)) throw err
+    store.forget(id)
+    return
+  }
+  const status = statusOf(store, record)
+  if (status !== 'stopped' && !force) throw new OciError(`cannot delete container "${id}": it is ${status}, not stopped`)
+  // Also of a stopped one: in a pid namespace of the host's its children may have outlived it.
+  await killAndWait(record)
+  await removeCgroup(record.cgroup)
+  const { hooks } = store.loadConfig(record)
+  const state = JSON.stringify(reportOf(store, record, 'stopped'))
+  store.forget(id)
+  try {
+    runHooks('poststop', hooks.poststop, state)
+  } catch (err) {
+    log.warn(messageOf(err))
+  }
+}
+
+/** `pause` and `resume`. */
+export async function freezeContainer (context: Context, id: string, frozen: boolean): Promise<void> {
+  const record = context.store.load(id)
+  const status = statusOf(context.store, record)
+  const fits = frozen ? status === 'running' || status === 'created' : status === 'paused'
+  if (!fits) throw new OciError(`cannot ${frozen ? 'pause' : 'resume'} container "${id}": it is ${status}`)
+  await setFrozen(record.cgroup, frozen)
+}
+
+/** `ps`: numbers of its processes, as the caller sees them. */
+export function processesOf (context: Context, id: string): number[] {
+  return pidsOf(context.store.load(id).cgroup)
+}

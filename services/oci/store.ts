@@ -1,0 +1,121 @@
+// Containers on disk: one folder each below the root folder of all, state.json in it, written whole or not
+// at all.  Nothing else remembers a container between two commands.  What its status is, is asked of the
+// kernel each time and not believed from the file.
+
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { InvalidRequest } from '../contract/errors.ts'
+import type { BundleSpec } from '../contract/bundle-spec.ts'
+import { START_SOCKET } from '../runtime/bundle.ts'
+import { isFrozen, type CgroupTree } from '../runtime/cgroup-tree.ts'
+import { startTimeOf } from '../platform/process-identity.ts'
+import { parseConfig, SPEC_VERSION } from './config.ts'
+import { OciError } from './failure.ts'
+
+export type Status = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
+
+/** state.json */
+export interface ContainerRecord {
+  readonly id: string
+  readonly bundle: string
+  readonly rootfs: string
+  readonly createdAt: string
+  readonly annotations: Readonly<Record<string, string>>
+  readonly cgroup: CgroupTree
+  /** 0 until the first process is there. */
+  readonly pid: number
+  /** Tells PID from a later process of the same number. */
+  readonly pidStartTime: string
+  /** `create` has come to its end. */
+  readonly ready: boolean
+  /** For messages: the operations that are left when it starts. */
+  readonly opNames: readonly string[]
+}
+
+/** What `state` prints (runtime.md, State), and runc's `list` on top. */
+export interface StateReport {
+  readonly ociVersion: string
+  readonly id: string
+  readonly status: Status
+  readonly pid: number
+  readonly bundle: string
+  readonly rootfs: string
+  readonly created: string
+  readonly annotations: Readonly<Record<string, string>>
+}
+
+export interface Store {
+  /** Folder of the container ID. */
+  directoryOf (id: string): string
+  /** Take ID for a new container.  Throws OciError when it is taken, InvalidRequest when it is no name. */
+  reserve (id: string): string
+  save (record: ContainerRecord): void
+  /** Throws OciError when there is none. */
+  load (id: string): ContainerRecord
+  /** Keep TEXT, the config.json that the container is made from: its bundle may change or go. */
+  saveConfig (id: string, text: string): void
+  loadConfig (record: ContainerRecord): BundleSpec
+  list (): ContainerRecord[]
+  forget (id: string): void
+}
+
+const ID = /^[\w+.-]{1,1024}$/
+
+export function createStore (root: string): Store {
+  const directoryOf = (id: string): string => {
+    if (!ID.test(id) || id === '.' || id === '..') throw new InvalidRequest([{ path: 'container id', problem: `"${id}" is not made of letters, digits and _ + . -` }])
+    return join(root, id)
+  }
+  const fileOf = (id: string): string => join(directoryOf(id), 'state.json')
+  const store: Store = {
+    directoryOf,
+    reserve (id) {
+      const directory = directoryOf(id)
+      if (!existsSync(root)) {
+        mkdirSync(root, { recursive: true, mode: 0o700 })
+        chmodSync(root, 0o700)
+      }
+      try {
+        mkdirSync(directory, { mode: 0o711 })
+      } catch (err) {
+        if ((err as NodeJS.ErrnoException).code === 'EEXIST') throw new OciError(`container with id "${id}" exists already`)
+        throw err
+      }
+      return directory
+    },
+    save (record) {
+      const file = fileOf(record.id)
+      writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 })
+      renameSync(`${file}.new`, file)
+    },
+    load (id) {
+      const file = fileOf(id)
+      if (!existsSync(file)) throw new OciError(`container "${id}" does not exist`)
+      return JSON.parse(readFileSync(file, 'utf8')) as ContainerRecord
+    },
+    list () {
+      if (!existsSync(root)) return []
+      return readdirSync(root).filter(id => ID.test(id) && existsSync(join(root, id, 'state.json'))).sort().map(id => store.load(id))
+    },
+    saveConfig (id, text) { writeFileSync(join(directoryOf(id), 'config.json'), text, { mode: 0o600 }) },
+    loadConfig: record => parseConfig(readFileSync(join(directoryOf(record.id), 'config.json'), 'utf8'), record.bundle).spec,
+    forget (id) { rmSync(directoryOf(id), { recursive: true, force: true }) },
+  }
+  return store
+}
+
+/** Is the container's first process there?  A zombie is not. */
+export const isAlive = (record: ContainerRecord): boolean => record.pid > 0 && startTimeOf(record.pid) === record.pidStartTime
+
+export function statusOf (store: Store, record: ContainerRecord): Status {
+  if (!isAlive(record)) return record.pid === 0 ? 'creating' : 'stopped'
+  if (!record.ready) return 'creating'
+  if (isFrozen(record.cgroup)) return 'paused'
+  return existsSync(join(store.directoryOf(record.id), START_SOCKET)) ? 'created' : 'running'
+}
+
+/** RECORD as `state` prints it; a STATUS that is given holds (hooks are told what they interrupt). */
+export function reportOf (store: Store, record: ContainerRecord, status: Status = statusOf(store, record)): StateReport {
+  const { id, bundle, rootfs, createdAt, annotations } = record
+  return { ociVersion: SPEC_VERSION, id, status, pid: status === 'stopped' ? 0 : record.pid, bundle, rootfs, created: createdAt, annotations }
+}

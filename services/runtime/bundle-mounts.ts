@@ -1,0 +1,122 @@
+// The mounts of a bundle: what is opened on the host's side, what is made before the pivot, what is attached
+// behind it, and what becomes read-only once everything is in place.  Pure; facts about the host come in.
+
+import type { BundleMount } from '../contract/bundle-spec.ts'
+import type { CgroupTree } from './cgroup-tree.ts'
+import { parseMountOptions, type MountOptions } from './mount-options.ts'
+import { ATTR, FLAG, MS, SLOT_NONE, type Op } from './ops.ts'
+
+/** File systems that fsopen(2) makes from short options; any other is mounted once on the stage, and its tree taken from there. */
+const BY_FSOPEN = new Set(['proc', 'sysfs', 'tmpfs', 'devpts', 'mqueue', 'ramfs'])
+/** Where these go an image must have a real directory: what programs believe of them they believe of the kernel. */
+const SYSTEM = new Set(['proc', 'sysfs', 'devpts', 'mqueue', 'cgroup', 'cgroup2'])
+
+export interface MountFacts {
+  /** An empty directory for mounts that have to be somewhere for a moment. */
+  readonly stageDir: string
+  /** Bind sources that are no directories. */
+  readonly files: ReadonlySet<string>
+  readonly cgroup: CgroupTree
+  /** It has a cgroup namespace of its own. */
+  readonly cgroupNamespace: boolean
+  /** Top of the v2 hierarchy, for containers that see all of it. */
+  readonly cgroupTop: string
+}
+
+export interface MountOps {
+  readonly host: readonly Op[]
+  readonly make: readonly Op[]
+  readonly attach: readonly Op[]
+  readonly seal: readonly Op[]
+}
+
+type Take = () => number
+
+/** Attributes and propagation that come one after the other, because some hold for this mount and others for all below. */
+function adjustOps (slot: number, options: MountOptions): Op[] {
+  const recursive = options.recursiveSet !== 0 || options.recursiveClear !== 0
+  return [
+    ...(recursive ? [{ kind: 'setattr', slot, wide: options.recursiveSet, wide2: options.recursiveClear, flags: FLAG.recursiveAttributes } as const] : []),
+    ...options.propagations.map((num): Op => ({ kind: 'setattr', slot, num })),
+  ]
+}
+
+function bindMount (mount: BundleMount, options: MountOptions, facts: MountFacts, slot: number, shared: boolean): MountOps {
+  const recursive = options.bind?.recursive === true
+  // What the host mounts later may appear inside, never the other way, unless the whole root is shared on purpose.
+  const num = shared ? 0 : MS.slave | MS.rec
+  return {
+    host: [{ kind: 'tree', slot, texts: [mount.source], flags: recursive ? FLAG.recursive : 0, wide: options.set, wide2: options.clear, num }],
+    make: [],
+    attach: [{ kind: 'attach', slot, texts: [mount.destination], flags: facts.files.has(mount.source) ? FLAG.makeFile : FLAG.makeDir }, ...adjustOps(slot, options)],
+    seal: [],
+  }
+}
+
+/** A mount(2) on the stage takes options of any length, as overlay needs; the tree is lifted from there. */
+function stagedMount (mount: BundleMount, options: MountOptions, facts: MountFacts, slot: number): readonly Op[] {
+  return [
+    { kind: 'mount', texts: [mount.source || mount.type, facts.stageDir, mount.type, options.data.join(',')], wide: 0 },
+    { kind: 'subtree', slot, from: SLOT_NONE, texts: [facts.stageDir], wide: options.set | options.recursiveSet },
+  ]
+}
+
+function fileSystemMount (mount: BundleMount, options: MountOptions, facts: MountFacts, slot: number): MountOps {
+  const attributes = options.set | options.recursiveSet
+  // A tmpfs that ends up read-only must take the mount points below it first.
+  const late = mount.type === 'tmpfs' ? attributes & ATTR.ro : 0
+  const now = attributes & ~late
+  const data = [`source=${mount.source || mount.type}`, ...options.data]
+  return {
+    host: [],
+    make: BY_FSOPEN.has(mount.type) ? [{ kind: 'fsmount', slot, texts: [mount.type, data], num: data.length, wide: now }] : stagedMount(mount, options, facts, slot),
+    attach: [
+      ...(options.copyUp ? [{ kind: 'copyUp', slot, texts: [mount.destination], num: data.some(option => option.startsWith('mode=')) ? 0 : 1 } as const] : []),
+      { kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | (SYSTEM.has(mount.type) || mount.destination === '/dev' ? FLAG.noSymlinks : 0) },
+      ...options.propagations.map((num): Op => ({ kind: 'setattr', slot, num })),
+    ],
+    seal: late === 0 ? [] : [{ kind: 'setattr', slot, wide: late }],
+  }
+}
+
+/** All mounts but cgroups, in their order. */
+export function mountTrees (mounts: readonly BundleMount[], facts: MountFacts, take: Take, shared: boolean) {
+  const all = mounts.map(mount => {
+    const options = parseMountOptions(mount.options)
+    const slot = take()
+    return { mount, ops: mount.type === 'bind' ? bindMount(mount, options, facts, slot, shared) : fileSystemMount(mount, options, facts, slot) }
+  })
+  return {
+    host: all.flatMap(({ ops }) => ops.host),
+    make: all.flatMap(({ ops }) => ops.make),
+    attach: all.map(({ mount, ops }) => ({ mount, ops: ops.attach })),
+    seal: all.flatMap(({ ops }) => ops.seal),
+  }
+}
+
+/** A container sees its own cgroup only: its directories are bound from the host, one on v2, one per hierarchy on v1 with
+ * a tmpfs around them.  Without a cgroup namespace on v2 it is asked to see all of them. */
+export function cgroupMount (mount: BundleMount, facts: MountFacts, take: Take): MountOps {
+  const options = parseMountOptions(mount.options)
+  const tree = (slot: number, path: string): Op => ({ kind: 'tree', slot, texts: [path], wide: options.set | options.recursiveSet, num: MS.slave | MS.rec })
+  if (facts.cgroup.version === 2) {
+    const slot = take()
+    const path = facts.cgroupNamespace ? facts.cgroup.directories[0]!.path : facts.cgroupTop
+    return { host: [tree(slot, path)], make: [], attach: [{ kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | FLAG.noSymlinks }], seal: [] }
+  }
+  const around = take()
+  const hierarchies = facts.cgroup.directories.map(directory => ({ ...directory, slot: take() }))
+  const data = ['source=tmpfs', 'mode=755', 'size=64k']
+  return {
+    host: hierarchies.map(({ slot, path }) => tree(slot, path)),
+    make: [{ kind: 'fsmount', slot: around, texts: ['tmpfs', data], num: data.length, wide: (options.set & ~ATTR.ro) | ATTR.nosuid | ATTR.nodev }],
+    attach: [
+      { kind: 'attach', slot: around, texts: [mount.destination], flags: FLAG.makeDir | FLAG.noSymlinks },
+      ...hierarchies.map(({ slot, mountName }): Op => ({ kind: 'attach', slot, texts: [`${mount.destination}/${mountName}`], flags: FLAG.makeDir | FLAG.noSymlinks })),
+      // Hierarchies with several controllers are found under the name of each ("cpu" -> "cpu,cpuacct").
+      ...hierarchies.flatMap(({ controllers, mountName }) => controllers.filter(name => name !== mountName && !name.startsWith('name='))
+        .map((name): Op => ({ kind: 'symlink', texts: [mountName, `${mount.destination}/${name}`] }))),
+    ],
+    seal: (options.set & ATTR.ro) === 0 ? [] : [{ kind: 'setattr', slot: around, wide: ATTR.ro }],
+  }
+}

@@ -1,0 +1,194 @@
+// A bundle's container becomes two plans.  The first is performed by the clone: it enters namespaces and
+// becomes wherry-init.  The second goes to that wherry-init over its socket and does all the rest, because
+// only a process of its own can run hooks in between and wait for "start".  Pure, like plan.ts, whose rules
+// of order hold here too: the host's files are opened on the host's side, /proc is mounted while the host's
+// own is visible, and behind the pivot every path ends inside the container's root.
+
+import type { BundleMount, BundleProcess, BundleSpec, Hook } from '../contract/bundle-spec.ts'
+import type { NamespaceType } from '../contract/runtime-spec.ts'
+import { consoleOps, deviceOps, hostDevices, needsDevices } from './bundle-devices.ts'
+import { cgroupMount, mountTrees, type MountFacts } from './bundle-mounts.ts'
+import { capabilitySets, programPaths } from './plan.ts'
+import { ATTR, CLONE, FLAG, MS, RLIMIT, SLOT_NONE, type Op, type Plan } from './ops.ts'
+import { propagationFlags } from './mount-options.ts'
+import type { CompiledSeccomp } from './seccomp-bundle.ts'
+
+const INIT_NAME = 'wherry-init'
+/** personality(2) */
+const PERSONALITY = { LINUX: 0, LINUX32: 8 } as const
+
+export interface EntryFacts {
+  /** Descriptors: of wherry-init in sealed memory, and of the child's end of its socket. */
+  readonly initFd: number
+  readonly socketFd: number
+  /** Descriptors 3, 4 … that the container's program shall have. */
+  readonly preserveFds: number
+  /** Namespaces to join: an open descriptor, a namespace's own or a pidfd, and what of it. */
+  readonly joined: ReadonlyArray<{ readonly fd: number, readonly types: readonly NamespaceType[] }>
+  readonly created: readonly NamespaceType[]
+  readonly uidMap: string
+  readonly gidMap: string
+  readonly cgroupFd: number
+  readonly cgroupTasks: readonly string[]
+}
+
+const flagsOf = (types: readonly NamespaceType[]): number => types.reduce((flags, type) => flags | CLONE[type], 0)
+
+function planOf (ops: readonly Op[], cloneFlags = 0, cgroupFd = -1): Plan {
+  return { cloneFlags, cgroupFd, idmapFd: -1, netnsFd: -1, idBase: 0, idCount: 1, pipeOwner: 0, ops }
+}
+
+/** Enter cgroup and namespaces, become wherry-init.  The order of joining: a user namespace last, because in it the
+ * capabilities over the others are gone, unless one descriptor (a pidfd) names them together. */
+export function buildEntryPlan (facts: EntryFacts): Plan {
+  const joinsUser = facts.joined.some(({ types }) => types.includes('user'))
+  // Inside a user namespace that is joined, the others can only be made once it is.
+  const late = (type: NamespaceType): boolean => type === 'cgroup' || joinsUser
+  const joins = facts.joined.map((join, i) => ({ ...join, slot: 2 + i }))
+  const inOrder = joins.toSorted((a, b) => Number(a.types.includes('user')) - Number(b.types.includes('user')))
+  const unshared = facts.created.filter(late)
+  const args = [INIT_NAME, String(facts.socketFd)]
+  return planOf([
+    { kind: 'fd', slot: 0, num: facts.initFd },
+    { kind: 'fd', slot: 1, num: facts.socketFd },
+    ...joins.map(({ fd, slot }): Op => ({ kind: 'fd', slot, num: fd })),
+    ...joins.filter(({ types }) => types.includes('pid')).map(({ slot }): Op => ({ kind: 'pidNamespace', slot })),
+    ...facts.cgroupTasks.map((path): Op => ({ kind: 'cgroupJoin', texts: [path] })),
+    ...(facts.created.includes('user') ? [{ kind: 'userMaps', texts: [facts.uidMap, facts.gidMap] } as const] : []),
+    ...inOrder.map(({ slot, types }): Op => ({ kind: 'setns', slot, wide: flagsOf(types.filter(type => type !== 'pid')) })).filter(op => op.wide !== 0),
+    ...(joinsUser || facts.created.includes('user') ? [{ kind: 'setupIds' } as const] : []),
+    ...(unshared.length > 0 ? [{ kind: 'unshare', wide: flagsOf(unshared) } as const] : []),
+    { kind: 'closeFds', num: facts.preserveFds, flags: FLAG.keepUntilExec },
+    { kind: 'keepFds', num: 3 + facts.preserveFds },
+    { kind: 'inherit', slot: 1 },
+    { kind: 'execFd', slot: 0, texts: [[INIT_NAME], args, []], num: 1, num2: args.length, wide: 0 },
+  ], flagsOf(facts.created.filter(type => !late(type))), facts.cgroupFd)
+}
+
+export interface ProcessFacts {
+  readonly preserveFds: number
+  readonly seccomp: CompiledSeccomp | undefined
+  /** Socket that gets the terminal's master; -1 without a terminal. */
+  readonly consoleFd: number
+  /** Name of a session keyring of its own; undefined leaves it the caller's. */
+  readonly keyring: string | undefined
+}
+
+export interface ContainerFacts extends ProcessFacts, MountFacts {
+  /** Listening socket on which it waits for "start". */
+  readonly startFd: number
+  /** What hooks read on stdin: the state as JSON, at the time of each kind. */
+  readonly state: { readonly creating: string, readonly created: string }
+}
+
+function hookOp (hook: Hook, state: string): Op {
+  return { kind: 'hook', texts: [hook.path, hook.args, hook.env, state], num: 1, num2: hook.args.length, wide: hook.env.length, from: hook.timeoutMs }
+}
+
+function seccompOps (seccomp: CompiledSeccomp | undefined): Op[] {
+  return seccomp ? [{ kind: 'seccomp', texts: [seccomp.program], num: seccomp.program.length, num2: seccomp.flags }] : []
+}
+
+/** Who the process is and what surrounds it.  WAIT stands in the middle: before it whatever can go wrong without the program itself. */
+function processOps (process: BundleProcess, facts: ProcessFacts, proc: number, personality: keyof typeof PERSONALITY | undefined, wait: readonly Op[]): Op[] {
+  const groups = new Uint8Array(Uint32Array.from(process.user.additionalGids).buffer)
+  const programs = programPaths(process.args[0]!, process.env)
+  const { noNewPrivileges } = process
+  return [
+    ...(facts.keyring === undefined ? [] : [{ kind: 'keyring', texts: [facts.keyring] } as const]),
+    ...process.rlimits.map((limit): Op => ({ kind: 'rlimit', texts: [limit.type], num: RLIMIT[limit.type as keyof typeof RLIMIT], wide: limit.soft, wide2: limit.hard })),
+    ...(personality === undefined ? [] : [{ kind: 'personality', num: PERSONALITY[personality] } as const]),
+    { kind: 'chdir', texts: [process.cwd], flags: FLAG.makeDir },
+    { kind: 'checkProgram', texts: [programs], num: programs.length },
+    ...(process.apparmorProfile === undefined ? [] : [{ kind: 'write', slot: proc, texts: ['self/attr/apparmor/exec', `exec ${process.apparmorProfile}`] } as const]),
+    ...(process.terminal ? [] : [{ kind: 'stdioOwner', num: process.user.uid } as const]),
+    ...wait,
+    { kind: 'closeFds', num: facts.preserveFds, flags: FLAG.keepUntilExec },
+    // Without no_new_privs only CAP_SYS_ADMIN may install a filter (seccomp(2)), so it comes before the capabilities go.
+    ...(noNewPrivileges ? [] : seccompOps(facts.seccomp)),
+    { kind: 'ids', num: process.user.uid, num2: process.user.gid, from: process.user.additionalGids.length, texts: [groups] },
+    { kind: 'capabilities', texts: [capabilitySets(process.capabilities)] },
+    ...(process.umask === undefined ? [] : [{ kind: 'umask', num: process.umask } as const]),
+    ...(noNewPrivileges ? [{ kind: 'noNewPrivs' } as const, ...seccompOps(facts.seccomp)] : []),
+    { kind: 'exec', flags: FLAG.checked, texts: [programs, process.args, process.env], num: programs.length, num2: process.args.length, wide: process.env.length },
+  ]
+}
+
+/** A proc file system of our own, mounted nowhere: whatever an image puts at /proc, settings are written to the kernel's. */
+function procOps (slot: number): Op[] {
+  return [{ kind: 'fsmount', slot, texts: ['proc', []], wide: ATTR.nosuid | ATTR.nodev | ATTR.noexec }]
+}
+
+const apparmorProc = (process: BundleProcess, slot: number): Op[] => process.apparmorProfile === undefined ? [] : procOps(slot)
+
+/** "net.ipv4.ip_forward" and "net/ipv4/ip_forward" are one setting; in the second form a dot is a dot (sysctl.d(5)). */
+function sysctlPath (name: string): string {
+  const slash = name.indexOf('/')
+  const dot = name.indexOf('.')
+  return `sys/${slash >= 0 && (dot < 0 || slash < dot) ? name : name.replaceAll('.', '/')}`
+}
+
+/** Everything that wherry-init does, from its first mount to the program. */
+export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Plan {
+  let next = 0
+  const take = (): number => next++
+  const { linux, process } = spec
+  const mounts: readonly BundleMount[] = spec.mounts.filter(mount => mount.type !== 'cgroup' && mount.type !== 'cgroup2')
+  const order = new Map(spec.mounts.map((mount, i) => [mount, i]))
+  const makesUser = linux.namespaces.some(namespace => namespace.type === 'user')
+  const rootSlot = take()
+  const proc = take()
+  const startSlot = take()
+  const consoleSlot = take()
+  const shared = linux.rootfsPropagation?.endsWith('shared') === true
+  const trees = mountTrees(mounts, facts, take, shared)
+  const cgroups = spec.mounts.filter(mount => !mounts.includes(mount)).map(mount => ({ mount, ops: cgroupMount(mount, facts, take) }))
+  const attached = [...trees.attach.map(({ mount, ops }) => ({ mount, ops })), ...cgroups.map(({ mount, ops }) => ({ mount, ops: ops.attach }))]
+    .toSorted((a, b) => order.get(a.mount)! - order.get(b.mount)!)
+  const masks = linux.maskedPaths.map(path => ({ path, slot: take() }))
+  const devices = needsDevices(spec) ? hostDevices(linux.devices, makesUser, take) : undefined
+  const rootPropagation = linux.rootfsPropagation === undefined ? 0 : propagationFlags(linux.rootfsPropagation)!
+  const ops: Op[] = [
+    // The host's side.
+    { kind: 'tree', slot: rootSlot, texts: [spec.root.path], flags: FLAG.recursive, num: MS.private | MS.rec },
+    { kind: 'fd', slot: startSlot, num: facts.startFd },
+    ...(process.terminal ? [{ kind: 'fd', slot: consoleSlot, num: facts.consoleFd } as const] : []),
+    ...trees.host, ...cgroups.flatMap(({ ops }) => ops.host),
+    ...masks.map(({ slot }): Op => ({ kind: 'tree', slot, texts: ['/dev/null'], wide: ATTR.ro | ATTR.noexec | ATTR.nosuid, num: MS.private })),
+    ...(devices?.host ?? []),
+    // In the container's namespaces, the host's files still in sight.
+    { kind: 'propagation', wide: MS.rec | MS.private },
+    ...(spec.hostname === undefined ? [] : [{ kind: 'hostname', texts: [spec.hostname] } as const]),
+    ...(linux.namespaces.some(({ type, path }) => type === 'network' && path === undefined) ? [{ kind: 'loopbackUp' } as const] : []),
+    ...(spec.domainname === undefined ? [] : [{ kind: 'domainname', texts: [spec.domainname] } as const]),
+    { kind: 'attach', slot: rootSlot, texts: [spec.root.path] },
+    ...(Object.keys(linux.sysctl).length > 0 ? procOps(proc) : apparmorProc(process, proc)),
+    ...trees.make, ...cgroups.flatMap(({ ops }) => ops.make),
+    ...spec.hooks.createContainer.map(hook => hookOp(hook, facts.state.creating)),
+    { kind: 'chdirSlot', slot: rootSlot },
+    { kind: 'pivot', texts: ['.'] },
+    // Inside.
+    ...attached.flatMap(({ ops }) => ops),
+    ...(devices ? deviceOps(linux.devices, devices) : []),
+    ...(process.terminal ? consoleOps(process, consoleSlot, true) : []),
+    ...Object.entries(linux.sysctl).map(([name, value]): Op => ({ kind: 'write', slot: proc, texts: [sysctlPath(name), value] })),
+    ...masks.map(({ path, slot }): Op => ({ kind: 'mask', slot, texts: [path] })),
+    ...linux.readonlyPaths.map((path): Op => ({ kind: 'bind', from: SLOT_NONE, texts: [path, path], wide: ATTR.ro, flags: FLAG.recursive | FLAG.optional })),
+    ...trees.seal, ...cgroups.flatMap(({ ops }) => ops.seal),
+    ...(rootPropagation === 0 ? [] : [{ kind: 'propagation', wide: rootPropagation } as const]),
+    ...(spec.root.readonly ? [{ kind: 'attributes', texts: ['/'], wide: ATTR.ro } as const] : []),
+    ...processOps(process, facts, proc, linux.personality, [{ kind: 'wait', slot: startSlot }, ...spec.hooks.startContainer.map(hook => hookOp(hook, facts.state.created))]),
+  ]
+  return planOf(ops)
+}
+
+/** A further process in a container: wherry-init has joined it already. */
+export function buildExecPlan (process: BundleProcess, facts: ProcessFacts): Plan {
+  const [proc, consoleSlot] = [0, 1]
+  return planOf([
+    ...(process.terminal ? [{ kind: 'fd', slot: consoleSlot, num: facts.consoleFd } as const] : []),
+    ...apparmorProc(process, proc),
+    ...(process.terminal ? consoleOps(process, consoleSlot, false) : []),
+    ...processOps(process, facts, proc, undefined, []),
+  ])
+}

@@ -1,0 +1,154 @@
+// A bundle's container, step by step: a wherry-init in its namespaces and cgroup, the plan sent to it, the
+// word to start.  The steps are apart because engines ask for them one by one, from processes of their own;
+// what has to be kept in between is the caller's business (services/oci/store.ts).
+
+import { closeSync, openSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { StartError, SyscallError } from '../contract/errors.ts'
+import type { BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
+import type { NamespaceType } from '../contract/runtime-spec.ts'
+import { buildContainerPlan, buildEntryPlan, buildExecPlan, type ProcessFacts } from './bundle-plan.ts'
+import { joinCgroup, topOfCgroups, type CgroupTree } from './cgroup-tree.ts'
+import type { Native } from './native.ts'
+import { describeOp, type Plan } from './ops.ts'
+import { compileProfile } from './seccomp-bundle.ts'
+
+/** Name of the socket in a container's folder that it waits on; gone once it has started. */
+export const START_SOCKET = 'start.sock'
+const NAMESPACE_FILES: Readonly<Record<NamespaceType, string>> = { mount: 'mnt', pid: 'pid', ipc: 'ipc', uts: 'uts', network: 'net', user: 'user', cgroup: 'cgroup' }
+
+/** A wherry-init that waits for its plan. */
+export interface Entered {
+  readonly pid: number
+  readonly pidfd: number
+  /** Our end of its socket. */
+  readonly socket: number
+}
+
+export interface InitDeps { readonly native: Native, readonly nativeDir: string }
+
+interface EntryRequest {
+  readonly cgroup: CgroupTree
+  readonly preserveFds: number
+  readonly joined: ReadonlyArray<{ readonly fd: number, readonly types: readonly NamespaceType[] }>
+  readonly created: readonly NamespaceType[]
+  readonly uidMap: string
+  readonly gidMap: string
+  readonly oomScoreAdj: number | undefined
+}
+
+/** Lines of uid_map (user_namespaces(7)). */
+const mapText = (mappings: readonly IdMapping[]): string => mappings.map(m => `${m.containerID} ${m.hostID} ${m.size}\n`).join('')
+
+function enter ({ native, nativeDir }: InitDeps, request: EntryRequest): Entered {
+  const initFd = native.sealedCopy(join(nativeDir, 'wherry-init'))
+  const [ours, theirs] = native.socketPair()
+  try {
+    const started = joinCgroup(request.cgroup, cgroup => native.start(buildEntryPlan({ ...request, ...cgroup, initFd, socketFd: theirs }), false))
+    // From outside: inside it would need a /proc, and the right to lower it.
+    if (request.oomScoreAdj !== undefined) writeFileSync(`/proc/${started.pid}/oom_score_adj`, String(request.oomScoreAdj))
+    return { pid: started.pid, pidfd: started.pidfd, socket: ours }
+  } catch (err) {
+    closeSync(ours)
+    throw err
+  } finally {
+    closeSync(initFd)
+    closeSync(theirs)
+  }
+}
+
+/** A wherry-init in new namespaces and in those that SPEC names by path.  Throws SyscallError. */
+export function enterContainer (deps: InitDeps, spec: BundleSpec, { cgroup, preserveFds }: { cgroup: CgroupTree, preserveFds: number }): Entered {
+  const { namespaces, uidMappings, gidMappings } = spec.linux
+  const joined = namespaces.filter(({ path }) => path !== undefined).map(({ type, path }) => ({ fd: openSync(path!, 'r'), types: [type] }))
+  try {
+    return enter(deps, {
+      cgroup, preserveFds, joined, created: namespaces.filter(({ path }) => path === undefined).map(({ type }) => type),
+      uidMap: mapText(uidMappings), gidMap: mapText(gidMappings), oomScoreAdj: spec.process.oomScoreAdj,
+    })
+  } finally {
+    for (const { fd } of joined) closeSync(fd)
+  }
+}
+
+/** A wherry-init in all namespaces of the process PID that are not our own. */
+export function joinContainer (deps: InitDeps, pid: number, request: { cgroup: CgroupTree, preserveFds: number, oomScoreAdj: number | undefined }): Entered {
+  const types = (Object.keys(NAMESPACE_FILES) as NamespaceType[]).filter(type => {
+    const file = `ns/${NAMESPACE_FILES[type]}`
+    return readlinkSync(`/proc/${pid}/${file}`) !== readlinkSync(`/proc/self/${file}`)
+  })
+  const joined = types.map(type => ({ fd: openSync(`/proc/${pid}/ns/${NAMESPACE_FILES[type]}`, 'r'), types: [type] }))
+  try {
+    return enter(deps, { ...request, joined, created: [], uidMap: '', gidMap: '' })
+  } finally {
+    for (const { fd } of joined) closeSync(fd)
+  }
+}
+
+/** What in a failed start is the command's own fault, in the words that engines look for to choose exit code 126 or 127. */
+function explain (err: unknown, args: readonly string[]): unknown {
+  if (!(err instanceof SyscallError) || !/^(?:exec|checkProgram)\b/.test(err.op)) return err
+  const command = JSON.stringify(args[0])
+  switch (err.errno) {
+    case 'ENOENT': case 'ENOTDIR': {
+      const why = args[0]!.includes('/') ? 'no such file or directory' : 'executable file not found in $PATH'
+      return new StartError(`exec: ${command}: ${why}`, 'ERR_COMMAND_NOT_FOUND', err)
+    }
+    case 'EACCES': case 'EPERM': return new StartError(`exec: ${command}: permission denied`, 'ERR_COMMAND_NOT_EXECUTABLE', err)
+    case 'ENOEXEC': return new StartError(`exec: ${command}: exec format error`, 'ERR_COMMAND_NOT_EXECUTABLE', err)
+    default: return err
+  }
+}
+
+/** Send PLAN and wait until wherry-init has done it as far as WANTED. */
+function perform (native: Native, entered: Entered, plan: Plan, args: readonly string[], wanted: 'waiting' | 'closed'): void {
+  try {
+    native.send(entered.socket, plan)
+    if (native.report(entered.socket, plan.ops.map(describeOp)) !== wanted) throw new StartError('wherry-init was killed before the container was ready', 'ERR_START')
+  } catch (err) {
+    throw explain(err, args)
+  } finally {
+    closeSync(entered.socket)
+  }
+}
+
+export interface PrepareRequest extends Omit<ProcessFacts, 'seccomp'> {
+  readonly cgroup: CgroupTree
+  /** The container's own folder; the socket is made in it. */
+  readonly directory: string
+  readonly stageDir: string
+  readonly state: { readonly creating: string, readonly created: string }
+}
+
+/** Make the container ready: after this it is "created" and waits on START_SOCKET.  Returns names of its operations for `startContainer`. */
+export function prepareContainer (native: Native, entered: Entered, spec: BundleSpec, request: PrepareRequest): readonly string[] {
+  const files = new Set(spec.mounts.filter(mount => mount.type === 'bind' && statSync(mount.source, { throwIfNoEntry: false })?.isDirectory() === false).map(mount => mount.source))
+  const startFd = native.listen(request.directory, START_SOCKET)
+  try {
+    const plan = buildContainerPlan(spec, {
+      ...request, seccomp: spec.linux.seccomp && compileProfile(spec.linux.seccomp), files, startFd,
+      cgroupNamespace: spec.linux.namespaces.some(({ type }) => type === 'cgroup'), cgroupTop: topOfCgroups(request.cgroup),
+    })
+    perform(native, entered, plan, spec.process.args, 'waiting')
+    return plan.ops.map(describeOp)
+  } finally {
+    closeSync(startFd)
+  }
+}
+
+/** Let the container in DIRECTORY execute its program.  Returns when it has; throws when it could not. */
+export function startContainer (native: Native, { directory, opNames, args }: { directory: string, opNames: readonly string[], args: readonly string[] }): void {
+  const socket = native.connect(directory, START_SOCKET)
+  try {
+    native.report(socket, opNames)
+  } catch (err) {
+    throw explain(err, args)
+  } finally {
+    closeSync(socket)
+  }
+}
+
+/** Make ENTERED, which has joined a container, execute PROCESS. */
+export function execProcess (native: Native, entered: Entered, process: BundleProcess, facts: Omit<ProcessFacts, 'seccomp'>, seccomp: BundleSpec['linux']['seccomp']): void {
+  perform(native, entered, buildExecPlan(process, { ...facts, seccomp: seccomp && compileProfile(seccomp) }), process.args, 'closed')
+}

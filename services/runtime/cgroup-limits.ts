@@ -1,0 +1,78 @@
+// The limits of a bundle's container as writes into cgroup files: which file, which text.  One function
+// for each version of cgroups (Documentation/admin-guide/cgroup-v1, cgroup-v2.rst).  Pure: cgroup-tree.ts
+// does the writing.  What is not asked for is not written.
+
+import type { BundleResources, Throttle } from '../contract/bundle-spec.ts'
+
+export interface LimitWrite {
+  readonly controller: string
+  readonly file: string
+  readonly text: string
+  /** Another file for the same, where a kernel has that instead. */
+  readonly otherwise?: string
+}
+
+const V1_THROTTLE: Readonly<Record<Throttle['kind'], string>> = {
+  readBps: 'read_bps_device', writeBps: 'write_bps_device', readIops: 'read_iops_device', writeIops: 'write_iops_device',
+}
+const V2_THROTTLE: Readonly<Record<Throttle['kind'], string>> = { readBps: 'rbps', writeBps: 'wbps', readIops: 'riops', writeIops: 'wiops' }
+/** cpu.shares 2 … 262144 is cpu.weight 1 … 10000. */
+const SHARES_MIN = 2
+const SHARES_RANGE = 262_142
+const WEIGHT_RANGE = 9999
+
+function write (controller: string, file: string, value: number | string | undefined, otherwise?: string): LimitWrite[] {
+  return value === undefined ? [] : [{ controller, file, text: String(value), ...(otherwise !== undefined && { otherwise }) }]
+}
+
+const orMax = (value: number | undefined): number | string | undefined => value !== undefined && value < 0 ? 'max' : value
+
+/** For a fresh v1 cgroup, in an order that the kernel takes (a limit before the one that includes swap, a period before its quota). */
+export function limitsV1 (resources: BundleResources): LimitWrite[] {
+  const { memory, cpu, pids, blockIO } = resources
+  return [
+    ...write('memory', 'memory.limit_in_bytes', memory.limit),
+    ...write('memory', 'memory.memsw.limit_in_bytes', memory.swap),
+    ...write('memory', 'memory.soft_limit_in_bytes', memory.reservation),
+    ...write('memory', 'memory.swappiness', memory.swappiness),
+    ...write('memory', 'memory.oom_control', memory.disableOOMKiller === true ? 1 : undefined),
+    ...write('cpu', 'cpu.shares', cpu.shares),
+    ...write('cpu', 'cpu.cfs_period_us', cpu.period),
+    ...write('cpu', 'cpu.cfs_quota_us', cpu.quota),
+    ...write('cpu', 'cpu.idle', cpu.idle),
+    ...write('cpuset', 'cpuset.cpus', cpu.cpus),
+    ...write('cpuset', 'cpuset.mems', cpu.mems),
+    ...write('pids', 'pids.max', orMax(pids.limit)),
+    ...write('blkio', 'blkio.weight', blockIO.weight, 'blkio.bfq.weight'),
+    ...blockIO.throttle.flatMap(t => write('blkio', `blkio.throttle.${V1_THROTTLE[t.kind]}`, `${t.major}:${t.minor} ${t.rate}`)),
+    ...resources.hugepageLimits.flatMap(h => write('hugetlb', `hugetlb.${h.pageSize}.limit_in_bytes`, h.limit)),
+  ]
+}
+
+/** memory.swap.max is swap alone, the spec's number is memory and swap together. */
+function swapAlone (swap: number | undefined, limit: number | undefined): number | string | undefined {
+  if (swap === undefined) return undefined
+  return swap < 0 || limit === undefined || limit < 0 ? 'max' : swap - limit
+}
+
+/** For a v2 cgroup.  `unified` comes last: it is written in the kernel's own words, and holds. */
+export function limitsV2 (resources: BundleResources): LimitWrite[] {
+  const { memory, cpu, pids, blockIO } = resources
+  const weight = cpu.shares === undefined ? undefined : 1 + Math.floor((Math.max(cpu.shares, SHARES_MIN) - SHARES_MIN) * WEIGHT_RANGE / SHARES_RANGE)
+  const bandwidth = cpu.quota === undefined && cpu.period === undefined ? undefined : `${cpu.quota === undefined || cpu.quota < 0 ? 'max' : cpu.quota} ${cpu.period ?? 100_000}`
+  return [
+    ...write('memory', 'memory.max', orMax(memory.limit)),
+    ...write('memory', 'memory.swap.max', swapAlone(memory.swap, memory.limit)),
+    ...write('memory', 'memory.low', orMax(memory.reservation)),
+    ...write('cpu', 'cpu.weight', weight),
+    ...write('cpu', 'cpu.max', bandwidth),
+    ...write('cpu', 'cpu.idle', cpu.idle),
+    ...write('cpuset', 'cpuset.cpus', cpu.cpus),
+    ...write('cpuset', 'cpuset.mems', cpu.mems),
+    ...write('pids', 'pids.max', orMax(pids.limit)),
+    ...write('io', 'io.weight', blockIO.weight, 'io.bfq.weight'),
+    ...blockIO.throttle.flatMap(t => write('io', 'io.max', `${t.major}:${t.minor} ${V2_THROTTLE[t.kind]}=${t.rate}`)),
+    ...resources.hugepageLimits.flatMap(h => write('hugetlb', `hugetlb.${h.pageSize}.max`, h.limit)),
+    ...Object.entries(resources.unified).flatMap(([file, text]) => write(file.slice(0, file.indexOf('.')), file, text)),
+  ]
+}
