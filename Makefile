@@ -51,7 +51,7 @@ down: ## stop what `wherry up` started
 	@services/cli/wherry down
 
 bench: setup ## the table of budgets, and build/bench.json
-	@node test/bench/bench.ts
+	@node --expose-gc test/bench/bench.ts
 
 fuzz: setup ## libFuzzer on the plan checker for FUZZ_SECONDS (30)
 	@$(MAKE) --no-print-directory -C native fuzz
