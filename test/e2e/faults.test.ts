@@ -128,6 +128,15 @@ t.test('a part that keeps dying ends all of it', { skip }, async t => {
   t.match(progress.join('\n'), /^wherry: registry: it was killed by SIGKILL, for the 6th time in 30 s$/m)
 })
 
+t.test('a worker that is killed and has no successor leaves nothing', { skip }, async t => {
+  const { data, subject, stop } = await startWherry(t)
+  const worker = readState(data)!.parts.find(part => part.name === 'worker')!
+  const stopped = stop()
+  process.kill(worker.pid, 'SIGKILL')
+  await stopped
+  t.same(await findLeftovers(subject), [])
+})
+
 t.test('a supervisor that is killed takes everything with it, and the next one starts on the same folder', { skip }, async t => {
   const data = shortFolder(t)
   const first = await startWherry(t, { data })

@@ -2,13 +2,15 @@
 // Knows which part needs which; refuses to know how a part is spawned (parts.ts), how one child is kept
 // alive (child.ts) and how progress looks (the caller shows it).
 
+import { join } from 'node:path'
 import type { ListenAddress } from '../../platform/config.ts'
+import { identityOf, signalProcess, waitUntilGone } from '../../platform/process-identity.ts'
+import { sweepDead } from '../../runtime/janitor.ts'
 import { Failure } from '../failure.ts'
 import { inspectRedis } from '../inspect-redis.ts'
 import { createPart, type Part, type PartEvents, type PartSpec } from './child.ts'
 import { ownPart, redisPart, registryPart, statusOf, type Environment } from './parts.ts'
 import { formatAddress, probePorts } from './ports.ts'
-import { identityOf, signalProcess, waitUntilGone } from '../../platform/process-identity.ts'
 import { lockDataDir, prepareDataDir, readState, writeState, type Addresses } from './state.ts'
 
 export interface UpOptions {
@@ -87,6 +89,8 @@ export async function startUp (options: UpOptions, env: Environment, signal: Abo
   }
   const stop = async (): Promise<void> => {
     for (const name of ['gateway', 'worker', 'registry', 'redis']) await started.find(part => part.name === name)?.stop()
+    // A worker that was killed and has no successor left its cgroups to us.
+    await sweepDead(join(options.data, 'run'))
     lock.release()
   }
   const kill = (): void => { for (const part of started) part.kill() }
