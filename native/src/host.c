@@ -17,6 +17,7 @@
 #define MFD_EXEC 0x0010U
 #endif
 #define BPF_INSTRUCTIONS_MAX 4096u
+#define LOAD_TRIES_MAX 16u
 
 int
 wy_pair (int32_t ends[2])
@@ -95,7 +96,14 @@ wy_device_filter (const char *dir, const uint8_t *program, uint32_t size)
     return -errno;
   union bpf_attr load = { .prog_type = BPF_PROG_TYPE_CGROUP_DEVICE, .insn_cnt = size / (uint32_t) sizeof (struct bpf_insn),
                           .insns = (uint64_t) (uintptr_t) program, .license = (uint64_t) (uintptr_t) license };
-  wy_cleanup_close int loaded = (int) syscall (SYS_bpf, BPF_PROG_LOAD, &load, sizeof load);
+  /* The verifier gives up with EAGAIN when a signal is pending; Node's own threads get many. */
+  wy_cleanup_close int loaded = -1;
+  for (unsigned tries = 0; loaded < 0 && tries < LOAD_TRIES_MAX; tries++)
+    {
+      loaded = (int) syscall (SYS_bpf, BPF_PROG_LOAD, &load, sizeof load);
+      if (loaded < 0 && errno != EAGAIN)
+        break;
+    }
   if (loaded < 0)
     return -errno;
   union bpf_attr attach = { .target_fd = (uint32_t) cgroup, .attach_bpf_fd = (uint32_t) loaded, .attach_type = BPF_CGROUP_DEVICE, .attach_flags = BPF_F_ALLOW_MULTI };

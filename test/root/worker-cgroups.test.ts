@@ -58,7 +58,10 @@ function spawnIn (t: Test, cgroup: string | undefined, ...argv: string[]): Child
 function newFolder (t: Test): string {
   const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   chmodSync(data, 0o711)
-  t.teardown(() => { rmSync(data, { recursive: true, force: true }) })
+  t.teardown(async () => {
+    await sweepDead(join(data, 'run')) // of workers that were killed and have no successor
+    rmSync(data, { recursive: true, force: true })
+  })
   return data
 }
 
