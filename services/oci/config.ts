@@ -126,17 +126,20 @@ function readHooks (hooks: Cursor): Hooks {
   return Object.fromEntries(HOOK_NAMES.map(name => [name, hooks.get(name).list(readHook)])) as Record<typeof HOOK_NAMES[number], Hook[]>
 }
 
+/** TEXT as JSON; PATH is what the fault is said of. */
+function readDocument (text: string, path: string): unknown {
+  try {
+    return parseDocument(text)
+  } catch (err) {
+    throw new InvalidRequest([{ path, problem: `is not JSON: ${err instanceof Error ? err.message : String(err)}` }])
+  }
+}
+
 /** TEXT, the config.json of BUNDLE (absolute), as a spec.  Throws InvalidRequest with every fault. */
 export function parseConfig (text: string, bundle: string): ParsedConfig {
   const faults: Fault[] = []
   const warnings: string[] = []
-  let document: unknown
-  try {
-    document = parseDocument(text)
-  } catch (err) {
-    throw new InvalidRequest([{ path: 'config.json', problem: `is not JSON: ${err instanceof Error ? err.message : String(err)}` }])
-  }
-  const root = createCursor(document, '', faults)
+  const root = createCursor(readDocument(text, 'config.json'), '', faults)
   const version = root.get('ociVersion').text()
   if (version !== '' && !VERSIONS.test(version)) root.get('ociVersion').fault(`"${version}" is not a version that this runtime knows (1.0.x to 1.2.x)`)
   for (const platform of ['windows', 'vm', 'solaris', 'zos']) if (root.get(platform).exists) root.get(platform).fault('is not for Linux containers')
@@ -170,13 +173,7 @@ function checkTogether (spec: BundleSpec, root: Cursor): void {
 export function parseProcess (text: string): { process: BundleProcess, warnings: readonly string[] } {
   const faults: Fault[] = []
   const warnings: string[] = []
-  let document: unknown
-  try {
-    document = parseDocument(text)
-  } catch (err) {
-    throw new InvalidRequest([{ path: 'process', problem: `is not JSON: ${err instanceof Error ? err.message : String(err)}` }])
-  }
-  const process = readProcess(createCursor(document, 'process', faults), warnings)
+  const process = readProcess(createCursor(readDocument(text, 'process'), 'process', faults), warnings)
   if (faults.length > 0) throw new InvalidRequest(faults)
   return { process, warnings }
 }

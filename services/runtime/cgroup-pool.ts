@@ -3,7 +3,7 @@
 // twice: peaks and counters of a cgroup belong to one container.
 
 import type { Resources } from '../contract/runtime-spec.ts'
-import type { Cgroup, CgroupDriver } from './cgroup.ts'
+import type { Cgroup, CgroupDriver } from './cgroup-driver.ts'
 
 /** Kept ready for one set of limits … */
 const AHEAD_PER_SHAPE = 4

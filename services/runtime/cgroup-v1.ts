@@ -3,21 +3,17 @@
 // but has no controllers.  What v1 cannot do by itself, kill all of a cgroup at once when its memory
 // is used up, comes from an event: the container's pid namespace dies with its first process.
 
-import { closeSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { START_HEADROOM_BYTES, V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup.ts'
+import { isErrno, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
 import { createV1Freezer } from './freezer.ts'
 import type { Native } from './native.ts'
 
 type Controller = typeof V1_CONTROLLERS[number]
 type Directories = Readonly<Record<Controller, string>>
-
-function isErrno (err: unknown, ...codes: string[]): boolean {
-  return err instanceof Error && codes.includes((err as NodeJS.ErrnoException).code ?? '')
-}
 
 function number (path: string): number {
   return Number(readFileSync(path, 'utf8'))
@@ -70,17 +66,6 @@ function watchOom (native: Native, directory: string, listener: () => void): () 
   return end
 }
 
-/** Remove a directory; true when it is gone. */
-export function removeCgroup (directory: string): boolean {
-  try {
-    rmdirSync(directory)
-  } catch (err) {
-    if (isErrno(err, 'EBUSY', 'ENOTEMPTY')) return false
-    if (!isErrno(err, 'ENOENT')) throw err
-  }
-  return true
-}
-
 export function createV1Driver ({ native, host, instance }: { native: Native, host: HostCgroups, instance: string }): CgroupDriver {
   const roots = Object.fromEntries(V1_CONTROLLERS.map(name => [name, join(host.v1.get(name)!, instance)])) as Directories
   // cpu and cpuacct are often one hierarchy; each directory is made and joined once.
@@ -99,15 +84,16 @@ export function createV1Driver ({ native, host, instance }: { native: Native, ho
   function create (name: string, resources: Resources): Cgroup {
     const directories = distinct.map(root => join(root, name))
     const dirs = Object.fromEntries(V1_CONTROLLERS.map(c => [c, join(roots[c], name)])) as Directories
+    let onOom = (): void => {}
+    let endOomWatch: () => void
     try {
       for (const directory of directories) mkdirSync(directory)
       applyLimits(dirs, resources)
+      endOomWatch = watchOom(native, dirs.memory, () => onOom())
     } catch (err) {
       for (const directory of directories) removeCgroup(directory)
       throw err
     }
-    let onOom = (): void => {}
-    const endOomWatch = watchOom(native, dirs.memory, () => onOom())
     const { freeze, thaw, directories: frozenIn } = createV1Freezer(freezerRoot && join(freezerRoot, name), dirs.pids)
     return {
       freeze,

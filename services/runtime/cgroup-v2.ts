@@ -8,16 +8,11 @@ import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { START_HEADROOM_BYTES, V2_CONTROLLERS, type Cgroup, type CgroupDriver } from './cgroup.ts'
+import { isErrno, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
 import { LEAF } from './cgroup-host.ts'
-import { removeCgroup } from './cgroup-v1.ts'
 import { createV2Freezer } from './freezer.ts'
 
 const CLAIM_ROUNDS_MAX = 20
-
-function isErrno (err: unknown, ...codes: string[]): boolean {
-  return err instanceof Error && codes.includes((err as NodeJS.ErrnoException).code ?? '')
-}
 
 /** Write TEXT to FILE, which exists: with O_CREAT the kernel would say EACCES where it means ENOENT. */
 function write (file: string, text: string): void {

@@ -1,60 +1,16 @@
-// Cgroups: one interface, two drivers, picked at start by what this host has mounted.
+// Cgroups of this host: where they are, and which of the two drivers serves it, picked at start.
 // Containers get a directory each below one directory per worker process ("instance"), so that what
 // a dead worker left can be told from what a living one uses.  A controller that is missing is an
 // error that names it: a limit is never silently not there (docs/cgroups(7), cgroup-v2.rst).
 
 import { readFileSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
-import type { Resources } from '../contract/runtime-spec.ts'
+import { V1_CONTROLLERS, V2_CONTROLLERS, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
 import { createV1Driver } from './cgroup-v1.ts'
 import { createV2Driver, offerControllers } from './cgroup-v2.ts'
 import { LEAF, parseMounts, parseOwnCgroups } from './cgroup-host.ts'
-import type { Freezer } from './freezer.ts'
 import type { Native } from './native.ts'
-
-export interface Cgroup extends Freezer {
-  readonly name: string
-  /** v2: descriptor of the directory, for CLONE_INTO_CGROUP; -1 on v1. */
-  readonly fd: number
-  /** v1: files that the first process writes itself into. */
-  readonly tasks: readonly string[]
-  /** Calls back (at most once) when the cgroup ran out of memory. */
-  onOom (listener: () => void): void
-  /** Its program runs: the memory limit holds exactly from now on. */
-  started (): void
-  usage (): Usage
-  /** Remove it; false while the kernel still sees somebody inside. */
-  remove (): boolean
-}
-
-export interface CgroupDriver {
-  readonly layout: 'v1' | 'v2' | 'hybrid'
-  /** Directories that hold our containers' cgroups, for the janitor of a later process. */
-  readonly roots: readonly string[]
-  create (name: string, resources: Resources): Cgroup
-  close (): void
-}
-
-export interface HostCgroups {
-  readonly layout: 'v1' | 'v2' | 'hybrid'
-  /** v1 controller → directory of our own cgroup in its hierarchy. */
-  readonly v1: ReadonlyMap<string, string>
-  /** Directory of our own cgroup in the v2 hierarchy (the one above, when we live in its leaf), and the controllers it offers. */
-  readonly v2: { readonly directory: string, readonly controllers: readonly string[] } | undefined
-  /** Where the controllers of this host are, and which of the needed ones it lacks. */
-  readonly driver: 'v1' | 'v2'
-  readonly missing: readonly string[]
-}
-
-/** Until its program runs, a container's first process shares the worker's memory, and the kernel's killer takes
- * everyone who shares it.  No start needs as much as this on top of the least limit. */
-export const START_HEADROOM_BYTES = 16 * 1024 ** 2
-
-/** memory, cpu time and number of processes are what every container is limited in. */
-export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const
-export const V2_CONTROLLERS = ['memory', 'cpu', 'pids'] as const
 
 function readOrEmpty (path: string): string {
   try {

@@ -8,7 +8,7 @@ import { constants } from 'node:os'
 import type { Usage } from '../contract/call-record.ts'
 import { StartError, SyscallError } from '../contract/errors.ts'
 import type { RuntimeSpec } from '../contract/runtime-spec.ts'
-import type { Cgroup } from './cgroup.ts'
+import type { Cgroup } from './cgroup-driver.ts'
 import type { CgroupPool } from './cgroup-pool.ts'
 import type { Native, StartedProcess } from './native.ts'
 import { buildPlan, explainFailure, type HostFacts } from './plan.ts'
@@ -153,7 +153,8 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
       try {
         cgroup.started()
       } catch (err) {
-        kill() // without its limit it must not run; its exit gives back what it holds
+        kill() // without its limit it must not run; its exit gives back the rest of what it holds
+        for (const pipe of [started.stdin, started.stdout, started.stderr]) closeSync(pipe)
         throw err
       }
       const { pid, stdin, stdout, stderr } = started

@@ -1,0 +1,65 @@
+// What a cgroup driver is: the one interface, the numbers and the removal that both drivers (v1, v2) share.
+// Knows no hierarchy; whoever has a cgroup in hand needs only this file.
+
+import { rmdirSync } from 'node:fs'
+import type { Usage } from '../contract/call-record.ts'
+import type { Resources } from '../contract/runtime-spec.ts'
+import type { Freezer } from './freezer.ts'
+
+export interface Cgroup extends Freezer {
+  readonly name: string
+  /** v2: descriptor of the directory, for CLONE_INTO_CGROUP; -1 on v1. */
+  readonly fd: number
+  /** v1: files that the first process writes itself into. */
+  readonly tasks: readonly string[]
+  /** Calls back (at most once) when the cgroup ran out of memory. */
+  onOom (listener: () => void): void
+  /** Its program runs: the memory limit holds exactly from now on. */
+  started (): void
+  usage (): Usage
+  /** Remove it; false while the kernel still sees somebody inside. */
+  remove (): boolean
+}
+
+export interface CgroupDriver {
+  readonly layout: 'v1' | 'v2' | 'hybrid'
+  /** Directories that hold our containers' cgroups, for the janitor of a later process. */
+  readonly roots: readonly string[]
+  create (name: string, resources: Resources): Cgroup
+  close (): void
+}
+
+export interface HostCgroups {
+  readonly layout: 'v1' | 'v2' | 'hybrid'
+  /** v1 controller → directory of our own cgroup in its hierarchy. */
+  readonly v1: ReadonlyMap<string, string>
+  /** Directory of our own cgroup in the v2 hierarchy (the one above, when we live in its leaf), and the controllers it offers. */
+  readonly v2: { readonly directory: string, readonly controllers: readonly string[] } | undefined
+  /** Where the controllers of this host are, and which of the needed ones it lacks. */
+  readonly driver: 'v1' | 'v2'
+  readonly missing: readonly string[]
+}
+
+/** Until its program runs, a container's first process shares the worker's memory, and the kernel's killer takes
+ * everyone who shares it.  No start needs as much as this on top of the least limit. */
+export const START_HEADROOM_BYTES = 16 * 1024 ** 2
+
+/** memory, cpu time and number of processes are what every container is limited in. */
+export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const
+export const V2_CONTROLLERS = ['memory', 'cpu', 'pids'] as const
+
+/** Has ERR one of CODES? */
+export function isErrno (err: unknown, ...codes: string[]): boolean {
+  return err instanceof Error && codes.includes((err as NodeJS.ErrnoException).code ?? '')
+}
+
+/** Remove a directory; true when it is gone. */
+export function removeCgroup (directory: string): boolean {
+  try {
+    rmdirSync(directory)
+  } catch (err) {
+    if (isErrno(err, 'EBUSY', 'ENOTEMPTY')) return false
+    if (!isErrno(err, 'ENOENT')) throw err
+  }
+  return true
+}
