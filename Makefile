@@ -2,13 +2,16 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native build test test-unit test-redis test-root test-e2e test-vm t demo up down bench fuzz clean
+.PHONY: help setup setup-engines native build test test-unit test-redis test-root test-e2e test-vm t demo up down bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Debian packages, npm packages, native library, the wherry command (idempotent)
 	@infra/setup.sh
+
+setup-engines: # what tests compare with; started by no one but them
+	@infra/setup.sh --engines
 
 native: ## the C library and its programs, into build/native
 	@$(MAKE) --no-print-directory -C native
@@ -18,12 +21,16 @@ build: ## type check and lint (nothing is emitted: Node runs the .ts files)
 	tsc -p .
 	oxlint --deny-warnings
 
-test: setup build ## everything this machine can run; ends with "N passed, N failed, N skipped"
+test: setup-engines build ## everything this machine can run; ends with "N passed, N failed, N skipped"
 	@$(MAKE) --no-print-directory -C native check sanitize
 	@rm -rf .tap
 	@tap
 
-test-unit test-redis test-root test-e2e: test-%: setup
+test-unit test-redis: test-%: setup
+	@rm -rf .tap
+	@tap $(wildcard test/$*/*.test.ts)
+
+test-root test-e2e: test-%: setup-engines
 	@rm -rf .tap
 	@tap $(wildcard test/$*/*.test.ts)
 

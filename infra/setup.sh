@@ -1,6 +1,7 @@
 #!/bin/bash
 # Makes a Debian 12 or 13 machine ready for Wherry: missing Debian packages, npm packages, the native
 # library, the `wherry` and `wherry-oci` commands.  Run as often as you like: what is there is left alone.
+# `setup.sh --engines` also installs the engines that `make test` puts on `wherry-oci` and compares images with.
 # Knows nothing about running services; it makes sure that apt starts none.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -8,7 +9,10 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 RUN_PACKAGES=(redis-server docker-registry libseccomp2 util-linux tar ca-certificates)
 BUILD_PACKAGES=(gcc libc6-dev make)
 TEST_PACKAGES=(busybox-static curl skopeo runc)
+ENGINE_PACKAGES=(podman docker.io buildah umoci)
 POLICY=/usr/sbin/policy-rc.d
+WANTED=("${RUN_PACKAGES[@]}" "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}")
+[ "${1:-}" != --engines ] || WANTED+=("${ENGINE_PACKAGES[@]}")
 
 say () { echo "setup: $*"; }
 die () { echo "wherry: setup: $*" >&2; exit 1; }
@@ -16,7 +20,7 @@ die () { echo "wherry: setup: $*" >&2; exit 1; }
 missing_packages () {
   local have
   have=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' 2>/dev/null | sed -n 's/ installed$//p')
-  comm -23 <(printf '%s\n' "${RUN_PACKAGES[@]}" "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" | sort -u) <(sort -u <<<"$have")
+  comm -23 <(printf '%s\n' "${WANTED[@]}" | sort -u) <(sort -u <<<"$have")
 }
 
 restore_policy () {
