@@ -44,7 +44,7 @@ enum wy_op_kind
   WY_OP_FSMOUNT,        /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
   WY_OP_MKDIR,          /* [c] make directory t0, mode num, below slot */
   WY_OP_CHDIR_SLOT,     /* [c] fchdir to slot */
-  WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL */
+  WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC */
   WY_OP_MOUNT,          /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
   WY_OP_BIND,           /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH */
   WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes as TREE; WY_RECURSIVE */
@@ -98,7 +98,8 @@ enum wy_op_flags
   WY_OPTIONAL = 1u << 5,    /* a target that is not there is no error */
   WY_RECURSIVE_ATTRIBUTES = 1u << 6, /* set attributes on the mounts below as well */
   WY_KEEP_UNTIL_EXEC = 1u << 7, /* descriptors that later operations need */
-  WY_CHECKED = 1u << 8      /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
+  WY_CHECKED = 1u << 8,     /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
+  WY_NOT_ON_PROC = 1u << 9  /* a target on a proc file system is an error (EXDEV) */
 };
 
 struct wy_op

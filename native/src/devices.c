@@ -1,7 +1,7 @@
-/* devices.c - the directory that every container sees, read-only, as /dev.
+/* devices.c - the directory that a container sees, read-only, as /dev.
  *
  * A process in a user namespace cannot make device nodes, and binding the host's one by one costs
- * three system calls each.  So they are made once, on disk, by the host's root, and the directory
+ * three system calls each.  So they are made once per place, on disk, by the host's root, and the directory
  * is attached as a whole.  The runtime spec's default devices (config-linux.md), less the
  * terminal's: a function has none.
  */

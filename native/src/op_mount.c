@@ -7,11 +7,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <stddef.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 
 #include "stage.h"
 #include "sys.h"
@@ -236,6 +238,16 @@ open_target (const char *path, uint32_t flags)
   return fd;
 }
 
+/* What stands over a part of /proc could make others believe that they wrote to the kernel
+ * (CVE-2019-16884, CVE-2025-52881).  Return: 0, -EXDEV on a proc file system, or -errno. */
+static long
+refuse_proc (int target)
+{
+  struct statfs fs;
+  long result = wy_sys (SYS_fstatfs, target, &fs);
+  return result < 0 ? result : fs.f_type == PROC_SUPER_MAGIC ? -EXDEV : 0;
+}
+
 int
 wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
 {
@@ -244,7 +256,10 @@ wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
     return 0;
   if (target < 0)
     return wy_fail (stage, "openat2", target);
-  long result = wy_sys (SYS_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+  long result = flags & WY_NOT_ON_PROC ? refuse_proc (target) : 0;
+  if (result < 0)
+    return wy_fail (stage, "fstatfs", result);
+  result = wy_sys (SYS_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
   return result < 0 ? wy_fail (stage, "move_mount", result) : 0;
 }
 

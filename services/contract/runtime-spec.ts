@@ -20,6 +20,8 @@ export interface Process {
   readonly capabilities: Capabilities
   readonly rlimits: readonly Rlimit[]
   readonly noNewPrivileges: boolean
+  /** Added to the thousandths of the host's memory that the process takes, when the kernel looks for one to kill (proc_pid_oom_score_adj(5)). */
+  readonly oomScoreAdj?: number
 }
 
 export interface User { readonly uid: number, readonly gid: number, readonly additionalGids: readonly number[] }
@@ -59,6 +61,8 @@ export interface Linux {
   readonly resources: Resources
   readonly maskedPaths: readonly string[]
   readonly readonlyPaths: readonly string[]
+  /** Settings that belong to one of the container's namespaces, by their names below /proc/sys with dots. */
+  readonly sysctl?: Readonly<Record<string, string>>
 }
 
 export interface Resources {

@@ -3,7 +3,7 @@
 // when `exited` resolves.  Everything a container takes (slot, cgroup, descriptors) has one owner,
 // this file, which gives it back exactly once, also when starting fails halfway.
 
-import { closeSync } from 'node:fs'
+import { closeSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import type { Usage } from '../contract/call-record.ts'
 import { StartError, SyscallError } from '../contract/errors.ts'
@@ -50,7 +50,7 @@ export interface RuntimeDeps {
   readonly slots: Slots
   readonly cgroups: CgroupPool
   /** What is the same for every container. */
-  readonly host: Pick<HostFacts, 'stageDir' | 'devDir' | 'seccomp' | 'procPaths'>
+  readonly host: Pick<HostFacts, 'stageDir' | 'seccomp' | 'procPaths'>
 }
 
 const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))
@@ -94,7 +94,7 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
   }
 
   function launch (spec: RuntimeSpec, slot: Slot, cgroup: Cgroup) {
-    const plan = buildPlan(spec, { ...host, idBase: slot.idBase, idmapFd: slot.idmapFd, netnsFd: slot.netnsFd, cgroupFd: cgroup.fd, cgroupTasks: cgroup.tasks })
+    const plan = buildPlan(spec, { ...host, idBase: slot.idBase, idmapFd: slot.idmapFd, devDir: slot.devDir, netnsFd: slot.netnsFd, cgroupFd: cgroup.fd, cgroupTasks: cgroup.tasks })
     try {
       return native.start(plan, true)
     } catch (err) {
@@ -151,6 +151,8 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
       const control = controls(started, cgroup, exited)
       kill = control.kill
       try {
+        // Not before its program runs: until then it shares the worker's memory, and the kernel gives all who share it one score.
+        if (spec.process.oomScoreAdj !== undefined) writeFileSync(`/proc/${started.pid}/oom_score_adj`, String(spec.process.oomScoreAdj))
         cgroup.started()
       } catch (err) {
         kill() // without its limit it must not run; its exit gives back the rest of what it holds

@@ -42,19 +42,18 @@ function blockOf (dataDir: string): number {
 export async function openRuntime ({ nativeDir, dataDir, slots: count, log }: RuntimeOptions): Promise<Runtime> {
   if (process.getuid?.() !== 0) throw new Unsupported('running containers needs root; start the worker as root (sudo)')
   const runDir = join(dataDir, 'run')
-  const devDir = join(runDir, 'dev')
+  const devRoot = join(runDir, 'dev')
   const stageDir = join(runDir, 'stage')
-  for (const directory of [devDir, stageDir]) mkdirSync(directory, { recursive: true, mode: 0o711 })
+  for (const directory of [devRoot, stageDir]) mkdirSync(directory, { recursive: true, mode: 0o711 })
   const sweep = await sweepDead(runDir)
   if (sweep.instances > 0) log.warn(sweep, 'removed what workers that died had left')
   const native = openNative(nativeDir)
-  native.makeDevices(devDir)
   const instance = instanceName()
   const driver = createCgroupDriver({ native, instance })
   registerInstance(runDir, instance, driver.roots)
   const cgroups = createCgroupPool({ driver, onLeak: what => log.error({ what }, 'left behind') })
-  const slots = createSlots({ native, count, block: blockOf(dataDir) })
-  const host = { stageDir, devDir, seccomp: compileSeccomp(FUNCTION_PROFILE), procPaths: findProcPaths() }
+  const slots = createSlots({ native, count, block: blockOf(dataDir), devRoot })
+  const host = { stageDir, seccomp: compileSeccomp(FUNCTION_PROFILE), procPaths: findProcPaths() }
   log.info({ layout: driver.layout, slots: count, instance }, 'container runtime is ready')
   const runtime = createRuntime({ native, slots, cgroups, host })
   return {

@@ -16,7 +16,7 @@ import { ID_COUNT } from './user.ts'
 export interface HostFacts {
   /** An empty directory to build the root on; hidden by the container's own mounts. */
   readonly stageDir: string
-  /** A file system with the standard device nodes, shared by all containers, read-only in each. */
+  /** A folder with the standard device nodes, for one container at a time. */
   readonly devDir: string
   readonly idBase: number
   readonly idmapFd: number
@@ -105,6 +105,8 @@ function innerTrees (spec: RuntimeSpec, slots: Slots, scratch: number) {
     if (mount.type === 'proc') {
       const slot = slots.take()
       ops.push({ kind: 'fsmount', slot, texts: ['proc', []], wide: attributesOf(mount.options) })
+      // Below a proc file system that is mounted nowhere yet: nothing of the image can stand in the way.
+      for (const [name, value] of Object.entries(spec.linux.sysctl ?? {})) ops.push({ kind: 'write', slot, texts: [`sys/${name.replaceAll('.', '/')}`, value] })
       mounts.set(mount, slot)
     }
     if (mount.type === 'scratch') {
@@ -118,10 +120,10 @@ function innerTrees (spec: RuntimeSpec, slots: Slots, scratch: number) {
 }
 
 /** An image that ships a symbolic link where the system's own file systems go is refused; a volume or
- * /tmp may lie behind a link (/var/run), which then is resolved inside the container's root. */
+ * /tmp may lie behind a link (/var/run), which then is resolved inside the container's root, and may not lead to /proc. */
 function attachOp (mount: Mount, slot: number): Op {
   const system = mount.type === 'proc' || mount.type === 'dev'
-  return { kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | (system ? FLAG.noSymlinks : 0) }
+  return { kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | (system ? FLAG.noSymlinks : FLAG.notOnProc) }
 }
 
 /** Masked files become the null device, masked directories an empty one, both read-only. */
@@ -237,6 +239,7 @@ export function explainFailure (spec: RuntimeSpec, op: Op | undefined, errno: st
   if (op?.kind === 'attach' || op?.kind === 'bind') {
     const target = op.texts?.find(text => typeof text === 'string' && text.startsWith('/'))
     if (errno === 'ELOOP') return { code: 'ERR_INVALID_ROOTFS', message: `the image has a symbolic link at ${String(target)}, where a file system has to go` }
+    if (errno === 'EXDEV') return { code: 'ERR_INVALID_ROOTFS', message: `the image has a symbolic link at ${String(target)} that leads to /proc, where nothing may be mounted` }
     if (errno === 'ENOTDIR') return { code: 'ERR_INVALID_ROOTFS', message: `the image has something that is not a directory at ${String(target)}` }
   }
   return undefined

@@ -1,7 +1,7 @@
 // Which system calls a function may make: an allow-list, everything else fails with EPERM.
 // What Docker's default profile allows without any capability, less what no function needs
-// (io_uring and kernel AIO, whose numbers are the whole host's; keyctl, ptrace, memory policies, obsolete calls).  32-bit system calls are refused as a whole:
-// their `socketcall` cannot be filtered by its arguments.
+// (io_uring and kernel AIO, whose numbers are the whole host's; sync, which writes out everybody's files; keyctl, ptrace, memory policies,
+// obsolete calls).  32-bit system calls are refused as a whole: their `socketcall` cannot be filtered by its arguments.
 
 /** `value` of argument `arg` must satisfy `op`; `masked` compares (argument & mask) with value. */
 export interface ArgumentRule { readonly arg: number, readonly op: 'eq' | 'ne' | 'lt' | 'gt' | 'masked', readonly value: number, readonly mask?: number }
@@ -17,8 +17,16 @@ export interface SyscallRule {
 const ENOSYS = 38
 /** CLONE_NEW*: a function makes no namespaces. */
 const CLONE_NAMESPACES = 0x7e020000
-/** AF_UNIX, AF_INET, AF_INET6; of AF_NETLINK only routing: other protocols reach out of the network namespace. */
-const FAMILIES = [1, 2, 10]
+const AF_UNIX = 1
+const AF_INET = [2, 10]
+/** SOCK_STREAM with TCP and MPTCP, SOCK_DGRAM with UDP and ICMP; 0 is the type's own.  Any other protocol would be code of the kernel's
+ * that no function needs, loaded because a function asked for it (DCCP, SCTP, L2TP). */
+const INET_PROTOCOLS: ReadonlyArray<{ readonly type: number, readonly protocols: readonly number[] }> = [
+  { type: 1, protocols: [0, 6, 262] }, { type: 2, protocols: [0, 17, 1, 58] },
+]
+/** SOCK_NONBLOCK and SOCK_CLOEXEC come in the same argument. */
+const SOCK_TYPE_MASK = 0xf
+/** Of AF_NETLINK only routing: other protocols reach out of the network namespace. */
 const AF_NETLINK = 16
 const NETLINK_ROUTE = 0
 const PERSONALITIES = [0, 8, 0x20000, 0x20008, 0xffffffff]
@@ -42,8 +50,8 @@ renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask r
 rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam
 sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select
 semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid
-setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr setxattrat
-shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socketpair splice stat statfs statx symlink symlinkat sync
+setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setuid setxattr setxattrat
+shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 splice stat statfs statx symlink symlinkat
 sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
 timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid write
 writev
@@ -51,14 +59,35 @@ writev
 
 /** An argument that the kernel takes as an int: libseccomp compares 64 bits, the kernel looks at the lower 32. */
 const int = (arg: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask: 0xffffffff, value })
+const bits = (arg: number, mask: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask, value })
+
+/** Options and levels that the kernel knows differ from 1 within their lower ten bits. */
+const OPTION_BITS = 10
+
+/** NAME with anything but 1 as its argument ARG: an even number, or one with any other bit set. */
+function allButOne (name: string, arg: number): SyscallRule[] {
+  return [{ name, when: [bits(arg, 1, 0)] }, ...Array.from({ length: OPTION_BITS - 1 }, (_, i): SyscallRule => ({ name, when: [bits(arg, 2 << i, 2 << i)] }))]
+}
+
+/** setsockopt(2) at SOL_SOCKET (1), by the lower six bits of the option: all but those of SO_ATTACH_FILTER (26), SO_ATTACH_BPF (50),
+ * SO_ATTACH_REUSEPORT_CBPF (51) and _EBPF (52), as few masks as can say it.  What they attach is compiled to machine code, out of one
+ * budget that the whole host has (net.core.bpf_jit_limit): without it no container can load its seccomp filter. */
+const SOCKET_OPTIONS: ReadonlyArray<readonly [mask: number, value: number]> = [
+  [0o20, 0], [0o70, 0o20], [0o74, 0o34], [0o76, 0o30], [0o77, 0o33], [0o70, 0o70], [0o76, 0o60], [0o77, 0o65], [0o76, 0o66],
+]
+const SOL_SOCKET = 1
 
 export const FUNCTION_PROFILE: readonly SyscallRule[] = [
   ...ALLOWED.map(name => ({ name })),
-  ...FAMILIES.map((value): SyscallRule => ({ name: 'socket', when: [int(0, value)] })),
+  { name: 'socket', when: [int(0, AF_UNIX)] },
+  { name: 'socketpair', when: [int(0, AF_UNIX)] },
+  ...AF_INET.flatMap(family => INET_PROTOCOLS.flatMap(({ type, protocols }) => protocols.map((protocol): SyscallRule => (
+    { name: 'socket', when: [int(0, family), bits(1, SOCK_TYPE_MASK, type), int(2, protocol)] })))),
   { name: 'socket', when: [int(0, AF_NETLINK), int(2, NETLINK_ROUTE)] },
-  // All of prctl but PR_SET_PDEATHSIG (1), by which a function would outlive its worker: zero, or any other bit set.
-  { name: 'prctl', when: [int(0, 0)] },
-  ...Array.from({ length: 31 }, (_, i): SyscallRule => ({ name: 'prctl', when: [{ arg: 0, op: 'masked', mask: 2 ** (i + 1), value: 2 ** (i + 1) }] })),
+  // By PR_SET_PDEATHSIG (1) a function would outlive its worker.
+  ...allButOne('prctl', 0),
+  ...allButOne('setsockopt', 1),
+  ...SOCKET_OPTIONS.map(([mask, value]): SyscallRule => ({ name: 'setsockopt', when: [int(1, SOL_SOCKET), bits(2, mask, value)] })),
   ...PERSONALITIES.map((value): SyscallRule => ({ name: 'personality', when: [int(0, value)] })),
   { name: 'clone', when: [{ arg: 0, op: 'masked', mask: CLONE_NAMESPACES, value: 0 }] },
   // Its flags lie in memory, where a filter cannot look; libc falls back to clone on ENOSYS.

@@ -1,12 +1,14 @@
 // Slots: how many containers may live at once, and what each place keeps from one container to the
-// next because making it is slow: a range of ids with the user namespace that maps layers to it,
+// next because making it is slow: a range of ids with the user namespace that maps layers to it, a
+// folder with device nodes (one for all would let them watch and lock each other's, inotify(7), flock(2)),
 // and a network namespace with nothing but `lo`.  A container has no capability over its network
 // namespace, so it cannot change it, and every socket in it is gone with the container's processes.
 // What can stay is what went over `lo` (connections in TIME_WAIT, counters): then the next gets a new one.
 //
-// All of it is held by descriptors only: when this process dies, however it dies, the kernel frees it.
+// The namespaces are held by descriptors only: when this process dies, however it dies, the kernel frees them.
 
-import { closeSync } from 'node:fs'
+import { closeSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { SyscallError } from '../contract/errors.ts'
 import type { Native } from './native.ts'
 import { ID_COUNT } from './user.ts'
@@ -22,6 +24,8 @@ export interface Slot {
   readonly number: number
   readonly idBase: number
   readonly idmapFd: number
+  /** A file system's folder with the standard device nodes, attached read-only as /dev. */
+  readonly devDir: string
   /** -1: a new one at each start. */
   readonly netnsFd: number
 }
@@ -33,8 +37,8 @@ export interface Slots {
   close (): void
 }
 
-/** Up to COUNT slots, made when first needed.  BLOCK (any number) chooses the range of ids, so that workers differ. */
-export function createSlots ({ native, count, block }: { native: Native, count: number, block: number }): Slots {
+/** Up to COUNT slots, made when first needed (the first at once, so that what this host lacks is said at start), with device nodes below DEVROOT.  BLOCK (any number) chooses the range of ids, so that workers differ. */
+export function createSlots ({ native, count, block, devRoot }: { native: Native, count: number, block: number, devRoot: string }): Slots {
   if (count < 1 || count > SLOTS_MAX) throw new RangeError(`${count} slots; 1 to ${SLOTS_MAX} are possible`)
   const base = FIRST_BASE + (block % BLOCKS) * SLOTS_PER_BLOCK * ID_COUNT
   const all: Slot[] = []
@@ -44,9 +48,12 @@ export function createSlots ({ native, count, block }: { native: Native, count: 
   function make (): Slot {
     const number = all.length
     const idBase = base + number * ID_COUNT
+    const devDir = join(devRoot, String(number))
+    mkdirSync(devDir, { recursive: true, mode: 0o711 })
+    native.makeDevices(devDir)
     const idmapFd = native.newUserNamespace(idBase, ID_COUNT)
     try {
-      const slot = { number, idBase, idmapFd, netnsFd: native.newNetworkNamespace() }
+      const slot = { number, idBase, idmapFd, devDir, netnsFd: native.newNetworkNamespace() }
       all.push(slot)
       return slot
     } catch (err) {
@@ -69,6 +76,8 @@ export function createSlots ({ native, count, block }: { native: Native, count: 
     closeSync(slot.idmapFd)
     if (slot.netnsFd >= 0) closeSync(slot.netnsFd)
   }
+
+  free.push(make())
 
   return {
     take: () => free.pop() ?? (all.length < count ? make() : undefined),

@@ -12,6 +12,10 @@ const CPU_QUOTA_MIN_US = 1000
 const OPEN_FILES_MAX = 1024
 const SIGNALS_PENDING_MAX = 1024
 const MESSAGE_QUEUE_BYTES_MAX = 65_536
+/** The kernel counts inotify for the user who made the namespace as well, which is the host's root, and root's instances are 128 by default. */
+export const FUNCTION_SYSCTL: Readonly<Record<string, string>> = { 'user.max_inotify_instances': '8', 'user.max_inotify_watches': '8192' }
+/** When the host itself runs out of memory, functions go before the worker and everybody else. */
+export const OOM_SCORE_ADJ = 1000
 /** Each inode of a tmpfs costs about 1 KiB of kernel memory; one for every 4 KiB keeps that in proportion. */
 const SCRATCH_BYTES_PER_INODE = 4096
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -95,6 +99,7 @@ export function buildSpec (request: ContainerRequest): RuntimeSpec {
         { type: 'RLIMIT_MSGQUEUE', soft: MESSAGE_QUEUE_BYTES_MAX, hard: MESSAGE_QUEUE_BYTES_MAX },
       ],
       noNewPrivileges: true,
+      oomScoreAdj: OOM_SCORE_ADJ,
     },
     root: {
       layers: request.image.layers,
@@ -112,6 +117,7 @@ export function buildSpec (request: ContainerRequest): RuntimeSpec {
       },
       maskedPaths: MASKED_PATHS,
       readonlyPaths: READONLY_PATHS,
+      sysctl: FUNCTION_SYSCTL,
     },
   }
 }

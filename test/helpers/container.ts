@@ -1,16 +1,18 @@
 // A container runtime on a throw-away data folder, with the static probe program (native/test/probe.c)
 // as the whole root file system.  A test is: the base spec, one change, one verb, the text it prints.
 
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { once } from 'node:events'
+import { chmodSync, closeSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
+import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { createLog } from '../../services/platform/log.ts'
-import type { Runtime } from '../../services/runtime/container.ts'
+import type { Container, ContainerExit, Runtime } from '../../services/runtime/container.ts'
 import { openRuntime } from '../../services/runtime/open.ts'
-import { MASKED_PATHS, NO_CAPABILITIES, READONLY_PATHS } from '../../services/runtime/spec.ts'
+import { FUNCTION_SYSCTL, MASKED_PATHS, NO_CAPABILITIES, OOM_SCORE_ADJ, READONLY_PATHS } from '../../services/runtime/spec.ts'
 import { runStdio, type StdioResult } from '../../services/worker/stdio.ts'
 
 export const NATIVE_DIR = fileURLToPath(new URL('../../build/native', import.meta.url))
@@ -19,6 +21,16 @@ export const needsRoot: false | string = process.getuid?.() === 0 ? false : 'nee
 /** How much longer all takes than on a machine of its own; an emulated guest sets it (infra/vm). */
 export const SLOWNESS = Number(process.env.WHERRY_TEST_SLOWNESS ?? 1)
 
+/** A container that stays, with its first words on stdout or stderr, and all of its stdout once it has ended. */
+export interface Held {
+  readonly container: Container
+  readonly pidNamespace: string
+  readonly firstWords: Promise<string>
+  /** Close its stdin and wait for its end. */
+  finish (): Promise<ContainerExit & { text: string }>
+  kill (): Promise<ContainerExit & { text: string }>
+}
+
 export interface Rig {
   readonly runtime: Runtime
   readonly data: string
@@ -26,6 +38,7 @@ export interface Rig {
   layer (): string
   readonly probeLayer: string
   run (args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec, more?: { body?: string | Uint8Array, timeoutMs?: number, responseMaxBytes?: number }): Promise<StdioResult & { text: string }>
+  hold (args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec): Held
   close (): Promise<void>
 }
 
@@ -41,6 +54,7 @@ export function probeSpec (layers: readonly string[], args: readonly string[]): 
       capabilities: NO_CAPABILITIES,
       rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 1024 }],
       noNewPrivileges: true,
+      oomScoreAdj: OOM_SCORE_ADJ,
     },
     root: { layers, readonly: false, scratchBytes: 4 << 20, scratchInodes: 512 },
     mounts: [
@@ -54,6 +68,33 @@ export function probeSpec (layers: readonly string[], args: readonly string[]): 
       resources: { memory: { limit: 32 << 20 }, cpu: { quota: 100_000, period: 100_000 }, pids: { limit: 32 } },
       maskedPaths: MASKED_PATHS,
       readonlyPaths: READONLY_PATHS,
+      sysctl: FUNCTION_SYSCTL,
+    },
+  }
+}
+
+function hold (runtime: Runtime, spec: RuntimeSpec): Held {
+  const container = runtime.start(spec)
+  const [stdout, stderr] = [container.stdout, container.stderr].map(fd => new Socket({ fd, readable: true, writable: false }).on('error', () => {}))
+  let text = ''
+  stdout!.on('data', (chunk: Buffer) => { text += chunk.toString() })
+  stderr!.resume()
+  const closed = Promise.all([stdout!, stderr!].map(socket => once(socket, 'close')))
+  const firstWords = Promise.race([stdout!, stderr!].map(socket => once(socket, 'data'))).then(([chunk]) => String(chunk))
+  const ended = async () => {
+    closeSync(container.stdin)
+    const exit = await container.exited
+    await closed
+    return { ...exit, text }
+  }
+  return {
+    container,
+    pidNamespace: pidNamespaceOf(container.pid) ?? '',
+    firstWords,
+    finish: ended,
+    kill () {
+      container.kill()
+      return ended()
     },
   }
 }
@@ -82,11 +123,26 @@ export async function openRig (slots = 4): Promise<Rig> {
       const result = await runStdio(runtime, { spec, body: Buffer.from(body), timeoutMs, responseMaxBytes, signal: new AbortController().signal })
       return { ...result, text: result.response.toString() }
     },
+    hold: (args, change = spec => spec) => hold(runtime, change(probeSpec([probeLayer], args))),
     async close () {
       await runtime.close()
       rmSync(data, { recursive: true, force: true })
     },
   }
+}
+
+/** The pid namespace of the process PID; undefined when it has ended. */
+export function pidNamespaceOf (pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/pid`)
+  } catch {
+    return undefined
+  }
+}
+
+/** Processes that are in NAMESPACE now, zombies left out. */
+export function processesIn (namespace: string): number[] {
+  return readdirSync('/proc').map(Number).filter(pid => pid > 0 && pidNamespaceOf(pid) === namespace)
 }
 
 /** openRig for one test, closed with it. */

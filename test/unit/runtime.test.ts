@@ -47,6 +47,13 @@ t.test('spec', async t => {
   t.test('a volume below another one’s target is refused', async t => {
     t.throws(() => specOf({ volumes: [{ name: 'b', target: '/data/sub' }, { name: 'a', target: '/data/' }] }), { code: 'ERR_INVALID_REQUEST', message: /volumes\[0\]\.target: .*below/ })
   })
+  t.test('what the kernel counts per user over namespaces is limited, and core dumps go to nobody, not even to a program (RLIMIT_CORE 1, core(5))', async t => {
+    const { process: { rlimits, oomScoreAdj }, linux: { sysctl } } = specOf({})
+    t.match(rlimits.find(limit => limit.type === 'RLIMIT_CORE'), { soft: 1, hard: 1 })
+    for (const type of ['RLIMIT_SIGPENDING', 'RLIMIT_MSGQUEUE', 'RLIMIT_NOFILE']) t.ok(rlimits.some(limit => limit.type === type), type)
+    t.same(Object.keys(sysctl ?? {}), ['user.max_inotify_instances', 'user.max_inotify_watches'])
+    t.equal(oomScoreAdj, 1000, 'functions go before their worker')
+  })
   t.test('no capability, ever', async t => {
     t.ok(Object.values(specOf({}).process.capabilities).every(set => set.length === 0))
   })
@@ -62,7 +69,7 @@ t.test('plan', async t => {
   t.test('is the life of a start, in order', async t => {
     const { ops } = buildPlan(specOf({}), facts)
     t.same(kinds(ops).filter((kind, i, all) => kind !== all[i - 1]), [
-      'tree', 'cgroupJoin', 'userMaps', 'unshare', 'propagation', 'fsmount', 'attach', 'setupIds', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount',
+      'tree', 'cgroupJoin', 'userMaps', 'unshare', 'propagation', 'fsmount', 'attach', 'setupIds', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'write',
       'mkdir', 'subtree', 'mkdir', 'subtree', 'pivot', 'attach', 'bind', 'hostname', 'rlimit', 'closeFds', 'chdir', 'ids', 'capabilities', 'noNewPrivs',
       'parentDeath', 'seccomp', 'exec',
     ])
@@ -106,6 +113,7 @@ t.test('plan', async t => {
     t.match(explainFailure(spec, { kind: 'exec' }, 'ENOENT'), { code: 'ERR_COMMAND_NOT_FOUND', message: /"\/entry" is not in the image/ })
     t.match(explainFailure(spec, { kind: 'exec' }, 'EACCES'), { code: 'ERR_COMMAND_NOT_EXECUTABLE' })
     t.match(explainFailure(spec, { kind: 'attach', texts: ['/dev'] }, 'ELOOP'), { message: /symbolic link at \/dev/ })
+    t.match(explainFailure(spec, { kind: 'attach', texts: ['/data'] }, 'EXDEV'), { message: /symbolic link at \/data that leads to \/proc/ })
     t.equal(explainFailure(spec, { kind: 'mount' }, 'EPERM'), undefined)
   })
 })
