@@ -70,9 +70,12 @@ const name = z.string()
   .regex(NAME, 'must be letters, digits, "-", "_" or ".", and begin and end with a letter or digit')
 const PATH_DEPTH_MAX = 64
 const PATH_MAX_CHARS = 4095
+/** NAME_MAX of the kernel, for each part of a path. */
+const PART_MAX_BYTES = 255
 const absolutePath = text
   .refine(p => p.startsWith('/') && !/\/\.\.?(?:\/|$)/.test(p), 'must be an absolute path without ".." and "."')
   .refine(p => p.length <= PATH_MAX_CHARS && p.split('/').length <= PATH_DEPTH_MAX, `is longer than ${PATH_MAX_CHARS} characters or deeper than ${PATH_DEPTH_MAX} folders`)
+  .refine(p => p.split('/').every(part => Buffer.byteLength(part) <= PART_MAX_BYTES), `has a part longer than ${PART_MAX_BYTES} bytes`)
 const scalar = z.union([z.string(), z.number()]).transform(String)
 
 function quantity (parse: (text: string) => number | undefined, bounds: { min: number, max: number, example: string, least: string, most: string }) {

@@ -9,6 +9,7 @@
 
 import type { Capabilities, Mount, RuntimeSpec } from '../contract/runtime-spec.ts'
 import { capabilityMask } from './capability.ts'
+import { checkSpec } from './check.ts'
 import { ATTR, CLONE, FLAG, MS, RLIMIT, SLOT_NONE, type Op, type Plan } from './ops.ts'
 import { ID_COUNT } from './user.ts'
 
@@ -32,8 +33,9 @@ export interface HostFacts {
 }
 
 const SIGKILL = 9
-const LAYERS_MAX = 128
 const ROOT_MODE = 0o755
+/** What a message quotes of a command. */
+const QUOTED_MAX = 256
 
 function attributesOf (options: readonly string[]): number {
   return (options.includes('ro') ? ATTR.ro : 0) | (options.includes('nosuid') ? ATTR.nosuid : 0) |
@@ -176,9 +178,9 @@ function processOps (spec: RuntimeSpec, facts: HostFacts): Op[] {
   ]
 }
 
-/** SPEC and FACTS as a plan.  Throws RangeError for more than 128 layers. */
+/** SPEC and FACTS as a plan.  Throws StartError that names every wrong field of SPEC. */
 export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
-  if (spec.root.layers.length > LAYERS_MAX) throw new RangeError(`the image has ${spec.root.layers.length} layers, at most ${LAYERS_MAX} can be stacked`)
+  checkSpec(spec)
   const slots = createSlots()
   const host = hostTrees(spec, facts, slots)
   const root = rootOps(spec, facts, slots, host.layers)
@@ -227,10 +229,10 @@ export interface StartFailure {
 
 /** Why OP failed with ERRNO, where image or function are the reason; undefined where the host is. */
 export function explainFailure (spec: RuntimeSpec, op: Op | undefined, errno: string): StartFailure | undefined {
-  const name = spec.process.args[0]
+  const name = spec.process.args[0]?.slice(0, QUOTED_MAX)
   if (op?.kind === 'exec') {
-    if (errno === 'ENOENT' || errno === 'ENOTDIR') return { code: 'ERR_COMMAND_NOT_FOUND', message: `command "${name}" is not in the image (or its interpreter is not)` }
-    if (errno === 'ELOOP') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}" leads through a link of /proc to a program that is not the image's` }
+    if (errno === 'ENOENT' || errno === 'ENOTDIR' || errno === 'ENAMETOOLONG') return { code: 'ERR_COMMAND_NOT_FOUND', message: `command "${name}" is not in the image (or its interpreter is not)` }
+    if (errno === 'ELOOP') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}" leads through a link of /proc to a program that is not the image's, or through more links or scripts than the kernel follows` }
     if (errno === 'EACCES') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}" is in the image but may not be executed (permission denied)` }
     if (errno === 'ENOEXEC') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}" is not a program for this machine (no "#!" line, or another architecture)` }
     if (errno === 'E2BIG') return { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: `command "${name}": arguments and environment together are too long for the kernel` }
@@ -240,7 +242,9 @@ export function explainFailure (spec: RuntimeSpec, op: Op | undefined, errno: st
     const target = op.texts?.find(text => typeof text === 'string' && text.startsWith('/'))
     if (errno === 'ELOOP') return { code: 'ERR_INVALID_ROOTFS', message: `the image has a symbolic link at ${String(target)}, where a file system has to go` }
     if (errno === 'EXDEV') return { code: 'ERR_INVALID_ROOTFS', message: `the image has a symbolic link at ${String(target)} that leads to /proc, where nothing may be mounted` }
-    if (errno === 'ENOTDIR') return { code: 'ERR_INVALID_ROOTFS', message: `the image has something that is not a directory at ${String(target)}` }
+    if (errno === 'ENOENT') return { code: 'ERR_INVALID_ROOTFS', message: `the image has a symbolic link at ${String(target)} that leads nowhere` }
+    if (errno === 'EROFS') return { code: 'ERR_INVALID_ROOTFS', message: `the image has a symbolic link at ${String(target)} that leads to where nothing can be made` }
+    if (errno === 'ENOTDIR' || errno === 'EINVAL') return { code: 'ERR_INVALID_ROOTFS', message: `the image has something that is not a directory at ${String(target)}` }
   }
   return undefined
 }
