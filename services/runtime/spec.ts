@@ -22,10 +22,10 @@ const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 export const NO_CAPABILITIES: Capabilities = { bounding: [], permitted: [], inheritable: [], effective: [], ambient: [] }
 
-/** moby's list (oci/defaults.go); those that a kernel does not have are skipped when the plan is made. */
+/** moby's list (oci/defaults.go), and the host's pressure, which anybody may not only read but have watched; those that a kernel does not have are skipped when the plan is made. */
 export const MASKED_PATHS: readonly string[] = [
-  '/proc/acpi', '/proc/asound', '/proc/interrupts', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/sched_debug',
-  '/proc/scsi', '/proc/timer_list', '/proc/timer_stats',
+  '/proc/acpi', '/proc/asound', '/proc/interrupts', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/pressure',
+  '/proc/sched_debug', '/proc/scsi', '/proc/timer_list', '/proc/timer_stats',
 ]
 export const READONLY_PATHS: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
 

@@ -1,7 +1,8 @@
 // What one function could do to the next in its place, to those beside it, to the worker and to the
 // host, by means that no namespace and no cgroup takes care of.
 
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, copyFileSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -23,6 +24,57 @@ t.test('the next container in the same place', { skip: needsRoot }, async t => {
   })
   t.test('can have every port', async t => {
     t.equal((await rig.run(['bind', '8080'])).text, 'ok\n')
+  })
+})
+
+t.test('the network', { skip: needsRoot }, async t => {
+  const rig = await rigFor(t)
+  t.test('is lo, which is up and works', async t => {
+    const devices = (await rig.run(['read', '/proc/net/dev'])).text.split('\n').flatMap(line => /^ *(\w+):/.exec(line)?.[1] ?? [])
+    t.same(devices, ['lo'])
+    t.equal((await rig.run(['leave-connection', '8080'])).text, 'ok\n')
+  })
+  t.test('leads nowhere else: not to the host, not to a cloud’s metadata, not to anybody', async t => {
+    const server = createServer(socket => socket.end())
+    await new Promise<void>(resolve => { server.listen(0, resolve) })
+    t.teardown(() => new Promise(resolve => { server.close(resolve) }))
+    const port = String((server.address() as AddressInfo).port)
+    t.equal((await rig.run(['connect', '127.0.0.1', port])).text, 'ECONNREFUSED\n')
+    for (const host of ['169.254.169.254', '10.0.0.1', '192.0.2.1']) {
+      t.equal((await rig.run(['connect', host, '80'])).text, 'ENETUNREACH\n', host)
+      t.equal((await rig.run(['send', host, '53'])).text, 'ENETUNREACH\n', host)
+    }
+  })
+})
+
+t.test('two containers at once', { skip: needsRoot }, async t => {
+  const rig = await rigFor(t, 2)
+  t.test('share no abstract socket (CVE-2020-15257), no port, no message queue and no shared memory', async t => {
+    const held = rig.hold(['offer', 'shop', '8080', '4711', '60000'])
+    t.equal(await held.firstWords, 'ok\n')
+    t.equal((await rig.run(['find', 'shop', '8080', '4711'])).text, 'ECONNREFUSED\nECONNREFUSED\nENOENT\nENOENT\n')
+    t.equal((await rig.run(['read', '/proc/sysvipc/shm'])).text.trim().split('\n').length, 1, 'the heading')
+    await held.kill()
+  })
+  t.test('have names of their own', async t => {
+    const named = (hostname: string) => (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, hostname })
+    const held = rig.hold(['sleep', '60000'], named('first'))
+    t.equal((await rig.run(['read', '/proc/sys/kernel/hostname'], named('second'))).text, 'second\n')
+    await held.kill()
+  })
+  t.test('do not notice each other at their devices', async t => {
+    for (const path of ['/dev', '/dev/urandom']) {
+      const held = rig.hold(['watch', path])
+      t.equal(await held.firstWords, 'watching\n')
+      t.equal((await rig.run(['open', '/dev/urandom'])).text, 'ok\n')
+      t.match(await held.finish(), { text: 'nothing\n' }, path)
+    }
+  })
+  t.test('one sees its own touch of a device, so that the silence of the other means something', async t => {
+    const held = rig.hold(['watch', '/dev/urandom'])
+    await held.firstWords
+    closeSync(openSync(`/proc/${held.container.pid}/root/dev/urandom`, 'r'))
+    t.match(await held.finish(), { text: 'touched\n' })
   })
 })
 

@@ -1,9 +1,10 @@
 // What an image, its command or a neighbour can do while a container is being started: lead the kernel
 // to the host's files, hold up the worker, or take it along when memory runs out.
 
-import { fork } from 'node:child_process'
+import { execFileSync, fork } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { chmodSync, closeSync, copyFileSync, mkdirSync, openSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, copyFileSync, mkdirSync, openSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
@@ -39,8 +40,9 @@ t.test('the command is looked up in the container only', { skip: needsRoot }, as
     }
   })
 
-  t.test('not as the worker’s own program (CVE-2019-5736)', async t => {
-    // With its libraries in the image the host's Node would really run, so a refusal is not for want of them.
+  const roomy: Change = spec => ({ ...spec, linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit: 256 << 20 } } } })
+  /** A layer with the libraries of the host's Node, which then really runs: a refusal is not for want of them. */
+  function withLibraries (): string {
     const { sharedObjects } = process.report.getReport() as { sharedObjects: string[] }
     const layer = rig.layer()
     for (const library of sharedObjects.filter(path => /\.so(\.|$)/.test(path) && path.startsWith('/'))) {
@@ -49,12 +51,70 @@ t.test('the command is looked up in the container only', { skip: needsRoot }, as
         copyFileSync(library, join(layer, folder, basename(library)))
       }
     }
+    return layer
+  }
+  const sumOf = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
+
+  t.test('not as the worker’s own program (CVE-2019-5736)', async t => {
+    const layer = withLibraries()
     symlinkSync('/proc/self/exe', join(layer, 'link'))
-    const roomy: Change = spec => ({ ...spec, linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit: 256 << 20 } } } })
     for (const program of ['/proc/self/exe', '/link']) {
       await t.rejects(rig.run([], withLayer(layer, spec => roomy(withArgs(program, '--version')(spec)))), { name: 'StartError' }, program)
     }
   })
+  t.test('a script with the worker’s program as its interpreter can run it and not write it (CVE-2019-5736)', async t => {
+    const layer = withLibraries()
+    const before = sumOf(process.execPath)
+    writeFileSync(join(layer, 'script.cjs'), `#!/proc/self/exe
+      const { chmodSync, openSync } = require('node:fs')
+      const tried = ['/proc/self/exe', '/proc/1/exe'].flatMap(path => [() => openSync(path, 'r+'), () => openSync(path, 'a'), () => chmodSync(path, 0o777)])
+      for (let i = 0; i < 1000; i++) for (const attempt of tried) try { attempt(); console.log('let through') } catch (err) { if (i === 0) console.log(err.code) }
+    `)
+    chmodSync(join(layer, 'script.cjs'), 0o755)
+    const { text } = await rig.run([], withLayer(layer, spec => roomy(withArgs('/script.cjs')(spec))), { timeoutMs: 30_000 })
+    t.match(text, /^(?:E(?:TXTBSY|ACCES|PERM|ROFS)\n){6}$/)
+    t.equal(sumOf(process.execPath), before)
+    t.equal((await rig.run(['opens', '/proc/1/exe', '/proc/self/exe'])).text, '/proc/1/exe ETXTBSY\n/proc/self/exe ETXTBSY\n', 'its own program, in its own layer')
+  })
+})
+
+t.test('a command that cannot be run is named with the reason', { skip: needsRoot }, async t => {
+  const rig = await rigFor(t)
+  const layer = rig.layer()
+  const put = (name: string, content: string | Uint8Array, mode = 0o755): void => {
+    writeFileSync(join(layer, name), content)
+    chmodSync(join(layer, name), mode)
+  }
+  const probe = readFileSync(join(NATIVE_DIR, 'probe'))
+  const foreign = Buffer.from(probe)
+  foreign.writeUInt16LE(8, 18) // e_machine: MIPS
+  put('text', 'no program\n')
+  put('empty', '')
+  put('plain', '#!/probe\n', 0o644)
+  put('script', '#!/no/such/interpreter\n')
+  put('circle', '#!/circle\n')
+  put('foreign', foreign)
+  put('cut', probe.subarray(0, 200))
+  mkdirSync(join(layer, 'folder'))
+  symlinkSync('self', join(layer, 'self'))
+  symlinkSync('nowhere', join(layer, 'dangling'))
+  execFileSync('mkfifo', ['-m', '755', join(layer, 'pipe')])
+  const cases: ReadonlyArray<readonly [program: string, code: string]> = [
+    ...['/script', '/dangling', '/probe/below', '/' + 'x'.repeat(4096), '/' + 'x'.repeat(256)].map(program => [program, 'ERR_COMMAND_NOT_FOUND'] as const),
+    ...['/text', '/empty', '/plain', '/circle', '/foreign', '/cut', '/folder', '/self', '/pipe', '/', '.', '/dev/null', '/proc/self/maps'].map(program => [program, 'ERR_COMMAND_NOT_EXECUTABLE'] as const),
+  ]
+  for (const [program, code] of cases) {
+    await t.rejects(rig.run([], withLayer(layer, withArgs(program))), { name: 'StartError', code, message: `command "${program.slice(0, 256)}` }, program.slice(0, 40))
+  }
+  const long = 'x'.repeat(100_000)
+  await t.rejects(rig.run(['echo', 'x'.repeat(132_000)]), { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: /too long for the kernel/ }, 'one argument above 128 KiB')
+  await t.rejects(rig.run(['echo', ...Array.from({ length: 30 }, () => long)]), { code: 'ERR_COMMAND_NOT_EXECUTABLE', message: /too long for the kernel/ }, '3 MiB of arguments')
+  await t.rejects(rig.run(['echo', ...Array.from({ length: 50 }, () => long)]), { name: 'RangeError', message: /too large: \d+ bytes, at most \d+/ }, '5 MiB')
+  for (const cwd of ['/probe', '/probe/below', '/pipe', '/self', '/dangling', '/proc/none', '/dev/none', '/' + 'x'.repeat(256)]) {
+    await t.rejects(rig.run(['cwd'], withLayer(layer, spec => ({ ...spec, process: { ...spec.process, cwd } }))), { code: 'ERR_INVALID_ROOTFS', message: `working directory "${cwd}" cannot be entered (E` }, cwd.slice(0, 40))
+  }
+  t.equal(rig.runtime.running, 0)
+  t.equal((await rig.run(['echo', 'still here'])).text, 'still here\n', 'nothing of the failed ones is in the way')
 })
 
 t.test('mounts', { skip: needsRoot }, async t => {
