@@ -19,6 +19,7 @@ const CPU_PERIOD_MAX_US = 1_000_000
 const PIDS_MAX = 4_194_304
 /** What a message quotes of a name. */
 const QUOTED_MAX = 80
+const CAPABILITY_SETS = ['bounding', 'permitted', 'inheritable', 'effective', 'ambient'] as const
 const MOUNT_TYPES: readonly string[] = ['bind', 'proc', 'dev', 'scratch'] satisfies ReadonlyArray<Mount['type']>
 const MOUNT_OPTION = /^(?:ro|nosuid|nodev|noexec|mode=[0-7]{3,4})$/
 
@@ -64,8 +65,8 @@ function checkProcess (note: Note, process: RuntimeSpec['process']): void {
   const groups = user.additionalGids.map((gid, i): [string, number] => [`process.user.additionalGids[${i}]`, gid])
   checkNumbers(note, { 'process.user.uid': user.uid, 'process.user.gid': user.gid, ...Object.fromEntries(groups) }, 0, ID_COUNT - 1)
   checkNumbers(note, { 'process.oomScoreAdj': oomScoreAdj }, -1000, 1000)
-  for (const [set, names] of Object.entries(capabilities) as Array<[string, readonly string[]]>) {
-    for (const [i, name] of names.entries()) if (!isCapability(name)) note(`process.capabilities.${set}[${i}]`, `${quote(name)} is not a capability`)
+  for (const set of CAPABILITY_SETS) {
+    for (const [i, name] of capabilities[set].entries()) if (!isCapability(name)) note(`process.capabilities.${set}[${i}]`, `${quote(name)} is not a capability`)
   }
   checkRlimits(note, process)
 }
@@ -98,16 +99,17 @@ function checkLinux (note: Note, { namespaces, resources, maskedPaths, readonlyP
 export function checkSpec (spec: RuntimeSpec): void {
   const faults: Fault[] = []
   const note: Note = (path, problem) => { faults.push({ path, problem }) }
+  const { process, hostname = '', mounts, linux } = spec
   const { layers, scratchBytes, scratchInodes } = spec.root
-  checkProcess(note, spec.process)
+  checkProcess(note, process)
   if (layers.length < 1 || layers.length > LAYERS_MAX) note('root.layers', `has ${layers.length} layers, 1 to ${LAYERS_MAX} can be stacked`)
   for (const [i, layer] of layers.entries()) checkPath(note, `root.layers[${i}]`, layer)
   checkNumbers(note, { 'root.scratchBytes': scratchBytes, 'root.scratchInodes': scratchInodes }, 1, Number.MAX_SAFE_INTEGER)
-  if (spec.hostname?.includes('\0') || Buffer.byteLength(spec.hostname ?? '') > HOSTNAME_BYTES_MAX) note('hostname', `is longer than ${HOSTNAME_BYTES_MAX} bytes or contains a NUL character`)
-  for (const [i, mount] of spec.mounts.entries()) {
+  if (hostname.includes('\0') || Buffer.byteLength(hostname) > HOSTNAME_BYTES_MAX) note('hostname', `is longer than ${HOSTNAME_BYTES_MAX} bytes or contains a NUL character`)
+  for (const [i, mount] of mounts.entries()) {
     checkMount(note, `mounts[${i}]`, mount)
-    if (spec.mounts.findIndex(other => other.destination === mount.destination) !== i) note(`mounts[${i}].destination`, `${quote(mount.destination)} is the target of two mounts`)
+    if (mounts.findIndex(other => other.destination === mount.destination) !== i) note(`mounts[${i}].destination`, `${quote(mount.destination)} is the target of two mounts`)
   }
-  checkLinux(note, spec.linux)
+  checkLinux(note, linux)
   if (faults.length > 0) throw new StartError(`the container cannot be made as asked: ${faults.map(fault => `${fault.path}: ${fault.problem}`).join('; ')}`, 'ERR_START')
 }

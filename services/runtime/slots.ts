@@ -7,7 +7,7 @@
 //
 // The namespaces are held by descriptors only: when this process dies, however it dies, the kernel frees them.
 
-import { closeSync, mkdirSync } from 'node:fs'
+import { chmodSync, closeSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { SyscallError } from '../contract/errors.ts'
 import type { Native } from './native.ts'
@@ -18,6 +18,7 @@ const FIRST_BASE = 16_777_216
 /** … and end below 2³¹, because some tools still read ids as signed numbers. */
 const BLOCKS = 30
 const SLOTS_PER_BLOCK = 1024
+const DEV_MODE = 0o755
 export const SLOTS_MAX = SLOTS_PER_BLOCK
 
 export interface Slot {
@@ -49,7 +50,8 @@ export function createSlots ({ native, count, block, devRoot }: { native: Native
     const number = all.length
     const idBase = base + number * ID_COUNT
     const devDir = join(devRoot, String(number))
-    mkdirSync(devDir, { recursive: true, mode: 0o711 })
+    mkdirSync(devDir, { recursive: true })
+    chmodSync(devDir, DEV_MODE) // whatever the umask says: users inside list it
     native.makeDevices(devDir)
     const idmapFd = native.newUserNamespace(idBase, ID_COUNT)
     try {

@@ -49,7 +49,7 @@ t.test('what of the kernel is there', { skip: needsRoot }, async t => {
     const { text } = await rig.run(['opens', ...devices, '/dev/mem', '/dev/kmsg', '/dev/fuse', '/dev/net/tun', '/sys/kernel', '/sys/fs/cgroup/cgroup.procs'])
     const there = text.trim().split('\n').filter(line => !line.endsWith(' ENOENT')).map(line => line.split(' ')[0]!)
     t.same(there.filter(path => !/^\/dev\/(?:null|zero|full|random|urandom|tty|shm|fd|stdin|stdout|stderr)$/.test(path)), [])
-    t.same((await rig.run(['list', '/dev'])).text.trim().split('\n').toSorted(), ['fd', 'full', 'null', 'random', 'shm', 'stderr', 'stdin', 'stdout', 'tty', 'urandom', 'zero'])
+    for (const uid of [0, 1000]) t.same((await rig.run(['list', '/dev'], asUser(uid))).text.trim().split('\n').toSorted(), ['fd', 'full', 'null', 'random', 'shm', 'stderr', 'stdin', 'stdout', 'tty', 'urandom', 'zero'])
   })
   t.test('masked paths are empty, also when the image ships symbolic links and files in their place (CVE-2025-31133)', async t => {
     const layer = rig.layer()
@@ -73,6 +73,14 @@ t.test('what of the kernel is there', { skip: needsRoot }, async t => {
     t.same(telling.map(line => line.split(' ')[4]!).filter(target => target !== '/dev' && !MASKED_PATHS.includes(target)), [])
     t.match(lines.find(line => line.includes(' overlay ')), /lowerdir=l0,upperdir=upper,workdir=work/, 'layers by relative names')
   })
+})
+
+t.test('what the runtime keeps on disk can be listed by nobody else on the host (CVE-2024-25621)', { skip: needsRoot }, async t => {
+  const rig = await rigFor(t)
+  await rig.run(['echo'])
+  for (const folder of ['run', ...readdirSync(join(rig.data, 'run')).map(name => join('run', name))]) {
+    t.equal(statSync(join(rig.data, folder)).mode & 0o066, 0, folder)
+  }
 })
 
 t.test('what the worker has open', { skip: needsRoot }, async t => {

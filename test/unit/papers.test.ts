@@ -174,6 +174,13 @@ function longFunctions (path: string, text: string): string[] {
   })
 }
 
+t.test('docs/isolation.md names tests that are there', async t => {
+  const table = read('docs/isolation.md').split('## Which test holds what')[1] ?? ''
+  const named = [...table.matchAll(/`([^`]+\.(?:test\.ts|c))`:((?: ?"[^"]+",?)+)/g)].flatMap(([, path = '', names = '']) => [...names.matchAll(/"([^"]+)"/g)].map(match => ({ path, name: match[1]! })))
+  t.ok(named.length > 25, `${named.length} tests are named`)
+  t.same(named.filter(({ path, name }) => !read(path).includes(name)), [])
+})
+
 t.test('no file and no function is too long to be read in one go', async t => {
   const files = find('services/**/*.ts', 'native/**/*.[ch]').map(path => ({ path, text: read(path) }))
   const long = files.filter(({ text }) => text.split('\n').length - 1 > FILE_LINES_MAX).map(({ path }) => path)
