@@ -104,6 +104,7 @@ export async function openRig (slots = 4): Promise<Rig> {
   const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   chmodSync(data, 0o711)
   const runtime = await openRuntime({ nativeDir: NATIVE_DIR, dataDir: data, slots, log: createLog({ name: 'test', level: 'silent' }) })
+  const held: Container[] = []
   let layers = 0
   const layer = (): string => {
     const path = join(data, 'layers', String(layers++))
@@ -123,8 +124,13 @@ export async function openRig (slots = 4): Promise<Rig> {
       const result = await runStdio(runtime, { spec, body: Buffer.from(body), timeoutMs, responseMaxBytes, signal: new AbortController().signal })
       return { ...result, text: result.response.toString() }
     },
-    hold: (args, change = spec => spec) => hold(runtime, change(probeSpec([probeLayer], args))),
+    hold (args, change = spec => spec) {
+      const one = hold(runtime, change(probeSpec([probeLayer], args)))
+      held.push(one.container)
+      return one
+    },
     async close () {
+      for (const container of held) container.kill() // what a test that failed halfway has left
       await runtime.close()
       rmSync(data, { recursive: true, force: true })
     },
