@@ -258,6 +258,15 @@ static const struct verb look_verbs[] = {
 int
 main (int argc, char **argv)
 {
+  char byte;
+  /* then VERB …: not before stdin has ended, when whoever started us has done all that it does. */
+  if (argc > 2 && strcmp (argv[1], "then") == 0)
+    {
+      while (read (0, &byte, 1) > 0)
+        continue;
+      argc--;
+      argv++;
+    }
   const struct verb *tables[] = { look_verbs, load_verbs, stay_verbs, socket_verbs };
   for (size_t i = 0; argc > 1 && i < sizeof tables / sizeof *tables; i++)
     for (const struct verb *verb = tables[i]; verb->name != NULL; verb++)

@@ -152,6 +152,7 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
       kill = control.kill
       try {
         // Not before its program runs: until then it shares the worker's memory, and the kernel gives all who share it one score.
+        // What it forked in the meantime has the worker's score, and ends with it all the same.
         if (spec.process.oomScoreAdj !== undefined) writeFileSync(`/proc/${started.pid}/oom_score_adj`, String(spec.process.oomScoreAdj))
         cgroup.started()
       } catch (err) {
