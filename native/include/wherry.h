@@ -99,7 +99,7 @@ enum wy_op_flags
   WY_RECURSIVE_ATTRIBUTES = 1u << 6, /* set attributes on the mounts below as well */
   WY_KEEP_UNTIL_EXEC = 1u << 7, /* descriptors that later operations need */
   WY_CHECKED = 1u << 8,     /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
-  WY_NOT_ON_PROC = 1u << 9  /* a target on a proc file system is an error (EXDEV) */
+  WY_NOT_ON_PROC = 1u << 11 /* a target on a proc file system is an error (EXDEV) */
 };
 
 struct wy_op

@@ -38,7 +38,7 @@ export interface Slots {
   close (): void
 }
 
-/** Up to COUNT slots, made when first needed (the first at once, so that what this host lacks is said at start), with device nodes below DEVROOT.  BLOCK (any number) chooses the range of ids, so that workers differ. */
+/** Up to COUNT slots, made when first needed, with device nodes below DEVROOT.  BLOCK (any number) chooses the range of ids, so that workers differ. */
 export function createSlots ({ native, count, block, devRoot }: { native: Native, count: number, block: number, devRoot: string }): Slots {
   if (count < 1 || count > SLOTS_MAX) throw new RangeError(`${count} slots; 1 to ${SLOTS_MAX} are possible`)
   const base = FIRST_BASE + (block % BLOCKS) * SLOTS_PER_BLOCK * ID_COUNT
@@ -78,8 +78,6 @@ export function createSlots ({ native, count, block, devRoot }: { native: Native
     closeSync(slot.idmapFd)
     if (slot.netnsFd >= 0) closeSync(slot.netnsFd)
   }
-
-  free.push(make())
 
   return {
     take: () => free.pop() ?? (all.length < count ? make() : undefined),
