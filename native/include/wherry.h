@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WY_ABI 2u
+#define WY_ABI 3u
 #define WY_PLAN_MAGIC 0x4e4c5057u /* "WPLN" */
 
 #define WY_PLAN_SIZE_MAX (4u << 20)
@@ -221,5 +221,13 @@ int wy_device_filter (const char *dir, const uint8_t *program, uint32_t size);
 /* A file descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory.
  * Return: a descriptor (eventfd), or -errno. */
 int wy_oom_event (const char *dir);
+
+/* Write the second of each pair of texts in LIST, SIZE bytes in all, into the file that the first one names,
+ * in order, up to the first that fails.  Return: 0, or -errno and in FAILED which pair it was. */
+int wy_write_files (const char *list, uint32_t size, uint32_t *failed);
+
+/* Read the files that the texts in LIST name into OUT, one behind the other, each with a NUL behind it; what does
+ * not fit into ROOM bytes is cut.  Return: bytes used, or -errno and in FAILED which file it was. */
+int wy_read_files (const char *list, uint32_t size, char *out, uint32_t room, uint32_t *failed);
 
 #endif

@@ -21,11 +21,21 @@ export interface Phases {
 
 export const PHASES = ['queue', 'pull', 'create', 'init', 'run', 'settle'] as const satisfies ReadonlyArray<keyof Phases>
 
-/** Read from the container's cgroup after its end. */
+/** Read from the container's cgroup after its end.  What is optional is missing where the kernel does not count it. */
 export interface Usage {
   readonly cpuMs: number
+  /** Periods of the CPU limit in which it ran, those in which it was stopped for the rest, and how long it stood still. */
+  readonly cpuPeriods: number
+  readonly cpuThrottledPeriods: number
+  readonly cpuThrottledMs: number
+  /** The kernel charges up to 256 KiB per CPU ahead. */
   readonly memoryPeakBytes: number
   readonly oomKills: number
+  /** Most processes and threads at once. */
+  readonly pidsPeak?: number
+  /** Read from and written to block devices; what was in memory already is not read. */
+  readonly ioReadBytes?: number
+  readonly ioWriteBytes?: number
 }
 
 export interface CallResult {

@@ -1,7 +1,8 @@
 // What a cgroup driver is: the one interface, the numbers and the removal that both drivers (v1, v2) share.
 // Knows no hierarchy; whoever has a cgroup in hand needs only this file.
 
-import { rmdirSync } from 'node:fs'
+import { existsSync, rmdirSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
 import type { Freezer } from './freezer.ts'
@@ -16,7 +17,10 @@ export interface Cgroup extends Freezer {
   onOom (listener: () => void): void
   /** Its program runs: the memory limit holds exactly from now on. */
   started (): void
+  /** Of its present container. */
   usage (): Usage
+  /** Make it as new for another container with the same limits; false when only a new one will do.  Missing where none can. */
+  readonly renew?: () => boolean
   /** Remove it; false while the kernel still sees somebody inside. */
   remove (): boolean
 }
@@ -47,6 +51,11 @@ export const START_HEADROOM_BYTES = 16 * 1024 ** 2
 /** memory, cpu time and number of processes are what every container is limited in. */
 export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const
 export const V2_CONTROLLERS = ['memory', 'cpu', 'pids'] as const
+/** Taken where they are there, for the account. */
+export const V2_COUNTERS = ['io'] as const
+
+/** Does this kernel have FILE in cgroups such as DIRECTORY? */
+export const hasFile = (directory: string, file: string): boolean => existsSync(join(directory, file))
 
 /** Has ERR one of CODES? */
 export function isErrno (err: unknown, ...codes: string[]): boolean {

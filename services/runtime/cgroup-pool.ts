@@ -1,6 +1,7 @@
 // Cgroups off the hot path: made ahead with their limits already written, cleaned up behind.  A call
-// takes one that fits its limits; while the container runs nobody waits for mkdir or rmdir.  Never used
-// twice: peaks and counters of a cgroup belong to one container.
+// takes one that fits its limits; while the container runs nobody waits for mkdir or rmdir.  One that a
+// container has left serves another where the driver can make it as new (Cgroup.renew): after a rest,
+// because the kernel gives the memory of dead processes back a moment later.
 
 import type { Resources } from '../contract/runtime-spec.ts'
 import type { Cgroup, CgroupDriver } from './cgroup-driver.ts'
@@ -9,20 +10,33 @@ import type { Cgroup, CgroupDriver } from './cgroup-driver.ts'
 const AHEAD_PER_SHAPE = 4
 /** … and for this many sets, the least recently used one goes first. */
 const SHAPES_MAX = 16
+const REST_MS = 20
+/** Of all shapes together; what comes on top is removed. */
+const RESTING_MAX = 64
 const REMOVE_RETRY_MS = 20
 const REMOVE_TRIES_MAX = 250
 
 export interface CgroupPool {
   take (resources: Resources): Cgroup
-  /** Its container has ended (or never started): remove it, and make the next one ready. */
+  /** Its container has ended (or never started): remove it or make it ready for the next. */
   giveBack (cgroup: Cgroup): void
   /** Resolves when all are removed that can be. */
   close (): Promise<void>
 }
 
+interface Shape {
+  readonly key: string
+  readonly resources: Resources
+  readonly ready: Cgroup[]
+  /** Oldest first. */
+  readonly resting: Array<{ readonly cgroup: Cgroup, readonly since: number }>
+}
+
 export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, onLeak: (what: string) => void }): CgroupPool {
-  const ready = new Map<string, { resources: Resources, cgroups: Cgroup[] }>()
+  const shapes = new Map<string, Shape>()
+  const inUse = new Map<Cgroup, Shape>()
   const removals = new Set<Promise<void>>()
+  let resting = 0
   let serial = 0
   let closed = false
 
@@ -43,25 +57,49 @@ export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, on
     void removal.finally(() => removals.delete(removal))
   }
 
-  function shapeOf (resources: Resources): { resources: Resources, cgroups: Cgroup[] } {
+  const isKept = (shape: Shape): boolean => shapes.get(shape.key) === shape
+
+  function empty (shape: Shape): void {
+    resting -= shape.resting.length
+    for (const { cgroup } of shape.resting.splice(0)) discard(cgroup)
+    for (const cgroup of shape.ready.splice(0)) discard(cgroup)
+  }
+
+  function shapeOf (resources: Resources): Shape {
     const key = JSON.stringify(resources)
-    const shape = ready.get(key) ?? { resources, cgroups: [] }
-    ready.delete(key) // to the end of the map: most recently used
-    ready.set(key, shape)
-    if (ready.size > SHAPES_MAX) {
-      const [oldest, { cgroups }] = ready.entries().next().value!
-      ready.delete(oldest)
-      cgroups.forEach(discard)
+    const shape = shapes.get(key) ?? { key, resources, ready: [], resting: [] }
+    shapes.delete(key) // to the end of the map: most recently used
+    shapes.set(key, shape)
+    if (shapes.size > SHAPES_MAX) {
+      const [oldest, unused] = shapes.entries().next().value!
+      shapes.delete(oldest)
+      empty(unused)
     }
     return shape
   }
 
-  /** One at a time, between other work. */
-  function refill (shape: { resources: Resources, cgroups: Cgroup[] }): void {
-    setImmediate(() => {
-      if (closed || shape.cgroups.length >= AHEAD_PER_SHAPE) return
+  /** One that has rested and is as new; undefined when there is none. */
+  function renewed (shape: Shape): Cgroup | undefined {
+    const restedBefore = performance.now() - REST_MS
+    while (shape.resting.length > 0 && shape.resting[0]!.since <= restedBefore) {
+      const { cgroup } = shape.resting.shift()!
+      resting--
       try {
-        shape.cgroups.push(make(shape.resources))
+        if (cgroup.renew!()) return cgroup
+      } catch (err) {
+        onLeak(`cgroup ${cgroup.name} could not be used again: ${String(err)}`)
+      }
+      discard(cgroup)
+    }
+    return undefined
+  }
+
+  /** One at a time, between other work. */
+  function refill (shape: Shape): void {
+    setImmediate(() => {
+      if (closed || !isKept(shape) || shape.ready.length >= AHEAD_PER_SHAPE) return
+      try {
+        shape.ready.push(renewed(shape) ?? make(shape.resources))
       } catch (err) {
         onLeak(`no cgroup could be made ahead: ${String(err)}`) // the next take tries again and says why
       }
@@ -71,14 +109,21 @@ export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, on
   return {
     take (resources) {
       const shape = shapeOf(resources)
-      const cgroup = shape.cgroups.pop() ?? make(resources)
+      const cgroup = shape.ready.shift() ?? renewed(shape) ?? make(resources)
+      inUse.set(cgroup, shape)
       refill(shape)
       return cgroup
     },
-    giveBack: discard,
+    giveBack (cgroup) {
+      const shape = inUse.get(cgroup)!
+      inUse.delete(cgroup)
+      if (closed || cgroup.renew === undefined || !isKept(shape) || resting >= RESTING_MAX) return discard(cgroup)
+      shape.resting.push({ cgroup, since: performance.now() })
+      resting++
+    },
     async close () {
       closed = true
-      for (const { cgroups } of ready.values()) cgroups.splice(0).forEach(discard)
+      for (const shape of shapes.values()) empty(shape)
       while (removals.size > 0) await Promise.allSettled(removals)
       driver.close()
     },

@@ -2,77 +2,195 @@
 // joined by the container's first process itself.  Also serves hybrid hosts, where v2 is mounted
 // but has no controllers.  What v1 cannot do by itself, kill all of a cgroup at once when its memory
 // is used up, comes from an event: the container's pid namespace dies with its first process.
+//
+// Four or five directories are dear to make and to remove, so one that nothing is left in serves the next
+// container: see renew().
 
-import { closeSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { isErrno, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
+import { diskOf } from './block-device.ts'
+import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
+import { parseV1, usageSince } from './cgroup-usage.ts'
 import { createV1Freezer } from './freezer.ts'
-import type { Native } from './native.ts'
+import { filesToRead, filesToWrite, type Native } from './native.ts'
 
 type Controller = typeof V1_CONTROLLERS[number]
-type Directories = Readonly<Record<Controller, string>>
+/** blkio only counts: a host without it has no account of io. */
+type Directories = Readonly<Record<Controller, string> & { blkio?: string }>
 
-function number (path: string): number {
-  return Number(readFileSync(path, 'utf8'))
-}
+/** What not every kernel has. */
+interface Optional { readonly memsw: boolean, readonly tcp: boolean, readonly pidsPeak: boolean }
 
-/** Some kernels have no accounting of swap or of kernel memory, and no files for it. */
-function writeIfThere (path: string, value: number): void {
+/** What a cgroup may still be charged with when it serves another container: what the kernel holds ahead for each of
+ * a few CPUs (MEMCG_CHARGE_BATCH, 64 pages).  More is page cache, which would count as the next one's. */
+const RESIDUE_MAX_BYTES = 256 * 1024
+
+/** Some kernels have no accounting of swap or of sockets' memory, and no files for it. */
+function takesNumbers (file: string): boolean {
   try {
-    writeFileSync(path, String(value))
+    writeFileSync(file, '-1', { flag: 'r+' })
+    return true
   } catch (err) {
     if (!isErrno(err, 'ENOENT', 'EACCES', 'ENOTSUP')) throw err
+    return false
   }
 }
 
-/** memsw (memory and swap) may never be below memory: hence two orders, one to begin with and one to come down. */
-function setMemoryLimit (dirs: Directories, limit: number): void {
-  writeFileSync(`${dirs.memory}/memory.limit_in_bytes`, String(limit))
-  writeIfThere(`${dirs.memory}/memory.memsw.limit_in_bytes`, limit)
+/** Since Linux 6.10 a disk counts nobody's io before the first limit was set for it: "none" is one.  False when it cannot. */
+function countIo (blkio: string, folder: string): boolean {
+  const disk = diskOf(folder)
+  try {
+    if (disk !== undefined) writeFileSync(join(blkio, 'blkio.throttle.read_bps_device'), `${disk} 0`, { flag: 'r+' })
+    return disk !== undefined
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT', 'ENODEV', 'EINVAL', 'EOPNOTSUPP', 'ENOTSUP')) throw err
+    return false
+  }
 }
 
-function applyLimits (dirs: Directories, resources: Resources): void {
-  const { limit } = resources.memory
-  setMemoryLimit(dirs, limit + START_HEADROOM_BYTES)
-  writeIfThere(`${dirs.memory}/memory.kmem.tcp.limit_in_bytes`, limit)
-  writeFileSync(`${dirs.cpu}/cpu.cfs_period_us`, String(resources.cpu.period))
-  writeFileSync(`${dirs.cpu}/cpu.cfs_quota_us`, String(resources.cpu.quota))
-  writeFileSync(`${dirs.pids}/pids.max`, String(resources.pids.limit))
+type Pairs = Array<readonly [string, string]>
+
+/** memsw (memory and swap) may never be below memory: hence two orders, one to go up and one to come down. */
+function memoryLimit (dirs: Directories, { memsw }: Optional, limit: number, direction: 'up' | 'down'): Pairs {
+  const memory = [`${dirs.memory}/memory.limit_in_bytes`, String(limit)] as const
+  if (!memsw) return [memory]
+  const both = [memory, [`${dirs.memory}/memory.memsw.limit_in_bytes`, String(limit)] as const]
+  return direction === 'down' ? both : both.toReversed()
 }
 
-function readUsage (dirs: Directories): Usage {
-  const oomKills = /^oom_kill (\d+)$/m.exec(readFileSync(`${dirs.memory}/memory.oom_control`, 'utf8'))
+function limitFiles (dirs: Directories, optional: Optional, { memory: { limit }, cpu, pids }: Resources) {
+  const quota = [`${dirs.cpu}/cpu.cfs_quota_us`, String(cpu.quota)] as const
+  const pidsMax = [`${dirs.pids}/pids.max`, String(pids.limit)] as const
   return {
-    cpuMs: number(`${dirs.cpuacct}/cpuacct.usage`) / 1e6,
-    memoryPeakBytes: number(`${dirs.memory}/memory.max_usage_in_bytes`),
-    oomKills: Number(oomKills?.[1] ?? 0),
+    first: filesToWrite([
+      ...memoryLimit(dirs, optional, limit + START_HEADROOM_BYTES, 'down'),
+      ...(optional.tcp ? [[`${dirs.memory}/memory.kmem.tcp.limit_in_bytes`, String(limit)] as const] : []),
+      [`${dirs.cpu}/cpu.cfs_period_us`, String(cpu.period)], quota, pidsMax,
+    ]),
+    // The quota again: what the last container used of the present period is not the next one's debt.
+    again: filesToWrite([...memoryLimit(dirs, optional, limit + START_HEADROOM_BYTES, 'up'), quota, [`${dirs.memory}/memory.max_usage_in_bytes`, '0']]),
+    pids: filesToWrite([pidsMax]),
+    started: filesToWrite(memoryLimit(dirs, optional, limit, 'down')),
   }
 }
 
-/** Calls LISTENER once when the memory cgroup at DIRECTORY is used up; the function returned ends the watch, twice is no harm. */
-function watchOom (native: Native, directory: string, listener: () => void): () => void {
+function createAccount (native: Native, dirs: Directories, optional: Optional) {
+  const files = [
+    `${dirs.cpuacct}/cpuacct.usage`, `${dirs.memory}/memory.oom_control`, `${dirs.cpu}/cpu.stat`, `${dirs.memory}/memory.max_usage_in_bytes`,
+    ...(optional.pidsPeak ? [`${dirs.pids}/pids.peak`] : []),
+    ...(dirs.blkio === undefined ? [] : [`${dirs.blkio}/blkio.throttle.io_service_bytes`]),
+  ]
+  const usageFiles = filesToRead(files)
+  const stateFiles = filesToRead([`${dirs.memory}/memory.usage_in_bytes`, `${dirs.memory}/memory.failcnt`, ...files])
+  function parse (texts: readonly string[]): Usage {
+    const [cpuacct = '', oomControl = '', cpuStat = '', memoryPeak = ''] = texts
+    const io = dirs.blkio === undefined ? undefined : texts.at(-1)
+    return parseV1({ cpuacct, oomControl, cpuStat, memoryPeak, pidsPeak: optional.pidsPeak ? texts[4] : undefined, io })
+  }
+  return {
+    usage: (): Usage => parse(native.readFiles(usageFiles)),
+    /** With what is charged now and how often the limit was hit. */
+    state () {
+      const [charged, hits, ...texts] = native.readFiles(stateFiles)
+      return { chargedBytes: Number(charged), limitHits: Number(hits), usage: parse(texts) }
+    },
+  }
+}
+
+interface OomWatch { readonly ended: () => boolean, readonly end: () => void }
+
+/** Calls LISTENER once when the memory cgroup at DIRECTORY is used up; to end it twice is no harm. */
+function watchOom (native: Native, directory: string, listener: () => void): OomWatch {
   const fd = native.watchOom(directory)
-  let watching = true
+  let ended = false
   const end = (): void => {
-    if (!watching) return
-    watching = false
+    if (ended) return
+    ended = true
     stop()
     closeSync(fd)
   }
   const stop = native.onReadable(fd, () => { end(); listener() })
-  return end
+  return { ended: () => ended, end }
 }
 
-export function createV1Driver ({ native, host, instance }: { native: Native, host: HostCgroups, instance: string }): CgroupDriver {
-  const roots = Object.fromEntries(V1_CONTROLLERS.map(name => [name, join(host.v1.get(name)!, instance)])) as Directories
+interface V1Place { readonly roots: Directories, readonly freezerRoot: string | undefined, readonly optional: Optional }
+
+function createCgroup (native: Native, { roots, freezerRoot, optional }: V1Place, name: string, resources: Resources): Cgroup {
+  const dirs = Object.fromEntries(Object.entries(roots).map(([controller, root]) => [controller, join(root, name)])) as Directories
+  const directories = [...new Set(Object.values(dirs))]
+  const pidsIsAlone = Object.values(dirs).filter(directory => directory === dirs.pids).length === 1
+  const limits = limitFiles(dirs, optional, resources)
+  const account = createAccount(native, dirs, optional)
+  let before: Usage | undefined
+  let onOom = (): void => {}
+  let oomWatch: OomWatch
+  try {
+    for (const directory of directories) mkdirSync(directory)
+    native.writeFiles(limits.first)
+    oomWatch = watchOom(native, dirs.memory, () => onOom())
+  } catch (err) {
+    for (const directory of directories) removeCgroup(directory)
+    throw err
+  }
+  const { freeze, thaw, directories: frozenIn } = createV1Freezer(freezerRoot && join(freezerRoot, name), dirs.pids)
+
+  /** The peak of pids cannot be set back, and one process is the least: only a higher one needs a new directory. */
+  function renewPids (): boolean {
+    if (!pidsIsAlone || !removeCgroup(dirs.pids)) return false
+    mkdirSync(dirs.pids)
+    native.writeFiles(limits.pids)
+    return true
+  }
+
+  return {
+    freeze,
+    thaw,
+    name,
+    fd: -1,
+    tasks: directories.map(directory => `${directory}/tasks`),
+    onOom (listener) { onOom = listener },
+    started () {
+      try {
+        native.writeFiles(limits.started)
+      } catch (err) {
+        if (!isErrno(err, 'EBUSY')) throw err
+        onOom() // it uses more already, and nothing of it can be reclaimed
+      }
+    },
+    usage () {
+      const usage = account.usage()
+      return before === undefined ? usage : usageSince(usage, before)
+    },
+    renew () {
+      const { chargedBytes, limitHits, usage } = account.state()
+      // Whoever hit its limit may have an event under way that would end the next container.
+      if (oomWatch.ended() || limitHits > 0 || usage.oomKills > 0 || frozenIn.length > 0 || chargedBytes > RESIDUE_MAX_BYTES) return false
+      if ((usage.pidsPeak ?? 1) > 1 && !renewPids()) return false
+      native.writeFiles(limits.again)
+      before = usage
+      onOom = () => {}
+      return true
+    },
+    remove () {
+      oomWatch.end()
+      return [...directories, ...frozenIn].map(removeCgroup).every(Boolean)
+    },
+  }
+}
+
+/** The directories of this process in each hierarchy, made; blkio's only where the disk of FOLDER counts. */
+function makeRoots (host: HostCgroups, instance: string, folder: string) {
+  const rootIn = (controller: string): string | undefined => {
+    const directory = host.v1.get(controller)
+    return directory === undefined ? undefined : join(directory, instance)
+  }
+  const roots = Object.fromEntries(V1_CONTROLLERS.map(name => [name, rootIn(name)!])) as Directories
+  const [freezerRoot, blkio] = [rootIn('freezer'), rootIn('blkio')]
   // cpu and cpuacct are often one hierarchy; each directory is made and joined once.
-  const distinct = [...new Set(Object.values(roots))]
-  const freezer = host.v1.get('freezer')
-  const freezerRoot = freezer === undefined ? undefined : join(freezer, instance)
-  const all = freezerRoot === undefined ? distinct : [...new Set([...distinct, freezerRoot])]
+  const all = [...new Set([...Object.values(roots), freezerRoot, blkio])].filter(root => root !== undefined)
   for (const root of all) {
     try {
       mkdirSync(root, { recursive: true })
@@ -80,48 +198,20 @@ export function createV1Driver ({ native, host, instance }: { native: Native, ho
       throw new Unsupported(`cannot make the cgroup ${root}; the worker needs to be root on a host with writable cgroups`, cause)
     }
   }
+  return { roots: blkio !== undefined && countIo(blkio, folder) ? { ...roots, blkio } : roots, freezerRoot, all }
+}
 
-  function create (name: string, resources: Resources): Cgroup {
-    const directories = distinct.map(root => join(root, name))
-    const dirs = Object.fromEntries(V1_CONTROLLERS.map(c => [c, join(roots[c], name)])) as Directories
-    let onOom = (): void => {}
-    let endOomWatch: () => void
-    try {
-      for (const directory of directories) mkdirSync(directory)
-      applyLimits(dirs, resources)
-      endOomWatch = watchOom(native, dirs.memory, () => onOom())
-    } catch (err) {
-      for (const directory of directories) removeCgroup(directory)
-      throw err
-    }
-    const { freeze, thaw, directories: frozenIn } = createV1Freezer(freezerRoot && join(freezerRoot, name), dirs.pids)
-    return {
-      freeze,
-      thaw,
-      name,
-      fd: -1,
-      tasks: directories.map(directory => `${directory}/tasks`),
-      onOom (listener) { onOom = listener },
-      started () {
-        try {
-          setMemoryLimit(dirs, resources.memory.limit)
-        } catch (err) {
-          if (!isErrno(err, 'EBUSY')) throw err
-          onOom() // it uses more already, and nothing of it can be reclaimed
-        }
-      },
-      usage: () => readUsage(dirs),
-      remove () {
-        endOomWatch()
-        return [...directories, ...frozenIn].map(removeCgroup).every(Boolean)
-      },
-    }
+export function createV1Driver ({ native, host, instance, folder }: { native: Native, host: HostCgroups, instance: string, folder: string }): CgroupDriver {
+  const { roots, freezerRoot, all } = makeRoots(host, instance, folder)
+  const optional = {
+    memsw: takesNumbers(join(roots.memory, 'memory.memsw.limit_in_bytes')),
+    tcp: takesNumbers(join(roots.memory, 'memory.kmem.tcp.limit_in_bytes')),
+    pidsPeak: hasFile(roots.pids, 'pids.peak'),
   }
-
   return {
     layout: host.layout,
     roots: all,
-    create,
+    create: (name, resources) => createCgroup(native, { roots, freezerRoot, optional }, name, resources),
     close () { for (const root of all) removeCgroup(root) },
   }
 }

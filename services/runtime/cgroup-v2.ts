@@ -8,9 +8,11 @@ import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { isErrno, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
+import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, V2_COUNTERS, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
 import { LEAF } from './cgroup-host.ts'
+import { parseV2 } from './cgroup-usage.ts'
 import { createV2Freezer } from './freezer.ts'
+import { filesToRead, filesToWrite, type Native } from './native.ts'
 
 const CLAIM_ROUNDS_MAX = 20
 
@@ -19,8 +21,12 @@ function write (file: string, text: string): void {
   writeFileSync(file, text, { flag: 'r+' })
 }
 
+const controllersOf = (directory: string): string[] => readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/)
+
+/** Those that every container is limited in, and those that only count, as far as DIRECTORY has them. */
 function setControllers (directory: string, sign: '+' | '-'): void {
-  write(join(directory, 'cgroup.subtree_control'), V2_CONTROLLERS.map(name => sign + name).join(' '))
+  const counters = V2_COUNTERS.filter(name => controllersOf(directory).includes(name))
+  write(join(directory, 'cgroup.subtree_control'), [...V2_CONTROLLERS, ...counters].map(name => sign + name).join(' '))
 }
 
 /** Move every process of FROM to TO.  Those that fork meanwhile may leave a child behind. */
@@ -70,7 +76,7 @@ function unclaim (directory: string): void {
 export function offerControllers (top: string, directory: string): void {
   if (directory === top) return
   offerControllers(top, dirname(directory))
-  for (const name of V2_CONTROLLERS) {
+  for (const name of [...V2_CONTROLLERS, ...V2_COUNTERS]) {
     try {
       write(join(dirname(directory), 'cgroup.subtree_control'), `+${name}`)
     } catch (err) {
@@ -80,41 +86,37 @@ export function offerControllers (top: string, directory: string): void {
   }
 }
 
-function applyLimits (directory: string, resources: Resources): void {
-  write(`${directory}/memory.max`, String(resources.memory.limit + START_HEADROOM_BYTES))
-  try {
-    write(`${directory}/memory.swap.max`, '0')
-  } catch (err) {
-    if (!isErrno(err, 'ENOENT')) throw err // a kernel without swap accounting has no such file
-  }
-  // One process out of memory takes the whole container with it.
-  write(`${directory}/memory.oom.group`, '1')
-  write(`${directory}/cpu.max`, `${resources.cpu.quota} ${resources.cpu.period}`)
-  write(`${directory}/pids.max`, String(resources.pids.limit))
-}
+/** What not every kernel has. */
+interface Optional { readonly swap: boolean, readonly memoryPeak: boolean, readonly pidsPeak: boolean, readonly io: boolean }
 
-function field (text: string, name: string): number {
-  return Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0)
-}
-
-function memoryPeak (directory: string): number {
-  try {
-    return Number(readFileSync(`${directory}/memory.peak`, 'utf8'))
-  } catch (err) {
-    if (!isErrno(err, 'ENOENT')) throw err // before Linux 5.19
-    return Number(readFileSync(`${directory}/memory.current`, 'utf8'))
-  }
-}
-
-function readUsage (directory: string): Usage {
+function limitFiles (directory: string, { swap }: Optional, { memory, cpu, pids }: Resources) {
   return {
-    cpuMs: field(readFileSync(`${directory}/cpu.stat`, 'utf8'), 'usage_usec') / 1000,
-    memoryPeakBytes: memoryPeak(directory),
-    oomKills: field(readFileSync(`${directory}/memory.events`, 'utf8'), 'oom_kill'),
+    first: filesToWrite([
+      [`${directory}/memory.max`, String(memory.limit + START_HEADROOM_BYTES)],
+      ...(swap ? [[`${directory}/memory.swap.max`, '0'] as const] : []),
+      // One process out of memory takes the whole container with it.
+      [`${directory}/memory.oom.group`, '1'],
+      [`${directory}/cpu.max`, `${cpu.quota} ${cpu.period}`],
+      [`${directory}/pids.max`, String(pids.limit)],
+    ]),
+    started: filesToWrite([[`${directory}/memory.max`, String(memory.limit)]]),
   }
 }
 
-export function createV2Driver ({ directory, layout, instance }: { directory: string, layout: 'v2' | 'hybrid', instance: string }): CgroupDriver {
+/** memory.peak came with Linux 5.19, pids.peak with 6.1; before 5.19 the peak is what is in use at the end. */
+function createAccount (native: Native, directory: string, { memoryPeak, pidsPeak, io }: Optional): () => Usage {
+  const files = filesToRead([
+    `${directory}/cpu.stat`, `${directory}/memory.events`, `${directory}/memory.${memoryPeak ? 'peak' : 'current'}`,
+    ...(pidsPeak ? [`${directory}/pids.peak`] : []), ...(io ? [`${directory}/io.stat`] : []),
+  ])
+  return () => {
+    const texts = native.readFiles(files)
+    const [cpuStat = '', events = '', peak = ''] = texts
+    return parseV2({ cpuStat, events, memoryPeak: peak, pidsPeak: pidsPeak ? texts[3] : undefined, io: io ? texts.at(-1) : undefined })
+  }
+}
+
+export function createV2Driver ({ native, directory, layout, instance }: { native: Native, directory: string, layout: 'v2' | 'hybrid', instance: string }): CgroupDriver {
   const root = join(directory, instance)
   try {
     mkdirSync(root, { recursive: true })
@@ -124,11 +126,17 @@ export function createV2Driver ({ directory, layout, instance }: { directory: st
     throw new Unsupported(`cannot hand cgroup controllers (${V2_CONTROLLERS.join(', ')}) to ${root}; under systemd the unit needs Delegate=yes`, cause)
   }
 
+  const optional = {
+    swap: hasFile(root, 'memory.swap.max'), memoryPeak: hasFile(root, 'memory.peak'), pidsPeak: hasFile(root, 'pids.peak'),
+    io: controllersOf(root).includes('io'),
+  }
+
   function create (name: string, resources: Resources): Cgroup {
     const own = join(root, name)
+    const limits = limitFiles(own, optional, resources)
     mkdirSync(own)
     try {
-      applyLimits(own, resources)
+      native.writeFiles(limits.first)
     } catch (err) {
       removeCgroup(own)
       throw err
@@ -139,9 +147,9 @@ export function createV2Driver ({ directory, layout, instance }: { directory: st
       name,
       get fd () { return fd },
       tasks: [],
-      started: () => write(`${own}/memory.max`, String(resources.memory.limit)),
+      started: () => native.writeFiles(limits.started),
       onOom () {}, // the kernel kills the group itself (memory.oom.group)
-      usage: () => readUsage(own),
+      usage: createAccount(native, own, optional),
       remove () {
         if (fd >= 0) closeSync(fd)
         fd = -1

@@ -28,6 +28,14 @@ export interface Exit {
   readonly systemUs: number
 }
 
+/** Paths of small files, or pairs of a path and what to write there, as C wants them; made once, used often. */
+export interface FileList { readonly bytes: Uint8Array, readonly paths: readonly string[] }
+
+export const filesToRead = (paths: readonly string[]): FileList => ({ bytes: Buffer.from(paths.map(path => `${path}\0`).join('')), paths })
+
+export const filesToWrite = (pairs: ReadonlyArray<readonly [path: string, text: string]>): FileList =>
+  ({ bytes: Buffer.from(pairs.map(([path, text]) => `${path}\0${text}\0`).join('')), paths: pairs.map(([path]) => path) })
+
 export interface Native {
   readonly abi: number
   /** Start PLAN's process; returns once its program runs.  Throws SyscallError naming the operation. */
@@ -61,6 +69,10 @@ export interface Native {
   sealedCopy (path: string): number
   /** Attach PROGRAM (struct bpf_insn[]) to the v2 cgroup at DIRECTORY as its device filter. */
   filterDevices (directory: string, program: Uint8Array): void
+  /** Write FILES, which exist, in order.  Throws SyscallError naming the first that fails. */
+  writeFiles (files: FileList): void
+  /** What is in FILES, each at most some KiB.  Throws SyscallError naming the first that fails. */
+  readFiles (files: FileList): string[]
   /** Call LISTENER once each time FD becomes readable; the function returned ends that. */
   onReadable (fd: number, listener: () => void): () => void
 }
@@ -107,6 +119,14 @@ function opError (op: string, err: WyError): SyscallError {
 
 const planError = (plan: Plan, err: WyError): SyscallError => opError(describeOp(plan.ops[err.op]), err)
 
+/** What one readFiles may give: a cgroup's files hold some hundred bytes each, those of block devices a line per device. */
+const FILES_BYTES_MAX = 65_536
+
+/** RESULT of a call on FILES that names in FAILED the one that went wrong. */
+function fileResult (result: number, files: FileList, failed: Uint32Array): number {
+  return descriptor(result, files.paths[failed[0]!] ?? 'a list of files')
+}
+
 /** Open the library in NATIVE_DIR.  Throws Unsupported when it is missing or of another version. */
 export function openNative (nativeDir: string): Native {
   const lib = loadLibrary(nativeDir)
@@ -131,6 +151,10 @@ export function openNative (nativeDir: string): Native {
   const wyReceiveFd = lib.func('int wy_receive_fd(int32_t socket)')
   const wySealedCopy = lib.func('int wy_sealed_copy(const char *path)')
   const wyDeviceFilter = lib.func('wy_device_filter', 'int', ['const char *', 'const uint8_t *', 'uint32_t'])
+  const wyWriteFiles = lib.func('wy_write_files', 'int', ['const uint8_t *', 'uint32_t', 'uint32_t *'])
+  const wyReadFiles = lib.func('wy_read_files', 'int', ['const uint8_t *', 'uint32_t', 'uint8_t *', 'uint32_t', 'uint32_t *'])
+  const fileTexts = Buffer.allocUnsafeSlow(FILES_BYTES_MAX)
+  const failedFile = new Uint32Array(1)
   const wyIdmapProbe = lib.func('int wy_idmap_probe(const char *path, int32_t userns)')
 
   return {
@@ -178,6 +202,11 @@ export function openNative (nativeDir: string): Native {
     probeIdmap (path, userns) {
       const result: number = wyIdmapProbe(path, userns)
       return result === 0 ? undefined : errnoName(-result)
+    },
+    writeFiles (files) { fileResult(Number(wyWriteFiles(files.bytes, files.bytes.length, failedFile)), files, failedFile) },
+    readFiles (files) {
+      const size = fileResult(Number(wyReadFiles(files.bytes, files.bytes.length, fileTexts, FILES_BYTES_MAX, failedFile)), files, failedFile)
+      return fileTexts.toString('latin1', 0, size - 1).split('\0')
     },
     onReadable (fd, listener) {
       // koffi calls back with a bare function call: no promise that the listener settles would be continued

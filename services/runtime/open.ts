@@ -49,7 +49,7 @@ export async function openRuntime ({ nativeDir, dataDir, slots: count, log }: Ru
   if (sweep.instances > 0) log.warn(sweep, 'removed what workers that died had left')
   const native = openNative(nativeDir)
   const instance = instanceName()
-  const driver = createCgroupDriver({ native, instance })
+  const driver = createCgroupDriver({ native, instance, folder: dataDir })
   registerInstance(runDir, instance, driver.roots)
   const cgroups = createCgroupPool({ driver, onLeak: what => log.error({ what }, 'left behind') })
   const slots = createSlots({ native, count, block: blockOf(dataDir), devRoot })

@@ -2,7 +2,7 @@
 // plan.ts makes them, encode.ts turns them into bytes, the C library performs them.  The numbers
 // are checked against the library once, when it is loaded (native.ts).
 
-export const ABI = 2
+export const ABI = 3
 
 /** enum wy_op_kind */
 export const OP = {

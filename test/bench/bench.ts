@@ -61,7 +61,7 @@ async function timed (count: number, run: () => Promise<unknown>): Promise<numbe
 
 function rawC (folder: string, rootfs: string): Subject {
   const native = openNative(NATIVE_DIR)
-  const cgroups = createCgroupDriver({ native, instance: `wherry-${process.pid}-0` })
+  const cgroups = createCgroupDriver({ native, instance: `wherry-${process.pid}-0`, folder })
   const cgroup = cgroups.create('raw', LIMITS)
   const filter = join(folder, 'filter')
   writeFileSync(filter, compileSeccomp(FUNCTION_PROFILE))

@@ -23,7 +23,7 @@ t.test('a call that is waited for', async t => {
 
   t.test('comes back with its record and the bytes of its result', async t => {
     answer = async call => completion({
-      body: call.request.body, contentType: 'text/x', exitCode: 0, imageDigest: 'sha256:ab', usage: { cpuMs: 1, memoryPeakBytes: 2, oomKills: 0 }, log: 'warned\n',
+      body: call.request.body, contentType: 'text/x', exitCode: 0, imageDigest: 'sha256:ab', usage: { cpuMs: 1, cpuPeriods: 1, cpuThrottledPeriods: 0, cpuThrottledMs: 0, memoryPeakBytes: 2, oomKills: 0 }, log: 'warned\n',
     })
     const call = invocation('f', { body: 'hello' })
     const ended = await producer.call(call, patient)

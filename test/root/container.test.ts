@@ -9,6 +9,9 @@ import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { takeCensus } from '../helpers/census.ts'
 import { needsRoot, openRig, probeSpec, rigFor } from '../helpers/container.ts'
 
+/** RESTING_MAX and AHEAD_PER_SHAPE of cgroup-pool.ts, and some on their way out. */
+const CGROUPS_KEPT_MAX = 80
+
 const withLimits = (limits: { memory?: number, quota?: number, pids?: number }) => (spec: RuntimeSpec): RuntimeSpec => ({
   ...spec,
   linux: {
@@ -303,7 +306,7 @@ t.test('200 containers one after the other and 50 at once leave nothing', { skip
   for (let i = 0; i < 200; i++) await rig.run(['echo', 'x'])
   const after = takeCensus()
   t.same({ ...after, cgroups: 0, fds: 0 }, { ...before, cgroups: 0, fds: 0 })
-  t.ok(after.fds < before.fds + 10, `descriptors ${before.fds}, then ${after.fds}; on cgroup v2 each cgroup that is ready, or not yet removed, has one`)
+  t.ok(after.fds < before.fds + CGROUPS_KEPT_MAX, `descriptors ${before.fds}, then ${after.fds}; each cgroup that is ready, rests or is not yet removed has one`)
   const results = await Promise.all(Array.from({ length: 50 }, () => rig.run(['ids'])))
   t.ok(results.every(result => result.outcome === 'ok'))
   await rig.close()

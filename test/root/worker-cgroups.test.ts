@@ -127,7 +127,7 @@ t.test('a worker in a cgroup of its own', { skip: needsV2 }, async t => {
   t.test('moves into a leaf with everybody who was beside it', async t => {
     for (const { pid } of [...others, worker.child]) t.equal(cgroupOf(pid), join(unit, LEAF))
     t.equal(read(join(unit, 'cgroup.procs')), '')
-    t.match(read(join(unit, 'cgroup.subtree_control')), /^cpu memory pids$/)
+    t.match(read(join(unit, 'cgroup.subtree_control')), /^cpu (?:io )?memory pids$/)
   })
   t.test('starts containers in cgroups of their own, with every limit in place', async t => {
     const [pid] = (await worker.ask({ hold: 1 })).pids

@@ -1,0 +1,146 @@
+// The account of a container: what it used, as its cgroup has it, of loads that are known; and that
+// nothing of one container is in the account of the next, though both may have had the same cgroup.
+
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import type { Usage } from '../../services/contract/call-record.ts'
+import type { Resources, RuntimeSpec } from '../../services/contract/runtime-spec.ts'
+import type { Cgroup, CgroupDriver } from '../../services/runtime/cgroup-driver.ts'
+import { createCgroupDriver, findHostCgroups } from '../../services/runtime/cgroup.ts'
+import { instanceName } from '../../services/runtime/janitor.ts'
+import { openNative } from '../../services/runtime/native.ts'
+import { NATIVE_DIR, needsRoot, rigFor, SLOWNESS } from '../helpers/container.ts'
+
+const MIB = 1 << 20
+const LIMITS: Resources = { memory: { limit: 128 * MIB }, cpu: { quota: 200_000, period: 100_000 }, pids: { limit: 32 } }
+const withLimits = (resources: Resources) => (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, linux: { ...spec.linux, resources } })
+const needsV1 = needsRoot || (findHostCgroups({ mayOffer: false }).driver === 'v1' ? false : 'only cgroups of v1 serve more than one container')
+
+/** The program and the C library need some, and the kernel charges up to 256 KiB per CPU ahead. */
+const MEMORY_SLACK_BYTES = 3 * MIB
+const startedMs = 60 * SLOWNESS
+
+t.test('the account of a known load', { skip: needsRoot }, async t => {
+  const rig = await rigFor(t)
+  const busybox = rig.layer()
+  mkdirSync(join(busybox, 'bin'))
+  copyFileSync('/bin/busybox', join(busybox, 'bin/busybox'))
+  symlinkSync('busybox', join(busybox, 'bin/sh'))
+  const volume = join(rig.data, 'volume')
+  mkdirSync(volume)
+
+  const usageOf = async (args: readonly string[], resources = LIMITS): Promise<Usage> => {
+    const { outcome, message, exit } = await rig.run(args, spec => withLimits(resources)({
+      ...spec,
+      process: { ...spec.process, args: args[0] === '/bin/sh' ? args : ['/probe', ...args], env: ['PATH=/bin'] },
+      root: { ...spec.root, layers: [rig.probeLayer, busybox] },
+      mounts: [...spec.mounts, { destination: '/data', type: 'bind', source: volume, options: ['nosuid', 'nodev'] }],
+    }))
+    t.equal(outcome, 'ok', message ?? 'it ran')
+    return exit.usage
+  }
+
+  await t.test('50 MiB touched are 50 MiB of peak', async t => {
+    const { memoryPeakBytes, oomKills } = await usageOf(['memory', String(50 * MIB)])
+    t.ok(memoryPeakBytes >= 50 * MIB && memoryPeakBytes < 50 * MIB + MEMORY_SLACK_BYTES, `${memoryPeakBytes} bytes`)
+    t.equal(oomKills, 0)
+  })
+  await t.test('200 ms of work are 200 ms of CPU time and its start', async t => {
+    const { cpuMs, cpuThrottledMs } = await usageOf(['spin', '200'])
+    t.ok(cpuMs >= 200 && cpuMs < 200 + startedMs, `${cpuMs} ms`)
+    t.equal(cpuThrottledMs, 0, 'one process cannot use two CPUs')
+  })
+  await t.test('a limit of a fifth of a CPU stops 200 ms of work on the way', async t => {
+    const { cpuMs, cpuPeriods, cpuThrottledPeriods, cpuThrottledMs } = await usageOf(['spin', '200'], { ...LIMITS, cpu: { quota: 20_000, period: 100_000 } })
+    t.ok(cpuMs >= 200 && cpuMs < 200 + startedMs, `${cpuMs} ms`)
+    t.ok(cpuThrottledPeriods >= 1 && cpuThrottledPeriods <= cpuPeriods, `stopped in ${cpuThrottledPeriods} of ${cpuPeriods} periods`)
+    t.ok(cpuThrottledMs > 0, `stood still for ${cpuThrottledMs} ms`)
+  })
+  await t.test('a shell with six children is seven processes', async t => {
+    const { pidsPeak } = await usageOf(['/bin/sh', '-c', 'for i in 1 2 3 4 5 6; do /bin/busybox sleep 0.2 & done; wait'])
+    if (pidsPeak === undefined) return t.comment('this kernel has no pids.peak')
+    t.equal(pidsPeak, 7)
+  })
+  await t.test('8 MiB written to a volume past the page cache are 8 MiB of io', async t => {
+    const { ioReadBytes, ioWriteBytes } = await usageOf(['/bin/sh', '-c', '/bin/busybox dd if=/dev/zero of=/data/x bs=1M count=8 oflag=direct 2>/dev/null || exit 9'])
+    if (ioWriteBytes === undefined) return t.comment('this host has no controller for block io')
+    t.ok(ioWriteBytes >= 8 * MIB && ioWriteBytes < 9 * MIB, `${ioWriteBytes} bytes written`)
+    const read = await usageOf(['/bin/sh', '-c', '/bin/busybox dd if=/data/x of=/dev/null bs=1M iflag=direct 2>/dev/null || exit 9'])
+    t.ok(read.ioReadBytes! >= 8 * MIB && read.ioReadBytes! < 9 * MIB, `${read.ioReadBytes} bytes read`)
+    t.ok(ioReadBytes! < MIB && read.ioWriteBytes! < MIB, 'and each is counted on its side only')
+  })
+  await t.test('none of it is in the account of those that come after', async t => {
+    for (let i = 0; i < 12; i++) {
+      const usage = await usageOf(['echo'])
+      t.ok(usage.memoryPeakBytes < MEMORY_SLACK_BYTES && usage.cpuMs < startedMs, JSON.stringify(usage))
+      t.match(usage, { cpuThrottledPeriods: 0, cpuThrottledMs: 0, oomKills: 0, ...(usage.pidsPeak !== undefined && { pidsPeak: 1 }) })
+      t.ok((usage.ioWriteBytes ?? 0) < MIB)
+    }
+  })
+})
+
+/** Run the probe's VERB in CGROUP, from its first instruction. */
+async function runIn (cgroup: Cgroup, ...verb: string[]): Promise<void> {
+  const join = cgroup.tasks.map(path => `echo 0 > ${path}`).join(' && ')
+  const child = spawn('/bin/sh', ['-c', `${join} && exec "$@"`, 'sh', `${NATIVE_DIR}/probe`, ...verb], { stdio: 'ignore' })
+  await once(child, 'exit')
+}
+
+function driverFor (t: Test): CgroupDriver {
+  const driver = createCgroupDriver({ native: openNative(NATIVE_DIR), instance: instanceName(), folder: NATIVE_DIR })
+  t.teardown(() => driver.close())
+  return driver
+}
+
+t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => {
+  const driver = driverFor(t)
+  const cgroup = driver.create('used', LIMITS)
+  const gone = async (): Promise<void> => { while (!cgroup.remove()) await new Promise(resolve => { setTimeout(resolve, 10) }) }
+  const fileOf = (hierarchy: string, name: string): string => readFileSync(join(driver.roots.find(root => root.split('/').includes(hierarchy))!, 'used', name), 'utf8')
+  t.teardown(gone)
+
+  /** Retries while the kernel still gives back what dead processes had. */
+  const renew = async (): Promise<boolean> => {
+    for (let i = 0; i < 100; i++) {
+      if (cgroup.renew!()) return true
+      await new Promise(resolve => { setTimeout(resolve, 10) })
+    }
+    return false
+  }
+
+  await t.test('says what its files say', async t => {
+    await runIn(cgroup, 'memory', String(20 * MIB))
+    const usage = cgroup.usage()
+    t.equal(usage.cpuMs, Number(fileOf('cpuacct', 'cpuacct.usage')) / 1e6)
+    t.equal(usage.memoryPeakBytes, Number(fileOf('memory', 'memory.max_usage_in_bytes')))
+    t.ok(usage.memoryPeakBytes >= 20 * MIB)
+    if (usage.pidsPeak !== undefined) t.equal(usage.pidsPeak, Number(fileOf('pids', 'pids.peak')))
+  })
+  await t.test('begins at nothing, with its limits in place', async t => {
+    await runIn(cgroup, 'spin', '30')
+    t.ok(await renew())
+    const usage = cgroup.usage()
+    t.match(usage, { cpuMs: 0, cpuPeriods: 0, cpuThrottledPeriods: 0, cpuThrottledMs: 0, oomKills: 0 })
+    t.ok(usage.memoryPeakBytes <= 256 * 1024, `${usage.memoryPeakBytes} bytes`)
+    t.equal(fileOf('pids', 'pids.max').trim(), '32')
+    cgroup.started()
+    t.equal(fileOf('memory', 'memory.limit_in_bytes').trim(), String(LIMITS.memory.limit))
+  })
+  await t.test('counts the processes of the present one only', async t => {
+    await runIn(cgroup, 'child-memory', '4096')
+    if (cgroup.usage().pidsPeak === undefined) return t.comment('this kernel has no pids.peak')
+    t.ok(cgroup.usage().pidsPeak! > 1)
+    t.ok(await renew())
+    await runIn(cgroup, 'echo')
+    t.equal(cgroup.usage().pidsPeak, 1)
+  })
+  await t.test('serves no other once memory ran out in it', async t => {
+    cgroup.started()
+    await runIn(cgroup, 'memory', String(200 * MIB))
+    t.ok(cgroup.usage().oomKills > 0)
+    t.notOk(await renew())
+  })
+})
