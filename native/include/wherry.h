@@ -230,4 +230,8 @@ int wy_write_files (const char *list, uint32_t size, uint32_t *failed);
  * not fit into ROOM bytes is cut.  Return: bytes used, or -errno and in FAILED which file it was. */
 int wy_read_files (const char *list, uint32_t size, char *out, uint32_t room, uint32_t *failed);
 
+/* Lock the file at PATH, which is made when it is missing, for as long as the descriptor is open (flock(2)).
+ * Return: the descriptor, or -errno (EAGAIN: somebody else has the lock). */
+int wy_lock_file (const char *path);
+
 #endif

@@ -1,4 +1,4 @@
-/* files.c - small control files (cgroups), many in one call.
+/* files.c - small control files (cgroups), many in one call, and files that lock something.
  *
  * A container's limits and its account are a dozen files of some bytes each.  Through Node each of
  * them costs three calls into the runtime; here they cost what the kernel takes.
@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 
 #include "sys.h"
 #include "wherry.h"
@@ -72,4 +73,16 @@ wy_read_files (const char *list, uint32_t size, char *out, uint32_t room, uint32
       path = next;
     }
   return (int) used;
+}
+
+int
+wy_lock_file (const char *path)
+{
+  wy_cleanup_close int fd = (int) wy_sys (SYS_open, path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+  long result = fd < 0 ? fd : wy_sys (SYS_flock, fd, LOCK_EX | LOCK_NB);
+  if (result < 0)
+    return (int) result;
+  int locked = fd;
+  fd = -1;
+  return locked;
 }

@@ -44,7 +44,7 @@ function root (): Check {
 }
 
 function containers ({ nativeDir, data }: ExamineOptions): Check[] {
-  return probeKernel({ nativeDir, dataDir: data }).map(({ name, ok, detail, remedy }) => check(name, ok ? 'ok' : 'fail', detail, remedy))
+  return probeKernel({ nativeDir, dataDir: data }).map(({ name, level, detail, remedy }) => check(name, level, detail, remedy))
 }
 
 function programCheck (name: string, use: string, env: Environment): Check {

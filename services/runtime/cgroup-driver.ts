@@ -42,6 +42,8 @@ export interface HostCgroups {
   /** Where the controllers of this host are, and which of the needed ones it lacks. */
   readonly driver: 'v1' | 'v2'
   readonly missing: readonly string[]
+  /** Those of the driver's optional controllers that the host lacks, and what is not possible without. */
+  readonly lacking: readonly string[]
 }
 
 /** Until its program runs, a container's first process shares the worker's memory, and the kernel's killer takes
@@ -53,6 +55,10 @@ export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const
 export const V2_CONTROLLERS = ['memory', 'cpu', 'pids'] as const
 /** Taken where they are there, for the account. */
 export const V2_COUNTERS = ['io'] as const
+export const OPTIONAL_CONTROLLERS = {
+  v1: { blkio: 'calls have no account of block io', freezer: 'containers cannot be paused' },
+  v2: { io: 'calls have no account of block io' },
+} as const
 
 /** Does this kernel have FILE in cgroups such as DIRECTORY? */
 export const hasFile = (directory: string, file: string): boolean => existsSync(join(directory, file))

@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { Unsupported } from '../contract/errors.ts'
-import { V1_CONTROLLERS, V2_CONTROLLERS, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
+import { OPTIONAL_CONTROLLERS, V1_CONTROLLERS, V2_CONTROLLERS, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
 import { createV1Driver } from './cgroup-v1.ts'
 import { createV2Driver, offerControllers } from './cgroup-v2.ts'
 import { LEAF, parseMounts, parseOwnCgroups } from './cgroup-host.ts'
@@ -47,7 +47,9 @@ export function findHostCgroups ({ mayOffer }: { mayOffer: boolean }): HostCgrou
   const missingV2 = V2_CONTROLLERS.filter(name => !v2?.controllers.includes(name))
   // A controller is in one hierarchy only; a host may mix both (v1 for systemd's own bookkeeping, say).
   const driver = missingV2.length < missingV1.length ? 'v2' : 'v1'
-  return { layout: v1.size === 0 ? 'v2' : v2 ? 'hybrid' : 'v1', v1, v2, driver, missing: driver === 'v2' ? missingV2 : missingV1 }
+  const has = (name: string): boolean => driver === 'v2' ? v2!.controllers.includes(name) : v1.has(name)
+  const lacking = Object.entries(OPTIONAL_CONTROLLERS[driver]).filter(([name]) => !has(name)).map(([name, without]) => `${name} (${without})`)
+  return { layout: v1.size === 0 ? 'v2' : v2 ? 'hybrid' : 'v1', v1, v2, driver, missing: driver === 'v2' ? missingV2 : missingV1, lacking }
 }
 
 /** The driver for this host.  INSTANCE names our directory; FOLDER is on the disk whose io is counted.  Throws Unsupported naming what is missing. */

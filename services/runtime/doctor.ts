@@ -1,10 +1,11 @@
-// What this kernel and this host must have for containers to run, asked one by one, each with what to
-// do when it is missing.  Asks by doing (a namespace is made, an id-mapped mount is tried), because
+// What this kernel and this host must have for containers to run, or should have, asked one by one, each
+// with what to do when it is missing.  Asks by doing (a namespace is made, an id-mapped mount is tried), because
 // version numbers and configuration files lie.
 
-import { closeSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { release } from 'node:os'
 import { dirname, join } from 'node:path'
+import { diskOf } from './block-device.ts'
 import { findHostCgroups } from './cgroup.ts'
 import { openNative, type Native } from './native.ts'
 import { compileSeccomp } from './seccomp.ts'
@@ -13,7 +14,8 @@ import { ID_COUNT } from './user.ts'
 
 export interface Finding {
   readonly name: string
-  readonly ok: boolean
+  /** warn: containers run, with less than they could have; fail: they do not. */
+  readonly level: 'ok' | 'warn' | 'fail'
   readonly detail: string
   /** What to do about it; empty when ok. */
   readonly remedy: string
@@ -23,12 +25,16 @@ const KERNEL_MIN = [5, 19] as const
 /** The first whose tmpfs keeps the extended attributes by which an overlay remembers that a folder is gone. */
 const KERNEL_WHOLE = [6, 6] as const
 const PROBE_ID_BASE = 16_777_216
+/** What a data folder without mapped ids means, said by doctor and by a worker's log. */
+export const UNMAPPED = 'files of images belong to nobody inside containers and cannot be changed, and volumes cannot be written by them'
 
-function finding (name: string, remedy: string, ask: () => string): Finding {
+/** ASK throws, says what it found, or says what is less than it could be. */
+function finding (name: string, remedy: string, ask: () => string | { warn: string }): Finding {
   try {
-    return { name, ok: true, detail: ask(), remedy: '' }
+    const answer = ask()
+    return typeof answer === 'string' ? { name, level: 'ok', detail: answer, remedy: '' } : { name, level: 'warn', detail: answer.warn, remedy }
   } catch (err) {
-    return { name, ok: false, detail: err instanceof Error ? err.message : String(err), remedy }
+    return { name, level: 'fail', detail: err instanceof Error ? err.message : String(err), remedy }
   }
 }
 
@@ -48,11 +54,24 @@ function askOverlay (): string {
   return 'overlay'
 }
 
-function askCgroups (): string {
+function askCgroups (): string | { warn: string } {
   const host = findHostCgroups({ mayOffer: false })
   if (host.missing.length > 0) throw new Error(`layout ${host.layout}, missing: ${host.missing.join(', ')}`)
   const driver = host.driver === 'v2' ? `v2 at ${host.v2!.directory}` : `v1 (${[...host.v1.keys()].join(', ')})`
-  return `layout ${host.layout}, driver ${driver}`
+  const found = `layout ${host.layout}, driver ${driver}`
+  return host.lacking.length === 0 ? found : { warn: `${found}, without ${host.lacking.join(', ')}` }
+}
+
+/** A limit of memory is one of memory and swap together only where the kernel counts swap. */
+function askSwap (): string | { warn: string } {
+  const kib = Number(/^SwapTotal:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0)
+  if (kib === 0) return 'none'
+  const host = findHostCgroups({ mayOffer: false })
+  const counted = host.driver === 'v2' ? existsSync(join(host.v2!.directory, 'memory.swap.max')) || readdirSync(host.v2!.directory, { withFileTypes: true })
+    .some(entry => entry.isDirectory() && existsSync(join(host.v2!.directory, entry.name, 'memory.swap.max')))
+    : existsSync(join(host.v1.get('memory') ?? '', 'memory.memsw.limit_in_bytes'))
+  const found = `${Math.round(kib / 1024)} MiB`
+  return counted ? `${found}; functions get none of it` : { warn: `${found}, and the kernel does not count it: a function may use more than its memory limit by swapping` }
 }
 
 function askNamespace (make: () => number): string {
@@ -65,19 +84,32 @@ function nearestFolder (path: string): string {
   return existsSync(path) ? path : nearestFolder(dirname(path))
 }
 
-function askIdmap (native: Native, dataDir: string): string {
-  // The data folder itself may not be there yet: ask the file system that it will be on, leave nothing.
-  const directory = join(nearestFolder(dataDir), `.wherry-doctor-${process.pid}`)
+/** The errno with which the file system of FOLDER, which exists, refuses to be mounted with mapped ids; undefined when it does not. */
+export function refusesIdmap (native: Native, folder: string): string | undefined {
+  const directory = join(folder, `.wherry-doctor-${process.pid}`)
   const userns = native.newUserNamespace(PROBE_ID_BASE, ID_COUNT)
   try {
     mkdirSync(directory, { mode: 0o700 })
-    const errno = native.probeIdmap(directory, userns)
-    if (errno !== undefined) throw new Error(`the file system of ${dataDir} cannot be mounted with mapped ids (${errno})`)
-    return `works on the file system of ${dataDir}`
+    return native.probeIdmap(directory, userns)
   } finally {
     closeSync(userns)
     rmSync(directory, { recursive: true, force: true })
   }
+}
+
+function askIdmap (native: Native, dataDir: string): string | { warn: string } {
+  // The data folder itself may not be there yet: ask the file system that it will be on, leave nothing.
+  const errno = refusesIdmap(native, nearestFolder(dataDir))
+  if (errno === undefined) return `works on the file system of ${dataDir}`
+  return { warn: `the file system of ${dataDir} cannot be mounted with mapped ids (${errno}): ${UNMAPPED}` }
+}
+
+/** What a call can expect of its account, see Usage. */
+function askAccount (dataDir: string): string {
+  const host = findHostCgroups({ mayOffer: false })
+  const disk = diskOf(nearestFolder(dataDir))
+  const io = host.driver === 'v2' ? host.v2!.controllers.includes('io') && 'all disks' : host.v1.has('blkio') && disk !== undefined && `disk ${disk}`
+  return `CPU, throttling, memory peak, OOM kills, ${io === false ? 'no block io' : `block io of ${io}`}`
 }
 
 /** All findings about this host, in the order in which one would mend them. */
@@ -86,6 +118,7 @@ export function probeKernel ({ nativeDir, dataDir }: { nativeDir: string, dataDi
     finding('kernel', 'use a kernel of 5.19 or later (Debian 12 has 6.1)', askKernel),
     finding('overlayfs', 'run "modprobe overlay"', askOverlay),
     finding('cgroups', 'mount the missing controllers, or run under a systemd unit with Delegate=yes', askCgroups),
+    finding('swap', 'boot with swapaccount=1, or switch swap off', askSwap),
     finding('seccomp', 'install libseccomp2 ("make setup")', () => `filter of ${compileSeccomp(FUNCTION_PROFILE).length / 8} instructions`),
   ]
   let native: Native | undefined
@@ -100,5 +133,6 @@ export function probeKernel ({ nativeDir, dataDir }: { nativeDir: string, dataDi
     finding('user namespaces', 'raise user.max_user_namespaces (sysctl) above 0 and run as root', () => askNamespace(() => library.newUserNamespace(PROBE_ID_BASE, ID_COUNT))),
     finding('network namespaces', 'raise user.max_net_namespaces (sysctl) above 0 and run as root', () => askNamespace(() => library.newNetworkNamespace())),
     finding('id-mapped mounts', 'put --data on ext4, xfs or btrfs', () => askIdmap(library, dataDir)),
+    finding('account', '', () => askAccount(dataDir)),
   ]
 }

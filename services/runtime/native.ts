@@ -3,6 +3,7 @@
 // thread: containers die with the thread that started them (prctl(2), PR_SET_PDEATHSIG).
 
 import { existsSync } from 'node:fs'
+import { constants } from 'node:os'
 import { join } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 import koffi, { type LibraryHandle, type TypeObject } from 'koffi'
@@ -73,6 +74,8 @@ export interface Native {
   writeFiles (files: FileList): void
   /** What is in FILES, each at most some KiB.  Throws SyscallError naming the first that fails. */
   readFiles (files: FileList): string[]
+  /** A descriptor that locks the file at PATH as long as it is open; undefined when somebody else has it. */
+  lockFile (path: string): number | undefined
   /** Call LISTENER once each time FD becomes readable; the function returned ends that. */
   onReadable (fd: number, listener: () => void): () => void
 }
@@ -155,6 +158,7 @@ export function openNative (nativeDir: string): Native {
   const wyReadFiles = lib.func('wy_read_files', 'int', ['const uint8_t *', 'uint32_t', 'uint8_t *', 'uint32_t', 'uint32_t *'])
   const fileTexts = Buffer.allocUnsafeSlow(FILES_BYTES_MAX)
   const failedFile = new Uint32Array(1)
+  const wyLockFile = lib.func('int wy_lock_file(const char *path)')
   const wyIdmapProbe = lib.func('int wy_idmap_probe(const char *path, int32_t userns)')
 
   return {
@@ -207,6 +211,10 @@ export function openNative (nativeDir: string): Native {
     readFiles (files) {
       const size = fileResult(Number(wyReadFiles(files.bytes, files.bytes.length, fileTexts, FILES_BYTES_MAX, failedFile)), files, failedFile)
       return fileTexts.toString('latin1', 0, size - 1).split('\0')
+    },
+    lockFile (path) {
+      const result: number = wyLockFile(path)
+      return result === -constants.errno.EAGAIN ? undefined : descriptor(result, `lock ${path}`)
     },
     onReadable (fd, listener) {
       // koffi calls back with a bare function call: no promise that the listener settles would be continued

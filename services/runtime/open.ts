@@ -1,5 +1,5 @@
 // Puts the parts of this room together for a process that runs containers: sweep what a dead
-// predecessor left, find the cgroups, make the device directory, compile the filter, open slots.
+// predecessor left, find the cgroups, make the device directory, compile the filter, open slots, try.
 
 import { mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,12 +8,15 @@ import type { Log } from '../platform/log.ts'
 import { createCgroupDriver } from './cgroup.ts'
 import { createCgroupPool } from './cgroup-pool.ts'
 import { createRuntime, type Runtime } from './container.ts'
+import { refusesIdmap, UNMAPPED } from './doctor.ts'
+import { claimIdRanges } from './id-ranges.ts'
 import { forgetInstance, instanceName, registerInstance, sweepDead } from './janitor.ts'
 import { openNative } from './native.ts'
 import { compileSeccomp } from './seccomp.ts'
 import { FUNCTION_PROFILE } from './seccomp-profile.ts'
-import { createSlots } from './slots.ts'
+import { createSlots, type Slots } from './slots.ts'
 import { MASKED_PATHS, READONLY_PATHS } from './spec.ts'
+import { tryContainer } from './trial.ts'
 
 export interface RuntimeOptions {
   readonly nativeDir: string
@@ -33,8 +36,8 @@ function findProcPaths (): Map<string, 'file' | 'directory'> {
   return found
 }
 
-/** A number that differs from data folder to data folder. */
-function blockOf (dataDir: string): number {
+/** A number that differs from data folder to data folder, as a rule. */
+function hashOf (dataDir: string): number {
   return [...dataDir].reduce((hash, character) => (hash * 31 + character.codePointAt(0)!) >>> 0, 7)
 }
 
@@ -42,18 +45,28 @@ function blockOf (dataDir: string): number {
 export async function openRuntime ({ nativeDir, dataDir, slots: count, log }: RuntimeOptions): Promise<Runtime> {
   if (process.getuid?.() !== 0) throw new Unsupported('running containers needs root; start the worker as root (sudo)')
   const runDir = join(dataDir, 'run')
-  const devRoot = join(runDir, 'dev')
-  const stageDir = join(runDir, 'stage')
-  for (const directory of [devRoot, stageDir]) mkdirSync(directory, { recursive: true, mode: 0o711 })
+  const [devRoot, stageDir, emptyDir] = ['dev', 'stage', 'empty'].map(name => join(runDir, name)) as [string, string, string]
+  for (const directory of [devRoot, stageDir, emptyDir]) mkdirSync(directory, { recursive: true, mode: 0o711 })
   const sweep = await sweepDead(runDir)
   if (sweep.instances > 0) log.warn(sweep, 'removed what workers that died had left')
   const native = openNative(nativeDir)
+  const unmapped = refusesIdmap(native, runDir)
+  if (unmapped !== undefined) log.warn({ errno: unmapped, dataDir }, `the data folder's file system cannot be mounted with mapped ids: ${UNMAPPED}`)
   const instance = instanceName()
   const driver = createCgroupDriver({ native, instance, folder: dataDir })
   registerInstance(runDir, instance, driver.roots)
-  const cgroups = createCgroupPool({ driver, onLeak: what => log.error({ what }, 'left behind') })
-  const slots = createSlots({ native, count, block: blockOf(dataDir), devRoot })
   const host = { stageDir, seccomp: compileSeccomp(FUNCTION_PROFILE), procPaths: findProcPaths() }
+  let slots: Slots | undefined
+  try {
+    slots = createSlots({ native, ranges: claimIdRanges({ native, count, preferred: hashOf(dataDir) }), idmap: unmapped === undefined, devRoot })
+    await tryContainer({ native, slots, host, driver, layer: emptyDir })
+  } catch (err) {
+    slots?.close()
+    driver.close()
+    forgetInstance(runDir, instance)
+    throw err
+  }
+  const cgroups = createCgroupPool({ driver, onLeak: what => log.error({ what }, 'left behind') })
   log.info({ layout: driver.layout, slots: count, instance }, 'container runtime is ready')
   const runtime = createRuntime({ native, slots, cgroups, host })
   return {

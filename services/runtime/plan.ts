@@ -20,6 +20,7 @@ export interface HostFacts {
   /** A folder with the standard device nodes, for one container at a time. */
   readonly devDir: string
   readonly idBase: number
+  /** -1: the data folder's file system cannot map ids; files of layers and volumes then belong to nobody inside. */
   readonly idmapFd: number
   /** -1 makes a new network namespace. */
   readonly netnsFd: number
@@ -58,9 +59,10 @@ type Slots = ReturnType<typeof createSlots>
 /** Layers, devices and volumes: detached copies made by the host, ids mapped to the container's range. */
 function hostTrees (spec: RuntimeSpec, facts: HostFacts, slots: Slots) {
   const ops: Op[] = []
+  const flags = facts.idmapFd < 0 ? 0 : FLAG.idmap
   const layers = spec.root.layers.map(path => {
     const slot = slots.take()
-    ops.push({ kind: 'tree', slot, texts: [path], wide: ATTR.ro | ATTR.nodev, flags: FLAG.idmap })
+    ops.push({ kind: 'tree', slot, texts: [path], wide: ATTR.ro | ATTR.nodev, flags })
     return slot
   })
   const mounts = new Map<Mount, number>()
@@ -69,7 +71,7 @@ function hostTrees (spec: RuntimeSpec, facts: HostFacts, slots: Slots) {
     const slot = slots.take()
     mounts.set(mount, slot)
     const path = mount.type === 'dev' ? facts.devDir : mount.source!
-    ops.push({ kind: 'tree', slot, texts: [path], wide: attributesOf(mount.options), flags: FLAG.idmap })
+    ops.push({ kind: 'tree', slot, texts: [path], wide: attributesOf(mount.options), flags })
   }
   return { ops, layers, mounts }
 }

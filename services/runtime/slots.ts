@@ -11,19 +11,15 @@ import { chmodSync, closeSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { SyscallError } from '../contract/errors.ts'
 import type { Native } from './native.ts'
+import type { IdRanges } from './id-ranges.ts'
 import { ID_COUNT } from './user.ts'
 
-/** Ranges start here: above the ids that a host and its /etc/subuid usually give out … */
-const FIRST_BASE = 16_777_216
-/** … and end below 2³¹, because some tools still read ids as signed numbers. */
-const BLOCKS = 30
-const SLOTS_PER_BLOCK = 1024
 const DEV_MODE = 0o755
-export const SLOTS_MAX = SLOTS_PER_BLOCK
 
 export interface Slot {
   readonly number: number
   readonly idBase: number
+  /** -1: the data folder's file system cannot map ids. */
   readonly idmapFd: number
   /** A file system's folder with the standard device nodes, attached read-only as /dev. */
   readonly devDir: string
@@ -38,28 +34,36 @@ export interface Slots {
   close (): void
 }
 
-/** Up to COUNT slots, made when first needed, with device nodes below DEVROOT.  BLOCK (any number) chooses the range of ids, so that workers differ. */
-export function createSlots ({ native, count, block, devRoot }: { native: Native, count: number, block: number, devRoot: string }): Slots {
-  if (count < 1 || count > SLOTS_MAX) throw new RangeError(`${count} slots; 1 to ${SLOTS_MAX} are possible`)
-  const base = FIRST_BASE + (block % BLOCKS) * SLOTS_PER_BLOCK * ID_COUNT
+export interface SlotsDeps {
+  readonly native: Native
+  /** One per slot; released when the slots are closed. */
+  readonly ranges: IdRanges
+  /** Are layers to be mounted with mapped ids? */
+  readonly idmap: boolean
+  /** Folder for device nodes. */
+  readonly devRoot: string
+}
+
+/** As many slots as there are RANGES, made when first needed. */
+export function createSlots ({ native, ranges, idmap, devRoot }: SlotsDeps): Slots {
   const all: Slot[] = []
   const free: Slot[] = []
   let closed = false
 
   function make (): Slot {
     const number = all.length
-    const idBase = base + number * ID_COUNT
-    const devDir = join(devRoot, String(number))
+    const idBase = ranges.bases[number]!
+    const devDir = join(devRoot, String(idBase)) // no other worker has this number, also not on this data folder
     mkdirSync(devDir, { recursive: true })
     chmodSync(devDir, DEV_MODE) // whatever the umask says: users inside list it
     native.makeDevices(devDir)
-    const idmapFd = native.newUserNamespace(idBase, ID_COUNT)
+    const idmapFd = idmap ? native.newUserNamespace(idBase, ID_COUNT) : -1
     try {
       const slot = { number, idBase, idmapFd, devDir, netnsFd: native.newNetworkNamespace() }
       all.push(slot)
       return slot
     } catch (err) {
-      closeSync(idmapFd)
+      if (idmapFd >= 0) closeSync(idmapFd)
       throw err
     }
   }
@@ -75,12 +79,12 @@ export function createSlots ({ native, count, block, devRoot }: { native: Native
   }
 
   function discard (slot: Slot): void {
-    closeSync(slot.idmapFd)
+    if (slot.idmapFd >= 0) closeSync(slot.idmapFd)
     if (slot.netnsFd >= 0) closeSync(slot.netnsFd)
   }
 
   return {
-    take: () => free.pop() ?? (all.length < count ? make() : undefined),
+    take: () => free.pop() ?? (all.length < ranges.bases.length ? make() : undefined),
     release (slot) {
       if (closed) return discard(slot)
       if (slot.netnsFd >= 0 && !native.networkNamespaceUsed(slot.netnsFd)) return void free.push(slot)
@@ -91,6 +95,7 @@ export function createSlots ({ native, count, block, devRoot }: { native: Native
       if (closed) return
       closed = true
       for (const slot of free.splice(0)) discard(slot)
+      ranges.release()
     },
   }
 }

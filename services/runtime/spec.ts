@@ -4,7 +4,7 @@
 import type { FunctionSpec } from '../contract/function-spec.ts'
 import type { Image } from '../contract/image.ts'
 import { StartError } from '../contract/errors.ts'
-import type { Capabilities, Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
+import type { Capabilities, Mount, NamespaceType, RuntimeSpec, User } from '../contract/runtime-spec.ts'
 
 const CPU_PERIOD_US = 100_000
 /** cpu.cfs_quota_us may not be lower than this (kernel/sched/core.c, min_cfs_quota_period). */
@@ -28,6 +28,15 @@ export const MASKED_PATHS: readonly string[] = [
   '/proc/sched_debug', '/proc/scsi', '/proc/timer_list', '/proc/timer_stats',
 ]
 export const READONLY_PATHS: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
+
+export const NAMESPACES: readonly NamespaceType[] = ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup']
+/** What every function has besides its volumes. */
+export const FUNCTION_MOUNTS: readonly Mount[] = [
+  { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
+  { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
+  { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
+  { destination: '/tmp', type: 'scratch', options: ['nosuid', 'nodev', 'mode=1777'] },
+]
 
 export interface ContainerRequest {
   readonly image: Image
@@ -68,13 +77,7 @@ function mountsOf (request: ContainerRequest): readonly Mount[] {
     if (source === undefined) throw new StartError(`volume ${volume.name} has no directory on this worker`, 'ERR_START')
     return { destination: volume.target, type: 'bind', source, options: ['nosuid', 'nodev', ...(volume.readonly ? ['ro'] : [])] } as const
   })
-  return [
-    { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
-    { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
-    { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
-    { destination: '/tmp', type: 'scratch', options: ['nosuid', 'nodev', 'mode=1777'] },
-    ...volumes,
-  ]
+  return [...FUNCTION_MOUNTS, ...volumes]
 }
 
 /** What to run, as a runtime spec.  Throws StartError when image and function together do not say it. */
@@ -109,7 +112,7 @@ export function buildSpec (request: ContainerRequest): RuntimeSpec {
     },
     mounts: mountsOf(request),
     linux: {
-      namespaces: ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup'],
+      namespaces: NAMESPACES,
       resources: {
         memory: { limit: limits.memoryBytes },
         cpu: { quota: Math.max(CPU_QUOTA_MIN_US, Math.round(limits.cpus * CPU_PERIOD_US)), period: CPU_PERIOD_US },

@@ -58,8 +58,10 @@ t.test('invoke', async t => {
     const shown = await wherry.run(['invoke', 'upper', '-d', 'x', '-i', '--timing'])
     t.match(shown.stdout, /^HTTP\/1\.1 200\r\n(?:.*\r\n)*x-wherry-outcome: ok\r\n(?:.*\r\n)*\r\nX$/)
     for (const phase of ['queue', 'pull', 'create', 'run', 'settle', 'total']) t.match(shown.stderr, new RegExp(`^${phase} +[\\d.]+ ms$`, 'm'))
+    t.match(shown.stderr, /^cpu +[\d.]+ ms$/m)
+    t.match(shown.stderr, /^memory peak +\d+Ki$/m)
     t.match(JSON.parse((await wherry.run(['invoke', 'upper', '-d', 'x', '--json'])).stdout), {
-      function: 'upper', state: 'finished', outcome: 'ok', result: { body: 'X' }, start: 'cold', phases: { create: Number }, usage: { cpuMs: Number, memoryPeakBytes: Number },
+      function: 'upper', state: 'finished', outcome: 'ok', result: { body: 'X' }, start: 'cold', phases: { create: Number }, usage: { cpuMs: Number, cpuThrottledMs: Number, memoryPeakBytes: Number, oomKills: 0 },
     })
   })
   t.test('passes method, path, query and headers on', async t => {

@@ -1,32 +1,18 @@
 // Workers as processes: where their cgroups are, how they share one with others, what they leave when
 // they end and when they are killed.  Only processes can have cgroups of their own, hence the children.
 
-import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { findHostCgroups } from '../../services/runtime/cgroup.ts'
 import { sweepDead } from '../../services/runtime/janitor.ts'
 import { needsRoot } from '../helpers/container.ts'
+import { spawnIn, startWorker } from '../helpers/worker-process.ts'
 
-const HELPER = fileURLToPath(new URL('../helpers/runtime-process.ts', import.meta.url))
 const V2 = '/sys/fs/cgroup'
 const LEAF = 'wherry.leaf'
 const needsV2 = needsRoot || (existsSync(`${V2}/cgroup.subtree_control`) && findHostCgroups({ mayOffer: false }).driver === 'v2' ? false : 'needs a cgroup v2 host (make test-vm has one)')
-
-interface Answer { readonly pids: number[], readonly outcome: string, readonly text: string, readonly usage: { readonly memoryPeakBytes: number, readonly oomKills: number } }
-
-interface Worker {
-  readonly child: ChildProcess
-  readonly data: string
-  /** Directories of its cgroups: one on v2, one per hierarchy on v1. */
-  roots (): string[]
-  ask (message: object): Promise<Answer>
-  end (): Promise<void>
-}
 
 const read = (path: string): string => readFileSync(path, 'utf8').trim()
 const cgroupOf = (pid: number | undefined): string => V2 + /^0::(.*)$/m.exec(read(`/proc/${pid}/cgroup`))![1]!
@@ -43,50 +29,6 @@ function newCgroup (t: Test, parent = V2): string {
     for (const path of [directory, ...inner].sort((a, b) => b.length - a.length)) rmdirSync(path)
   })
   return directory
-}
-
-/** Run ARGV, in CGROUP from its first instruction when one is given. */
-function spawnIn (t: Test, cgroup: string | undefined, ...argv: string[]): ChildProcess {
-  const enter = cgroup === undefined ? '' : 'echo 0 > "$0/cgroup.procs" && '
-  const child = spawn('/bin/sh', ['-c', `${enter}exec "$@"`, cgroup ?? 'sh', ...argv], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-  t.teardown(async () => {
-    if (child.exitCode === null && child.signalCode === null && child.kill('SIGKILL')) await once(child, 'exit')
-  })
-  return child
-}
-
-function newFolder (t: Test): string {
-  const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
-  chmodSync(data, 0o711)
-  t.teardown(async () => {
-    await sweepDead(join(data, 'run')) // of workers that were killed and have no successor
-    rmSync(data, { recursive: true, force: true })
-  })
-  return data
-}
-
-/** A worker in CGROUP on DATA; rejects with the worker's own words when it cannot start. */
-async function startWorker (t: Test, cgroup?: string, data = newFolder(t)): Promise<Worker> {
-  const child = spawnIn(t, cgroup, process.execPath, HELPER, data)
-  const next = async (): Promise<Answer> => {
-    const [message] = await once(child, 'message') as [Answer | { failed: string }]
-    if ('failed' in message) throw new Error(message.failed)
-    return message
-  }
-  await next()
-  return {
-    child,
-    data,
-    roots: () => readdirSync(join(data, 'run')).filter(name => name.startsWith('wherry-')).flatMap(name => JSON.parse(read(join(data, 'run', name, 'cgroups.json'))) as string[]),
-    async ask (message) {
-      child.send(message)
-      return await next()
-    },
-    async end () {
-      child.send({ close: true })
-      await once(child, 'exit')
-    },
-  }
 }
 
 t.test('a worker that is killed', { skip: needsRoot }, async t => {

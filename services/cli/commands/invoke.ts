@@ -1,10 +1,11 @@
 // wherry invoke: one call of a function.  stdout is the function's answer, byte for byte; what went
-// wrong, and where the time went, is for stderr.
+// wrong, where the time went, and what was used is for stderr.
 
 import { fstatSync, readFileSync } from 'node:fs'
 import type { Readable } from 'node:stream'
 import type { Command } from 'commander'
-import type { CallRecord } from '../../contract/call-record.ts'
+import type { CallRecord, Usage } from '../../contract/call-record.ts'
+import { formatBytes } from '../../contract/quantity.ts'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
@@ -37,7 +38,7 @@ export function addInvoke (program: Command, context: Context): void {
     .option('--path <path>', 'path and query behind the function’s name', '/')
     .option('--async', 'do not wait: print the id of the call as soon as the queue has it')
     .option('-i, --include', 'print status and headers before the answer')
-    .option('--timing', 'show on stderr where the time went')
+    .option('--timing', 'show on stderr where the time went and what the call used')
     .option('--json', 'print the call’s record (outcome, phases, result …) instead of the bare answer')
     .addHelpText('after', `
 Examples:
@@ -118,12 +119,15 @@ async function showReply (name: string, reply: Reply, { flags, gateway, context,
   const { stdout, stderr } = context
   const outcome = reply.headers['x-wherry-outcome']
   const error = outcome === 'ok' ? undefined : errorOfReply(reply)
-  const record = flags.json || (outcome !== undefined && outcome !== 'ok') ? await findRecord(gateway, reply) : undefined
+  const record = flags.json || flags.timing || (outcome !== undefined && outcome !== 'ok') ? await findRecord(gateway, reply) : undefined
 
   if (flags.include) stdout.write(`HTTP/1.1 ${reply.status}\r\n${Object.entries(reply.headers).map(([key, value]) => `${key}: ${String(value)}\r\n`).join('')}\r\n`)
   if (flags.json && outcome !== undefined) stdout.write(`${JSON.stringify(record ?? describeReply(name, reply))}\n`)
   else if (!flags.json && error === undefined) stdout.write(reply.body)
-  if (flags.timing) stderr.write(formatTiming(String(reply.headers['server-timing'] ?? ''), tookMs))
+  if (flags.timing) {
+    stderr.write(formatTiming(String(reply.headers['server-timing'] ?? ''), tookMs))
+    if (record?.usage) stderr.write(formatUsage(record.usage))
+  }
 
   if (outcome === 'ok') return
   if (outcome === undefined) throw failureOfReply('invoke', reply)
@@ -152,4 +156,18 @@ function describeReply (name: string, { status, headers, body }: Reply): Record<
 function formatTiming (serverTiming: string, tookMs: number): string {
   const phases = [...serverTiming.matchAll(/([a-z]+);dur=([\d.]+)/g)].map(([, phase, ms]) => [phase!, formatMs(Number(ms))])
   return formatTable([{ title: 'PHASE' }, { title: 'TIME', right: true }], [...phases, ['seen here', formatMs(tookMs)]])
+}
+
+/** USAGE as a table; what the host does not count has no line. */
+function formatUsage (usage: Usage): string {
+  const { cpuMs, cpuThrottledMs, cpuThrottledPeriods, cpuPeriods, memoryPeakBytes, oomKills, pidsPeak, ioReadBytes, ioWriteBytes } = usage
+  return formatTable([{ title: 'USED' }, { title: '', right: true }], [
+    ['cpu', formatMs(cpuMs)],
+    ...(cpuThrottledPeriods > 0 ? [['throttled', `${formatMs(cpuThrottledMs)} in ${cpuThrottledPeriods} of ${cpuPeriods} periods`]] : []),
+    ['memory peak', formatBytes(memoryPeakBytes)],
+    ...(oomKills > 0 ? [['killed for memory', String(oomKills)]] : []),
+    ...(pidsPeak !== undefined ? [['processes', String(pidsPeak)]] : []),
+    ...(ioReadBytes !== undefined ? [['disk read', formatBytes(ioReadBytes)]] : []),
+    ...(ioWriteBytes !== undefined ? [['disk written', formatBytes(ioWriteBytes)]] : []),
+  ])
 }

@@ -1,0 +1,79 @@
+// Ranges of host ids that no two workers of one machine share, whatever their data folders.  A block of
+// ranges is held by a lock (flock(2)) on its file in one directory of the machine: the kernel gives it back
+// when its holder ends, however it ends.  What a dead worker's containers may still be (frozen ones outlive
+// it) is asked of the processes themselves: a block with somebody in it is left alone.
+//
+// Workers that see different /run directories (in containers with one of their own) cannot see each other here.
+
+import { closeSync, ftruncateSync, mkdirSync, readdirSync, readFileSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import { Unsupported } from '../contract/errors.ts'
+import type { Native } from './native.ts'
+import { ID_COUNT } from './user.ts'
+
+/** Above the ids that a host and its /etc/subuid usually give out … */
+const FIRST_BASE = 16_777_216
+/** … and below 2³¹, because some tools still read ids as signed numbers. */
+const BLOCKS = 500
+const RANGES_PER_BLOCK = 64
+const BLOCK_IDS = RANGES_PER_BLOCK * ID_COUNT
+
+/** Where all workers of this machine look, and nobody but root may. */
+export const ID_LOCKS = '/run/wherry/ids'
+
+export interface IdRanges {
+  /** First id of each range. */
+  readonly bases: readonly number[]
+  release (): void
+}
+
+/** Blocks in which some process of this machine runs (proc_pid_status(5), Uid and Gid). */
+function inhabitedBlocks (): ReadonlySet<number> {
+  const blocks = new Set<number>()
+  for (const pid of readdirSync('/proc')) {
+    if (!/^\d+$/.test(pid)) continue
+    try {
+      const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+      if (/^State:\tZ/m.test(status)) continue // dead, and only not collected yet
+      for (const [, ids] of status.matchAll(/^[UG]id:\t(.*)$/gm)) {
+        for (const id of ids!.split('\t')) blocks.add(Math.floor((Number(id) - FIRST_BASE) / BLOCK_IDS))
+      }
+    } catch (err) {
+      if (!['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err // it ended while we looked
+    }
+  }
+  return blocks
+}
+
+/** The descriptor that holds block NUMBER; undefined when somebody else has it. */
+function lockBlock (native: Native, directory: string, number: number): number | undefined {
+  const fd = native.lockFile(join(directory, String(number)))
+  if (fd === undefined) return undefined
+  ftruncateSync(fd)
+  writeSync(fd, `${process.pid}\n`, 0) // for people who look; the lock is what counts
+  return fd
+}
+
+/** COUNT ranges of ids that are nobody else's, beginning to look at PREFERRED (any number).  Throws Unsupported when there are not so many. */
+export function claimIdRanges ({ native, count, preferred, directory = ID_LOCKS }: { native: Native, count: number, preferred: number, directory?: string }): IdRanges {
+  mkdirSync(directory, { recursive: true, mode: 0o700 })
+  const inhabited = inhabitedBlocks()
+  const wanted = Math.ceil(count / RANGES_PER_BLOCK)
+  const held = new Map<number, number>()
+  const release = (): void => {
+    for (const fd of held.values()) closeSync(fd)
+    held.clear()
+  }
+  for (let i = 0; i < BLOCKS && held.size < wanted; i++) {
+    const number = (preferred + i) % BLOCKS
+    const fd = inhabited.has(number) ? undefined : lockBlock(native, directory, number)
+    if (fd !== undefined) held.set(number, fd)
+  }
+  if (held.size < wanted) {
+    release()
+    throw new Unsupported(`${count} ranges of ids are wanted and not so many are free: other workers of this machine hold the ${BLOCKS} blocks of ${RANGES_PER_BLOCK} (locks in ${directory}); ` +
+      'stop one of them, or give this one fewer slots')
+  }
+  const bases = [...held.keys()].flatMap(number => Array.from({ length: RANGES_PER_BLOCK }, (_, i) => FIRST_BASE + number * BLOCK_IDS + i * ID_COUNT))
+  return { bases: bases.slice(0, count), release }
+}
