@@ -19,12 +19,18 @@ next_text (const char *text, const char *end)
   return stop == NULL ? NULL : stop + 1;
 }
 
+/* A memory limit is not set while a signal, or work that io_uring left for this thread, is pending. */
+#define WRITE_TRIES_MAX 16
+
 static long
 write_file (const char *path, const char *text)
 {
   /* Without O_CREAT: in a cgroup the kernel would say EACCES where it means ENOENT. */
   wy_cleanup_close int fd = (int) wy_sys (SYS_open, path, O_WRONLY | O_CLOEXEC);
-  return fd < 0 ? fd : wy_sys (SYS_write, fd, text, strlen (text));
+  long result = fd < 0 ? fd : -EINTR;
+  for (unsigned tries = 0; result == -EINTR && tries < WRITE_TRIES_MAX; tries++)
+    result = wy_sys (SYS_write, fd, text, strlen (text));
+  return result;
 }
 
 /* A file that is longer than ROOM is cut. */
