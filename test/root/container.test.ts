@@ -284,11 +284,11 @@ t.test('pause and resume', { skip: needsRoot }, async t => {
     container.kill()
     t.match(await container.exited, { signal: 'SIGKILL' })
   })
-  t.test('children are paused too, also those of a first process that forks', async t => {
-    const container = start('fork')
+  t.test('children are paused too, also those of a first process that never stops forking', async t => {
+    const container = start('fork-bomb')
     await container.pause()
     container.kill()
-    t.match(await container.exited, { signal: /^SIGKILL$|^$/ })
+    t.match(await container.exited, { signal: 'SIGKILL' })
   })
   t.test('pausing what has ended is no error', async t => {
     const container = start('echo')

@@ -138,11 +138,10 @@ t.test('a kernel that cannot do all of a start is found out when a worker starts
   const native = openNative(NATIVE_DIR)
   const folder = newFolder(t)
   for (const name of ['dev', 'stage', 'empty']) mkdirSync(join(folder, name))
-  native.makeDevices(join(folder, 'dev'))
   const driver = createCgroupDriver({ native, instance: instanceName(), folder })
-  const slots = createSlots({ native, ranges: claimIdRanges({ native, count: 1, preferred: 7 }), idmap: true })
+  const slots = createSlots({ native, ranges: claimIdRanges({ native, count: 1, preferred: 7 }), idmap: true, devRoot: join(folder, 'dev') })
   t.teardown(() => { slots.close(); driver.close() })
-  const host = { stageDir: join(folder, 'stage'), devDir: join(folder, 'dev'), procPaths: new Map() }
+  const host = { stageDir: join(folder, 'stage'), procPaths: new Map() }
   const noFilter = new Uint8Array(8) // no kernel takes a filter without a last word
   await t.rejects(tryContainer({ native, slots, driver, layer: join(folder, 'empty'), host: { ...host, seccomp: noFilter } }), {
     code: 'ERR_UNSUPPORTED', message: 'containers cannot be started on this machine: seccomp: seccomp: EINVAL; see wherry doctor',
