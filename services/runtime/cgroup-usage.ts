@@ -5,7 +5,7 @@ import type { Usage } from '../contract/call-record.ts'
 
 /** Of a file with one "NAME number" per line; 0 when the kernel does not write that line. */
 function field (text: string, name: string): number {
-  return Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0)
+  return Number(text.split('\n').find(line => line.startsWith(`${name} `))?.slice(name.length + 1) ?? 0)
 }
 
 /** The sum of what PATTERN finds in TEXT: one number per block device. */
