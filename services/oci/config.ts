@@ -12,8 +12,10 @@ import { RLIMIT } from '../runtime/ops.ts'
 import { readLinux } from './config-linux.ts'
 import { createCursor, parseDocument, type Cursor } from './cursor.ts'
 
-export const SPEC_VERSION = '1.2.0'
-const VERSIONS = /^1\.[0-2]\.\d+(?:[-+][0-9A-Za-z.+-]+)?$/
+export const SPEC_VERSION = '1.3.0'
+/** Later ones of the same major version keep the meaning of what is known here (semver.org, 7); engines write the one that they were built with. */
+const VERSIONS = /^1\.(\d{1,4})\.\d{1,4}(?:[-+][0-9A-Za-z.+-]{1,64})?$/
+const MINOR_KNOWN = 3
 const ID_MAX = 4_294_967_294
 const TIMEOUT_MAX_S = 86_400
 /** Files that may be mounted over inside /proc; any other could lead the runtime itself astray (CVE-2019-16884). */
@@ -141,7 +143,9 @@ export function parseConfig (text: string, bundle: string): ParsedConfig {
   const warnings: string[] = []
   const root = createCursor(readDocument(text, 'config.json'), '', faults)
   const version = root.get('ociVersion').text()
-  if (version !== '' && !VERSIONS.test(version)) root.get('ociVersion').fault(`"${version}" is not a version that this runtime knows (1.0.x to 1.2.x)`)
+  const minor = VERSIONS.exec(version)?.[1]
+  if (version !== '' && minor === undefined) root.get('ociVersion').fault(`"${version}" is not a version that this runtime knows (1.x.x)`)
+  if (Number(minor ?? 0) > MINOR_KNOWN) warnings.push(`ociVersion: ${version} is later than ${SPEC_VERSION}; fields that are new in it are ignored`)
   for (const platform of ['windows', 'vm', 'solaris', 'zos']) if (root.get(platform).exists) root.get(platform).fault('is not for Linux containers')
   const rootPath = root.get('root').get('path').text()
   const hostname = root.get('hostname').maybe(c => c.text()) || undefined
