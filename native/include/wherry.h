@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WY_ABI 3u
+#define WY_ABI 4u
 #define WY_PLAN_MAGIC 0x4e4c5057u /* "WPLN" */
 
 #define WY_PLAN_SIZE_MAX (4u << 20)
@@ -34,11 +34,11 @@ enum wy_op_kind
 {
   WY_OP_FD = 1,         /* [p] slot = the caller's descriptor num (kept open by the caller) */
   WY_OP_TREE,           /* [p] slot = detached clone of the mount at t0; attributes: wide set, wide2 cleared; propagation
-                         * num (MS_SHARED …, MS_REC for all below); WY_IDMAP, WY_RECURSIVE, WY_RECURSIVE_ATTRIBUTES */
+                         * num (MS_SHARED …, MS_REC for all below); WY_IDMAP, WY_IDMAP_SLOT, WY_RECURSIVE, WY_RECURSIVE_ATTRIBUTES */
   WY_OP_CGROUP_JOIN,    /* [p] open t0, a v1 "tasks" or v2 "cgroup.procs" file; [c] write "0" to it */
   WY_OP_USER_MAPS,      /* [c] wait until the caller has written this user namespace's id maps: t0 and t1 are the texts
                          * of uid_map and gid_map; without them the plan's one range serves for both */
-  WY_OP_UNSHARE,        /* [c] unshare(2) with the CLONE_NEW* flags in wide */
+  WY_OP_UNSHARE,        /* [c] unshare(2) with the CLONE_NEW* flags in wide; a time namespace is entered at exec */
   WY_OP_PROPAGATION,    /* [c] mount(2) "/" with the flags in wide */
   WY_OP_SETUP_IDS,      /* [c] become root of the user namespace (gid 0, uid 0, no other groups) */
   WY_OP_FSMOUNT,        /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
@@ -47,7 +47,8 @@ enum wy_op_kind
   WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC */
   WY_OP_MOUNT,          /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
   WY_OP_BIND,           /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH */
-  WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes as TREE; WY_RECURSIVE */
+  WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes and propagation as TREE;
+                         * WY_RECURSIVE, WY_FOLLOW */
   WY_OP_ATTRIBUTES,     /* [c] set attributes wide, clear wide2, on the mount at t0; WY_RECURSIVE_ATTRIBUTES */
   WY_OP_PIVOT,          /* [c] make t0 (relative to the cwd) the root and forget the old one */
   WY_OP_HOSTNAME,       /* [c] t0 */
@@ -85,6 +86,9 @@ enum wy_op_kind
   WY_OP_SETATTR,        /* [c] on the mount that is slot: attributes wide set, wide2 cleared, propagation num; WY_RECURSIVE_ATTRIBUTES */
   WY_OP_KEEP_FDS,       /* [c] descriptors 0 to num - 1, those that are there, stay open across exec */
   WY_OP_COPY_UP,        /* [i] copy what is in the directory t0 into slot, with num != 0 also its owner and mode */
+  WY_OP_CHROOT,         /* [c] the working directory becomes the root; for a mount namespace that is not ours to pivot */
+  WY_OP_SCHEDULER,      /* [c] blob t0 of num bytes: a struct sched_attr */
+  WY_OP_IO_PRIORITY,    /* [c] num, as ioprio_set(2) has it */
   WY_OP_KINDS
 };
 
@@ -99,6 +103,8 @@ enum wy_op_flags
   WY_RECURSIVE_ATTRIBUTES = 1u << 6, /* set attributes on the mounts below as well */
   WY_KEEP_UNTIL_EXEC = 1u << 7, /* descriptors that later operations need */
   WY_CHECKED = 1u << 8,     /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
+  WY_IDMAP_SLOT = 1u << 9,  /* map ids through the user namespace that is the slot `from`; with WY_RECURSIVE also below */
+  WY_FOLLOW = 1u << 10,     /* t0 may be a symbolic link */
   WY_NOT_ON_PROC = 1u << 11 /* a target on a proc file system is an error (EXDEV) */
 };
 
@@ -181,9 +187,9 @@ int wy_wait (int32_t pidfd, struct wy_exit *out);
 /* Return: 0, or -errno (ESRCH: it is gone). */
 int wy_kill (int32_t pidfd, int32_t signal);
 
-/* A user namespace that maps 0..COUNT-1 to BASE.., held by nothing but the descriptor returned.
+/* A user namespace with these texts of uid_map and gid_map, held by nothing but the descriptor returned.
  * Return: a descriptor, or -errno. */
-int wy_userns_new (uint32_t base, uint32_t count);
+int wy_userns_new (const char *uid_map, const char *gid_map);
 
 /* A network namespace with `lo` up, held by nothing but the descriptor returned.
  * Return: a descriptor, or -errno. */

@@ -46,24 +46,25 @@ wy_loopback_up (const char **call)
 }
 
 static int
-write_id_map (pid_t pid, const char *name, uint32_t base, uint32_t count)
+write_id_map (pid_t pid, const char *name, const char *map)
 {
-  char path[64], line[48];
+  char path[64];
+  size_t length = strlen (map);
   snprintf (path, sizeof path, "/proc/%d/%s", pid, name);
-  int length = snprintf (line, sizeof line, "0 %u %u", base, count);
   wy_cleanup_close int fd = open (path, O_WRONLY | O_CLOEXEC);
-  if (fd < 0 || write (fd, line, (size_t) length) != length)
+  /* One write: the kernel takes a map whole or not at all (user_namespaces(7)). */
+  if (fd < 0 || write (fd, map, length) != (ssize_t) length)
     return -errno;
   return 0;
 }
 
 static int
-adopt_userns (pid_t pid, uint32_t base, uint32_t count)
+adopt_userns (pid_t pid, const char *uid_map, const char *gid_map)
 {
   char path[64];
-  int result = write_id_map (pid, "gid_map", base, count);
+  int result = write_id_map (pid, "gid_map", gid_map);
   if (result == 0)
-    result = write_id_map (pid, "uid_map", base, count);
+    result = write_id_map (pid, "uid_map", uid_map);
   if (result < 0)
     return result;
   snprintf (path, sizeof path, "/proc/%d/ns/user", pid);
@@ -82,7 +83,7 @@ sleep_until_killed (void *unused)
 }
 
 int
-wy_userns_new (uint32_t base, uint32_t count)
+wy_userns_new (const char *uid_map, const char *gid_map)
 {
   enum { MAKER_STACK = 16384 };
   char *stack = malloc (MAKER_STACK);
@@ -96,7 +97,7 @@ wy_userns_new (uint32_t base, uint32_t count)
       free (stack);
       return result;
     }
-  int fd = adopt_userns (pid, base, count);
+  int fd = adopt_userns (pid, uid_map, gid_map);
   kill (pid, SIGKILL);
   while (waitpid (pid, NULL, __WALL) < 0 && errno == EINTR)
     continue;

@@ -57,6 +57,17 @@ set_propagation (int fd, uint64_t propagation)
   return wy_sys (SYS_mount_setattr, fd, "", AT_EMPTY_PATH | (propagation & MS_REC ? (unsigned) AT_RECURSIVE : 0u), &attr, sizeof attr);
 }
 
+/* Ids through a user namespace of the tree's own.  Apart from the other attributes, which may be meant for
+ * fewer mounts. */
+static long
+map_ids (const struct wy_stage *stage, const struct wy_op *op, int fd)
+{
+  if (!(op->flags & WY_IDMAP_SLOT))
+    return 0;
+  uint32_t below = op->flags & WY_RECURSIVE ? (uint32_t) WY_RECURSIVE_ATTRIBUTES : 0;
+  return set_attributes (fd, 0, 0, WY_IDMAP | below, stage->fds[op->from]);
+}
+
 int
 wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -67,6 +78,8 @@ wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
   stage->fds[op->slot] = (int) fd;
   stage->owned[op->slot] = true;
   long result = set_attributes ((int) fd, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
+  if (result >= 0)
+    result = map_ids (stage, op, (int) fd);
   if (result >= 0)
     result = set_propagation ((int) fd, op->num);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
@@ -282,12 +295,14 @@ static int
 subtree (struct wy_stage *stage, const struct wy_op *op)
 {
   int dir = op->from == WY_SLOT_NONE ? AT_FDCWD : stage->fds[op->from];
-  unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW
+  unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | (op->flags & WY_FOLLOW ? 0u : (unsigned) AT_SYMLINK_NOFOLLOW)
                    | (op->flags & WY_RECURSIVE ? (unsigned) AT_RECURSIVE : 0u);
   wy_cleanup_close int tree = (int) wy_sys (SYS_open_tree, dir, wy_text (stage, op->text[0]), flags);
   if (tree < 0)
     return wy_fail (stage, "open_tree", tree);
   long result = set_attributes (tree, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
+  if (result >= 0)
+    result = set_propagation (tree, op->num);
   if (result < 0)
     return wy_fail (stage, "mount_setattr", result);
   int made = tree;
@@ -324,6 +339,14 @@ wy_do_attributes (struct wy_stage *stage, const struct wy_op *op)
   unsigned flags = AT_SYMLINK_NOFOLLOW | (op->flags & WY_RECURSIVE_ATTRIBUTES ? (unsigned) AT_RECURSIVE : 0u);
   long result = wy_sys (SYS_mount_setattr, AT_FDCWD, wy_text (stage, op->text[0]), flags, &attr, sizeof attr);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
+}
+
+int
+wy_do_chroot (struct wy_stage *stage, const struct wy_op *op)
+{
+  (void) op;
+  long result = wy_sys (SYS_chroot, ".");
+  return result < 0 ? wy_fail (stage, "chroot", result) : 0;
 }
 
 /* pivot_root(".", ".") stacks the old root on the new one, so the image needs no scratch directory

@@ -200,6 +200,21 @@ wy_do_umask (struct wy_stage *stage, const struct wy_op *op)
 }
 
 int
+wy_do_scheduler (struct wy_stage *stage, const struct wy_op *op)
+{
+  long result = wy_sys (SYS_sched_setattr, 0, wy_text (stage, op->text[0]), 0);
+  return result < 0 ? wy_fail (stage, "sched_setattr", result) : 0;
+}
+
+int
+wy_do_io_priority (struct wy_stage *stage, const struct wy_op *op)
+{
+  enum { IOPRIO_WHO_PROCESS = 1 };
+  long result = wy_sys (SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, op->num);
+  return result < 0 ? wy_fail (stage, "ioprio_set", result) : 0;
+}
+
+int
 wy_do_personality (struct wy_stage *stage, const struct wy_op *op)
 {
   long result = wy_sys (SYS_personality, op->num);

@@ -50,4 +50,7 @@ const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {
   [WY_OP_SETATTR] = { NULL, wy_do_setattr },
   [WY_OP_KEEP_FDS] = { NULL, wy_do_keep_fds },
   [WY_OP_COPY_UP] = { NULL, wy_do_copy_up },
+  [WY_OP_CHROOT] = { NULL, wy_do_chroot },
+  [WY_OP_SCHEDULER] = { NULL, wy_do_scheduler },
+  [WY_OP_IO_PRIORITY] = { NULL, wy_do_io_priority },
 };

@@ -12,6 +12,9 @@
 
 #include "stage.h"
 
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
 #define NAMESPACES                                                                                                     \
   (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWCGROUP)
 
@@ -85,6 +88,9 @@ static const uint16_t uses_of[WY_OP_KINDS] = {
   [WY_OP_SETATTR] = SLOT_IN,
   [WY_OP_KEEP_FDS] = 0,
   [WY_OP_COPY_UP] = SLOT_IN | T0 | INIT,
+  [WY_OP_CHROOT] = 0,
+  [WY_OP_SCHEDULER] = BLOB_T0,
+  [WY_OP_IO_PRIORITY] = 0,
 };
 
 struct check
@@ -134,7 +140,8 @@ slot_fault (struct check *c, const struct wy_op *op, uint16_t uses)
 {
   if (uses & SLOT_IN && (op->slot >= c->plan->slot_count || !c->made[op->slot]))
     return "slot";
-  if (uses & FROM_IN && op->from != WY_SLOT_NONE && (op->from >= c->plan->slot_count || !c->made[op->from]))
+  bool from = (uses & FROM_IN && op->from != WY_SLOT_NONE) || op->flags & WY_IDMAP_SLOT;
+  if (from && (op->from >= c->plan->slot_count || !c->made[op->from]))
     return "from";
   if (uses & SLOT_OUT)
     {
@@ -179,8 +186,14 @@ meaning_fault (const struct check *c, const struct wy_op *op)
     return "descriptor count";
   if (op->kind == WY_OP_USER_MAPS && !(c->plan->clone_flags & CLONE_NEWUSER))
     return "maps without userns";
-  if ((op->kind == WY_OP_UNSHARE || op->kind == WY_OP_SETNS) && op->wide & ~(uint64_t) NAMESPACES)
+  /* clone3(2) could not tell a time namespace's offsets before somebody is in it. */
+  if ((op->kind == WY_OP_UNSHARE || op->kind == WY_OP_SETNS) && op->wide & ~(uint64_t) (NAMESPACES | CLONE_NEWTIME))
     return "namespace flags";
+  /* The kernel reads as much as the first word says (sched_setattr(2), SCHED_ATTR_SIZE_VER0). */
+  if (op->kind == WY_OP_SCHEDULER && (op->num < 48 || *(const uint32_t *) (const void *) (c->text + op->text[0]) != op->num))
+    return "scheduler size";
+  if (op->flags & WY_IDMAP_SLOT && op->kind != WY_OP_TREE)
+    return "idmap of no tree";
   return NULL;
 }
 

@@ -80,7 +80,8 @@ wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do
     wy_do_seccomp, wy_do_exec;
 wy_op_function wy_prepare_pid_namespace;
 wy_op_function wy_do_setns, wy_do_inherit, wy_do_exec_fd, wy_do_domainname, wy_do_umask, wy_do_personality, wy_do_keyring, wy_do_stdio_owner, wy_do_write,
-    wy_do_mknod, wy_do_symlink, wy_do_mask, wy_do_console, wy_do_check_program, wy_do_wait, wy_do_hook, wy_do_setattr, wy_do_keep_fds, wy_do_copy_up;
+    wy_do_mknod, wy_do_symlink, wy_do_mask, wy_do_console, wy_do_check_program, wy_do_wait, wy_do_hook, wy_do_setattr, wy_do_keep_fds, wy_do_copy_up, wy_do_chroot, wy_do_scheduler,
+    wy_do_io_priority;
 
 /* Does the caller perform KIND ([p])?  Only wherry-init ([i])?  (plan.c) */
 bool wy_op_is_callers (uint32_t kind);

@@ -136,6 +136,9 @@ main (void)
   REFUSED ("a filter outside", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 128, .text = { 8 } }));
   REFUSED ("a filter that is not aligned", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 8, .text = { 3 } }));
   REFUSED ("more groups than fit", (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
+  REFUSED ("ids mapped through a slot that was not made", (s.ops[0].flags = WY_IDMAP_SLOT, s.ops[0].from = 0));
+  REFUSED ("ids of no tree", (s.ops[1].flags = WY_IDMAP_SLOT, s.ops[1].from = 0));
+  REFUSED ("a scheduler that says it is larger", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SCHEDULER, .num = 48, .text = { 0 } }));
   REFUSED ("an id range past the last id", (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
   refuse_init_operations ();
   spoil_every_byte ();

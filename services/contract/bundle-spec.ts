@@ -24,6 +24,20 @@ export interface BundleProcess extends Omit<Process, 'rlimits'> {
   readonly consoleSize?: { readonly height: number, readonly width: number }
   readonly oomScoreAdj?: number
   readonly apparmorProfile?: string
+  readonly scheduler?: Scheduler
+  /** As ioprio_set(2) takes it. */
+  readonly ioPriority?: number
+}
+
+/** sched_setattr(2); times in nanoseconds. */
+export interface Scheduler {
+  readonly policy: number
+  readonly flags: number
+  readonly nice: number
+  readonly priority: number
+  readonly runtime: number | bigint
+  readonly deadline: number | bigint
+  readonly period: number | bigint
 }
 
 /** RLIM_INFINITY is 2⁶⁴ − 1, which no JavaScript number holds. */
@@ -36,6 +50,8 @@ export interface BundleMount {
   readonly source: string
   /** As runc takes them (mount-options.ts of the runtime knows them). */
   readonly options: readonly string[]
+  /** Ids of files seen through other ones; without mappings through the container's own. */
+  readonly idmap?: { readonly recursive: boolean, readonly uidMappings: readonly IdMapping[], readonly gidMappings: readonly IdMapping[] }
 }
 
 /** Without a path it is made, with one it is joined. */
@@ -46,6 +62,8 @@ export interface BundleLinux {
   readonly namespaces: readonly Namespace[]
   readonly uidMappings: readonly IdMapping[]
   readonly gidMappings: readonly IdMapping[]
+  /** Lines of /proc/PID/timens_offsets (time_namespaces(7)); undefined leaves the clocks. */
+  readonly timeOffsets?: string
   readonly devices: readonly Device[]
   readonly cgroupsPath?: string
   readonly resources: BundleResources
@@ -89,11 +107,16 @@ export interface BundleResources {
     readonly swap?: number
     readonly swappiness?: number
     readonly disableOOMKiller?: boolean
+    /** Of TCP's buffers. */
+    readonly kernelTCP?: number
   }
   readonly cpu: {
     readonly shares?: number
     readonly quota?: number
     readonly period?: number
+    readonly burst?: number
+    readonly realtimeRuntime?: number
+    readonly realtimePeriod?: number
     readonly cpus?: string
     readonly mems?: string
     readonly idle?: number
@@ -101,8 +124,12 @@ export interface BundleResources {
   readonly pids: { readonly limit?: number }
   readonly blockIO: {
     readonly weight?: number
+    readonly leafWeight?: number
+    readonly weightDevice: ReadonlyArray<{ readonly major: number, readonly minor: number, readonly weight?: number, readonly leafWeight?: number }>
     readonly throttle: readonly Throttle[]
   }
+  readonly network: { readonly classID?: number, readonly priorities: ReadonlyArray<{ readonly name: string, readonly priority: number }> }
+  readonly rdma: ReadonlyArray<{ readonly device: string, readonly hcaHandles?: number, readonly hcaObjects?: number }>
   readonly hugepageLimits: ReadonlyArray<{ readonly pageSize: string, readonly limit: number }>
   /** Files of a v2 cgroup and what to write into them. */
   readonly unified: Readonly<Record<string, string>>

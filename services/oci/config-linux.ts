@@ -8,11 +8,16 @@ import { DEVICE_NUMBER_MAX, readResources } from './config-resources.ts'
 import { readSeccomp } from './config-seccomp.ts'
 import type { Cursor } from './cursor.ts'
 
-const NAMESPACES: readonly NamespaceType[] = ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup']
+const NAMESPACES: readonly NamespaceType[] = ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup', 'time']
 const PROPAGATIONS: readonly Propagation[] = ['shared', 'slave', 'private', 'unbindable', 'rshared', 'rslave', 'rprivate', 'runbindable']
 const ID_MAX = 4_294_967_295
 /** The kernel takes so many lines in an id map (user_namespaces(7)). */
 const MAPPINGS_MAX = 340
+/** Mounts, masked paths and devices have to fit into one plan (WY_SLOTS_MAX). */
+const DEVICES_MAX = 256
+const PATHS_MAX = 128
+/** Thirty years: KTIME_SEC_MAX of the kernel keeps some distance to its end of time. */
+const SECONDS_MAX = 946_080_000
 /** Settings that belong to a namespace, so that writing them changes nobody else: prefix → namespace. */
 const SYSCTL_NAMESPACES: ReadonlyArray<readonly [RegExp, NamespaceType]> = [
   [/^net\./, 'network'],
@@ -30,15 +35,12 @@ function absolute (field: Cursor): string {
 function readNamespaces (list: Cursor): Namespace[] {
   const seen = new Set<string>()
   const namespaces = list.list((c): Namespace => {
-    if (c.get('type').maybe(field => field.text()) === 'time') c.get('type').fault('"time" is not supported by this runtime')
     const type = c.get('type').oneOf(NAMESPACES, 'a namespace')
     if (seen.has(type)) c.get('type').fault(`"${type}" is there twice`)
     seen.add(type)
     const path = c.get('path').maybe(absolute) || undefined
-    if (path !== undefined && type === 'mount') c.get('path').fault('joining a mount namespace is not supported; a container gets one of its own')
     return path === undefined ? { type } : { type, path }
   })
-  if (!seen.has('mount')) list.fault('has no "mount"; a container without a mount namespace of its own would change the host’s')
   const joined = (type: NamespaceType): boolean => namespaces.some(namespace => namespace.type === type && namespace.path !== undefined)
   if (joined('user') && namespaces.some(namespace => namespace.type === 'pid' && namespace.path === undefined)) {
     list.fault('a new pid namespace inside a user namespace that is joined by its path is not supported; join the pid namespace, too')
@@ -46,12 +48,36 @@ function readNamespaces (list: Cursor): Namespace[] {
   return namespaces
 }
 
-function readMappings (list: Cursor): IdMapping[] {
-  const mappings = list.list(c => ({
-    containerID: c.get('containerID').whole(0, ID_MAX), hostID: c.get('hostID').whole(0, ID_MAX), size: c.get('size').whole(1, ID_MAX),
-  }))
-  if (mappings.length > MAPPINGS_MAX) list.fault(`has ${mappings.length} entries; the kernel takes ${MAPPINGS_MAX}`)
+/** Lines of an id map. */
+export function readMappings (list: Cursor): IdMapping[] {
+  const mappings: IdMapping[] = []
+  list.list(c => {
+    const mapping = { containerID: c.get('containerID').whole(0, ID_MAX), hostID: c.get('hostID').whole(0, ID_MAX), size: c.get('size').whole(1, ID_MAX) }
+    const overlaps = (side: 'containerID' | 'hostID'): boolean => mappings.some(other => other[side] < mapping[side] + mapping.size && mapping[side] < other[side] + other.size)
+    for (const side of ['containerID', 'hostID'] as const) if (overlaps(side)) c.get(side).fault(`${mapping[side]} overlaps with an entry before`)
+    if (Math.max(mapping.containerID, mapping.hostID) + mapping.size > ID_MAX) c.get('size').fault(`${mapping.size} goes past the last id`)
+    mappings.push(mapping)
+  }, MAPPINGS_MAX)
   return mappings
+}
+
+/** Lines of timens_offsets, in seconds and nanoseconds (time_namespaces(7)). */
+function readTimeOffsets (offsets: Cursor, namespaces: readonly Namespace[]): string | undefined {
+  const known = ['monotonic', 'boottime']
+  for (const clock of offsets.keys()) if (!known.includes(clock)) offsets.get(clock).fault(`is not a clock (${known.join(', ')})`)
+  const lines = known.flatMap(clock => offsets.get(clock).maybe(c => `${clock} ${c.get('secs').maybe(s => s.whole(-SECONDS_MAX, SECONDS_MAX)) ?? 0} ${c.get('nanosecs').maybe(n => n.whole(0, 999_999_999)) ?? 0}\n`) ?? [])
+  if (lines.length > 0 && !namespaces.some(({ type, path }) => type === 'time' && path === undefined)) offsets.fault('needs a new time namespace')
+  return lines.join('') || undefined
+}
+
+function readDevices (list: Cursor): Device[] {
+  const seen = new Set<string>()
+  return list.list(c => {
+    const device = readDevice(c)
+    if (seen.has(device.path)) c.get('path').fault(`"${device.path}" is there twice`)
+    seen.add(device.path)
+    return device
+  }, DEVICES_MAX)
 }
 
 function readDevice (device: Cursor): Device {
@@ -82,7 +108,7 @@ function readSysctl (settings: Cursor, namespaces: readonly Namespace[]): Record
 }
 
 /** `linux` of config.json. */
-export function readLinux (linux: Cursor): BundleLinux {
+export function readLinux (linux: Cursor, warnings: string[]): BundleLinux {
   const namespaces = readNamespaces(linux.get('namespaces'))
   const mappings = { uid: readMappings(linux.get('uidMappings')), gid: readMappings(linux.get('gidMappings')) }
   const newUser = namespaces.some(namespace => namespace.type === 'user' && namespace.path === undefined)
@@ -91,25 +117,28 @@ export function readLinux (linux: Cursor): BundleLinux {
     if (newUser && mappings[name].length === 0) field.fault('is empty; a new user namespace needs it')
     if (newUser && mappings[name].length > 0 && !mappings[name].some(mapping => mapping.containerID === 0)) field.fault('does not map id 0, which sets the container up')
   }
-  for (const name of ['intelRdt', 'timeOffsets', 'mountLabel', 'netDevices']) {
-    const field = linux.get(name)
-    if (field.exists && !(name === 'mountLabel' && field.text() === '')) field.fault('is not supported by this runtime')
-  }
+  for (const name of ['intelRdt', 'netDevices', 'memoryPolicy']) linux.get(name).refused('is not supported by this runtime')
+  if (linux.get('mountLabel').maybe(c => c.text())) linux.get('mountLabel').fault('is not supported by this runtime')
+  const timeOffsets = readTimeOffsets(linux.get('timeOffsets'), namespaces)
   const cgroupsPath = linux.get('cgroupsPath').maybe(c => c.text()) || undefined
   if (cgroupsPath !== undefined && /^[/.]+$/.test(cgroupsPath)) linux.get('cgroupsPath').fault('is the top of all cgroups; a container needs one of its own')
   if (cgroupsPath?.split('/').includes('..')) linux.get('cgroupsPath').fault('contains ".."')
   const seccomp = linux.get('seccomp').maybe(readSeccomp)
   const rootfsPropagation = linux.get('rootfsPropagation').maybe(c => c.text()) ? linux.get('rootfsPropagation').oneOf(PROPAGATIONS, 'a propagation') : undefined
-  const personality = linux.get('personality').maybe(c => c.get('domain').oneOf(['LINUX', 'LINUX32'] as const, 'a personality'))
+  const personality = linux.get('personality').maybe(c => {
+    if (c.get('flags').list(flag => flag).length > 0) c.get('flags').fault('is not supported by this runtime')
+    return c.get('domain').oneOf(['LINUX', 'LINUX32'] as const, 'a personality')
+  })
   return {
     namespaces,
     uidMappings: mappings.uid,
     gidMappings: mappings.gid,
-    devices: linux.get('devices').list(readDevice),
-    resources: readResources(linux.get('resources')),
+    devices: readDevices(linux.get('devices')),
+    resources: readResources(linux.get('resources'), warnings),
     sysctl: readSysctl(linux.get('sysctl'), namespaces),
-    maskedPaths: linux.get('maskedPaths').list(absolute),
-    readonlyPaths: linux.get('readonlyPaths').list(absolute),
+    maskedPaths: linux.get('maskedPaths').list(absolute, PATHS_MAX),
+    readonlyPaths: linux.get('readonlyPaths').list(absolute, PATHS_MAX),
+    ...(timeOffsets !== undefined && { timeOffsets }),
     ...(cgroupsPath !== undefined && { cgroupsPath }),
     ...(seccomp && { seccomp }),
     ...(rootfsPropagation !== undefined && { rootfsPropagation }),

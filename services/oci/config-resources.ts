@@ -5,6 +5,7 @@ import type { Cursor } from './cursor.ts'
 
 /** Of a major or minor number (20 bits, <linux/kdev_t.h>). */
 export const DEVICE_NUMBER_MAX = 1_048_575
+const UINT32_MAX = 4_294_967_295
 const BYTES_MAX = Number.MAX_SAFE_INTEGER
 const THROTTLES = [['throttleReadBpsDevice', 'readBps'], ['throttleWriteBpsDevice', 'writeBps'], ['throttleReadIOPSDevice', 'readIops'], ['throttleWriteIOPSDevice', 'writeIops']] as const
 
@@ -37,6 +38,42 @@ function readThrottles (blockIO: Cursor): Throttle[] {
   })))
 }
 
+/** 10 to 1000 (config-linux.md, Block IO); 0 is "not set". */
+const weightOf = (field: Cursor): number | undefined => {
+  const weight = field.maybe(c => c.whole(0, 1000)) || undefined
+  if (weight !== undefined && weight < 10) field.fault(`${weight} is below 10`)
+  return weight
+}
+
+function readBlockIO (blockIO: Cursor): BundleResources['blockIO'] {
+  return {
+    throttle: readThrottles(blockIO),
+    weightDevice: blockIO.get('weightDevice').list(c => ({
+      major: c.get('major').whole(0, DEVICE_NUMBER_MAX), minor: c.get('minor').whole(0, DEVICE_NUMBER_MAX), ...defined({ weight: weightOf(c.get('weight')), leafWeight: weightOf(c.get('leafWeight')) }),
+    })),
+    ...defined({ weight: weightOf(blockIO.get('weight')), leafWeight: weightOf(blockIO.get('leafWeight')) }),
+  }
+}
+
+function readNetwork (network: Cursor): BundleResources['network'] {
+  return {
+    priorities: network.get('priorities').list(c => {
+      const name = c.get('name').text()
+      if (!/^[^\s/]{1,15}$/.test(name)) c.get('name').fault(`"${name}" is not the name of a network interface`)
+      return { name, priority: c.get('priority').whole(0, UINT32_MAX) }
+    }),
+    ...defined({ classID: network.get('classID').maybe(c => c.whole(0, UINT32_MAX)) || undefined }),
+  }
+}
+
+function readRdma (rdma: Cursor): BundleResources['rdma'] {
+  return rdma.keys().map(device => {
+    const limits = rdma.get(device)
+    if (!/^[\w.-]{1,63}$/.test(device)) limits.fault('is not the name of a device')
+    return { device, ...defined({ hcaHandles: limits.get('hcaHandles').maybe(c => c.whole(0, UINT32_MAX)), hcaObjects: limits.get('hcaObjects').maybe(c => c.whole(0, UINT32_MAX)) }) }
+  })
+}
+
 const cpuList = (field: Cursor): string | undefined => field.maybe(c => {
   const list = c.text()
   if (!/^[\d,\s-]*$/.test(list)) c.fault(`"${list}" is not a list such as "0-3,7"`)
@@ -50,34 +87,46 @@ function readUnified (unified: Cursor): Record<string, string> {
 }
 
 function readHugepages (list: Cursor): Array<{ pageSize: string, limit: number }> {
+  const seen = new Set<string>()
   return list.list(c => {
     const pageSize = c.get('pageSize').text()
+    if (seen.has(pageSize)) c.get('pageSize').fault(`"${pageSize}" is there twice`)
+    seen.add(pageSize)
     if (!/^\d+[KMG]B$/.test(pageSize)) c.get('pageSize').fault(`"${pageSize}" is not a size such as "2MB"`)
     return { pageSize, limit: c.get('limit').whole(0, BYTES_MAX) }
   })
 }
 
 /** `linux.resources` of config.json, also for `update`. */
-export function readResources (resources: Cursor): BundleResources {
+export function readResources (resources: Cursor, warnings: string[]): BundleResources {
   const memory = resources.get('memory')
   const cpu = resources.get('cpu')
   const memoryFields = defined({
     limit: bytes(memory.get('limit')), reservation: bytes(memory.get('reservation')), swap: bytes(memory.get('swap')),
     swappiness: memory.get('swappiness').maybe(c => c.whole(0, 100)), disableOOMKiller: memory.get('disableOOMKiller').maybe(c => c.boolean(false)) || undefined,
+    kernelTCP: bytes(memory.get('kernelTCP')),
   })
-  if (memoryFields.swap !== undefined && memoryFields.swap > 0 && memoryFields.limit !== undefined && memoryFields.limit > memoryFields.swap) {
+  // Kernels have given both up: 5.16 (cgroup-v1/memory.rst), 5.11.
+  if (bytes(memory.get('kernel')) !== undefined) warnings.push(`${memory.get('kernel').path}: the kernel has no limit of its own for this any more; it counts into memory.limit`)
+  if (memory.get('useHierarchy').maybe(c => c.boolean(true)) === false) warnings.push(`${memory.get('useHierarchy').path}: the kernel counts what is below a cgroup in any case`)
+  memory.get('checkBeforeUpdate').boolean(false) // a new container uses nothing yet
+  if (memoryFields.swap !== undefined && memoryFields.swap > 0 && (memoryFields.limit ?? -1) < 0) {
+    memory.get('swap').fault('needs a memory.limit; it counts memory and swap together')
+  } else if (memoryFields.swap !== undefined && memoryFields.swap > 0 && memoryFields.limit !== undefined && memoryFields.limit > memoryFields.swap) {
     memory.get('swap').fault(`${memoryFields.swap} is below memory.limit ${memoryFields.limit}; it counts memory and swap together`)
   }
-  const weight = resources.get('blockIO').get('weight').maybe(c => c.whole(0, 1000)) || undefined
   return {
     devices: resources.get('devices').list(readDeviceRule),
     memory: memoryFields,
     cpu: defined({
       shares: positive(cpu.get('shares'), 262_144), quota: cpu.get('quota').maybe(c => c.whole(-1, BYTES_MAX)) || undefined, period: positive(cpu.get('period'), 1_000_000),
+      burst: cpu.get('burst').maybe(c => c.whole(0, BYTES_MAX)), realtimeRuntime: cpu.get('realtimeRuntime').maybe(c => c.whole(-1, BYTES_MAX)) || undefined, realtimePeriod: positive(cpu.get('realtimePeriod'), BYTES_MAX),
       cpus: cpuList(cpu.get('cpus')), mems: cpuList(cpu.get('mems')), idle: cpu.get('idle').maybe(c => c.whole(0, 1)),
     }),
     pids: defined({ limit: resources.get('pids').get('limit').maybe(c => c.whole(-1, BYTES_MAX)) || undefined }),
-    blockIO: { throttle: readThrottles(resources.get('blockIO')), ...defined({ weight }) },
+    blockIO: readBlockIO(resources.get('blockIO')),
+    network: readNetwork(resources.get('network')),
+    rdma: readRdma(resources.get('rdma')),
     hugepageLimits: readHugepages(resources.get('hugepageLimits')),
     unified: readUnified(resources.get('unified')),
   }

@@ -8,7 +8,9 @@ import { InvalidRequest } from '../contract/errors.ts'
 import type { BundleSpec } from '../contract/bundle-spec.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
 import { enterContainer, prepareContainer, START_SOCKET, startContainer, type Entered } from '../runtime/bundle.ts'
-import { createCgroup, limitCgroup, locateCgroup, removeCgroup, signalAll, type CgroupTree } from '../runtime/cgroup-tree.ts'
+import { makesMounts } from '../runtime/bundle-mounts.ts'
+import { createCgroup, limitCgroup, locateCgroup, removeCgroup, signalAll } from '../runtime/cgroup-tree.ts'
+import { countMountsAt, detachMountsAt } from '../runtime/shared-root.ts'
 import { parseConfig } from './config.ts'
 import { openConsole, ownSize, type Console } from './console.ts'
 import type { Context } from './context.ts'
@@ -73,6 +75,7 @@ export async function createContainer (context: Context, request: CreateRequest)
   const directory = store.reserve(request.id)
   const base: ContainerRecord = {
     id: request.id, bundle, rootfs: spec.root.path, createdAt: new Date().toISOString(), annotations: spec.annotations, cgroup, pid: 0, pidStartTime: '', ready: false, opNames: [],
+    ...(!makesMounts(spec) && { mountsBefore: countMountsAt(spec.root.path) }),
   }
   let entered: Entered | undefined
   try {
@@ -85,7 +88,7 @@ export async function createContainer (context: Context, request: CreateRequest)
     writePidFile(request.pidFile, record.pid)
     return { record, pidfd: entered.pidfd, console }
   } catch (err) {
-    await takeBack(context, request.id, cgroup, entered)
+    await takeBack(context, base, entered)
     throw err
   } finally {
     console.release()
@@ -111,13 +114,14 @@ function prepare (context: Context, entering: ContainerRecord, spec: BundleSpec,
   return record
 }
 
-async function takeBack (context: Context, id: string, cgroup: CgroupTree, entered: Entered | undefined): Promise<void> {
+async function takeBack (context: Context, { id, cgroup, rootfs, mountsBefore }: ContainerRecord, entered: Entered | undefined): Promise<void> {
   if (entered) {
     context.native().kill(entered.pidfd, constants.signals.SIGKILL)
     await waitForProcess(context.native(), entered.pidfd)
   }
   await signalAll(cgroup, constants.signals.SIGKILL)
   await removeCgroup(cgroup)
+  if (mountsBefore !== undefined) detachMountsAt(rootfs, mountsBefore)
   context.store.forget(id)
 }
 

@@ -8,6 +8,8 @@ import type { Fault } from '../contract/errors.ts'
 /** Elements of any list; the plan has a bound of its own that is lower. */
 const LIST_MAX = 8192
 const TEXT_MAX = 1 << 20
+/** A document that is wrong all over is not answered at length. */
+const FAULTS_MAX = 100
 /** Longer than this a wrong value is not quoted. */
 const QUOTE_MAX = 60
 
@@ -25,13 +27,15 @@ export interface Cursor {
   /** An unsigned number of 64 bits. */
   whole64 (): number | bigint
   oneOf<T extends string> (words: readonly T[], what: string): T
-  /** [] when missing. */
-  list<T> (read: (item: Cursor) => T): T[]
+  /** [] when missing; at most MAX. */
+  list<T> (read: (item: Cursor) => T, max?: number): T[]
   /** {} when missing. */
   texts (): Record<string, string>
   keys (): string[]
   /** READ's answer when the field is there. */
   maybe<T> (read: (field: Cursor) => T): T | undefined
+  /** Notes that the field is there, if it is, because WHY. */
+  refused (why: string): void
   /** Notes that the field is missing, if it is. */
   needed (): Cursor
 }
@@ -54,10 +58,18 @@ const isObject = (value: unknown): value is Record<string, unknown> => typeof va
 /** A cursor on VALUE, the document as a whole or a part of it at PATH.  Faults go to FAULTS. */
 export function createCursor (value: unknown, path: string, faults: Fault[]): Cursor {
   const exists = value !== undefined && value !== null
-  const fault = (problem: string): void => { faults.push({ path, problem }) }
+  const fault = (problem: string): void => {
+    if (faults.length < FAULTS_MAX && !faults.some(known => known.path === path && known.problem === problem)) faults.push({ path, problem })
+  }
   const wanted = (what: string): void => { fault(exists ? `${quote(value)} is not ${what}` : `is missing; it has to be ${what}`) }
+  let complained = false
+  const notAnObject = (): void => {
+    if (!complained) wanted('an object')
+    complained = true
+  }
   const child = (key: string): Cursor => {
     const inner = isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined
+    if (exists && !isObject(value)) notAnObject()
     return createCursor(inner, path === '' ? key : /^\w+$/.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`, faults)
   }
   const self: Cursor = {
@@ -92,10 +104,14 @@ export function createCursor (value: unknown, path: string, faults: Fault[]): Cu
       if (found === undefined) wanted(`${what} (${words.join(', ')})`)
       return found ?? words[0]!
     },
-    list (read) {
+    list (read, max = LIST_MAX) {
       if (!exists) return []
-      if (!Array.isArray(value) || value.length > LIST_MAX) {
-        wanted(`a list of at most ${LIST_MAX}`)
+      if (!Array.isArray(value)) {
+        wanted(`a list of at most ${max}`)
+        return []
+      }
+      if (value.length > max) {
+        fault(`has ${value.length} entries; at most ${max} are taken`)
         return []
       }
       return value.map((item, i) => read(createCursor(item, `${path}[${i}]`, faults)))
@@ -109,9 +125,14 @@ export function createCursor (value: unknown, path: string, faults: Fault[]): Cu
         wanted('an object')
         return []
       }
-      return Object.keys(value)
+      const keys = Object.keys(value)
+      if (keys.length > LIST_MAX) fault(`has ${keys.length} entries; at most ${LIST_MAX} are taken`)
+      else if (keys.some(key => key.includes('\0'))) fault('has a name with a NUL character')
+      else return keys
+      return []
     },
     maybe: read => exists ? read(self) : undefined,
+    refused (why) { if (exists) fault(why) },
     needed () {
       if (!exists) fault('is missing')
       return self

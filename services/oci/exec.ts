@@ -88,7 +88,7 @@ export async function execInContainer (context: Context, request: ExecRequest): 
   try {
     const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, { cgroup: record.cgroup, preserveFds: request.preserveFds, oomScoreAdj: process.oomScoreAdj })
     pidfd = entered.pidfd
-    execProcess(native, entered, process, { preserveFds: request.preserveFds, consoleFd: console.fd, keyring: undefined }, spec.linux.seccomp)
+    execProcess(native, entered, process, { spec, pid: record.pid }, { preserveFds: request.preserveFds, consoleFd: console.fd, keyring: undefined })
     writePidFile(request.pidFile, entered.pid)
   } finally {
     console.release()

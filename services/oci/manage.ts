@@ -2,6 +2,7 @@
 
 import { constants } from 'node:os'
 import { setTimeout as pause } from 'node:timers/promises'
+import { detachMountsAt } from '../runtime/shared-root.ts'
 import { pidsOf, removeCgroup, setFrozen, signalAll } from '../runtime/cgroup-tree.ts'
 import type { Context } from './context.ts'
 import { messageOf, OciError } from './failure.ts'
@@ -55,6 +56,7 @@ export async function deleteContainer (context: Context, id: string, force: bool
   // Also of a stopped one: in a pid namespace of the host's its children may have outlived it.
   await killAndWait(record)
   await removeCgroup(record.cgroup)
+  if (record.mountsBefore !== undefined) detachMountsAt(record.rootfs, record.mountsBefore)
   const { hooks } = store.loadConfig(record)
   const state = JSON.stringify(reportOf(store, record, 'stopped'))
   store.forget(id)

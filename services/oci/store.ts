@@ -22,6 +22,8 @@ export interface ContainerRecord {
   readonly createdAt: string
   readonly annotations: Readonly<Record<string, string>>
   readonly cgroup: CgroupTree
+  /** For a container in the runtime's own mount namespace: how many mounts were on its root before. */
+  readonly mountsBefore?: number
   /** 0 until the first process is there. */
   readonly pid: number
   /** Tells PID from a later process of the same number. */

@@ -1,7 +1,7 @@
 // The mounts of a bundle: what is opened on the host's side, what is made before the pivot, what is attached
 // behind it, and what becomes read-only once everything is in place.  Pure; facts about the host come in.
 
-import type { BundleMount } from '../contract/bundle-spec.ts'
+import type { BundleMount, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
 import type { CgroupTree } from './cgroup-tree.ts'
 import { parseMountOptions, type MountOptions } from './mount-options.ts'
 import { ATTR, FLAG, MS, SLOT_NONE, type Op } from './ops.ts'
@@ -19,8 +19,24 @@ export interface MountFacts {
   readonly cgroup: CgroupTree
   /** It has a cgroup namespace of its own. */
   readonly cgroupNamespace: boolean
+  /** Descriptors of user namespaces with the maps of mounts that have maps of their own. */
+  readonly idmaps: ReadonlyMap<BundleMount, number>
   /** Top of the v2 hierarchy, for containers that see all of it. */
   readonly cgroupTop: string
+}
+
+/** Does SPEC's container get a mount namespace of its own, so that its root can be pivoted?  Not when it joins one that is
+ * the runtime's, or has none and so stays with the runtime's. */
+export const makesMounts = (spec: BundleSpec): boolean => spec.linux.namespaces.some(({ type }) => type === 'mount')
+
+/** Has MOUNT to be mounted on the stage first? */
+export const needsStage = (mount: BundleMount): boolean => mount.type !== 'bind' && mount.type !== 'cgroup' && mount.type !== 'cgroup2' && !BY_FSOPEN.has(mount.type)
+
+/** Whose map serves for MOUNT in SPEC's container. */
+export function idmapOf (spec: BundleSpec, mount: BundleMount): { uid: readonly IdMapping[], gid: readonly IdMapping[] } | undefined {
+  if (!mount.idmap) return undefined
+  const own = mount.idmap.uidMappings.length > 0
+  return own ? { uid: mount.idmap.uidMappings, gid: mount.idmap.gidMappings } : { uid: spec.linux.uidMappings, gid: spec.linux.gidMappings }
 }
 
 export interface MountOps {
@@ -32,6 +48,15 @@ export interface MountOps {
 
 type Take = () => number
 
+/** How trees of the host are opened.  The kernel lists mounts in the order in which they were made, and programs expect the order of
+ * config.json there; so the child opens them itself, between its own, before its mounts are parted from the host's.  In a user
+ * namespace it may not be able to, and in a joined mount namespace it would open that one's: then the host does, ahead of all. */
+export interface TreeSide { readonly inChild: boolean, readonly shared: boolean }
+
+function hostTree (side: TreeSide, op: Omit<Op, 'kind'>): { host: Op[], make: Op[] } {
+  return side.inChild ? { host: [], make: [{ ...op, kind: 'subtree', from: SLOT_NONE, flags: (op.flags ?? 0) | FLAG.follow }] } : { host: [{ ...op, kind: 'tree' }], make: [] }
+}
+
 /** Attributes and propagation that come one after the other, because some hold for this mount and others for all below. */
 function adjustOps (slot: number, options: MountOptions): Op[] {
   const recursive = options.recursiveSet !== 0 || options.recursiveClear !== 0
@@ -41,13 +66,18 @@ function adjustOps (slot: number, options: MountOptions): Op[] {
   ]
 }
 
-function bindMount (mount: BundleMount, options: MountOptions, facts: MountFacts, slot: number, shared: boolean): MountOps {
+function bindMount (mount: BundleMount, options: MountOptions, facts: MountFacts, take: Take, side: TreeSide): MountOps {
   const recursive = options.bind?.recursive === true
-  // What the host mounts later may appear inside, never the other way, unless the whole root is shared on purpose.
-  const num = shared ? 0 : MS.slave | MS.rec
+  const slot = take()
+  const idmap = facts.idmaps.get(mount)
+  const users = idmap === undefined ? 0 : take()
+  const op = {
+    slot, texts: [mount.source], flags: recursive ? FLAG.recursive : 0, wide: options.set, wide2: options.clear,
+    // What the host mounts later may appear inside, never the other way, unless the whole root is shared on purpose.
+    num: side.shared ? 0 : MS.slave | MS.rec,
+  }
   return {
-    host: [{ kind: 'tree', slot, texts: [mount.source], flags: recursive ? FLAG.recursive : 0, wide: options.set, wide2: options.clear, num }],
-    make: [],
+    ...(idmap === undefined ? hostTree(side, op) : { host: [{ kind: 'fd', slot: users, num: idmap }, { ...op, kind: 'tree', from: users, flags: op.flags | FLAG.idmapSlot }], make: [] }),
     attach: [{ kind: 'attach', slot, texts: [mount.destination], flags: facts.files.has(mount.source) ? FLAG.makeFile : FLAG.makeDir }, ...adjustOps(slot, options)],
     seal: [],
   }
@@ -79,37 +109,44 @@ function fileSystemMount (mount: BundleMount, options: MountOptions, facts: Moun
   }
 }
 
-/** All mounts but cgroups, in their order. */
-export function mountTrees (mounts: readonly BundleMount[], facts: MountFacts, take: Take, shared: boolean) {
+/** All mounts, in their order. */
+export function mountOps (mounts: readonly BundleMount[], facts: MountFacts, take: Take, side: TreeSide) {
   const all = mounts.map(mount => {
+    if (mount.type === 'cgroup' || mount.type === 'cgroup2') return { mount, ops: cgroupMount(mount, facts, take, side) }
     const options = parseMountOptions(mount.options)
-    const slot = take()
-    return { mount, ops: mount.type === 'bind' ? bindMount(mount, options, facts, slot, shared) : fileSystemMount(mount, options, facts, slot) }
+    return { mount, ops: mount.type === 'bind' ? bindMount(mount, options, facts, take, side) : fileSystemMount(mount, options, facts, take()) }
   })
+  const staged = ({ mount }: { mount: BundleMount }): boolean => needsStage(mount)
   return {
     host: all.flatMap(({ ops }) => ops.host),
-    make: all.flatMap(({ ops }) => ops.make),
-    attach: all.map(({ mount, ops }) => ({ mount, ops: ops.attach })),
+    make: all.filter(one => !staged(one)).flatMap(({ ops }) => ops.make),
+    /** To be made once no mount travels back to the host. */
+    stage: all.filter(staged).flatMap(({ ops }) => ops.make),
+    attach: all.flatMap(({ ops }) => ops.attach),
     seal: all.flatMap(({ ops }) => ops.seal),
   }
 }
 
 /** A container sees its own cgroup only: its directories are bound from the host, one on v2, one per hierarchy on v1 with
  * a tmpfs around them.  Without a cgroup namespace on v2 it is asked to see all of them. */
-export function cgroupMount (mount: BundleMount, facts: MountFacts, take: Take): MountOps {
+function cgroupMount (mount: BundleMount, facts: MountFacts, take: Take, side: TreeSide): MountOps {
   const options = parseMountOptions(mount.options)
-  const tree = (slot: number, path: string): Op => ({ kind: 'tree', slot, texts: [path], wide: options.set | options.recursiveSet, num: MS.slave | MS.rec })
+  const tree = (slot: number, path: string) => hostTree(side, { slot, texts: [path], wide: options.set | options.recursiveSet, num: MS.slave | MS.rec })
   if (facts.cgroup.version === 2) {
     const slot = take()
     const path = facts.cgroupNamespace ? facts.cgroup.directories[0]!.path : facts.cgroupTop
-    return { host: [tree(slot, path)], make: [], attach: [{ kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | FLAG.noSymlinks }], seal: [] }
+    return { ...tree(slot, path), attach: [{ kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | FLAG.noSymlinks }], seal: [] }
   }
   const around = take()
   const hierarchies = facts.cgroup.directories.map(directory => ({ ...directory, slot: take() }))
   const data = ['source=tmpfs', 'mode=755', 'size=64k']
+  const trees = hierarchies.map(({ slot, path }) => tree(slot, path))
   return {
-    host: hierarchies.map(({ slot, path }) => tree(slot, path)),
-    make: [{ kind: 'fsmount', slot: around, texts: ['tmpfs', data], num: data.length, wide: (options.set & ~ATTR.ro) | ATTR.nosuid | ATTR.nodev }],
+    host: trees.flatMap(({ host }) => host),
+    make: [
+      { kind: 'fsmount', slot: around, texts: ['tmpfs', data], num: data.length, wide: (options.set & ~ATTR.ro) | ATTR.nosuid | ATTR.nodev },
+      ...trees.flatMap(({ make }) => make),
+    ],
     attach: [
       { kind: 'attach', slot: around, texts: [mount.destination], flags: FLAG.makeDir | FLAG.noSymlinks },
       ...hierarchies.map(({ slot, mountName }): Op => ({ kind: 'attach', slot, texts: [`${mount.destination}/${mountName}`], flags: FLAG.makeDir | FLAG.noSymlinks })),

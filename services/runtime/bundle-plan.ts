@@ -4,10 +4,10 @@
 // of order hold here too: the host's files are opened on the host's side, /proc is mounted while the host's
 // own is visible, and behind the pivot every path ends inside the container's root.
 
-import type { BundleMount, BundleProcess, BundleSpec, Hook } from '../contract/bundle-spec.ts'
+import type { BundleProcess, BundleSpec, Hook, Scheduler } from '../contract/bundle-spec.ts'
 import type { NamespaceType } from '../contract/runtime-spec.ts'
 import { consoleOps, deviceOps, hostDevices, needsDevices } from './bundle-devices.ts'
-import { cgroupMount, mountTrees, type MountFacts } from './bundle-mounts.ts'
+import { makesMounts, mountOps, type MountFacts } from './bundle-mounts.ts'
 import { capabilitySets, programPaths } from './plan.ts'
 import { ATTR, CLONE, FLAG, MS, RLIMIT, SLOT_NONE, type Op, type Plan } from './ops.ts'
 import { propagationFlags } from './mount-options.ts'
@@ -30,6 +30,8 @@ export interface EntryFacts {
   readonly gidMap: string
   readonly cgroupFd: number
   readonly cgroupTasks: readonly string[]
+  /** For a new time namespace: the host's /proc, through which the lines are written before anybody is in it. */
+  readonly clocks?: { readonly procFd: number, readonly offsets: string }
 }
 
 const flagsOf = (types: readonly NamespaceType[]): number => types.reduce((flags, type) => flags | CLONE[type], 0)
@@ -44,25 +46,31 @@ export function buildEntryPlan (facts: EntryFacts): Plan {
   const joinsUser = facts.joined.some(({ types }) => types.includes('user'))
   // Inside a user namespace that is joined, the others can only be made once it is.
   const late = (type: NamespaceType): boolean => type === 'cgroup' || joinsUser
+  const created = facts.created.filter(type => type !== 'time')
+  const clockSlot = 2 + facts.joined.length
   const joins = facts.joined.map((join, i) => ({ ...join, slot: 2 + i }))
   const inOrder = joins.toSorted((a, b) => Number(a.types.includes('user')) - Number(b.types.includes('user')))
-  const unshared = facts.created.filter(late)
+  const unshared = created.filter(late)
   const args = [INIT_NAME, String(facts.socketFd)]
   return planOf([
     { kind: 'fd', slot: 0, num: facts.initFd },
     { kind: 'fd', slot: 1, num: facts.socketFd },
     ...joins.map(({ fd, slot }): Op => ({ kind: 'fd', slot, num: fd })),
+    ...(facts.clocks ? [{ kind: 'fd', slot: clockSlot, num: facts.clocks.procFd } as const] : []),
     ...joins.filter(({ types }) => types.includes('pid')).map(({ slot }): Op => ({ kind: 'pidNamespace', slot })),
     ...facts.cgroupTasks.map((path): Op => ({ kind: 'cgroupJoin', texts: [path] })),
     ...(facts.created.includes('user') ? [{ kind: 'userMaps', texts: [facts.uidMap, facts.gidMap] } as const] : []),
     ...inOrder.map(({ slot, types }): Op => ({ kind: 'setns', slot, wide: flagsOf(types.filter(type => type !== 'pid')) })).filter(op => op.wide !== 0),
+    // It is entered at exec.  While its file in /proc is still our own: with other ids it would be root's.
+    ...(facts.created.includes('time') ? [{ kind: 'unshare', wide: CLONE.time } as const] : []),
+    ...(facts.clocks ? [{ kind: 'write', slot: clockSlot, texts: ['self/timens_offsets', facts.clocks.offsets] } as const] : []),
     ...(joinsUser || facts.created.includes('user') ? [{ kind: 'setupIds' } as const] : []),
     ...(unshared.length > 0 ? [{ kind: 'unshare', wide: flagsOf(unshared) } as const] : []),
     { kind: 'closeFds', num: facts.preserveFds, flags: FLAG.keepUntilExec },
     { kind: 'keepFds', num: 3 + facts.preserveFds },
     { kind: 'inherit', slot: 1 },
     { kind: 'execFd', slot: 0, texts: [[INIT_NAME], args, []], num: 1, num2: args.length, wide: 0 },
-  ], flagsOf(facts.created.filter(type => !late(type))), facts.cgroupFd)
+  ], flagsOf(created.filter(type => !late(type))), facts.cgroupFd)
 }
 
 export interface ProcessFacts {
@@ -72,6 +80,8 @@ export interface ProcessFacts {
   readonly consoleFd: number
   /** Name of a session keyring of its own; undefined leaves it the caller's. */
   readonly keyring: string | undefined
+  /** A time namespace to join, which only a process that shares no memory may: wherry-init. */
+  readonly timeFd: number | undefined
 }
 
 export interface ContainerFacts extends ProcessFacts, MountFacts {
@@ -89,6 +99,22 @@ function seccompOps (seccomp: CompiledSeccomp | undefined): Op[] {
   return seccomp ? [{ kind: 'seccomp', texts: [seccomp.program], num: seccomp.program.length, num2: seccomp.flags }] : []
 }
 
+/** struct sched_attr of sched_setattr(2), SCHED_ATTR_SIZE_VER0. */
+function schedulerBytes ({ policy, flags, nice, priority, runtime, deadline, period }: Scheduler): Uint8Array {
+  const bytes = new DataView(new ArrayBuffer(48))
+  bytes.setUint32(0, bytes.byteLength, true)
+  bytes.setUint32(4, policy, true)
+  bytes.setBigUint64(8, BigInt(flags), true)
+  bytes.setInt32(16, nice, true)
+  bytes.setUint32(20, priority, true)
+  for (const [i, time] of [runtime, deadline, period].entries()) bytes.setBigUint64(24 + 8 * i, BigInt(time), true)
+  return new Uint8Array(bytes.buffer)
+}
+
+function joinTime (slot: number, timeFd: number | undefined): { host: Op[], join: Op[] } {
+  return timeFd === undefined ? { host: [], join: [] } : { host: [{ kind: 'fd', slot, num: timeFd }], join: [{ kind: 'setns', slot, wide: CLONE.time }] }
+}
+
 /** Who the process is and what surrounds it.  WAIT stands in the middle: before it whatever can go wrong without the program itself. */
 function processOps (process: BundleProcess, facts: ProcessFacts, proc: number, personality: keyof typeof PERSONALITY | undefined, wait: readonly Op[]): Op[] {
   const groups = new Uint8Array(Uint32Array.from(process.user.additionalGids).buffer)
@@ -97,6 +123,8 @@ function processOps (process: BundleProcess, facts: ProcessFacts, proc: number, 
   return [
     ...(facts.keyring === undefined ? [] : [{ kind: 'keyring', texts: [facts.keyring] } as const]),
     ...process.rlimits.map((limit): Op => ({ kind: 'rlimit', texts: [limit.type], num: RLIMIT[limit.type as keyof typeof RLIMIT], wide: limit.soft, wide2: limit.hard })),
+    ...(process.ioPriority === undefined ? [] : [{ kind: 'ioPriority', num: process.ioPriority } as const]),
+    ...(process.scheduler === undefined ? [] : [{ kind: 'scheduler', texts: [schedulerBytes(process.scheduler)], num: 48 } as const]),
     ...(personality === undefined ? [] : [{ kind: 'personality', num: PERSONALITY[personality] } as const]),
     { kind: 'chdir', texts: [process.cwd], flags: FLAG.makeDir },
     { kind: 'checkProgram', texts: [programs], num: programs.length },
@@ -133,18 +161,16 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
   let next = 0
   const take = (): number => next++
   const { linux, process } = spec
-  const mounts: readonly BundleMount[] = spec.mounts.filter(mount => mount.type !== 'cgroup' && mount.type !== 'cgroup2')
-  const order = new Map(spec.mounts.map((mount, i) => [mount, i]))
   const makesUser = linux.namespaces.some(namespace => namespace.type === 'user')
   const rootSlot = take()
   const proc = take()
   const startSlot = take()
   const consoleSlot = take()
-  const shared = linux.rootfsPropagation?.endsWith('shared') === true
-  const trees = mountTrees(mounts, facts, take, shared)
-  const cgroups = spec.mounts.filter(mount => !mounts.includes(mount)).map(mount => ({ mount, ops: cgroupMount(mount, facts, take) }))
-  const attached = [...trees.attach.map(({ mount, ops }) => ({ mount, ops })), ...cgroups.map(({ mount, ops }) => ({ mount, ops: ops.attach }))]
-    .toSorted((a, b) => order.get(a.mount)! - order.get(b.mount)!)
+  const timeSlot = take()
+  const ownMounts = makesMounts(spec)
+  const joinsMounts = linux.namespaces.some(({ type, path }) => type === 'mount' && path !== undefined)
+  const trees = mountOps(spec.mounts, facts, take, { inChild: !makesUser && !joinsMounts, shared: linux.rootfsPropagation?.endsWith('shared') === true })
+  const time = joinTime(timeSlot, facts.timeFd)
   const masks = linux.maskedPaths.map(path => ({ path, slot: take() }))
   const devices = needsDevices(spec) ? hostDevices(linux.devices, makesUser, take) : undefined
   const rootPropagation = linux.rootfsPropagation === undefined ? 0 : propagationFlags(linux.rootfsPropagation)!
@@ -153,28 +179,31 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
     { kind: 'tree', slot: rootSlot, texts: [spec.root.path], flags: FLAG.recursive, num: MS.private | MS.rec },
     { kind: 'fd', slot: startSlot, num: facts.startFd },
     ...(process.terminal ? [{ kind: 'fd', slot: consoleSlot, num: facts.consoleFd } as const] : []),
-    ...trees.host, ...cgroups.flatMap(({ ops }) => ops.host),
+    ...time.host,
+    ...trees.host,
     ...masks.map(({ slot }): Op => ({ kind: 'tree', slot, texts: ['/dev/null'], wide: ATTR.ro | ATTR.noexec | ATTR.nosuid, num: MS.private })),
     ...(devices?.host ?? []),
     // In the container's namespaces, the host's files still in sight.
-    { kind: 'propagation', wide: MS.rec | MS.private },
+    ...time.join,
+    ...trees.make,
+    ...(ownMounts ? [{ kind: 'propagation', wide: MS.rec | MS.private } as const] : []),
     ...(spec.hostname === undefined ? [] : [{ kind: 'hostname', texts: [spec.hostname] } as const]),
     ...(linux.namespaces.some(({ type, path }) => type === 'network' && path === undefined) ? [{ kind: 'loopbackUp' } as const] : []),
     ...(spec.domainname === undefined ? [] : [{ kind: 'domainname', texts: [spec.domainname] } as const]),
     { kind: 'attach', slot: rootSlot, texts: [spec.root.path] },
     ...(Object.keys(linux.sysctl).length > 0 ? procOps(proc) : apparmorProc(process, proc)),
-    ...trees.make, ...cgroups.flatMap(({ ops }) => ops.make),
+    ...trees.stage,
     ...spec.hooks.createContainer.map(hook => hookOp(hook, facts.state.creating)),
     { kind: 'chdirSlot', slot: rootSlot },
-    { kind: 'pivot', texts: ['.'] },
+    ownMounts ? { kind: 'pivot', texts: ['.'] } : { kind: 'chroot' },
     // Inside.
-    ...attached.flatMap(({ ops }) => ops),
+    ...trees.attach,
     ...(devices ? deviceOps(linux.devices, devices) : []),
     ...(process.terminal ? consoleOps(process, consoleSlot, true) : []),
     ...Object.entries(linux.sysctl).map(([name, value]): Op => ({ kind: 'write', slot: proc, texts: [sysctlPath(name), value] })),
     ...masks.map(({ path, slot }): Op => ({ kind: 'mask', slot, texts: [path] })),
     ...linux.readonlyPaths.map((path): Op => ({ kind: 'bind', from: SLOT_NONE, texts: [path, path], wide: ATTR.ro, flags: FLAG.recursive | FLAG.optional })),
-    ...trees.seal, ...cgroups.flatMap(({ ops }) => ops.seal),
+    ...trees.seal,
     ...(rootPropagation === 0 ? [] : [{ kind: 'propagation', wide: rootPropagation } as const]),
     ...(spec.root.readonly ? [{ kind: 'attributes', texts: ['/'], wide: ATTR.ro } as const] : []),
     ...processOps(process, facts, proc, linux.personality, [{ kind: 'wait', slot: startSlot }, ...spec.hooks.startContainer.map(hook => hookOp(hook, facts.state.created))]),
@@ -182,11 +211,16 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
   return planOf(ops)
 }
 
-/** A further process in a container: wherry-init has joined it already. */
-export function buildExecPlan (process: BundleProcess, facts: ProcessFacts): Plan {
-  const [proc, consoleSlot] = [0, 1]
+/** A further process in a container: wherry-init has joined it already.  ROOTFD: its root, where that is not the mount namespace's. */
+export function buildExecPlan (process: BundleProcess, facts: ProcessFacts & { readonly rootFd: number | undefined }): Plan {
+  const [proc, consoleSlot, timeSlot, rootSlot] = [0, 1, 2, 3]
+  const time = joinTime(timeSlot, facts.timeFd)
   return planOf([
     ...(process.terminal ? [{ kind: 'fd', slot: consoleSlot, num: facts.consoleFd } as const] : []),
+    ...time.host,
+    ...(facts.rootFd === undefined ? [] : [{ kind: 'fd', slot: rootSlot, num: facts.rootFd } as const]),
+    ...time.join,
+    ...(facts.rootFd === undefined ? [] : [{ kind: 'chdirSlot', slot: rootSlot } as const, { kind: 'chroot' } as const]),
     ...apparmorProc(process, proc),
     ...(process.terminal ? consoleOps(process, consoleSlot, false) : []),
     ...processOps(process, facts, proc, undefined, []),

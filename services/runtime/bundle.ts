@@ -2,12 +2,13 @@
 // word to start.  The steps are apart because engines ask for them one by one, from processes of their own;
 // what has to be kept in between is the caller's business (services/oci/store.ts).
 
-import { closeSync, openSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { StartError, SyscallError } from '../contract/errors.ts'
-import type { BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
+import { InvalidRequest, StartError, SyscallError, Unsupported } from '../contract/errors.ts'
+import type { BundleMount, BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
 import type { NamespaceType } from '../contract/runtime-spec.ts'
 import { buildContainerPlan, buildEntryPlan, buildExecPlan, type ProcessFacts } from './bundle-plan.ts'
+import { idmapOf, makesMounts } from './bundle-mounts.ts'
 import { joinCgroup, topOfCgroups, type CgroupTree } from './cgroup-tree.ts'
 import type { Native } from './native.ts'
 import { describeOp, type Plan } from './ops.ts'
@@ -15,7 +16,7 @@ import { compileProfile } from './seccomp-bundle.ts'
 
 /** Name of the socket in a container's folder that it waits on; gone once it has started. */
 export const START_SOCKET = 'start.sock'
-const NAMESPACE_FILES: Readonly<Record<NamespaceType, string>> = { mount: 'mnt', pid: 'pid', ipc: 'ipc', uts: 'uts', network: 'net', user: 'user', cgroup: 'cgroup' }
+const NAMESPACE_FILES: Readonly<Record<NamespaceType, string>> = { mount: 'mnt', pid: 'pid', ipc: 'ipc', uts: 'uts', network: 'net', user: 'user', cgroup: 'cgroup', time: 'time' }
 
 /** A wherry-init that waits for its plan. */
 export interface Entered {
@@ -35,16 +36,25 @@ interface EntryRequest {
   readonly uidMap: string
   readonly gidMap: string
   readonly oomScoreAdj: number | undefined
+  readonly timeOffsets?: string
 }
 
 /** Lines of uid_map (user_namespaces(7)). */
 const mapText = (mappings: readonly IdMapping[]): string => mappings.map(m => `${m.containerID} ${m.hostID} ${m.size}\n`).join('')
 
+/** Before 6.1 a program that is executed stays where it was. */
+function checkClocks (pid: number): void {
+  if (readlinkSync(`/proc/${pid}/ns/time`) === readlinkSync('/proc/self/ns/time')) throw new Unsupported('linux.namespaces: a new time namespace needs Linux 6.1')
+}
+
 function enter ({ native, nativeDir }: InitDeps, request: EntryRequest): Entered {
   const initFd = native.sealedCopy(join(nativeDir, 'wherry-init'))
   const [ours, theirs] = native.socketPair()
+  const procFd = openSync('/proc', 'r')
   try {
-    const started = joinCgroup(request.cgroup, cgroup => native.start(buildEntryPlan({ ...request, ...cgroup, initFd, socketFd: theirs }), false))
+    const clocks = request.timeOffsets === undefined ? {} : { clocks: { procFd, offsets: request.timeOffsets } }
+    const started = joinCgroup(request.cgroup, cgroup => native.start(buildEntryPlan({ ...request, ...cgroup, ...clocks, initFd, socketFd: theirs }), false))
+    if (request.created.includes('time')) checkClocks(started.pid)
     // From outside: inside it would need a /proc, and the right to lower it.
     if (request.oomScoreAdj !== undefined) writeFileSync(`/proc/${started.pid}/oom_score_adj`, String(request.oomScoreAdj))
     return { pid: started.pid, pidfd: started.pidfd, socket: ours }
@@ -54,28 +64,56 @@ function enter ({ native, nativeDir }: InitDeps, request: EntryRequest): Entered
   } finally {
     closeSync(initFd)
     closeSync(theirs)
+    closeSync(procFd)
+  }
+}
+
+function identify (path: string): { dev: number, ino: number } | undefined {
+  try {
+    return statSync(path)
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'EACCES') return undefined // of another user's process, as we may not trace it
+    throw err
+  }
+}
+
+/** The roots of whoever is in a mount namespace change when it is pivoted, so it must not be the host's. */
+function checkMountNamespace ({ linux: { namespaces } }: BundleSpec): void {
+  const i = namespaces.findIndex(({ type, path }) => type === 'mount' && path !== undefined)
+  if (i < 0) return
+  const { dev, ino } = statSync(namespaces[i]!.path!)
+  for (const owner of ['self', '1']) {
+    const host = identify(`/proc/${owner}/ns/mnt`)
+    if (host?.ino === ino && host.dev === dev) throw new InvalidRequest([{ path: `linux.namespaces[${i}].path`, problem: 'is the host’s mount namespace; leave the entry out to stay in it' }])
   }
 }
 
 /** A wherry-init in new namespaces and in those that SPEC names by path.  Throws SyscallError. */
 export function enterContainer (deps: InitDeps, spec: BundleSpec, { cgroup, preserveFds }: { cgroup: CgroupTree, preserveFds: number }): Entered {
-  const { namespaces, uidMappings, gidMappings } = spec.linux
-  const joined = namespaces.filter(({ path }) => path !== undefined).map(({ type, path }) => ({ fd: openSync(path!, 'r'), types: [type] }))
+  const { namespaces, uidMappings, gidMappings, timeOffsets } = spec.linux
+  checkMountNamespace(spec)
+  const joined = namespaces.filter(({ type, path }) => path !== undefined && type !== 'time').map(({ type, path }) => ({ fd: openSync(path!, 'r'), types: [type] }))
   try {
     return enter(deps, {
       cgroup, preserveFds, joined, created: namespaces.filter(({ path }) => path === undefined).map(({ type }) => type),
       uidMap: mapText(uidMappings), gidMap: mapText(gidMappings), oomScoreAdj: spec.process.oomScoreAdj,
+      ...(timeOffsets !== undefined && { timeOffsets }),
     })
   } finally {
     for (const { fd } of joined) closeSync(fd)
   }
 }
 
+/** Is PID in another namespace of TYPE than we are? */
+function isForeign (pid: number, type: NamespaceType): boolean {
+  const file = `ns/${NAMESPACE_FILES[type]}`
+  return existsSync(`/proc/self/${file}`) && readlinkSync(`/proc/${pid}/${file}`) !== readlinkSync(`/proc/self/${file}`)
+}
+
 /** A wherry-init in all namespaces of the process PID that are not our own. */
 export function joinContainer (deps: InitDeps, pid: number, request: { cgroup: CgroupTree, preserveFds: number, oomScoreAdj: number | undefined }): Entered {
   const types = (Object.keys(NAMESPACE_FILES) as NamespaceType[]).filter(type => {
-    const file = `ns/${NAMESPACE_FILES[type]}`
-    return readlinkSync(`/proc/${pid}/${file}`) !== readlinkSync(`/proc/self/${file}`)
+    return type !== 'time' && isForeign(pid, type)
   })
   const joined = types.map(type => ({ fd: openSync(`/proc/${pid}/ns/${NAMESPACE_FILES[type]}`, 'r'), types: [type] }))
   try {
@@ -112,7 +150,9 @@ function perform (native: Native, entered: Entered, plan: Plan, args: readonly s
   }
 }
 
-export interface PrepareRequest extends Omit<ProcessFacts, 'seccomp'> {
+type Terminal = Omit<ProcessFacts, 'seccomp' | 'timeFd'>
+
+export interface PrepareRequest extends Terminal {
   readonly cgroup: CgroupTree
   /** The container's own folder; the socket is made in it. */
   readonly directory: string
@@ -124,15 +164,22 @@ export interface PrepareRequest extends Omit<ProcessFacts, 'seccomp'> {
 export function prepareContainer (native: Native, entered: Entered, spec: BundleSpec, request: PrepareRequest): readonly string[] {
   const files = new Set(spec.mounts.filter(mount => mount.type === 'bind' && statSync(mount.source, { throwIfNoEntry: false })?.isDirectory() === false).map(mount => mount.source))
   const startFd = native.listen(request.directory, START_SOCKET)
+  const timePath = spec.linux.namespaces.find(({ type }) => type === 'time')?.path
+  const timeFd = timePath === undefined ? undefined : openSync(timePath, 'r')
+  const idmaps = new Map<BundleMount, number>()
   try {
+    for (const mount of spec.mounts) {
+      const maps = idmapOf(spec, mount)
+      if (maps) idmaps.set(mount, native.newMappedNamespace(mapText(maps.uid), mapText(maps.gid)))
+    }
     const plan = buildContainerPlan(spec, {
-      ...request, seccomp: spec.linux.seccomp && compileProfile(spec.linux.seccomp), files, startFd,
+      ...request, seccomp: spec.linux.seccomp && compileProfile(spec.linux.seccomp), files, startFd, timeFd, idmaps,
       cgroupNamespace: spec.linux.namespaces.some(({ type }) => type === 'cgroup'), cgroupTop: topOfCgroups(request.cgroup),
     })
     perform(native, entered, plan, spec.process.args, 'waiting')
     return plan.ops.map(describeOp)
   } finally {
-    closeSync(startFd)
+    for (const fd of [startFd, ...(timeFd === undefined ? [] : [timeFd]), ...idmaps.values()]) closeSync(fd)
   }
 }
 
@@ -148,7 +195,14 @@ export function startContainer (native: Native, { directory, opNames, args }: { 
   }
 }
 
-/** Make ENTERED, which has joined a container, execute PROCESS. */
-export function execProcess (native: Native, entered: Entered, process: BundleProcess, facts: Omit<ProcessFacts, 'seccomp'>, seccomp: BundleSpec['linux']['seccomp']): void {
-  perform(native, entered, buildExecPlan(process, { ...facts, seccomp: seccomp && compileProfile(seccomp) }), process.args, 'closed')
+/** Make ENTERED, which has joined the container of SPEC whose first process is PID, execute PROCESS. */
+export function execProcess (native: Native, entered: Entered, process: BundleProcess, container: { readonly spec: BundleSpec, readonly pid: number }, facts: Terminal): void {
+  const { spec: { linux: { seccomp } }, spec, pid } = container
+  const timeFd = isForeign(pid, 'time') ? openSync(`/proc/${pid}/ns/time`, 'r') : undefined
+  const rootFd = makesMounts(spec) ? undefined : openSync(`/proc/${pid}/root`, 'r')
+  try {
+    perform(native, entered, buildExecPlan(process, { ...facts, timeFd, rootFd, seccomp: seccomp && compileProfile(seccomp) }), process.args, 'closed')
+  } finally {
+    for (const fd of [timeFd, rootFd]) if (fd !== undefined) closeSync(fd)
+  }
 }

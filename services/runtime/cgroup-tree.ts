@@ -8,7 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { Unsupported } from '../contract/errors.ts'
 import type { BundleResources } from '../contract/bundle-spec.ts'
 import { parseMounts, parseOwnCgroups } from './cgroup-host.ts'
-import { limitsV1, limitsV2, type LimitWrite } from './cgroup-limits.ts'
+import { beyondCgroups, limitsV1, limitsV2, type LimitWrite } from './cgroup-limits.ts'
 import { deviceLine, deviceProgram, effectiveRules } from './device-filter.ts'
 import type { Native } from './native.ts'
 
@@ -112,8 +112,8 @@ export function createCgroup (tree: CgroupTree): boolean {
 function writeLimit (tree: CgroupTree, limit: LimitWrite): void {
   const directory = tree.version === 2 ? tree.directories[0] : tree.directories.find(({ controllers }) => controllers.includes(limit.controller))
   if (!directory) throw new Unsupported(`${limit.file} cannot be set: this host has no cgroup controller "${limit.controller}"`)
-  const file = limit.otherwise !== undefined && !existsSync(join(directory.path, limit.file)) ? limit.otherwise : limit.file
-  write(directory.path, file, limit.text)
+  const { file, text } = limit.otherwise !== undefined && !existsSync(join(directory.path, limit.file)) ? limit.otherwise : limit
+  write(directory.path, file, text)
 }
 
 function applyDevices (native: Native, tree: CgroupTree, resources: BundleResources): void {
@@ -129,8 +129,15 @@ function applyDevices (native: Native, tree: CgroupTree, resources: BundleResour
 
 /** Write the limits; throws Unsupported naming the file that does not take them. */
 export function limitCgroup (native: Native, tree: CgroupTree, resources: BundleResources): void {
-  for (const limit of tree.version === 2 ? limitsV2(resources) : limitsV1(resources)) writeLimit(tree, limit)
+  setLimits(tree, resources)
   applyDevices(native, tree, resources)
+}
+
+/** As `limitCgroup`, without the devices. */
+export function setLimits (tree: CgroupTree, resources: BundleResources): void {
+  const beyond = beyondCgroups(tree.version, resources)
+  if (beyond.length > 0) throw new Unsupported(`${beyond.join(', ')} cannot be set: this host has cgroups of version ${tree.version}`)
+  for (const limit of tree.version === 2 ? limitsV2(resources) : limitsV1(resources)) writeLimit(tree, limit)
 }
 
 /** v1: the files that a process joins by; v2: USE gets the directory's descriptor. */

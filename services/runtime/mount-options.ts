@@ -41,8 +41,8 @@ const PROPAGATIONS: Readonly<Record<string, number>> = {
 /** Said by mount(8) to itself, or the default. */
 const IGNORED = new Set(['defaults', 'async', 'nomand', 'noiversion', 'nolazytime', 'loud', 'notmpcopyup', 'remount'])
 
-/** Words that this runtime knows and cannot do. */
-export const UNSUPPORTED_OPTIONS: ReadonlySet<string> = new Set(['idmap', 'ridmap'])
+/** Ask for ids through a map; which one is said elsewhere in the mount. */
+export const IDMAP_OPTIONS: readonly string[] = ['idmap', 'ridmap']
 
 export function propagationFlags (word: string): number | undefined {
   return Object.hasOwn(PROPAGATIONS, word) ? PROPAGATIONS[word] : undefined
@@ -50,7 +50,7 @@ export function propagationFlags (word: string): number | undefined {
 
 /** All words that are not passed on to the file system, for `features`. */
 export const MOUNT_OPTIONS: readonly string[] = [
-  'bind', 'rbind', 'tmpcopyup', ...IGNORED, ...Object.keys(ATTRIBUTES), ...Object.keys(ATTRIBUTES).map(word => `r${word}`), ...Object.keys(PROPAGATIONS),
+  'bind', 'rbind', 'tmpcopyup', ...IDMAP_OPTIONS, ...IGNORED, ...Object.keys(ATTRIBUTES), ...Object.keys(ATTRIBUTES).map(word => `r${word}`), ...Object.keys(PROPAGATIONS),
 ].filter((word, i, all) => all.indexOf(word) === i).sort()
 
 /** WORDS, in their order: of two that contradict each other the later one holds. */
@@ -73,7 +73,7 @@ export function parseMountOptions (words: readonly string[]): MountOptions {
     else if (Object.hasOwn(PROPAGATIONS, word)) propagations.push(PROPAGATIONS[word]!)
     else if (Object.hasOwn(ATTRIBUTES, word)) change(own, ATTRIBUTES[word]!)
     else if (Object.hasOwn(ATTRIBUTES, inner)) change(below, ATTRIBUTES[inner]!)
-    else if (!IGNORED.has(word)) data.push(word)
+    else if (!IGNORED.has(word) && !IDMAP_OPTIONS.includes(word)) data.push(word)
   }
   return {
     // An attribute that is set after all must not be cleared as well (mount_setattr(2), EINVAL); the time field is cleared whole.

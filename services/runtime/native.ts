@@ -46,6 +46,8 @@ export interface Native {
   /** Send SIGNAL; false when the process is gone already. */
   kill (pidfd: number, signal: number): boolean
   newUserNamespace (base: number, count: number): number
+  /** The same with lines of uid_map and gid_map (user_namespaces(7)). */
+  newMappedNamespace (uidMap: string, gidMap: string): number
   newNetworkNamespace (): number
   /** Did anything ever go over `lo` in it? */
   networkNamespaceUsed (netns: number): boolean
@@ -141,7 +143,7 @@ export function openNative (nativeDir: string): Native {
   const wyStart = lib.func('wy_start', 'int', ['const uint8_t *', 'uint64_t', 'int32_t', out(child), out(error)])
   const wyWait = lib.func('wy_wait', 'int', ['int32_t', out(exit)])
   const wyKill = lib.func('int wy_kill(int32_t pidfd, int32_t signal)')
-  const wyUserns = lib.func('int wy_userns_new(uint32_t base, uint32_t count)')
+  const wyUserns = lib.func('int wy_userns_new(const char *uid_map, const char *gid_map)')
   const wyNetns = lib.func('int wy_netns_new()')
   const wyNetnsUsed = lib.func('int wy_netns_used(int32_t netns)')
   const wyDevices = lib.func('int wy_devices_make(const char *dir)')
@@ -198,7 +200,8 @@ export function openNative (nativeDir: string): Native {
       return { exitCode: seen.exitCode < 0 ? undefined : seen.exitCode, signal: seen.signal, userUs: Number(seen.userUs), systemUs: Number(seen.systemUs) }
     },
     kill: (pidfd, signal) => wyKill(pidfd, signal) === 0,
-    newUserNamespace: (base, count) => descriptor(wyUserns(base, count), 'user namespace'),
+    newUserNamespace: (base, count) => descriptor(wyUserns(`0 ${base} ${count}`, `0 ${base} ${count}`), 'user namespace'),
+    newMappedNamespace: (uidMap, gidMap) => descriptor(wyUserns(uidMap, gidMap), 'user namespace'),
     newNetworkNamespace: () => descriptor(wyNetns(), 'network namespace'),
     networkNamespaceUsed: netns => descriptor(wyNetnsUsed(netns), 'network namespace') === 1,
     makeDevices (dir) { descriptor(wyDevices(dir), 'device nodes') },

@@ -2,7 +2,7 @@
 // plan.ts makes them, encode.ts turns them into bytes, the C library performs them.  The numbers
 // are checked against the library once, when it is loaded (native.ts).
 
-export const ABI = 3
+export const ABI = 4
 
 /** enum wy_op_kind */
 export const OP = {
@@ -10,11 +10,11 @@ export const OP = {
   mount: 12, bind: 13, subtree: 14, attributes: 15, pivot: 16, hostname: 17, loopbackUp: 18, rlimit: 19, ids: 20, capabilities: 21,
   noNewPrivs: 22, parentDeath: 23, stdio: 24, closeFds: 25, chdir: 26, seccomp: 27, exec: 28, pidNamespace: 29, setns: 30, inherit: 31, execFd: 32, domainname: 33,
   umask: 34, personality: 35, keyring: 36, stdioOwner: 37, write: 38, mknod: 39, symlink: 40, mask: 41, console: 42, checkProgram: 43, wait: 44, hook: 45,
-  setattr: 46, keepFds: 47, copyUp: 48,
+  setattr: 46, keepFds: 47, copyUp: 48, chroot: 49, scheduler: 50, ioPriority: 51,
 } as const
 
 /** enum wy_op_flags */
-export const FLAG = { idmap: 1, recursive: 2, makeDir: 4, makeFile: 8, noSymlinks: 16, optional: 32, recursiveAttributes: 64, keepUntilExec: 128, checked: 256, notOnProc: 2048 } as const
+export const FLAG = { idmap: 1, recursive: 2, makeDir: 4, makeFile: 8, noSymlinks: 16, optional: 32, recursiveAttributes: 64, keepUntilExec: 128, checked: 256, idmapSlot: 512, follow: 1024, notOnProc: 2048 } as const
 
 /** MOUNT_ATTR_* of <linux/mount.h>, for mount_setattr(2) and fsmount(2).  The three ways of keeping access times are one field, `atime`. */
 export const ATTR = { ro: 1, nosuid: 2, nodev: 4, noexec: 8, relatime: 0, noatime: 0x10, strictatime: 0x20, atime: 0x70, nodiratime: 0x80, nosymfollow: 0x200000 } as const
@@ -27,7 +27,7 @@ export const S_IF = { fifo: 0o010000, char: 0o020000, block: 0o060000 } as const
 
 /** CLONE_NEW* of clone(2). */
 export const CLONE = {
-  mount: 0x00020000, cgroup: 0x02000000, uts: 0x04000000, ipc: 0x08000000, user: 0x10000000, pid: 0x20000000, network: 0x40000000,
+  mount: 0x00020000, cgroup: 0x02000000, uts: 0x04000000, ipc: 0x08000000, user: 0x10000000, pid: 0x20000000, network: 0x40000000, time: 0x00000080,
 } as const
 
 /** RLIMIT_* of getrlimit(2) on x86_64 and aarch64. */

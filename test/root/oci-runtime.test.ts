@@ -377,7 +377,7 @@ t.test('device rules on cgroup v2 are a program that the kernel takes', { skip }
   createCgroup(tree)
   t.teardown(() => removeCgroup(tree))
   const rules = [{ allow: false, type: 'a', access: 'rwm' }, { allow: true, type: 'b', major: 8, access: 'r' }] as const
-  const resources = { devices: rules, memory: {}, cpu: {}, pids: {}, blockIO: { throttle: [] }, hugepageLimits: [], unified: {} }
+  const resources = { devices: rules, memory: {}, cpu: {}, pids: {}, blockIO: { throttle: [], weightDevice: [] }, network: { priorities: [] }, rdma: [], hugepageLimits: [], unified: {} }
   limitCgroup(openNative(NATIVE_DIR), tree, resources)
   const inside = (script: string): string => execFileSync('/bin/sh', ['-c', `echo $$ >${directory}/cgroup.procs; ${script}`], { encoding: 'utf8' })
   t.equal(inside('head -c 1 /dev/zero | wc -c; head -c 1 /dev/kmsg 2>&1; true'), "1\nhead: cannot open '/dev/kmsg' for reading: Operation not permitted\n")

@@ -172,7 +172,7 @@ t.test('plans', async t => {
     const { spec } = parse()
     const { ops } = buildContainerPlan(spec, {
       preserveFds: 0, seccomp: undefined, consoleFd: 9, keyring: 'k', stageDir: '/stage', files: new Set(), cgroup: { version: 1, directories: [{ controllers: ['memory'], mountName: 'memory', path: '/cg' }] },
-      cgroupNamespace: true, cgroupTop: '', startFd: 8, state: { creating: '{}', created: '{}' },
+      cgroupNamespace: true, cgroupTop: '', startFd: 8, timeFd: undefined, idmaps: new Map(), state: { creating: '{}', created: '{}' },
     })
     t.ok(encodePlan({ cloneFlags: 0, cgroupFd: -1, idmapFd: -1, netnsFd: -1, idBase: 0, idCount: 1, pipeOwner: 0, ops }).length > 1000)
     const kinds = ops.map(op => op.kind)
