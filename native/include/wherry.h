@@ -23,8 +23,8 @@
 #define WY_PLAN_MAGIC 0x4e4c5057u /* "WPLN" */
 
 #define WY_PLAN_SIZE_MAX (4u << 20)
-#define WY_OPS_MAX 1024u
-#define WY_SLOTS_MAX 256u
+#define WY_OPS_MAX 4096u
+#define WY_SLOTS_MAX 1024u
 #define WY_LIST_MAX 4096u
 #define WY_SLOT_NONE 0xffffffffu
 

@@ -30,13 +30,22 @@ function readUser (user: Cursor): User & { umask: number | undefined } {
   }
 }
 
-/** "Any value which cannot be mapped … MUST be logged as a warning" (config.md, Linux Process). */
+/** "Any value which cannot be mapped … or cannot be granted otherwise, MUST be logged as a warning" (config.md, Linux Process).
+ * Which set has to be within which: capset(2), prctl(2) PR_CAP_AMBIENT. */
 function readCapabilities (sets: Cursor, warnings: string[]): Capabilities {
   const read = (name: string): string[] => sets.get(name).list(c => c.text()).filter(capability => {
     if (!isCapability(capability)) warnings.push(`${sets.path}.${name}: "${capability}" is not a capability of this kernel; it is left out`)
     return isCapability(capability)
   })
-  return { bounding: read('bounding'), permitted: read('permitted'), inheritable: read('inheritable'), effective: read('effective'), ambient: read('ambient') }
+  const grant = (name: string, ...within: ReadonlyArray<readonly [string, readonly string[]]>): string[] => read(name).filter(capability => {
+    const lacking = within.find(([, set]) => !set.includes(capability))?.[0]
+    if (lacking !== undefined) warnings.push(`${sets.path}.${name}: ${capability} is not ${lacking}, so the kernel does not grant it; it is left out`)
+    return lacking === undefined
+  })
+  const bounding = read('bounding')
+  const permitted = read('permitted')
+  const inheritable = grant('inheritable', ['in bounding', bounding])
+  return { bounding, permitted, inheritable, effective: grant('effective', ['permitted', permitted]), ambient: grant('ambient', ['permitted', permitted], ['inheritable', inheritable]) }
 }
 
 function readRlimits (list: Cursor): BundleRlimit[] {

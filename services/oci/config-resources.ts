@@ -97,8 +97,14 @@ function readHugepages (list: Cursor): Array<{ pageSize: string, limit: number }
   })
 }
 
-/** `linux.resources` of config.json, also for `update`. */
-export function readResources (resources: Cursor, warnings: string[]): BundleResources {
+/** Swap is counted with memory, so its limit has to be above; for a container IN USE that is known to the kernel only. */
+function checkSwap (memory: Cursor, { limit = -1, swap = -1 }: BundleResources['memory']): void {
+  if (swap > 0 && limit < 0) memory.get('swap').fault('needs a memory.limit; it counts memory and swap together')
+  else if (swap > 0 && limit > swap) memory.get('swap').fault(`${swap} is below memory.limit ${limit}; it counts memory and swap together`)
+}
+
+/** `linux.resources` of config.json, also for `update` of a container in use. */
+export function readResources (resources: Cursor, warnings: string[], inUse = false): BundleResources {
   const memory = resources.get('memory')
   const cpu = resources.get('cpu')
   const memoryFields = defined({
@@ -109,12 +115,8 @@ export function readResources (resources: Cursor, warnings: string[]): BundleRes
   // Kernels have given both up: 5.16 (cgroup-v1/memory.rst), 5.11.
   if (bytes(memory.get('kernel')) !== undefined) warnings.push(`${memory.get('kernel').path}: the kernel has no limit of its own for this any more; it counts into memory.limit`)
   if (memory.get('useHierarchy').maybe(c => c.boolean(true)) === false) warnings.push(`${memory.get('useHierarchy').path}: the kernel counts what is below a cgroup in any case`)
-  memory.get('checkBeforeUpdate').boolean(false) // a new container uses nothing yet
-  if (memoryFields.swap !== undefined && memoryFields.swap > 0 && (memoryFields.limit ?? -1) < 0) {
-    memory.get('swap').fault('needs a memory.limit; it counts memory and swap together')
-  } else if (memoryFields.swap !== undefined && memoryFields.swap > 0 && memoryFields.limit !== undefined && memoryFields.limit > memoryFields.swap) {
-    memory.get('swap').fault(`${memoryFields.swap} is below memory.limit ${memoryFields.limit}; it counts memory and swap together`)
-  }
+  memory.get('checkBeforeUpdate').boolean(false) // for `update`; a new container uses nothing yet
+  if (!inUse) checkSwap(memory, memoryFields)
   return {
     devices: resources.get('devices').list(readDeviceRule),
     memory: memoryFields,

@@ -41,7 +41,7 @@ function readHooks (hooks: Cursor): Hooks {
 }
 
 /** TEXT as JSON; PATH is what the fault is said of. */
-function readDocument (text: string, path: string): unknown {
+export function readDocument (text: string, path: string): unknown {
   try {
     return parseDocument(text)
   } catch (err) {

@@ -19,12 +19,15 @@ export interface GlobalFlags {
   readonly root: string
   readonly log: string | undefined
   readonly logFormat: 'text' | 'json'
+  /** Cgroups are where systemd would make them. */
+  readonly systemdCgroup: boolean
 }
 
 export interface Context {
   readonly world: World
   readonly store: Store
   readonly log: CommandLog
+  readonly systemdCgroup: boolean
   /** Loaded when first asked for: `state` needs none. */
   native (): Native
 }
@@ -33,6 +36,7 @@ export function createContext (world: World, flags: GlobalFlags): Context {
   let native: Native | undefined
   return {
     world,
+    systemdCgroup: flags.systemdCgroup,
     store: createStore(flags.root),
     log: createCommandLog({ file: flags.log, format: flags.logFormat, stderr: world.complain }),
     native: () => native ??= openNative(world.nativeDir),

@@ -1,7 +1,7 @@
 // `create`, `start` and `run`: a bundle becomes a container (OCI runtime spec, runtime.md, Lifecycle).
 // Whatever fails on the way takes back all that was made before it.
 
-import { closeSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { join, resolve } from 'node:path'
 import { InvalidRequest } from '../contract/errors.ts'
@@ -9,7 +9,7 @@ import type { BundleSpec } from '../contract/bundle-spec.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
 import { enterContainer, prepareContainer, START_SOCKET, startContainer, type Entered } from '../runtime/bundle.ts'
 import { makesMounts } from '../runtime/bundle-mounts.ts'
-import { createCgroup, limitCgroup, locateCgroup, removeCgroup, signalAll } from '../runtime/cgroup-tree.ts'
+import { createCgroup, limitCgroup, locateCgroup, occupiedDirectory, removeCgroup, signalAll, type CgroupTree } from '../runtime/cgroup-tree.ts'
 import { countMountsAt, detachMountsAt } from '../runtime/shared-root.ts'
 import { parseConfig } from './config.ts'
 import { openConsole, ownSize, type Console } from './console.ts'
@@ -20,6 +20,10 @@ import { runHooks } from './hooks.ts'
 import { reportOf, statusOf, type ContainerRecord } from './store.ts'
 import { forwardSignals, waitForProcess } from './wait.ts'
 
+/** apparmor(7) */
+const APPARMOR_ENABLED = '/sys/module/apparmor/parameters/enabled'
+/** sd_booted(3) */
+const SYSTEMD_RUNS = '/run/systemd/system'
 const CONFIG_MAX_BYTES = 16 << 20
 
 export interface CreateRequest {
@@ -57,6 +61,17 @@ export function writePidFile (path: string | undefined, pid: number): void {
   renameSync(temporary, path)
 }
 
+/** What is right in a config.json and cannot be on this host. */
+function checkHost (context: Context, spec: BundleSpec, cgroup: CgroupTree): void {
+  if (spec.process.apparmorProfile !== undefined && !(existsSync(APPARMOR_ENABLED) && readFileSync(APPARMOR_ENABLED, 'utf8').startsWith('Y'))) {
+    throw new InvalidRequest([{ path: 'process.apparmorProfile', problem: 'cannot be applied: this kernel runs without AppArmor' }])
+  }
+  if (context.systemdCgroup && !existsSync(SYSTEMD_RUNS)) throw new OciError('systemd cgroup flag passed, but systemd support for managing cgroups is not available: systemd does not run here')
+  // Everybody in a container's cgroup is killed with the container.
+  const occupied = occupiedDirectory(cgroup)
+  if (occupied !== undefined) throw new InvalidRequest([{ path: 'linux.cgroupsPath', problem: `the cgroup ${occupied} is there and has processes that are not the container’s` }])
+}
+
 export interface Created {
   readonly record: ContainerRecord
   readonly pidfd: number
@@ -70,7 +85,8 @@ export async function createContainer (context: Context, request: CreateRequest)
   const { text, spec: asked, warnings } = readBundle(bundle)
   for (const warning of warnings) log.warn(warning)
   const spec = { ...asked, process: grantable(asked.process, makesUsers(asked), log.warn) }
-  const cgroup = locateCgroup(spec.linux.cgroupsPath, request.id)
+  const cgroup = locateCgroup(spec.linux.cgroupsPath, request.id, context.systemdCgroup)
+  checkHost(context, spec, cgroup)
   const console = openConsole(context.native(), { terminal: spec.process.terminal, socketPath: request.consoleSocket, detached: request.detached })
   const directory = store.reserve(request.id)
   const base: ContainerRecord = {

@@ -8,11 +8,13 @@ import { describeFlags, parseFlags, wholeNumber, type Flag, type Given } from '.
 import { SPEC_VERSION } from './config.ts'
 import { createContext, type Context, type World } from './context.ts'
 import { createContainer, runContainer, startCreated, type CreateRequest } from './create.ts'
+import { parseInterval, printEvents } from './events.ts'
 import { execInContainer } from './exec.ts'
 import { messageOf, OciError } from './failure.ts'
 import { deleteContainer, freezeContainer, killContainer, parseSignal, processesOf } from './manage.ts'
 import { reportOf } from './store.ts'
 import { featureReport, specTemplate } from './template.ts'
+import { UPDATE_FLAGS, updateContainer } from './update.ts'
 
 const DEFAULT_ROOT = '/run/wherry-oci'
 
@@ -21,7 +23,7 @@ const GLOBAL_FLAGS: readonly Flag[] = [
   { names: ['log'], value: 'FILE', about: 'also write errors and warnings there' },
   { names: ['log-format'], value: 'FORMAT', about: '"text" (default) or "json"' },
   { names: ['debug'], about: 'accepted' },
-  { names: ['systemd-cgroup'], about: 'take cgroupsPath as "slice:prefix:name"; the directories are made without systemd' },
+  { names: ['systemd-cgroup'], about: 'take cgroupsPath as "slice:prefix:name", in the place where systemd has it; refused where systemd does not run' },
   { names: ['rootless'], value: 'BOOL', about: 'accepted; containers are made by root' },
   { names: ['help', 'h'], about: 'this text' },
   { names: ['version', 'v'], about: 'versions of program and spec' },
@@ -119,6 +121,12 @@ const COMMANDS: readonly Command[] = [
   { name: 'exec', args: 'ID COMMAND [ARG...]', about: 'run one more process in it', flags: EXEC_FLAGS, count: [1, 8192], run: exec },
   { name: 'pause', args: 'ID', about: 'freeze it', flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, true) },
   { name: 'resume', args: 'ID', about: 'thaw it', flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, false) },
+  { name: 'update', args: 'ID', about: 'change limits of a running container', flags: UPDATE_FLAGS, count: [1, 1], run: ({ context, given }) => updateContainer(context, given.rest[0]!, given) },
+  {
+    name: 'events', args: 'ID', about: 'print what it uses, and when memory ran out, as lines of JSON',
+    flags: [{ names: ['interval'], value: 'TIME', about: 'how often (5s)' }, { names: ['stats'], about: 'once' }], count: [1, 1],
+    run: ({ context, given }) => printEvents(context, given.rest[0]!, { once: given.on('stats'), intervalMs: parseInterval(given.text('interval') ?? '5s') }),
+  },
   { name: 'features', args: '', about: 'what this runtime can do, as JSON', flags: [], count: [0, 0], run: ({ context }) => context.world.print(json(featureReport())) },
   { name: 'spec', args: '', about: 'write a config.json to begin with', flags: [{ names: ['bundle', 'b'], value: 'DIR', about: 'folder for it (the current one)' }, { names: ['rootless'], about: 'refused' }], count: [0, 0], run: writeSpec },
 ]
@@ -157,12 +165,12 @@ async function runCommand (command: Command, argv: readonly string[], context: C
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code. */
 export async function runProgram (argv: readonly string[], world: World, version: string): Promise<number> {
-  let context = createContext(world, { root: DEFAULT_ROOT, log: undefined, logFormat: 'text' })
+  let context = createContext(world, { root: DEFAULT_ROOT, log: undefined, logFormat: 'text', systemdCgroup: false })
   try {
     const global = parseFlags(argv, GLOBAL_FLAGS)
     const format = global.text('log-format') ?? 'text'
     if (format !== 'text' && format !== 'json') throw new OciError(`--log-format ${format} is neither text nor json`)
-    context = createContext(world, { root: resolve(world.cwd, global.text('root') ?? DEFAULT_ROOT), log: global.text('log'), logFormat: format })
+    context = createContext(world, { root: resolve(world.cwd, global.text('root') ?? DEFAULT_ROOT), log: global.text('log'), logFormat: format, systemdCgroup: global.on('systemd-cgroup') })
     if (global.on('version')) {
       world.print(`wherry-oci version ${version}\nspec: ${SPEC_VERSION}\n`)
       return 0

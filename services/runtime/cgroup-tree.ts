@@ -5,7 +5,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { Unsupported } from '../contract/errors.ts'
+import { InvalidRequest, Unsupported } from '../contract/errors.ts'
 import type { BundleResources } from '../contract/bundle-spec.ts'
 import { parseMounts, parseOwnCgroups } from './cgroup-host.ts'
 import { beyondCgroups, limitsV1, limitsV2, type LimitWrite } from './cgroup-limits.ts'
@@ -39,31 +39,37 @@ function write (directory: string, file: string, text: string): void {
   }
 }
 
-/** WRITTEN as the runtime spec has it: absolute from the hierarchy's top, else below our own cgroup; the form of systemd's driver
- * ("slice:prefix:name") becomes the path that systemd would have made.  Without one the container's ID is its name. */
-function pathBelow (written: string | undefined, id: string, own: string): string {
-  const [slice, prefix, name, ...rest] = (written ?? '').split(':')
-  if (written !== undefined && name !== undefined && rest.length === 0 && !written.includes('/')) {
-    const parts = (slice || 'system.slice').replace(/\.slice$/, '').split('-')
-    return join('/', ...parts.map((_, i) => `${parts.slice(0, i + 1).join('-')}.slice`), name.endsWith('.slice') ? name : `${prefix}-${name}.scope`)
+/** "slice:prefix:name", the form that systemd's driver takes, as the path that systemd makes of it (systemd.slice(5)). */
+function systemdPath (written: string): string {
+  const [slice, prefix, name, ...rest] = written.split(':')
+  if (name === undefined || rest.length > 0 || written.includes('/')) {
+    throw new InvalidRequest([{ path: 'linux.cgroupsPath', problem: `"${written}" is not of the format "slice:prefix:name", which --systemd-cgroup asks for` }])
   }
+  const parts = (slice || 'system.slice').replace(/\.slice$/, '').split('-')
+  return join('/', ...parts.map((_, i) => `${parts.slice(0, i + 1).join('-')}.slice`), name.endsWith('.slice') ? name : `${prefix}-${name}.scope`)
+}
+
+/** WRITTEN as the runtime spec has it: absolute from the hierarchy's top, else below our own cgroup.  Without one the container's ID is its name. */
+function pathBelow (written: string | undefined, id: string, own: string, systemd: boolean): string {
+  if (systemd) return systemdPath(written ?? `system.slice:wherry:${id}`)
   if (written === undefined) return join(own, id)
   return written.startsWith('/') ? join('/', written) : join(own, written)
 }
 
-/** Where the cgroup of the container ID is, or will be.  Throws Unsupported on a host without cgroups. */
-export function locateCgroup (written: string | undefined, id: string): CgroupTree {
+/** Where the cgroup of the container ID is, or will be; with SYSTEMD where systemd would make it.  Throws Unsupported on a host
+ * without cgroups, InvalidRequest for a path of the wrong form. */
+export function locateCgroup (written: string | undefined, id: string, systemd = false): CgroupTree {
   const own = parseOwnCgroups(readFileSync('/proc/self/cgroup', 'utf8'))
   const mounts = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
   const directories = mounts.v1.flatMap((mount): CgroupDirectory[] => {
     const controllers = mount.controllers.filter(name => own.v1.has(name))
     if (controllers.length === 0) return []
-    return [{ controllers, mountName: basename(mount.directoryOf('/')), path: mount.directoryOf(pathBelow(written, id, own.v1.get(controllers[0]!)!)) }]
+    return [{ controllers, mountName: basename(mount.directoryOf('/')), path: mount.directoryOf(pathBelow(written, id, own.v1.get(controllers[0]!)!, systemd)) }]
   })
   if (directories.some(directory => directory.controllers.some(name => !name.startsWith('name=')))) return { version: 1, directories }
   // Our own cgroup has processes, us, and so can hand no controller to children; the one above can (cgroup-v2.rst, No Internal Process Constraint).
   if (!mounts.v2 || own.v2 === undefined) throw new Unsupported('no cgroups are mounted on this host; mount cgroup2 at /sys/fs/cgroup')
-  return { version: 2, directories: [{ controllers: [], mountName: 'cgroup', path: mounts.v2.directoryOf(pathBelow(written, id, dirname(own.v2))) }] }
+  return { version: 2, directories: [{ controllers: [], mountName: 'cgroup', path: mounts.v2.directoryOf(pathBelow(written, id, dirname(own.v2), systemd)) }] }
 }
 
 /** The directory of all cgroups on v2; "" on v1. */
@@ -109,11 +115,27 @@ export function createCgroup (tree: CgroupTree): boolean {
   return existed
 }
 
-function writeLimit (tree: CgroupTree, limit: LimitWrite): void {
-  const directory = tree.version === 2 ? tree.directories[0] : tree.directories.find(({ controllers }) => controllers.includes(limit.controller))
-  if (!directory) throw new Unsupported(`${limit.file} cannot be set: this host has no cgroup controller "${limit.controller}"`)
-  const { file, text } = limit.otherwise !== undefined && !existsSync(join(directory.path, limit.file)) ? limit.otherwise : limit
-  write(directory.path, file, text)
+/** Where TREE has the files of CONTROLLER. */
+export function directoryFor (tree: CgroupTree, controller: string): string | undefined {
+  return (tree.version === 2 ? tree.directories[0] : tree.directories.find(({ controllers }) => controllers.includes(controller)))?.path
+}
+
+/** FILE of DIRECTORY; undefined when the kernel has no such file there, or the cgroup is gone. */
+export function readCgroupFile (directory: string, file: string): string | undefined {
+  try {
+    return readFileSync(join(directory, file), 'utf8')
+  } catch (err) {
+    if (['ENOENT', 'ENODEV', 'EOPNOTSUPP'].includes(codeOf(err))) return undefined
+    throw err
+  }
+}
+
+/** Throws Unsupported naming the file that does not take LIMIT. */
+export function writeLimit (tree: CgroupTree, limit: LimitWrite): void {
+  const directory = directoryFor(tree, limit.controller)
+  if (directory === undefined) throw new Unsupported(`${limit.file} cannot be set: this host has no cgroup controller "${limit.controller}"`)
+  const { file, text } = limit.otherwise !== undefined && !existsSync(join(directory, limit.file)) ? limit.otherwise : limit
+  write(directory, file, text)
 }
 
 function applyDevices (native: Native, tree: CgroupTree, resources: BundleResources): void {
@@ -129,15 +151,15 @@ function applyDevices (native: Native, tree: CgroupTree, resources: BundleResour
 
 /** Write the limits; throws Unsupported naming the file that does not take them. */
 export function limitCgroup (native: Native, tree: CgroupTree, resources: BundleResources): void {
-  setLimits(tree, resources)
+  checkLimits(tree, resources)
+  for (const limit of tree.version === 2 ? limitsV2(resources) : limitsV1(resources)) writeLimit(tree, limit)
   applyDevices(native, tree, resources)
 }
 
-/** As `limitCgroup`, without the devices. */
-export function setLimits (tree: CgroupTree, resources: BundleResources): void {
+/** Throws Unsupported for limits that no kernel has in cgroups of TREE's version. */
+export function checkLimits (tree: CgroupTree, resources: BundleResources): void {
   const beyond = beyondCgroups(tree.version, resources)
   if (beyond.length > 0) throw new Unsupported(`${beyond.join(', ')} cannot be set: this host has cgroups of version ${tree.version}`)
-  for (const limit of tree.version === 2 ? limitsV2(resources) : limitsV1(resources)) writeLimit(tree, limit)
 }
 
 /** v1: the files that a process joins by; v2: USE gets the directory's descriptor. */
@@ -163,17 +185,13 @@ function leading (tree: CgroupTree): string {
   return directory.path
 }
 
+const pidsBelow = (top: string): number[] => below(top).flatMap(path => (readCgroupFile(path, 'cgroup.procs') ?? '').split('\n').filter(Boolean).map(Number))
+
 /** Process numbers of all that are in TREE, in this pid namespace. */
-export function pidsOf (tree: CgroupTree): number[] {
-  return below(leading(tree)).flatMap(path => {
-    try {
-      return readFileSync(join(path, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number)
-    } catch (err) {
-      if (codeOf(err) === 'ENOENT' || codeOf(err) === 'ENODEV') return [] // removed meanwhile
-      throw err
-    }
-  })
-}
+export const pidsOf = (tree: CgroupTree): number[] => pidsBelow(leading(tree))
+
+/** A directory of TREE, which is about to be made, that is there and has processes. */
+export const occupiedDirectory = (tree: CgroupTree): string | undefined => tree.directories.find(({ path }) => pidsBelow(path).length > 0)?.path
 
 export function isFrozen (tree: CgroupTree): boolean {
   const path = leading(tree)

@@ -1,0 +1,89 @@
+// `update`: other limits for a container that runs, as JSON (linux.resources of the spec) or as options in
+// runc's words, which become the same JSON and so are checked by the same rules.
+
+import { readFileSync, statSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { InvalidRequest, type Fault } from '../contract/errors.ts'
+import type { BundleResources } from '../contract/bundle-spec.ts'
+import { updateCgroup } from '../runtime/cgroup-update.ts'
+import type { Flag, Given } from './command-line.ts'
+import { readDocument } from './config.ts'
+import { readResources } from './config-resources.ts'
+import type { Context } from './context.ts'
+import { createCursor } from './cursor.ts'
+import { OciError } from './failure.ts'
+import { statusOf } from './store.ts'
+
+const RESOURCES_MAX_BYTES = 1 << 20
+const STDIN = 0
+const UNITS = ['', 'k', 'm', 'g', 't', 'p']
+
+/** Option → its place below linux.resources, and how its value is read. */
+const FIELDS: ReadonlyArray<readonly [flag: string, value: string, place: readonly [string, string], kind: 'bytes' | 'number' | 'text', about: string]> = [
+  ['blkio-weight', 'N', ['blockIO', 'weight'], 'number', 'share of block devices, 10 to 1000'],
+  ['cpu-period', 'US', ['cpu', 'period'], 'number', 'length of a period'],
+  ['cpu-quota', 'US', ['cpu', 'quota'], 'number', 'time of all CPUs in a period; -1 for no limit'],
+  ['cpu-burst', 'US', ['cpu', 'burst'], 'number', 'unused time that may be saved up'],
+  ['cpu-share', 'N', ['cpu', 'shares'], 'number', 'share of the CPUs, 2 to 262144'],
+  ['cpu-rt-period', 'US', ['cpu', 'realtimePeriod'], 'number', 'length of a period of real-time processes'],
+  ['cpu-rt-runtime', 'US', ['cpu', 'realtimeRuntime'], 'number', 'their time in it'],
+  ['cpu-idle', '0|1', ['cpu', 'idle'], 'number', '1: only when nobody else wants the CPU'],
+  ['cpuset-cpus', 'LIST', ['cpu', 'cpus'], 'text', 'CPUs to use, as "0-3,7"'],
+  ['cpuset-mems', 'LIST', ['cpu', 'mems'], 'text', 'memory nodes to use'],
+  ['memory', 'SIZE', ['memory', 'limit'], 'bytes', 'bytes, or with k, m, g'],
+  ['memory-reservation', 'SIZE', ['memory', 'reservation'], 'bytes', 'soft limit'],
+  ['memory-swap', 'SIZE', ['memory', 'swap'], 'bytes', 'memory and swap together; -1 for no limit'],
+  ['kernel-memory', 'SIZE', ['memory', 'kernel'], 'bytes', 'ignored with a warning, as by the kernel'],
+  ['kernel-memory-tcp', 'SIZE', ['memory', 'kernelTCP'], 'bytes', 'buffers of TCP (v1)'],
+  ['pids-limit', 'N', ['pids', 'limit'], 'number', 'processes; -1 for no limit'],
+]
+
+export const UPDATE_FLAGS: readonly Flag[] = [
+  { names: ['resources', 'r'], value: 'FILE', about: 'linux.resources as JSON, "-" for stdin; other options are ignored then' },
+  ...FIELDS.map(([name, value, , , about]) => ({ names: [name], value, about })),
+]
+
+function numberOf (flag: string, text: string, kind: 'bytes' | 'number'): number {
+  const [, digits, unit] = /^(-?\d{1,16})([kmgtp]?)(?:i?b)?$/i.exec(text) ?? []
+  const power = UNITS.indexOf((unit ?? '').toLowerCase())
+  if (digits === undefined || (kind === 'number' && text !== digits)) throw new OciError(`--${flag} ${text} is not ${kind === 'bytes' ? 'a size such as 64m' : 'a whole number'}`)
+  return Number(digits) * 1024 ** power
+}
+
+/** What the options say, as linux.resources. */
+function fromOptions (given: Given): unknown {
+  const document: Record<string, Record<string, number | string>> = {}
+  for (const [flag, , [group, name], kind] of FIELDS) {
+    const text = given.text(flag)
+    if (text !== undefined) (document[group] ??= {})[name] = kind === 'text' ? text : numberOf(flag, text, kind)
+  }
+  if (Object.keys(document).length === 0) throw new OciError('nothing to change is given; see wherry-oci update --help')
+  return document
+}
+
+function readFile (context: Context, file: string): string {
+  if (file !== '-' && (statSync(resolve(context.world.cwd, file), { throwIfNoEntry: false })?.size ?? 0) > RESOURCES_MAX_BYTES) throw new OciError(`${file} is larger than ${RESOURCES_MAX_BYTES} bytes`)
+  return readFileSync(file === '-' ? STDIN : resolve(context.world.cwd, file), 'utf8')
+}
+
+function parse (context: Context, given: Given): { resources: BundleResources, checkUsage: boolean } {
+  const file = given.text('resources')
+  const faults: Fault[] = []
+  const warnings: string[] = []
+  const cursor = createCursor(file === undefined ? fromOptions(given) : readDocument(readFile(context, file), 'resources'), '', faults)
+  const resources = readResources(cursor, warnings, true)
+  const checkUsage = cursor.get('memory').get('checkBeforeUpdate').boolean(false)
+  if (faults.length > 0) throw new InvalidRequest(faults)
+  if (resources.devices.length > 0) warnings.push('devices: rules of a container in use are not changed')
+  for (const warning of warnings) context.log.warn(warning)
+  return { resources, checkUsage }
+}
+
+/** Throws InvalidRequest naming the field, Unsupported naming the file of the cgroup. */
+export function updateContainer (context: Context, id: string, given: Given): void {
+  const record = context.store.load(id)
+  const status = statusOf(context.store, record)
+  if (status === 'stopped' || status === 'creating') throw new OciError(`cannot update container "${id}": container not running, it is ${status}`)
+  const { resources, checkUsage } = parse(context, given)
+  updateCgroup(record.cgroup, resources, checkUsage)
+}
