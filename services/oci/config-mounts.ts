@@ -7,6 +7,8 @@ import { IDMAP_OPTIONS } from '../runtime/mount-options.ts'
 import { readMappings } from './config-linux.ts'
 import type { Cursor } from './cursor.ts'
 
+/** Mounts, masked paths and devices have to fit into one plan (WY_SLOTS_MAX). */
+export const MOUNTS_MAX = 512
 /** The kernel takes a page of them (mount(2)). */
 const OPTIONS_MAX = 256
 /** Files that may be mounted over inside /proc; any other could lead the runtime itself astray (CVE-2019-16884). */
@@ -27,7 +29,8 @@ function readIdmap (mount: Cursor, options: readonly string[], isBind: boolean):
 export function readMount (mount: Cursor, bundle: string): BundleMount {
   const written = mount.get('destination').text()
   const options = mount.get('options').list(c => c.text(), OPTIONS_MAX)
-  const isBind = options.includes('bind') || options.includes('rbind') || mount.get('type').maybe(c => c.text()) === 'bind'
+  const said = mount.get('type').maybe(c => c.text())
+  const isBind = options.includes('bind') || options.includes('rbind') || said === 'bind'
   const type = isBind ? 'bind' : mount.get('type').needed().text()
   const source = mount.get('source').maybe(c => c.text()) ?? ''
   // The spec once allowed relative destinations, which engines still write; they begin at the root.
@@ -45,7 +48,7 @@ export function readMount (mount: Cursor, bundle: string): BundleMount {
 /** What depends on the namespaces of SPEC. */
 export function checkMounts (spec: BundleSpec, mounts: Cursor): void {
   const newUser = spec.linux.namespaces.some(({ type, path }) => type === 'user' && path === undefined)
-  mounts.list(c => c).forEach((field, i) => {
+  mounts.list(c => c, MOUNTS_MAX).forEach((field, i) => {
     const mount = spec.mounts[i]!
     if (mount.idmap?.uidMappings.length === 0 && !newUser) field.fault('has no uidMappings, and there is no new user namespace whose mappings could serve')
     if (!makesMounts(spec) && needsStage(mount)) field.get('type').fault(`"${mount.type}" needs a new mount namespace`)

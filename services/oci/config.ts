@@ -7,7 +7,7 @@ import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import { HOOK_NAMES, type BundleProcess, type BundleSpec, type Hook, type Hooks } from '../contract/bundle-spec.ts'
 import { makesMounts } from '../runtime/bundle-mounts.ts'
 import { readLinux } from './config-linux.ts'
-import { checkMounts, readMount } from './config-mounts.ts'
+import { checkMounts, MOUNTS_MAX, readMount } from './config-mounts.ts'
 import { readProcess } from './config-process.ts'
 import { createCursor, parseDocument, type Cursor } from './cursor.ts'
 
@@ -16,8 +16,6 @@ export const SPEC_VERSION = '1.3.0'
 const VERSIONS = /^1\.(\d{1,4})\.\d{1,4}(?:[-+][0-9A-Za-z.+-]{1,64})?$/
 const MINOR_KNOWN = 3
 const TIMEOUT_MAX_S = 86_400
-/** Mounts, masked paths and devices have to fit into one plan (WY_SLOTS_MAX). */
-const MOUNTS_MAX = 512
 const HOOKS_MAX = 64
 /** WY_LIST_MAX of the plan. */
 const TEXTS_MAX = 4096
