@@ -72,6 +72,18 @@ function checkHost (context: Context, spec: BundleSpec, cgroup: CgroupTree): voi
   if (occupied !== undefined) throw new InvalidRequest([{ path: 'linux.cgroupsPath', problem: `the cgroup ${occupied} is there and has processes that are not the container’s` }])
 }
 
+/** The folder of the new container ID, on a host that can have it. */
+function reserve (context: Context, id: string, spec: BundleSpec, cgroup: CgroupTree): string {
+  const directory = context.store.reserve(id)
+  try {
+    checkHost(context, spec, cgroup)
+    return directory
+  } catch (err) {
+    context.store.forget(id)
+    throw err
+  }
+}
+
 export interface Created {
   readonly record: ContainerRecord
   readonly pidfd: number
@@ -86,9 +98,8 @@ export async function createContainer (context: Context, request: CreateRequest)
   for (const warning of warnings) log.warn(warning)
   const spec = { ...asked, process: grantable(asked.process, makesUsers(asked), log.warn) }
   const cgroup = locateCgroup(spec.linux.cgroupsPath, request.id, context.systemdCgroup)
-  checkHost(context, spec, cgroup)
   const console = openConsole(context.native(), { terminal: spec.process.terminal, socketPath: request.consoleSocket, detached: request.detached })
-  const directory = store.reserve(request.id)
+  const directory = reserve(context, request.id, spec, cgroup)
   const base: ContainerRecord = {
     id: request.id, bundle, rootfs: spec.root.path, createdAt: new Date().toISOString(), annotations: spec.annotations, cgroup, pid: 0, pidStartTime: '', ready: false, opNames: [],
     ...(!makesMounts(spec) && { mountsBefore: countMountsAt(spec.root.path) }),

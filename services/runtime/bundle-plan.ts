@@ -156,6 +156,10 @@ function sysctlPath (name: string): string {
   return `sys/${slash >= 0 && (dot < 0 || slash < dot) ? name : name.replaceAll('.', '/')}`
 }
 
+/** Where the root is attached for the moment until it is pivoted: on top of everything, because in a user namespace the way to its
+ * own folder may be closed.  Hooks look for it there, and without a pivot it stays there. */
+const rootPlace = (spec: BundleSpec): string => makesMounts(spec) && spec.hooks.createContainer.length === 0 ? '/' : spec.root.path
+
 /** Everything that wherry-init does, from its first mount to the program. */
 export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Plan {
   let next = 0
@@ -190,7 +194,7 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
     ...(spec.hostname === undefined ? [] : [{ kind: 'hostname', texts: [spec.hostname] } as const]),
     ...(linux.namespaces.some(({ type, path }) => type === 'network' && path === undefined) ? [{ kind: 'loopbackUp' } as const] : []),
     ...(spec.domainname === undefined ? [] : [{ kind: 'domainname', texts: [spec.domainname] } as const]),
-    { kind: 'attach', slot: rootSlot, texts: [spec.root.path] },
+    { kind: 'attach', slot: rootSlot, texts: [rootPlace(spec)] },
     ...(Object.keys(linux.sysctl).length > 0 ? procOps(proc) : apparmorProc(process, proc)),
     ...trees.stage,
     ...spec.hooks.createContainer.map(hook => hookOp(hook, facts.state.creating)),

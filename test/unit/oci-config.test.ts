@@ -109,7 +109,7 @@ t.test('plans', async t => {
     t.ok(encodePlan({ cloneFlags: 0, cgroupFd: -1, idmapFd: -1, netnsFd: -1, idBase: 0, idCount: 1, pipeOwner: 0, ops }).length > 1000)
     const kinds = ops.map(op => op.kind)
     const pivot = kinds.indexOf('pivot')
-    t.same(ops.slice(0, pivot).filter(op => op.kind === 'attach').map(op => op.texts), [['/bundle/rootfs']])
+    t.same(ops.slice(0, pivot).filter(op => op.kind === 'attach').map(op => op.texts), [['/']])
     t.same(ops.slice(pivot).filter(op => op.kind === 'tree' || op.kind === 'fsmount'), [])
     t.ok(kinds.indexOf('wait') < kinds.indexOf('capabilities') && kinds.indexOf('checkProgram') < kinds.indexOf('wait'))
     t.ok(kinds.lastIndexOf('seccomp') < kinds.indexOf('exec'))

@@ -1,0 +1,190 @@
+// wherry-oci where config.json and runc's command line ask for more than engines usually do: limits that
+// change, statistics, foreign mount namespaces, clocks, ids of mounts, schedulers, time limits of hooks.
+
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { chownSync, existsSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { bundleFor, containerName, needsBundle, type BundleRig, type Config } from '../helpers/bundle.ts'
+import { SLOWNESS } from '../helpers/container.ts'
+
+const skip = needsBundle || (SLOWNESS > 1 && 'emulated: too slow for this many commands')
+const V1 = existsSync('/sys/fs/cgroup/memory')
+const MAPS = [{ containerID: 0, hostID: 100_000, size: 65_536 }]
+const without = (type: string) => (config: Config): void => { config.linux.namespaces = config.linux.namespaces.filter((n: { type: string }) => n.type !== type) }
+const mountsAt = (path: string): number => readFileSync('/proc/self/mountinfo', 'utf8').split('\n').filter(line => line.split(' ')[4] === path).length
+
+/** A container that stays; its name. */
+function started (t: Test, rig: BundleRig, script: string, change?: (config: Config) => void): string {
+  const id = containerName(t)
+  rig.config(script, change)
+  t.match(rig.oci(['run', '--detach', id], { quiet: true }), { code: 0 })
+  t.teardown(() => rig.oci(['delete', '--force', id]))
+  return id
+}
+
+t.test('limits of a running container', { skip }, async t => {
+  const rig = bundleFor(t)
+  const id = started(t, rig, 'exec sleep 1000', config => { config.linux.resources.memory = { limit: 64 << 20, swap: 64 << 20 } })
+  const files = V1 ? ['memory/memory.limit_in_bytes', 'memory/memory.memsw.limit_in_bytes', 'pids/pids.max', 'cpu/cpu.shares'] : ['memory.max', 'memory.swap.max', 'pids.max', 'cpu.weight']
+  const limits = (): string[] => rig.oci(['exec', id, 'sh', '-c', `cd /sys/fs/cgroup; cat ${files.join(' ')}`]).stdout.trim().split('\n')
+  const both = (memory: number, swap: number): string[] => [String(memory << 20), String((V1 ? memory + swap : swap) << 20)]
+
+  t.test('change by options, upwards and downwards', async t => {
+    t.match(rig.oci(['update', '--memory', '128m', '--memory-swap', '256m', '--pids-limit', '33', '--cpu-share', '512', id]), { code: 0, stderr: '' })
+    t.same(limits(), [...both(128, 128), '33', V1 ? '512' : '20'])
+    t.match(rig.oci(['update', '--memory', '32m', '--memory-swap', '48m', id]), { code: 0, stderr: '' })
+    t.same(limits().slice(0, 3), [...both(32, 16), '33'], 'what is not named stays')
+  })
+  t.test('change by a document', async t => {
+    t.match(rig.oci(['update', '--resources', '-', id], { input: '{"memory":{"limit":41943040},"pids":{"limit":-1}}' }), { code: 0, stderr: '' })
+    t.same(limits().slice(0, 3).filter((_, i) => i !== 1), [String(40 << 20), 'max'])
+  })
+  t.test('that cannot be are named, and change nothing', async t => {
+    for (const [args, input, why] of [
+      [['--memory', 'x'], '', /--memory x is not a size/],
+      [[], '', /nothing to change is given/],
+      [['--memory', '512m', '--memory-swap', '64m'], '', /memory\.swap: 67108864 is below memory\.limit/],
+      [['--resources', '-'], '{"cpu":{"shares":"x"},"memory":3}', /cpu\.shares: "x" is not.*|memory: 3 is not an object/],
+      [['--resources', '-'], '{', /resources: is not JSON/],
+      [['--resources', '-'], '{"memory":{"limit":4096,"checkBeforeUpdate":true}}', /memory\.limit: 4096 is below the \d+ bytes that are used now/],
+      ...(V1 ? [[['--memory', '1g'], '', /memory\.limit: 1073741824 is above \d+, the limit of memory and swap together/] as const] : []),
+    ] as const) t.match(rig.oci(['update', ...args, id], { input }), { code: 1, stderr: why }, String(why))
+    t.equal(limits()[0], String(40 << 20))
+    t.match(rig.oci(['update', '--memory', '1g', 'nobody']), { code: 1, stderr: /does not exist/ })
+  })
+  t.test('and its use is told as runc tells it', async t => {
+    const { type, id: told, data } = JSON.parse(rig.oci(['events', '--stats', id]).stdout)
+    t.match({ type, told }, { type: 'stats', told: id })
+    t.ok(data.cpu.usage.total > 0 && data.memory.usage.usage > 0)
+    t.match(data, { memory: { usage: { limit: 40 << 20 } }, pids: { current: 1 } })
+    t.match(rig.oci(['events', '--interval', 'often', id]), { code: 1, stderr: /--interval often is not a duration/ })
+  })
+  t.test('events end with the container, and tell when memory ran out', async t => {
+    const hungry = started(t, rig, 'read line <>/tmp/go; x=a; while :; do x=$x$x; done', config => {
+      spawnSync('mkfifo', [join(rig.rootfs, 'tmp/go')])
+      config.linux.resources.memory = { limit: 8 << 20, swap: 8 << 20 }
+    })
+    const events = spawn(process.execPath, [...process.execArgv, join(import.meta.dirname, '../../services/oci/main.ts'), '--root', join(rig.directory, 'state'), 'events', '--interval', '100ms', hungry], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const lines: string[] = []
+    events.stdout.setEncoding('utf8').on('data', (text: string) => { lines.push(...text.trim().split('\n')) })
+    await once(events.stdout, 'data')
+    rig.oci(['exec', hungry, 'sh', '-c', 'echo now >/tmp/go'])
+    await once(events, 'close')
+    t.ok(lines.some(line => JSON.parse(line).type === 'oom'), lines.at(-1)!)
+  })
+})
+
+t.test('a mount namespace that is not its own', { skip }, async t => {
+  const rig = bundleFor(t)
+  t.test('is the runtime’s when none is asked for; nothing stays mounted', async t => {
+    const id = started(t, rig, 'exec sleep 1000', without('mount'))
+    const { pid } = JSON.parse(rig.oci(['state', id]).stdout)
+    t.equal(readlinkSync(`/proc/${pid}/ns/mnt`), readlinkSync('/proc/self/ns/mnt'))
+    t.equal(mountsAt(rig.rootfs), 1)
+    t.match(rig.oci(['exec', id, 'sh', '-c', 'ls /; cat /proc/1/comm']), { code: 0, stdout: 'bin\ndev\netc\nproc\nsys\ntmp\nsleep\n' }, 'exec is in the same root')
+    t.equal(rig.oci(['delete', '--force', id]).code, 0)
+    t.equal(mountsAt(rig.rootfs), 0)
+    t.match(rig.run('echo ran', config => { without('mount')(config); config.process.args = ['/none'] }), { code: 1 })
+    t.equal(mountsAt(rig.rootfs), 0, 'nor when creating fails')
+  })
+  t.test('is joined by path; the host’s is refused', async t => {
+    const holder = spawn('unshare', ['--mount', 'sh', '-c', 'echo there; exec sleep 1000'], { stdio: ['ignore', 'pipe', 'inherit'] })
+    t.teardown(() => { holder.kill('SIGKILL') })
+    await once(holder.stdout, 'data')
+    const path = (pid: number | 'self') => (config: Config): void => { config.linux.namespaces.find((n: { type: string }) => n.type === 'mount').path = `/proc/${pid}/ns/mnt` }
+    t.match(rig.run('readlink /proc/self/ns/mnt; ls /', path(holder.pid!)), { code: 0, stdout: `${readlinkSync(`/proc/${holder.pid}/ns/mnt`)}\nbin\n` })
+    t.match(rig.run('true', config => { path('self')(config); config.linux.namespaces.find((n: { type: string }) => n.type === 'mount').path = `/proc/${process.pid}/ns/mnt` }),
+      { code: 1, stderr: /linux\.namespaces\[4\]\.path: is the host’s mount namespace/ })
+  })
+})
+
+t.test('what else config.json asks for', { skip }, async t => {
+  const rig = bundleFor(t)
+  t.test('a time namespace has clocks of its own, also for exec', async t => {
+    const change = (config: Config): void => {
+      config.linux.namespaces.push({ type: 'time' })
+      config.linux.timeOffsets = { boottime: { secs: 10_000_000 }, monotonic: { secs: 20_000_000, nanosecs: 5 } }
+    }
+    const id = started(t, rig, 'exec sleep 1000', change)
+    t.ok(Number.parseFloat(rig.oci(['exec', id, 'cat', '/proc/uptime']).stdout) > 10_000_000)
+    t.match(rig.run('cat /proc/self/timens_offsets', change), { stdout: /monotonic +20000000 +5\nboottime +10000000 +0\n/ })
+    const { pid } = JSON.parse(rig.oci(['state', id]).stdout)
+    t.match(rig.run('cat /proc/self/timens_offsets', config => { config.linux.namespaces.push({ type: 'time', path: `/proc/${pid}/ns/time` }) }), { stdout: /monotonic +20000000 / }, 'joined by path')
+    t.match(rig.run('cat /proc/self/timens_offsets; id -u', config => {
+      change(config)
+      config.linux.namespaces.push({ type: 'user' })
+      Object.assign(config.linux, { uidMappings: MAPS, gidMappings: MAPS })
+    }), { code: 0, stdout: /boottime +10000000 / }, 'in a user namespace')
+  })
+  t.test('ids of a mount are seen through its map, or the container’s', async t => {
+    const directory = join(rig.directory, 'owned')
+    mkdirSync(directory)
+    writeFileSync(join(directory, 'file'), '')
+    chownSync(join(directory, 'file'), 7, 8)
+    const own = [{ containerID: 7, hostID: 1007, size: 2 }]
+    const mount = (more: object) => ({ destination: '/owned', type: 'bind', source: directory, options: ['bind'], ...more })
+    const ended = rig.run('ls -ln /owned/file', config => { config.mounts.push(mount({ uidMappings: own, gidMappings: own })) })
+    if (/EINVAL|EOPNOTSUPP/.test(ended.stderr)) return t.comment('SKIP this file system has no id-mapped mounts')
+    t.match(ended, { code: 0, stdout: / 1007 +1008 / })
+    t.match(rig.run('ls -ln /owned/file', config => {
+      config.mounts.push(mount({ options: ['rbind', 'ridmap'] }))
+      config.linux.namespaces.push({ type: 'user' })
+      Object.assign(config.linux, { uidMappings: MAPS, gidMappings: MAPS })
+    }), { code: 0, stdout: / 7 +8 / })
+  })
+  t.test('mounts are listed in the order of config.json', async t => {
+    const { stdout } = rig.run('cat /proc/self/mountinfo', config => {
+      for (const name of ['c', 'a', 'b']) {
+        config.mounts.push({ destination: `/tmp/${name}`, type: 'tmpfs', source: 'tmpfs' }, { destination: `/tmp/${name}/etc`, source: '/etc', options: ['bind', 'ro'] })
+      }
+      config.root.readonly = false
+    })
+    t.same(stdout.split('\n').map(line => line.split(' ')[4]).filter(path => path?.startsWith('/tmp/')), ['c', 'a', 'b'].flatMap(name => [`/tmp/${name}`, `/tmp/${name}/etc`]))
+  })
+  t.test('scheduler and priority of disk access', async t => {
+    const ended = rig.run('cat /proc/self/stat; busybox ionice -p 1', config => {
+      Object.assign(config.process, { scheduler: { policy: 'SCHED_BATCH', nice: 7 }, ioPriority: { class: 'IOPRIO_CLASS_BE', priority: 6 } })
+    })
+    const fields = ended.stdout.split('\n')[0]!.split(') ')[1]!.split(' ')
+    t.same([fields[16], fields[38]], ['7', '3'], 'nice and policy, proc(5)')
+    t.match(ended.stdout, /best-effort: prio 6/)
+  })
+  t.test('capabilities that the kernel would not grant are left out with a warning', async t => {
+    t.match(rig.run('grep CapAmb /proc/self/status', config => { config.process.capabilities.ambient = ['CAP_KILL'] }), { code: 0, stdout: 'CapAmb:\t0000000000000000\n', stderr: /ambient: CAP_KILL is not inheritable/ })
+  })
+  t.test('a hundred mounts, masks and devices fit', async t => {
+    const names = Array.from({ length: 100 }, (_, i) => `/tmp/${i}`)
+    const tmpfs = { destination: '/tmp', type: 'tmpfs', source: 'tmpfs' }
+    t.match(rig.run('ls /tmp | wc -l; ls /dev | wc -l', config => {
+      config.mounts.push(tmpfs, ...names.map(name => ({ destination: name, source: '/etc', options: ['bind', 'ro'] })))
+      config.linux.maskedPaths = names
+      config.linux.devices = names.map((_, i) => ({ path: `/dev/n${i}`, type: 'c', major: 1, minor: 3 }))
+    }), { code: 0, stdout: /^100\n1\d\d\n$/ })
+  })
+})
+
+t.test('hooks that take too long are ended', { skip }, async t => {
+  const rig = bundleFor(t)
+  for (const [kind, path] of [['prestart', '/bin/sleep'], ['createRuntime', '/bin/sleep'], ['createContainer', '/bin/sleep'], ['startContainer', '/bin/sleep']] as const) {
+    t.match(rig.run('echo ran', config => { config.hooks = { [kind]: [{ path, args: ['sleep', '1000'], timeout: 1 }] } }), { code: 1, stdout: '', stderr: /ETIMEDOUT/ }, kind)
+  }
+  for (const kind of ['poststart', 'poststop']) {
+    t.match(rig.run('echo ran', config => { config.hooks = { [kind]: [{ path: '/bin/sleep', args: ['sleep', '1000'], timeout: 1 }] } }), { code: 0, stdout: 'ran\n', stderr: /warning: .*ETIMEDOUT/ }, `${kind} only warns`)
+  }
+})
+
+t.test('what this host cannot do is named', { skip }, async t => {
+  const rig = bundleFor(t)
+  t.match(rig.run('true', config => { config.linux.cgroupsPath = '/' + readFileSync('/proc/self/cgroup', 'utf8').split('\n').map(line => line.split(':')[2] ?? '').find(path => path.length > 1)?.slice(1) }),
+    { code: 1, stderr: /linux\.cgroupsPath: .* has processes that are not the container’s/ })
+  if (!existsSync('/sys/module/apparmor')) t.match(rig.run('true', config => { config.process.apparmorProfile = 'p' }), { code: 1, stderr: /process\.apparmorProfile: .* without AppArmor/ })
+  if (!existsSync('/run/systemd/system')) {
+    rig.config('true')
+    t.match(rig.oci(['--systemd-cgroup', 'run', containerName(t)]), { code: 1, stderr: /systemd cgroup flag passed, but systemd support for managing cgroups is not available/ })
+  }
+  if (V1) t.match(rig.run('true', config => { config.linux.resources.unified = { 'memory.high': '1' } }), { code: 1, stderr: /linux\.resources\.unified cannot be set: this host has cgroups of version 1/ })
+  else t.match(rig.run('true', config => { config.linux.resources.memory = { swappiness: 5 } }), { code: 1, stderr: /linux\.resources\.memory\.swappiness cannot be set/ })
+  if (!existsSync('/sys/fs/cgroup/net_cls')) t.match(rig.run('true', config => { config.linux.resources.network = { classID: 5 } }), { code: 1, stderr: /net_cls\.classid|network\.classID/ })
+})
