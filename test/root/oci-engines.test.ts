@@ -4,7 +4,7 @@
 
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, globSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -38,13 +38,17 @@ function folderFor (t: Test): { directory: string, tar: string } {
   return { directory, tar }
 }
 
-type Engine = (args: readonly string[], input?: string) => Ended
+interface Engine {
+  (args: readonly string[], input?: string): Ended
+  /** How it is called in a shell. */
+  readonly program: string
+}
 
 /** conmon leaves a file named `oom` where the engine was called from, so that is DIRECTORY. */
-const engineOf = (program: string, before: readonly string[], directory: string): Engine => (args, input = '') => {
+const engineOf = (program: string, before: readonly string[], directory: string): Engine => Object.assign((args: readonly string[], input = ''): Ended => {
   const { status, stdout, stderr } = spawnSync(program, [...before, ...args], { cwd: directory, encoding: 'utf8', input, timeout: COMMAND_MAX_MS })
   return { code: status, stdout, stderr }
-}
+}, { program: `cd ${directory} && ${[program, ...before].join(' ')}` })
 
 /** What must be so with any engine.  FLAGS are for its `run`. */
 async function exercise (t: Test, engine: Engine, flags: readonly string[], name: string): Promise<void> {
@@ -84,11 +88,54 @@ async function exercise (t: Test, engine: Engine, flags: readonly string[], name
     t.equal(engine(['start', name]).code, 0)
     t.equal(engine(['rm', '-f', name]).code, 0)
   })
+  t.test('limits change while it runs, and its use is told', async t => {
+    const file = existsSync('/sys/fs/cgroup/memory') ? '/sys/fs/cgroup/memory/memory.limit_in_bytes' : '/sys/fs/cgroup/memory.max'
+    t.equal(engine(['run', '-d', '--name', name, ...flags, '--memory', '64m', 'box', 'sleep', '1000']).code, 0)
+    t.match(engine(['update', '--memory', '128m', '--memory-swap', '256m', name]), { code: 0 })
+    t.match(engine(['exec', name, 'cat', file]).stdout, `${128 << 20}\n`)
+    t.match(engine(['stats', '--no-stream', name]).stdout, /MiB|MB|kB/)
+    t.match(run(['--pid', `container:${name}`], ['cat', '/proc/1/comm']), { code: 0, stdout: 'sleep\n' }, 'a second one in its pid namespace')
+    t.match(engine(['exec', '--user', '5', '--workdir', '/tmp', '--env', 'A=b', name, 'sh', '-c', 'id -u; pwd; echo $A']), { code: 0, stdout: '5\n/tmp\nb\n' })
+    t.equal(engine(['kill', '--signal', 'KILL', name]).code, 0)
+    t.equal(engine(['restart', '-t', '0', name]).code, 0)
+    t.match(engine(['exec', name, 'cat', file]).stdout, /^\d+\n$/)
+    t.equal(engine(['rm', '-f', name]).code, 0)
+  })
+  t.test('a profile, a device, a kernel setting, file limits, capabilities', async t => {
+    const directory = mkdtempSync(join(tmpdir(), 'wherry-profile-'))
+    t.teardown(() => { rmSync(directory, { recursive: true }) })
+    const profile = join(directory, 'profile.json')
+    writeFileSync(profile, JSON.stringify({ defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO' }] }))
+    t.match(run(['--security-opt', `seccomp=${profile}`], ['sh', '-c', 'mkdir /tmp/x']).stderr, /Operation not permitted/)
+    t.match(run(['--security-opt', 'no-new-privileges'], ['grep', 'NoNewPrivs', '/proc/self/status']).stdout, 'NoNewPrivs:\t1\n')
+    t.match(run(['--device', '/dev/kmsg:/dev/journal:w'], ['sh', '-c', 'test -c /dev/journal && echo there; head -c 1 /dev/journal']), { stdout: 'there\n', stderr: /not permitted/ })
+    t.match(run(['--sysctl', 'net.ipv4.ip_forward=1', '--ulimit', 'core=77:99', '--cap-drop', 'ALL', '--cap-add', 'CHOWN'],
+      ['sh', '-c', 'cat /proc/sys/net/ipv4/ip_forward; ulimit -c; grep CapEff /proc/self/status']), { code: 0, stdout: /^1\n\d+\nCapEff:\t0000000000000001\n/ })
+  })
+  t.test('a volume that follows the host’s mounts', async t => {
+    const volume = mkdtempSync(join(tmpdir(), 'wherry-volume-'))
+    execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', volume])
+    t.teardown(() => {
+      execFileSync('umount', ['--lazy', volume])
+      rmSync(volume, { recursive: true })
+    })
+    execFileSync('mount', ['--make-shared', volume])
+    t.equal(engine(['run', '-d', '--name', name, ...flags, '-v', `${volume}:/v:rslave`, 'box', 'sleep', '1000']).code, 0)
+    mkdirSync(join(volume, 'late'))
+    execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', join(volume, 'late')])
+    writeFileSync(join(volume, 'late/file'), 'seen\n')
+    t.match(engine(['exec', name, 'cat', '/v/late/file']), { code: 0, stdout: 'seen\n' })
+    t.equal(engine(['rm', '-f', name]).code, 0)
+  })
   t.test('memory ends where it was said', async t => {
     t.equal(run(['--memory', '16m'], ['sh', '-c', 'x=a; while :; do x=$x$x; done']).code, 137)
   })
   t.test('a terminal', async t => {
     t.match(run(['-t'], ['sh', '-c', 'tty; test -c /dev/console && echo console']).stdout, /\/dev\/pts\/0\r\nconsole/)
+    // script(1) gives the engine a terminal of its own, as a person at a keyboard has.
+    const typed = `${[engine.program, 'run', '--rm', '-it', ...flags, 'box', 'sh'].join(' ')}`
+    const { stdout } = spawnSync('script', ['-qec', typed, '/dev/null'], { encoding: 'utf8', input: 'echo "<$((40+2))>"; tty; exit 3\n', timeout: COMMAND_MAX_MS })
+    t.match(stdout, /<42>\r\n\/dev\/pts\/0/)
   })
 }
 
@@ -140,6 +187,7 @@ t.test('docker', { skip: missing('dockerd', 'docker', 'containerd') }, async t =
   })
   t.test('--privileged, --init and the host’s namespaces', async t => {
     t.match(docker(['run', '--rm', ...flags, '--privileged', 'box', 'grep', 'CapEff', '/proc/self/status']), { code: 0, stdout: /CapEff:\t0000003/ })
+    if (spawnSync('which', ['docker-init']).status === 0) t.match(docker(['run', '--rm', ...flags, '--init', 'box', 'cat', '/proc/1/comm']), { code: 0, stdout: 'docker-init\n' })
     t.match(docker(['run', '--rm', '--runtime', 'wherry', '--network', 'host', '--pid', 'host', 'box', 'sh', '-c', 'echo /proc/[0-9]* | wc -w']).stdout, /^\d{2,}\n$/)
   })
 })
