@@ -2,7 +2,7 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-engines native build test test-unit test-redis test-root test-e2e test-vm t demo up down bench fuzz clean
+.PHONY: help setup setup-engines native pack build test test-unit test-redis test-root test-e2e test-vm t demo up down bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,11 @@ setup-engines: # what tests compare with; started by no one but them
 
 native: ## the C library and its programs, into build/native
 	@$(MAKE) --no-print-directory -C native
+
+pack: build/wherry-oci.cjs ## wherry-oci as one compiled script, which starts in half the time
+
+build/wherry-oci.cjs: infra/pack/pack.ts node_modules/.package-lock.json $(wildcard $(addsuffix /*.ts,$(addprefix services/,contract platform runtime oci)))
+	@node --disable-warning=ExperimentalWarning infra/pack/pack.ts services/oci/main.ts build/wherry-oci
 
 build: ## type check and lint (nothing is emitted: Node runs the .ts files)
 	@mkdir -p build

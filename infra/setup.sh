@@ -82,6 +82,6 @@ flock 9
 mapfile -t missing < <(missing_packages)
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 install_npm_packages
-make --no-print-directory -s native
+make --no-print-directory -s native pack
 link_commands
 say 'ready'

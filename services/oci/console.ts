@@ -3,12 +3,13 @@
 
 import { closeSync, createReadStream, createWriteStream, writeSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import { isatty, ReadStream, WriteStream } from 'node:tty'
 import type { Native } from '../runtime/native.ts'
 import { OciError } from './failure.ts'
 
 const STDIN = 0
 const STDOUT = 1
+/** Loading it takes 3 ms, which only terminals need. */
+const loadTty = () => process.getBuiltinModule('node:tty')
 
 export interface Console {
   /** Socket for the container's side; -1 without a terminal. */
@@ -42,12 +43,14 @@ export function openConsole (native: Native, { terminal, socketPath, detached }:
 
 /** Rows and columns of our own terminal, for one inside that is to look like it. */
 export function ownSize (): { height: number, width: number } | undefined {
+  const { isatty, WriteStream } = loadTty()
   if (!isatty(STDOUT)) return undefined
   const [width, height] = new WriteStream(STDOUT).getWindowSize()
   return { height, width }
 }
 
 function copyTerminal (master: number): () => void {
+  const { isatty, ReadStream } = loadTty()
   const inner = new ReadStream(master)
   const toInner = createWriteStream('', { fd: master, autoClose: false })
   const ourIn = isatty(STDIN) ? new ReadStream(STDIN) : createReadStream('', { fd: STDIN, autoClose: false })

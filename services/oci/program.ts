@@ -1,7 +1,6 @@
 // The command line of wherry-oci: a table of commands with their options, in runc's words, so that engines
 // that know runc can use it.  Knows what is printed; what is done is in the other files.
 
-import { execFileSync } from 'node:child_process'
 import { existsSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { describeFlags, parseFlags, wholeNumber, type Flag, type Given } from './command-line.ts'
@@ -74,6 +73,7 @@ function listContainers ({ context, given }: CommandContext): void {
 function printProcesses ({ context, given }: CommandContext): void {
   const pids = processesOf(context, given.rest[0]!)
   if (given.text('format') === 'json') return context.world.print(`${JSON.stringify(pids)}\n`)
+  const { execFileSync } = process.getBuiltinModule('node:child_process')
   const lines = execFileSync('ps', given.rest.length > 1 ? given.rest.slice(1) : ['-ef'], { encoding: 'utf8' }).split('\n')
   const column = lines[0]!.trim().split(/\s+/).indexOf('PID')
   if (column < 0) throw new OciError('these options of ps show no column PID')

@@ -51,14 +51,16 @@ export function featureReport (): object {
     hooks: HOOK_NAMES,
     mountOptions: MOUNT_OPTIONS,
     linux: {
-      namespaces: [...NAMESPACES, 'user'].sort(),
+      namespaces: [...NAMESPACES, 'time', 'user'].sort(),
       capabilities: CAPABILITIES,
-      cgroup: { v1: true, v2: true, systemd: false, systemdUser: false, rdma: false },
+      cgroup: { v1: true, v2: true, systemd: false, systemdUser: false, rdma: true },
       seccomp: { enabled: true, actions: SECCOMP_ACTIONS, operators: SECCOMP_OPERATORS, archs: SECCOMP_ARCHITECTURES, knownFlags: SECCOMP_FLAGS, supportedFlags: SECCOMP_FLAGS },
       apparmor: { enabled: true },
       selinux: { enabled: false },
-      intelRdt: { enabled: false },
-      mountExtensions: { idmap: { enabled: false } },
+      intelRdt: { enabled: false, schemata: false, monitoring: false },
+      memoryPolicy: { modes: [], flags: [] },
+      mountExtensions: { idmap: { enabled: true } },
+      netDevices: { enabled: false },
     },
   }
 }

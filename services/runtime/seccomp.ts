@@ -1,10 +1,9 @@
 // A profile becomes a filter program, once, by libseccomp (seccomp_init(3) and its companions).
 // The result is plain bytes, an array of struct sock_filter, and goes into every plan.
 
-import { closeSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { randomUUID } from 'node:crypto'
 import koffi from 'koffi'
 import { Unsupported } from '../contract/errors.ts'
 import type { ArgumentRule, SyscallRule } from './seccomp-profile.ts'
@@ -57,7 +56,8 @@ export function buildFilter (defaultAction: number, build: (filter: FilterBuilde
   const add = lib.func('seccomp_rule_add_array', 'int', ['void *', 'uint32', 'int', 'uint', koffi.pointer(argument)])
   const exportBpf = lib.func('int seccomp_export_bpf(void *context, int fd)')
   const context: unknown = init(defaultAction)
-  const path = join(tmpdir(), `wherry-seccomp-${randomUUID()}`)
+  const directory = mkdtempSync(join(tmpdir(), 'wherry-seccomp-'))
+  const path = join(directory, 'filter')
   try {
     check(attribute(context, SCMP_FLTATR_CTL_OPTIMIZE, OPTIMIZE_TREE), 'optimise the filter')
     build({
@@ -84,7 +84,7 @@ export function buildFilter (defaultAction: number, build: (filter: FilterBuilde
     }
     return new Uint8Array(readFileSync(path))
   } finally {
-    rmSync(path, { force: true })
+    rmSync(directory, { recursive: true, force: true })
     release(context)
   }
 }

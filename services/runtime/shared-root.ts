@@ -2,7 +2,6 @@
 // top of the bundle's root folder, and do not go away with the container.  Who makes such a container counts
 // what was there before, and takes back what is there on top.
 
-import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 
 /** Deeper than this nobody stacks mounts. */
@@ -18,5 +17,6 @@ export function countMountsAt (path: string): number {
 
 /** Detach mounts from PATH, with all below them, until KEEP are left. */
 export function detachMountsAt (path: string, keep: number): void {
+  const { execFileSync } = process.getBuiltinModule('node:child_process')
   for (let i = Math.min(STACK_MAX, countMountsAt(path)); i > keep; i--) execFileSync('umount', ['--lazy', '--no-canonicalize', path], { stdio: ['ignore', 'ignore', 'pipe'] })
 }
