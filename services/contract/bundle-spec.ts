@@ -54,8 +54,10 @@ export interface BundleMount {
   readonly idmap?: { readonly recursive: boolean, readonly uidMappings: readonly IdMapping[], readonly gidMappings: readonly IdMapping[] }
 }
 
+export type BundleNamespaceType = NamespaceType | 'time'
+
 /** Without a path it is made, with one it is joined. */
-export interface Namespace { readonly type: NamespaceType, readonly path?: string }
+export interface Namespace { readonly type: BundleNamespaceType, readonly path?: string }
 export interface IdMapping { readonly containerID: number, readonly hostID: number, readonly size: number }
 
 export interface BundleLinux {

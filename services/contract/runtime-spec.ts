@@ -54,7 +54,7 @@ export interface Mount {
   readonly options: readonly string[]
 }
 
-export type NamespaceType = 'mount' | 'pid' | 'ipc' | 'uts' | 'network' | 'user' | 'cgroup' | 'time'
+export type NamespaceType = 'mount' | 'pid' | 'ipc' | 'uts' | 'network' | 'user' | 'cgroup'
 
 export interface Linux {
   readonly namespaces: readonly NamespaceType[]

@@ -2,13 +2,12 @@
 // kernel settings.  Cgroup limits and the seccomp profile have files of their own.
 
 import { isAbsolute } from 'node:path'
-import type { BundleLinux, Device, IdMapping, Namespace, Propagation } from '../contract/bundle-spec.ts'
-import type { NamespaceType } from '../contract/runtime-spec.ts'
+import type { BundleLinux, BundleNamespaceType, Device, IdMapping, Namespace, Propagation } from '../contract/bundle-spec.ts'
 import { DEVICE_NUMBER_MAX, readResources } from './config-resources.ts'
 import { readSeccomp } from './config-seccomp.ts'
 import type { Cursor } from './cursor.ts'
 
-const NAMESPACES: readonly NamespaceType[] = ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup', 'time']
+const NAMESPACES: readonly BundleNamespaceType[] = ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup', 'time']
 const PROPAGATIONS: readonly Propagation[] = ['shared', 'slave', 'private', 'unbindable', 'rshared', 'rslave', 'rprivate', 'runbindable']
 const ID_MAX = 4_294_967_295
 /** The kernel takes so many lines in an id map (user_namespaces(7)). */
@@ -19,7 +18,7 @@ const PATHS_MAX = 128
 /** Thirty years: KTIME_SEC_MAX of the kernel keeps some distance to its end of time. */
 const SECONDS_MAX = 946_080_000
 /** Settings that belong to a namespace, so that writing them changes nobody else: prefix → namespace. */
-const SYSCTL_NAMESPACES: ReadonlyArray<readonly [RegExp, NamespaceType]> = [
+const SYSCTL_NAMESPACES: ReadonlyArray<readonly [RegExp, BundleNamespaceType]> = [
   [/^net\./, 'network'],
   [/^fs\.mqueue\./, 'ipc'],
   [/^kernel\.(?:msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced|msg_next_id|sem_next_id|shm_next_id)$/, 'ipc'],
@@ -41,7 +40,7 @@ function readNamespaces (list: Cursor): Namespace[] {
     const path = c.get('path').maybe(absolute) || undefined
     return path === undefined ? { type } : { type, path }
   })
-  const joined = (type: NamespaceType): boolean => namespaces.some(namespace => namespace.type === type && namespace.path !== undefined)
+  const joined = (type: BundleNamespaceType): boolean => namespaces.some(namespace => namespace.type === type && namespace.path !== undefined)
   if (joined('user') && namespaces.some(namespace => namespace.type === 'pid' && namespace.path === undefined)) {
     list.fault('a new pid namespace inside a user namespace that is joined by its path is not supported; join the pid namespace, too')
   }

@@ -4,12 +4,11 @@
 // of order hold here too: the host's files are opened on the host's side, /proc is mounted while the host's
 // own is visible, and behind the pivot every path ends inside the container's root.
 
-import type { BundleProcess, BundleSpec, Hook, Scheduler } from '../contract/bundle-spec.ts'
-import type { NamespaceType } from '../contract/runtime-spec.ts'
+import type { BundleNamespaceType, BundleProcess, BundleSpec, Hook, Scheduler } from '../contract/bundle-spec.ts'
 import { consoleOps, deviceOps, hostDevices, needsDevices } from './bundle-devices.ts'
 import { makesMounts, mountOps, type MountFacts } from './bundle-mounts.ts'
 import { capabilitySets, programPaths } from './plan.ts'
-import { ATTR, CLONE, FLAG, MS, RLIMIT, SLOT_NONE, type Op, type Plan } from './ops.ts'
+import { ATTR, CLONE, CLONE_TIME, FLAG, MS, RLIMIT, SLOT_NONE, type Op, type Plan } from './ops.ts'
 import { propagationFlags } from './mount-options.ts'
 import type { CompiledSeccomp } from './seccomp-bundle.ts'
 
@@ -24,8 +23,8 @@ export interface EntryFacts {
   /** Descriptors 3, 4 … that the container's program shall have. */
   readonly preserveFds: number
   /** Namespaces to join: an open descriptor, a namespace's own or a pidfd, and what of it. */
-  readonly joined: ReadonlyArray<{ readonly fd: number, readonly types: readonly NamespaceType[] }>
-  readonly created: readonly NamespaceType[]
+  readonly joined: ReadonlyArray<{ readonly fd: number, readonly types: readonly BundleNamespaceType[] }>
+  readonly created: readonly BundleNamespaceType[]
   readonly uidMap: string
   readonly gidMap: string
   readonly cgroupFd: number
@@ -34,7 +33,7 @@ export interface EntryFacts {
   readonly clocks?: { readonly procFd: number, readonly offsets: string }
 }
 
-const flagsOf = (types: readonly NamespaceType[]): number => types.reduce((flags, type) => flags | CLONE[type], 0)
+const flagsOf = (types: readonly BundleNamespaceType[]): number => types.reduce((flags, type) => flags | (type === 'time' ? CLONE_TIME : CLONE[type]), 0)
 
 function planOf (ops: readonly Op[], cloneFlags = 0, cgroupFd = -1): Plan {
   return { cloneFlags, cgroupFd, idmapFd: -1, netnsFd: -1, idBase: 0, idCount: 1, pipeOwner: 0, ops }
@@ -45,7 +44,7 @@ function planOf (ops: readonly Op[], cloneFlags = 0, cgroupFd = -1): Plan {
 export function buildEntryPlan (facts: EntryFacts): Plan {
   const joinsUser = facts.joined.some(({ types }) => types.includes('user'))
   // Inside a user namespace that is joined, the others can only be made once it is.
-  const late = (type: NamespaceType): boolean => type === 'cgroup' || joinsUser
+  const late = (type: BundleNamespaceType): boolean => type === 'cgroup' || joinsUser
   const created = facts.created.filter(type => type !== 'time')
   const clockSlot = 2 + facts.joined.length
   const joins = facts.joined.map((join, i) => ({ ...join, slot: 2 + i }))
@@ -62,7 +61,7 @@ export function buildEntryPlan (facts: EntryFacts): Plan {
     ...(facts.created.includes('user') ? [{ kind: 'userMaps', texts: [facts.uidMap, facts.gidMap] } as const] : []),
     ...inOrder.map(({ slot, types }): Op => ({ kind: 'setns', slot, wide: flagsOf(types.filter(type => type !== 'pid')) })).filter(op => op.wide !== 0),
     // It is entered at exec.  While its file in /proc is still our own: with other ids it would be root's.
-    ...(facts.created.includes('time') ? [{ kind: 'unshare', wide: CLONE.time } as const] : []),
+    ...(facts.created.includes('time') ? [{ kind: 'unshare', wide: CLONE_TIME } as const] : []),
     ...(facts.clocks ? [{ kind: 'write', slot: clockSlot, texts: ['self/timens_offsets', facts.clocks.offsets] } as const] : []),
     ...(joinsUser || facts.created.includes('user') ? [{ kind: 'setupIds' } as const] : []),
     ...(unshared.length > 0 ? [{ kind: 'unshare', wide: flagsOf(unshared) } as const] : []),
@@ -112,7 +111,7 @@ function schedulerBytes ({ policy, flags, nice, priority, runtime, deadline, per
 }
 
 function joinTime (slot: number, timeFd: number | undefined): { host: Op[], join: Op[] } {
-  return timeFd === undefined ? { host: [], join: [] } : { host: [{ kind: 'fd', slot, num: timeFd }], join: [{ kind: 'setns', slot, wide: CLONE.time }] }
+  return timeFd === undefined ? { host: [], join: [] } : { host: [{ kind: 'fd', slot, num: timeFd }], join: [{ kind: 'setns', slot, wide: CLONE_TIME }] }
 }
 
 /** Who the process is and what surrounds it.  WAIT stands in the middle: before it whatever can go wrong without the program itself. */

@@ -5,8 +5,7 @@
 import { closeSync, existsSync, openSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { InvalidRequest, StartError, SyscallError, Unsupported } from '../contract/errors.ts'
-import type { BundleMount, BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
-import type { NamespaceType } from '../contract/runtime-spec.ts'
+import type { BundleMount, BundleNamespaceType, BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
 import { buildContainerPlan, buildEntryPlan, buildExecPlan, type ProcessFacts } from './bundle-plan.ts'
 import { idmapOf, makesMounts } from './bundle-mounts.ts'
 import { joinCgroup, topOfCgroups, type CgroupTree } from './cgroup-tree.ts'
@@ -16,7 +15,7 @@ import { compileProfile } from './seccomp-bundle.ts'
 
 /** Name of the socket in a container's folder that it waits on; gone once it has started. */
 export const START_SOCKET = 'start.sock'
-const NAMESPACE_FILES: Readonly<Record<NamespaceType, string>> = { mount: 'mnt', pid: 'pid', ipc: 'ipc', uts: 'uts', network: 'net', user: 'user', cgroup: 'cgroup', time: 'time' }
+const NAMESPACE_FILES: Readonly<Record<BundleNamespaceType, string>> = { mount: 'mnt', pid: 'pid', ipc: 'ipc', uts: 'uts', network: 'net', user: 'user', cgroup: 'cgroup', time: 'time' }
 
 /** A wherry-init that waits for its plan. */
 export interface Entered {
@@ -31,8 +30,8 @@ export interface InitDeps { readonly native: Native, readonly nativeDir: string 
 interface EntryRequest {
   readonly cgroup: CgroupTree
   readonly preserveFds: number
-  readonly joined: ReadonlyArray<{ readonly fd: number, readonly types: readonly NamespaceType[] }>
-  readonly created: readonly NamespaceType[]
+  readonly joined: ReadonlyArray<{ readonly fd: number, readonly types: readonly BundleNamespaceType[] }>
+  readonly created: readonly BundleNamespaceType[]
   readonly uidMap: string
   readonly gidMap: string
   readonly oomScoreAdj: number | undefined
@@ -105,14 +104,14 @@ export function enterContainer (deps: InitDeps, spec: BundleSpec, { cgroup, pres
 }
 
 /** Is PID in another namespace of TYPE than we are? */
-function isForeign (pid: number, type: NamespaceType): boolean {
+function isForeign (pid: number, type: BundleNamespaceType): boolean {
   const file = `ns/${NAMESPACE_FILES[type]}`
   return existsSync(`/proc/self/${file}`) && readlinkSync(`/proc/${pid}/${file}`) !== readlinkSync(`/proc/self/${file}`)
 }
 
 /** A wherry-init in all namespaces of the process PID that are not our own. */
 export function joinContainer (deps: InitDeps, pid: number, request: { cgroup: CgroupTree, preserveFds: number, oomScoreAdj: number | undefined }): Entered {
-  const types = (Object.keys(NAMESPACE_FILES) as NamespaceType[]).filter(type => {
+  const types = (Object.keys(NAMESPACE_FILES) as BundleNamespaceType[]).filter(type => {
     return type !== 'time' && isForeign(pid, type)
   })
   const joined = types.map(type => ({ fd: openSync(`/proc/${pid}/ns/${NAMESPACE_FILES[type]}`, 'r'), types: [type] }))

@@ -27,8 +27,11 @@ export const S_IF = { fifo: 0o010000, char: 0o020000, block: 0o060000 } as const
 
 /** CLONE_NEW* of clone(2). */
 export const CLONE = {
-  mount: 0x00020000, cgroup: 0x02000000, uts: 0x04000000, ipc: 0x08000000, user: 0x10000000, pid: 0x20000000, network: 0x40000000, time: 0x00000080,
+  mount: 0x00020000, cgroup: 0x02000000, uts: 0x04000000, ipc: 0x08000000, user: 0x10000000, pid: 0x20000000, network: 0x40000000,
 } as const
+
+/** CLONE_NEWTIME, for unshare(2) and setns(2): whoever is cloned into one could not set its clocks any more. */
+export const CLONE_TIME = 0x00000080
 
 /** RLIMIT_* of getrlimit(2) on x86_64 and aarch64. */
 export const RLIMIT = {
