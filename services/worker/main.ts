@@ -1,6 +1,7 @@
 // The worker process: settings in, one worker, out on SIGTERM.
 
 import { describeConfig, readConfig, readFlags } from '../platform/config.ts'
+import { keepHeapFlat } from '../platform/heap.ts'
 import { describeStartFailure, runProcess } from '../platform/lifecycle.ts'
 import { createLog } from '../platform/log.ts'
 import { workerSettings } from './config.ts'
@@ -11,6 +12,7 @@ try {
   const config = readConfig(workerSettings, process.env, flags)
   if (printConfig) process.stdout.write(describeConfig(workerSettings, config))
   else {
+    keepHeapFlat()
     const log = createLog({ name: 'worker', level: config.logLevel })
     await runProcess({ name: 'worker', log, stopTimeoutMs: config.stopTimeoutMs, start: () => startWorker(config, log), exit: code => process.exit(code) })
   }

@@ -21,6 +21,7 @@ import { fileURLToPath } from 'node:url'
 import { Pool } from 'undici'
 import { makeBusyboxLayer, pushBusybox } from '../../infra/demo/image.ts'
 import type { Addresses } from '../../services/cli/up/state.ts'
+import { keepHeapFlat } from '../../services/platform/heap.ts'
 import { createLog } from '../../services/platform/log.ts'
 import { createCgroupDriver } from '../../services/runtime/cgroup.ts'
 import { openNative } from '../../services/runtime/native.ts'
@@ -212,6 +213,7 @@ function printSustained (rows: readonly Row[]): void {
 }
 
 async function main (): Promise<void> {
+  keepHeapFlat() // as a worker's process does
   const folder = mkdtempSync(join(tmpdir(), 'wherry-bench-'))
   const subjects: Subject[] = []
   let up: { child: ChildProcess, addresses: Addresses } | undefined
