@@ -1,18 +1,25 @@
 // The content-addressed store on disk, shared by all workers of a machine that name the same folder:
-//   blobs/sha256/<hex>      manifests and configs as they came
+//   blobs/sha256/<hex>      manifests and configs as they came, and packed layers where somebody wanted them
 //   layers/sha256/<diffID>/ unpacked layers, never written to again
-//   tmp/<pid>-<start>-<n>/  layers being unpacked
+//   catalog/                which images these are, and who needs them (catalog.ts)
+//   tmp/<pid>-<start>-<n>   what is being written, unpacked or removed
 // What has its final name is whole and on the disk: write to tmp, fsync, rename, fsync the folder.  Two
 // that make the same thing at once both succeed; the later one's copy is thrown away.
 // Refuses to know registries and tar.
 
 import { execFile } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { chmod, mkdir, open, readdir, readFile, rename, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { promisify } from 'node:util'
+import { ContentError, SyscallError } from '../contract/errors.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
+import { createCatalog } from './catalog.ts'
+import { openCatalogFile, ownName } from './catalog-file.ts'
+import { fillCatalog } from './rebuild.ts'
 import { digestOf } from './registry.ts'
+import { IMAGE_BYTES_MAX } from './unpack.ts'
 
 export type ImageStore = ReturnType<typeof createImageStore>
 
@@ -42,12 +49,58 @@ async function syncFolder (path: string): Promise<void> {
   }
 }
 
-/** A store in folder DIR, made on first use. */
-export function createImageStore ({ dir }: { dir: string }) {
+export interface ExpectedBlob { readonly digest?: string, readonly size?: number }
+
+const DISK_ADVICE: Readonly<Record<string, string>> = {
+  ENOSPC: 'no space is left on the disk of the image store; free some (wherry image prune) or move the data folder',
+  EDQUOT: 'the disk quota of the image store is used up',
+  EROFS: 'the disk of the image store can only be read',
+}
+
+/** ERROR of writing WHAT in words that say what to do; anything unexpected as it is. */
+function diskError (what: string, error: unknown): unknown {
+  const errno = error instanceof Error && 'code' in error ? String(error.code) : ''
+  const advice = DISK_ADVICE[errno]
+  if (advice === undefined) return error
+  return new SyscallError(`${what} cannot be kept: ${advice} (${errno})`, { errno, syscall: 'write', op: 'store' })
+}
+
+/** Copies SOURCE into PATH, through to the disk.  Throws ContentError when it is not what EXPECTED says. */
+async function writeChecked (path: string, source: Readable | Uint8Array, expected: ExpectedBlob): Promise<{ digest: string, size: number }> {
+  const what = expected.digest === undefined ? 'the blob' : `blob ${expected.digest}`
+  const maxBytes = expected.size ?? IMAGE_BYTES_MAX
+  const hash = createHash('sha256')
+  let size = 0
+  const file = await open(path, 'wx', 0o600)
+  try {
+    for await (const piece of source instanceof Uint8Array ? [source] : source as AsyncIterable<Buffer>) {
+      size += piece.length
+      if (size > maxBytes) throw new ContentError(`${what} has more than ${maxBytes} bytes`, expected.size === undefined ? 'ERR_CONTENT_LIMIT' : 'ERR_DIGEST_MISMATCH')
+      hash.update(piece)
+      await file.writeFile(piece)
+    }
+    if (expected.size !== undefined && size < expected.size) throw new ContentError(`${what} ended after ${size} of ${expected.size} bytes`, 'ERR_DIGEST_MISMATCH')
+    const digest = `sha256:${hash.digest('hex')}`
+    if (expected.digest !== undefined && digest !== expected.digest) throw new ContentError(`${what} came with the digest ${digest}`, 'ERR_DIGEST_MISMATCH')
+    await file.sync()
+    return { digest, size }
+  } finally {
+    await file.close()
+  }
+}
+
+/**
+ * A store in folder DIR, made on first use.  ONNOTE hears what a person should know, in one line: a catalog
+ * that had to be made anew.
+ */
+export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onNote?: (text: string) => void }) {
   const blobs = join(dir, 'blobs', 'sha256')
   const layers = join(dir, 'layers', 'sha256')
   const temporary = join(dir, 'tmp')
-  let opened: Promise<string> | undefined
+  const ownPrefix = `${process.pid}-${startTimeOf(process.pid)}-`
+  const catalogFile = openCatalogFile({ dir, temporaryName: () => ownName(ownPrefix), fill: (db, old) => fillCatalog(dir, db, old), onNote })
+  const catalog = createCatalog({ file: catalogFile, ownPrefix, onNote })
+  let opened: Promise<void> | undefined
 
   /** Remove what dead processes were unpacking; those of live ones stay. */
   async function sweep (): Promise<void> {
@@ -57,17 +110,14 @@ export function createImageStore ({ dir }: { dir: string }) {
     }
   }
 
-  /** Return: the beginning of this process's names in tmp/. */
-  async function prepare (): Promise<string> {
+  async function prepare (): Promise<void> {
     for (const folder of [blobs, layers, temporary]) await mkdir(folder, { recursive: true, mode: 0o700 })
     for (const folder of ['blobs', 'layers', 'tmp']) await chmod(join(dir, folder), 0o700)
     await sweep()
-    const pid = String(process.pid)
-    return `${pid}-${startTimeOf(process.pid)}-`
   }
 
   /** Once; after a failure the next caller tries again. */
-  function prepared (): Promise<string> {
+  function prepared (): Promise<void> {
     opened ??= prepare().catch((error: unknown) => {
       opened = undefined
       throw error
@@ -76,7 +126,24 @@ export function createImageStore ({ dir }: { dir: string }) {
   }
 
   async function temporaryPath (): Promise<string> {
-    return join(temporary, `${await prepared()}${randomBytes(8).toString('hex')}`)
+    await prepared()
+    return join(temporary, ownName(ownPrefix))
+  }
+
+  const blobPath = (digest: string): string => join(blobs, hexOf(digest))
+
+  async function putBlob (source: Readable | Uint8Array, expected: ExpectedBlob = {}): Promise<{ digest: string, size: number }> {
+    const draft = await temporaryPath()
+    try {
+      const written = await writeChecked(draft, source, expected)
+      await rename(draft, blobPath(written.digest))
+      await syncFolder(blobs)
+      return written
+    } catch (error) {
+      if (!(source instanceof Uint8Array)) source.destroy()
+      await removeTree(draft)
+      throw diskError(expected.digest === undefined ? 'a blob' : `blob ${expected.digest}`, error)
+    }
   }
 
   const layerPath = (diffId: string): string => join(layers, hexOf(diffId))
@@ -100,22 +167,30 @@ export function createImageStore ({ dir }: { dir: string }) {
 
     /** Keep BYTES, whose digest the caller has checked. */
     async writeBlob (digest: string, bytes: Uint8Array): Promise<void> {
-      const draft = await temporaryPath()
+      await putBlob(bytes, { digest })
+    },
+
+    /** Where the blob DIGEST is, if it is there. */
+    blobPath,
+
+    /** Is a blob of that name there?  Its bytes are not read again: they were checked when they came. */
+    async hasBlob (digest: string): Promise<boolean> {
       try {
-        const file = await open(draft, 'wx', 0o600)
-        try {
-          await file.writeFile(bytes)
-          await file.sync()
-        } finally {
-          await file.close()
-        }
-        await rename(draft, join(blobs, hexOf(digest)))
+        return (await stat(blobPath(digest))).isFile()
       } catch (error) {
-        await removeTree(draft)
+        if (isMissing(error)) return false
         throw error
       }
-      await syncFolder(blobs)
     },
+
+    /**
+     * Keep SOURCE, of any size, under the digest that it turns out to have.  Throws ContentError when that is
+     * not what EXPECTED says, SyscallError (ENOSPC …), or the stream's own error; leaves nothing behind then.
+     */
+    putBlob,
+
+    /** Which images there are, and who needs them; opens its database on first use. */
+    catalog,
 
     layerPath,
 
@@ -151,6 +226,11 @@ export function createImageStore ({ dir }: { dir: string }) {
     /** Throw a draft away; it may be gone already. */
     async discard (draft: string): Promise<void> {
       await removeTree(draft)
+    },
+
+    /** Give back pins and claims and close the catalog. */
+    close (): void {
+      catalog.close()
     },
   }
 }

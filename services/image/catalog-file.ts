@@ -1,0 +1,214 @@
+// The SQLite file behind the catalog: opening it, its schema, its write lock, and what happens when it is
+// damaged or gone.  A transaction that has begun with BEGIN IMMEDIATE is the store's lock: the kernel takes
+// it back when its holder is killed.  The file lives in a folder of its own with SQLite's -wal and -shm, so
+// that one rename replaces all three.  Knows SQLite; refuses to know what the rows mean.
+
+import { randomBytes } from 'node:crypto'
+import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { SyscallError } from '../contract/errors.ts'
+
+const FILE = 'index.db'
+const SCHEMA_VERSION = 1
+/** How long a process waits for another's transaction; they are milliseconds long. */
+const BUSY_TIMEOUT_MS = 5000
+const SQLITE_CORRUPT = 11
+const SQLITE_FULL = 13
+const SQLITE_NOTADB = 26
+
+const SCHEMA = `
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE images (
+  digest TEXT PRIMARY KEY, manifest_digest TEXT NOT NULL, config_digest TEXT NOT NULL, source TEXT,
+  pulled_at_ms INTEGER NOT NULL, used_at_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE image_layers (
+  image TEXT NOT NULL REFERENCES images (digest) ON DELETE CASCADE, position INTEGER NOT NULL,
+  diff_id TEXT NOT NULL, digest TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (image, position)
+) STRICT;
+CREATE INDEX image_layers_by_diff_id ON image_layers (diff_id);
+CREATE INDEX image_layers_by_digest ON image_layers (digest);
+CREATE TABLE layer_sizes (diff_id TEXT PRIMARY KEY, disk_bytes INTEGER NOT NULL) STRICT;
+CREATE TABLE names (name TEXT PRIMARY KEY, digest TEXT NOT NULL) STRICT;
+CREATE TABLE pins (digest TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (digest, owner)) STRICT;
+CREATE TABLE claims (diff_id TEXT PRIMARY KEY, owner TEXT NOT NULL) STRICT;
+CREATE TABLE deployed (digest TEXT PRIMARY KEY) STRICT;
+PRAGMA user_version = ${SCHEMA_VERSION};
+`
+
+export type CatalogFile = ReturnType<typeof openCatalogFile>
+
+export interface CatalogFileOptions {
+  /** The store's folder. */
+  readonly dir: string
+  /** The store's tmp/: what is built there is swept when its process is dead. */
+  readonly temporaryName: () => string
+  /** Fill an empty database from what is on the disk.  OLD is the damaged one, as far as it can be read. */
+  readonly fill: (db: DatabaseSync, old: DatabaseSync | undefined) => void
+  readonly onNote: (text: string) => void
+}
+
+function errcodeOf (error: unknown): number | undefined {
+  return error instanceof Error && 'errcode' in error && typeof error.errcode === 'number' ? error.errcode & 0xff : undefined
+}
+
+function isDamage (error: unknown): boolean {
+  const code = errcodeOf(error)
+  return code === SQLITE_CORRUPT || code === SQLITE_NOTADB
+}
+
+/** A database error that a person can do something about, in our words. */
+function explain (error: unknown): unknown {
+  if (errcodeOf(error) !== SQLITE_FULL) return error
+  const message = 'no space is left on the disk of the image store; free some (wherry image prune) or move the data folder'
+  return new SyscallError(message, { errno: 'ENOSPC', syscall: 'write', op: 'catalog' })
+}
+
+function inodeOf (path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.ino
+}
+
+function connect (file: string): DatabaseSync {
+  const db = new DatabaseSync(file, { timeout: BUSY_TIMEOUT_MS })
+  try {
+    db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON')
+    return db
+  } catch (error) {
+    db.close()
+    throw error
+  }
+}
+
+/** After an error; SQLite has rolled back by itself after some of them. */
+function rollBack (db: DatabaseSync): void {
+  try {
+    if (db.isTransaction) db.exec('ROLLBACK')
+  } catch {
+    // only a damaged database cannot; the first error says so
+  }
+}
+
+/** The database below DIR, opened on first use and again when another process has replaced it. */
+export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFileOptions) {
+  const folder = join(dir, 'catalog')
+  const file = join(folder, FILE)
+  let db: DatabaseSync | undefined
+  let inode: number | undefined
+  let closed = false
+  let restore: ((db: DatabaseSync) => void) | undefined
+
+  function connectDamaged (): DatabaseSync | undefined {
+    if (!existsSync(file)) return undefined
+    try {
+      return connect(file)
+    } catch {
+      return undefined // nothing of it can be read
+    }
+  }
+
+  /** Make a whole new database aside, then put it in the place of the one with the inode SEEN: others see the old one or the new one. */
+  function rebuild (seen: number | undefined): void {
+    const draft = join(dir, 'tmp', temporaryName())
+    mkdirSync(draft, { recursive: true, mode: 0o700 })
+    const fresh = connect(join(draft, FILE))
+    const old = connectDamaged()
+    try {
+      fresh.exec(SCHEMA)
+      fresh.exec('BEGIN')
+      fill(fresh, old)
+      fresh.exec('COMMIT')
+    } finally {
+      fresh.close()
+      old?.close()
+    }
+    const away = join(dir, 'tmp', temporaryName())
+    if (existsSync(folder) && inodeOf(file) === seen) renameSync(folder, away)
+    try {
+      renameSync(draft, folder)
+    } catch (error) {
+      // Another process was first (rename(2)); its database says the same.
+      if (!(error instanceof Error && 'code' in error && (error.code === 'ENOTEMPTY' || error.code === 'EEXIST'))) throw error
+      rmSync(draft, { recursive: true, force: true })
+    }
+    rmSync(away, { recursive: true, force: true })
+  }
+
+  function open (): DatabaseSync {
+    if (closed) throw new Error('the catalog of the image store was closed')
+    const seen = inodeOf(file)
+    if (db && seen !== undefined && seen === inode) return db
+    disconnect()
+    if (seen === undefined) rebuild(undefined)
+    const isReplaced = inode !== undefined
+    inode = inodeOf(file)
+    db = connect(file)
+    if (isReplaced) restore?.(db)
+    const version = db.prepare('PRAGMA user_version').get()?.['user_version']
+    if (version === SCHEMA_VERSION) return db
+    onNote(`the catalog of the image store ${dir} has format ${version}, not ${SCHEMA_VERSION}: it is made anew from what is on the disk`)
+    return replace()
+  }
+
+  /** In the place of the one that `inode` says. */
+  function replace (): DatabaseSync {
+    disconnect()
+    rebuild(inode)
+    inode = inodeOf(file)
+    db = connect(file)
+    restore?.(db)
+    return db
+  }
+
+  function disconnect (): void {
+    try {
+      db?.close()
+    } catch {
+      // a damaged one cannot be closed in order; it is replaced as a whole
+    }
+    db = undefined
+  }
+
+  function attempt<T> (work: (db: DatabaseSync) => T): T {
+    try {
+      return work(open())
+    } catch (error) {
+      if (!isDamage(error)) throw explain(error)
+      onNote(`the catalog of the image store ${dir} is damaged (${(error as Error).message}): it is made anew from what is on the disk`)
+      return work(replace())
+    }
+  }
+
+  return {
+    /** Run WORK on the database; once more on a new one when this one turns out to be damaged. */
+    read: attempt,
+
+    /** Run WORK as one transaction that no other process's writes can come between. */
+    write: <T>(work: (db: DatabaseSync) => T): T => attempt(db => {
+      db.exec('BEGIN IMMEDIATE')
+      try {
+        const result = work(db)
+        db.exec('COMMIT')
+        return result
+      } catch (error) {
+        rollBack(db)
+        throw error
+      }
+    }),
+
+    /** LISTENER puts back what this process alone knows whenever the database has become another one. */
+    onReplaced (listener: (db: DatabaseSync) => void): void {
+      restore = listener
+    },
+
+    close (): void {
+      disconnect()
+      closed = true
+    },
+  }
+}
+
+/** The beginning of names that are one process's own, and a random end. */
+export function ownName (prefix: string): string {
+  return `${prefix}${randomBytes(8).toString('hex')}`
+}

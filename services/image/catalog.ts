@@ -1,0 +1,285 @@
+// The catalog: which images the store has, what they are called here, who needs them, and when they were
+// used last.  Shared by all processes on one data folder; every method is one short transaction.
+//   images, names      what `wherry image ls` shows
+//   pins, deployed     what must not be removed
+//   claims             who is fetching a layer, so that nobody else on this host does
+// A pin or a claim counts as long as the process that made it lives, told by pid and start time, so nothing
+// has to be undone after kill -9.  Refuses to know what is in a blob and how anything is removed.
+
+import { readFileSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { DatabaseSync } from 'node:sqlite'
+import { Overloaded } from '../contract/errors.ts'
+import { startTimeOf } from '../platform/process-identity.ts'
+import { ownName, type CatalogFile } from './catalog-file.ts'
+
+export interface StoredLayer {
+  readonly diffId: string
+  /** Of the packed layer. */
+  readonly digest: string
+  readonly sizeBytes: number
+}
+
+export interface StoredImage {
+  /** What the image was asked for by: of an index, or of a manifest. */
+  readonly digest: string
+  readonly manifestDigest: string
+  readonly configDigest: string
+  /** "registry/repository" that it came from; where missing packed layers can be had again. */
+  readonly source?: string
+  readonly pulledAtMs: number
+  readonly usedAtMs: number
+  /** Lowest first. */
+  readonly layers: readonly StoredLayer[]
+  readonly names: readonly string[]
+  /** A function that is deployed has this image. */
+  readonly isDeployed: boolean
+  /** A living process needs it right now. */
+  readonly isPinned: boolean
+}
+
+export type NewImage = Pick<StoredImage, 'digest' | 'manifestDigest' | 'configDigest' | 'layers'> & { readonly source?: string }
+
+export type Catalog = ReturnType<typeof createCatalog>
+
+const CLAIM_POLL_MS = 75
+/** Longer than the longest fetch of one layer: whoever holds a claim for longer hangs. */
+const CLAIM_WAIT_MAX_MS = 35 * 60_000
+const TOUCH_FLUSH_MS = 10_000
+const TOUCHED_MAX = 10_000
+
+type Row = Readonly<Record<string, unknown>>
+
+/** Pids and start times begin anew with each boot. */
+function bootId (): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').slice(0, 8)
+}
+
+/** "PID-START-BOOT-…" → is that process still there? */
+function isOwnerAlive (owner: string): boolean {
+  const match = /^(\d{1,10})-(\d{1,20})-([0-9a-f]{8})-/.exec(owner)
+  return match !== null && startTimeOf(Number(match[1])) === match[2] && match[3] === bootId()
+}
+
+/** Write IMAGE down; its names and pins stay as they are. */
+export function insertImage (db: DatabaseSync, image: NewImage, nowMs: number): void {
+  db.prepare(`INSERT INTO images (digest, manifest_digest, config_digest, source, pulled_at_ms, used_at_ms) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (digest) DO UPDATE SET manifest_digest = excluded.manifest_digest, config_digest = excluded.config_digest,
+      source = coalesce(excluded.source, source), used_at_ms = excluded.used_at_ms`)
+    .run(image.digest, image.manifestDigest, image.configDigest, image.source ?? null, nowMs, nowMs)
+  db.prepare('DELETE FROM image_layers WHERE image = ?').run(image.digest)
+  const insert = db.prepare('INSERT INTO image_layers (image, position, diff_id, digest, size_bytes) VALUES (?, ?, ?, ?, ?)')
+  image.layers.forEach((layer, i) => { insert.run(image.digest, i, layer.diffId, layer.digest, layer.sizeBytes) })
+}
+
+/** Forget what dead processes held: afterwards every row of pins and claims has a living owner. */
+export function dropDeadOwners (db: DatabaseSync): void {
+  const owners = db.prepare('SELECT owner FROM pins UNION SELECT owner FROM claims').all().map(row => String(row['owner']))
+  for (const owner of owners.filter(owner => !isOwnerAlive(owner))) {
+    db.prepare('DELETE FROM pins WHERE owner = ?').run(owner)
+    db.prepare('DELETE FROM claims WHERE owner = ?').run(owner)
+  }
+}
+
+/** ROWS by what their COLUMN says. */
+function groupBy (rows: readonly Row[], column: string): ReadonlyMap<string, readonly Row[]> {
+  return Map.groupBy(rows, row => String(row[column]))
+}
+
+/** The images of DB, the one used last first; only DIGEST when given. */
+export function loadImages (db: DatabaseSync, digest?: string): StoredImage[] {
+  const all = (table: string, column: string, order: string): readonly Row[] => digest === undefined
+    ? db.prepare(`SELECT * FROM ${table} ORDER BY ${order}`).all()
+    : db.prepare(`SELECT * FROM ${table} WHERE ${column} = ? ORDER BY ${order}`).all(digest)
+  const layers = groupBy(all('image_layers', 'image', 'position'), 'image')
+  const names = groupBy(all('names', 'digest', 'name'), 'digest')
+  const pins = groupBy(all('pins', 'digest', 'owner'), 'digest')
+  const deployed = new Set(all('deployed', 'digest', 'digest').map(row => String(row['digest'])))
+  const alive = new Set([...new Set([...pins.values()].flat().map(row => String(row['owner'])))].filter(isOwnerAlive))
+  return all('images', 'digest', 'used_at_ms DESC, digest').map(row => {
+    const digest = String(row['digest'])
+    return {
+      digest,
+      manifestDigest: String(row['manifest_digest']),
+      configDigest: String(row['config_digest']),
+      ...(row['source'] !== null && { source: String(row['source']) }),
+      pulledAtMs: Number(row['pulled_at_ms']),
+      usedAtMs: Number(row['used_at_ms']),
+      layers: (layers.get(digest) ?? []).map(l => ({ diffId: String(l['diff_id']), digest: String(l['digest']), sizeBytes: Number(l['size_bytes']) })),
+      names: (names.get(digest) ?? []).map(n => String(n['name'])),
+      isDeployed: deployed.has(digest),
+      isPinned: (pins.get(digest) ?? []).some(pin => alive.has(String(pin['owner']))),
+    }
+  })
+}
+
+/** The catalog in FILE.  OWNPREFIX ("pid-start-") tells this process's pins and claims from others'. */
+export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile, ownPrefix: string, onNote: (text: string) => void }) {
+  const owner = ownName(`${ownPrefix}${bootId()}-`)
+  const pins = new Map<string, number>()
+  const claims = new Set<string>()
+  const touched = new Map<string, number>()
+  let flushTimer: NodeJS.Timeout | undefined
+
+  /** Another process has put a new database in place of the one that had them. */
+  file.onReplaced(db => {
+    const insertPin = db.prepare('INSERT OR REPLACE INTO pins (digest, owner) VALUES (?, ?)')
+    for (const digest of pins.keys()) insertPin.run(digest, owner)
+    const insertClaim = db.prepare('INSERT OR REPLACE INTO claims (diff_id, owner) VALUES (?, ?)')
+    for (const diffId of claims) insertClaim.run(diffId, owner)
+  })
+
+  function flush (): void {
+    clearTimeout(flushTimer)
+    flushTimer = undefined
+    if (touched.size === 0) return
+    const batch = [...touched]
+    touched.clear()
+    file.write(db => {
+      const update = db.prepare('UPDATE images SET used_at_ms = max(used_at_ms, ?) WHERE digest = ?')
+      for (const [digest, atMs] of batch) update.run(atMs, digest)
+    })
+  }
+
+  function flushLater (): void {
+    try {
+      flush()
+    } catch (error) {
+      onNote(`when images were used last could not be written down: ${(error as Error).message}`)
+    }
+  }
+
+  /** Return: is the layer ours now? */
+  function tryClaim (diffId: string): boolean {
+    if (claims.has(diffId)) return false
+    const isOurs = file.write(db => {
+      const holder = db.prepare('SELECT owner FROM claims WHERE diff_id = ?').get(diffId)?.['owner']
+      if (holder !== undefined && isOwnerAlive(String(holder))) return false
+      db.prepare('INSERT OR REPLACE INTO claims (diff_id, owner) VALUES (?, ?)').run(diffId, owner)
+      return true
+    })
+    if (isOurs) claims.add(diffId)
+    return isOurs
+  }
+
+  return {
+    /** Write down an image whose blobs and layers the store has.  Recording it again keeps its names. */
+    recordImage (image: NewImage): void {
+      file.write(db => { insertImage(db, image, Date.now()) })
+    },
+
+    /** NAME (formatReference of a reference with a tag) is DIGEST from now on.  Return: what it was before. */
+    tag (name: string, digest: string): string | undefined {
+      return file.write(db => {
+        const before = db.prepare('SELECT digest FROM names WHERE name = ?').get(name)?.['digest']
+        db.prepare('INSERT OR REPLACE INTO names (name, digest) VALUES (?, ?)').run(name, digest)
+        return before === undefined ? undefined : String(before)
+      })
+    },
+
+    /** Return: was there such a name? */
+    untag (name: string): boolean {
+      return file.write(db => Number(db.prepare('DELETE FROM names WHERE name = ?').run(name).changes) > 0)
+    },
+
+    /** The digest that NAME stands for here. */
+    find (name: string): string | undefined {
+      const digest = file.read(db => db.prepare('SELECT digest FROM names WHERE name = ?').get(name)?.['digest'])
+      return digest === undefined ? undefined : String(digest)
+    },
+
+    /** Name → digest, sorted. */
+    names (): ReadonlyMap<string, string> {
+      const rows = file.read(db => db.prepare('SELECT name, digest FROM names ORDER BY name').all())
+      return new Map(rows.map(row => [String(row['name']), String(row['digest'])]))
+    },
+
+    image (digest: string): StoredImage | undefined {
+      return file.read(db => loadImages(db, digest)[0])
+    },
+
+    /** All images, the one used last first. */
+    images (): readonly StoredImage[] {
+      flush()
+      return file.read(loadImages)
+    },
+
+    /** The image was used now.  Costs nothing: written down some seconds later, all at once. */
+    touch (digest: string): void {
+      if (touched.size >= TOUCHED_MAX && !touched.has(digest)) return
+      touched.set(digest, Date.now())
+      flushTimer ??= setTimeout(flushLater, TOUCH_FLUSH_MS).unref()
+    },
+
+    /**
+     * Whatever has one of DIGESTS (an image with all it needs, a layer by its diffID, a blob) is not removed
+     * until this process unpins it as often, or ends.
+     */
+    pin (...digests: string[]): void {
+      const fresh = digests.filter((digest, i) => !pins.has(digest) && digests.indexOf(digest) === i)
+      if (fresh.length > 0) {
+        file.write(db => {
+          const insert = db.prepare('INSERT OR REPLACE INTO pins (digest, owner) VALUES (?, ?)')
+          for (const digest of fresh) insert.run(digest, owner)
+        })
+      }
+      for (const digest of digests) pins.set(digest, (pins.get(digest) ?? 0) + 1)
+    },
+
+    unpin (...digests: string[]): void {
+      const gone: string[] = []
+      for (const digest of digests) {
+        const count = pins.get(digest) ?? 0
+        if (count > 1) pins.set(digest, count - 1)
+        else if (pins.delete(digest)) gone.push(digest)
+      }
+      if (gone.length === 0) return
+      file.write(db => {
+        const remove = db.prepare('DELETE FROM pins WHERE digest = ? AND owner = ?')
+        for (const digest of gone) remove.run(digest, owner)
+      })
+    },
+
+    /** Functions have these images; stays until it is said anew, also while no worker runs. */
+    setDeployed (digests: readonly string[]): void {
+      file.write(db => {
+        db.exec('DELETE FROM deployed')
+        const insert = db.prepare('INSERT OR IGNORE INTO deployed (digest) VALUES (?)')
+        for (const digest of digests) insert.run(digest)
+      })
+    },
+
+    /**
+     * Be the only one on this host that fetches layer DIFFID; waits while another living process is.
+     * Whoever got it looks first whether the layer is there now.  Throws Overloaded after 35 minutes, or SIGNAL's reason.
+     */
+    async claimLayer (diffId: string, signal?: AbortSignal): Promise<void> {
+      const giveUpAt = performance.now() + CLAIM_WAIT_MAX_MS
+      while (!tryClaim(diffId)) {
+        signal?.throwIfAborted()
+        if (performance.now() > giveUpAt) throw new Overloaded(`layer ${diffId} is being fetched by another process that does not end; end it`, 'ERR_NO_SLOT')
+        await delay(CLAIM_POLL_MS)
+      }
+    },
+
+    releaseLayer (diffId: string): void {
+      if (!claims.delete(diffId)) return
+      file.write(db => { db.prepare('DELETE FROM claims WHERE diff_id = ? AND owner = ?').run(diffId, owner) })
+    },
+
+    /** Give back all pins and claims, write down the last uses, close the file. */
+    close (): void {
+      if (touched.size > 0) flush()
+      clearTimeout(flushTimer)
+      if (pins.size > 0 || claims.size > 0) {
+        file.write(db => {
+          db.prepare('DELETE FROM pins WHERE owner = ?').run(owner)
+          db.prepare('DELETE FROM claims WHERE owner = ?').run(owner)
+        })
+      }
+      pins.clear()
+      claims.clear()
+      file.close()
+    },
+  }
+}
