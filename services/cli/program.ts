@@ -6,6 +6,7 @@ import { addDeploy } from './commands/deploy.ts'
 import { addDescribe } from './commands/describe.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addDown } from './commands/down.ts'
+import { addImage } from './commands/image.ts'
 import { addInvoke } from './commands/invoke.ts'
 import { addList } from './commands/list.ts'
 import { addLogs } from './commands/logs.ts'
@@ -18,7 +19,7 @@ import { addVersion } from './commands/version.ts'
 import type { Context } from './context.ts'
 import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
 
-const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addDoctor, addVersion, addGateway, addWorker, addOci]
+const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addDoctor, addVersion, addGateway, addWorker, addOci]
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
 export async function runProgram (argv: readonly string[], context: Context): Promise<number> {
@@ -53,11 +54,20 @@ Examples:
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.  wherry COMMAND --help shows more of each.`)
   for (const add of COMMANDS) add(program, context)
-  for (const command of [program, ...program.commands]) {
+  for (const command of withSubcommands(program)) {
     command.exitOverride(err => {
       const isHelp = err.exitCode === 0 || err.code === 'commander.help'
-      throw isHelp ? err : usageFailure(command === program ? '' : command.name(), err.message.replace(/^error: /, '').replace(/\.$/, ''))
+      throw isHelp ? err : usageFailure(titleOf(command), err.message.replace(/^error: /, '').replace(/\.$/, ''))
     })
   }
   return program
+}
+
+function withSubcommands (command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withSubcommands)]
+}
+
+/** "image pull"; nothing for the program itself. */
+function titleOf (command: Command): string {
+  return command.parent === null ? '' : `${titleOf(command.parent)} ${command.name()}`.trim()
 }

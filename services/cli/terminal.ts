@@ -59,3 +59,26 @@ export function formatAge (ageMs: number): string {
 export function formatMs (ms: number): string {
   return `${ms.toFixed(ms < 10 ? 2 : ms < 100 ? 1 : 0)} ms`
 }
+
+/** 13002342 → "12.4 MiB". */
+export function formatSize (sizeBytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  let value = sizeBytes
+  let unit = 0
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1024
+    unit++
+  }
+  return `${value.toFixed(unit === 0 || value >= 100 ? 0 : 1)} ${units[unit]}`
+}
+
+/** VALUE's fields, one a line, inner ones indented; what is empty is left out. */
+export function formatFields (value: object, indent = ''): string[] {
+  const entries = Object.entries(value).filter(([, field]) => field !== '' && field !== null && !(typeof field === 'object' && Object.keys(field as object).length === 0))
+  const width = Math.max(0, ...entries.map(([key]) => key.length))
+  return entries.flatMap(([key, field]: [string, unknown]) => {
+    if (typeof field !== 'object' || field === null) return [`${indent}${`${key}:`.padEnd(width + 1)} ${String(field)}`]
+    if (Array.isArray(field)) return [`${indent}${`${key}:`.padEnd(width + 1)} ${JSON.stringify(field)}`]
+    return [`${indent}${key}:`, ...formatFields(field, `${indent}  `)]
+  })
+}

@@ -44,7 +44,7 @@ export class NotFound extends AppError {
 }
 
 export class Conflict extends AppError {
-  constructor (message: string, code: 'ERR_FUNCTION_EXISTS' | 'ERR_CALL_EXISTS') {
+  constructor (message: string, code: 'ERR_FUNCTION_EXISTS' | 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
     super(message, { code, statusCode: 409, retryable: false })
   }
 }

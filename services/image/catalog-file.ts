@@ -4,12 +4,15 @@
 // that one rename replaces all three.  Knows SQLite; refuses to know what the rows mean.
 
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { SyscallError } from '../contract/errors.ts'
 
 const FILE = 'index.db'
+/** Given up when the disk is full: without room for a few pages nothing could be taken out of the store any more. */
+const BALLAST = 'ballast'
+const BALLAST_BYTES = 1024 ** 2
 const SCHEMA_VERSION = 1
 /** How long a process waits for another's transaction; they are milliseconds long. */
 const BUSY_TIMEOUT_MS = 5000
@@ -60,13 +63,28 @@ function isDamage (error: unknown): boolean {
 
 /** A database error that a person can do something about, in our words. */
 function explain (error: unknown): unknown {
-  if (errcodeOf(error) !== SQLITE_FULL) return error
+  if (!isFull(error)) return error
   const message = 'no space is left on the disk of the image store; free some (wherry image prune) or move the data folder'
   return new SyscallError(message, { errno: 'ENOSPC', syscall: 'write', op: 'catalog' })
 }
 
 function inodeOf (path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.ino
+}
+
+function isFull (error: unknown): boolean {
+  return errcodeOf(error) === SQLITE_FULL
+}
+
+/** Keep room aside next to FILE, if there is any. */
+function loadBallast (file: string): void {
+  const path = join(dirname(file), BALLAST)
+  try {
+    if (statSync(path, { throwIfNoEntry: false })?.size === BALLAST_BYTES) return
+    writeFileSync(path, Buffer.alloc(BALLAST_BYTES), { mode: 0o600 })
+  } catch {
+    rmSync(path, { force: true }) // no room now; the next process tries again
+  }
 }
 
 function connect (file: string): DatabaseSync {
@@ -143,6 +161,7 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     const isReplaced = inode !== undefined
     inode = inodeOf(file)
     db = connect(file)
+    loadBallast(file)
     if (isReplaced) restore?.(db)
     const version = db.prepare('PRAGMA user_version').get()?.['user_version']
     if (version === SCHEMA_VERSION) return db
@@ -173,6 +192,10 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     try {
       return work(open())
     } catch (error) {
+      if (isFull(error) && existsSync(join(folder, BALLAST))) {
+        rmSync(join(folder, BALLAST))
+        return attempt(work)
+      }
       if (!isDamage(error)) throw explain(error)
       onNote(`the catalog of the image store ${dir} is damaged (${(error as Error).message}): it is made anew from what is on the disk`)
       return work(replace())

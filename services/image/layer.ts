@@ -24,7 +24,7 @@ const INFLATED_CHUNK_BYTES = 1024 ** 2
 
 export interface LayerDeps {
   readonly store: ImageStore
-  readonly registry: RegistryClient
+  readonly registry: Pick<RegistryClient, 'blob'>
   readonly nativeDir: string
 }
 

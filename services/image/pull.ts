@@ -6,12 +6,13 @@
 import { constants, type Stats } from 'node:fs'
 import { lstat, open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ContentError, Overloaded } from '../contract/errors.ts'
+import { AppError, ContentError, Overloaded } from '../contract/errors.ts'
 import type { Descriptor, Image, ImageConfig, Manifest } from '../contract/image.ts'
 import { readBounded } from './bounded-body.ts'
 import { createBudget, fetchLayer } from './layer.ts'
 import { parseImageConfig, parseManifest } from './manifest.ts'
 import { checkPlatform, choosePlatform, hostPlatform } from './platform.ts'
+import { createReadyImages } from './ready.ts'
 import { formatReference, type Reference } from './reference.ts'
 import { MANIFEST_BYTES_MAX, verify, type RegistryClient } from './registry.ts'
 import { createSingleFlight, createSlots } from './single-flight.ts'
@@ -28,7 +29,8 @@ export interface PullProgress {
 
 export interface PullerDeps {
   readonly store: ImageStore
-  readonly registry: RegistryClient
+  /** Where manifests and blobs come from; an archive can be one, too. */
+  readonly registry: Pick<RegistryClient, 'manifest' | 'blob'>
   /** Where wherry-unpack is. */
   readonly nativeDir: string
   readonly maxParallelLayers?: number
@@ -43,7 +45,6 @@ export interface PullResult {
 
 export type Puller = ReturnType<typeof createPuller>
 
-const READY_IMAGES_MAX = 256
 const PARALLEL_LAYERS_DEFAULT = 3
 const FILE_BYTES_MAX = 1024 ** 2
 
@@ -64,7 +65,8 @@ function checkLayers (image: string, { layers }: Manifest, { diffIds }: ImageCon
 /** A puller that fills `store` from `registry`.  `stop` ends all pulls under way. */
 export function createPuller (deps: PullerDeps) {
   const { store, registry, onProgress } = deps
-  const ready = new Map<string, Image>()
+  const { catalog } = store
+  const ready = createReadyImages(catalog)
   const imageFlight = createSingleFlight<PullResult>()
   const layerFlight = createSingleFlight<void>()
   const inSlot = createSlots(deps.maxParallelLayers ?? PARALLEL_LAYERS_DEFAULT)
@@ -114,42 +116,82 @@ export function createPuller (deps: PullerDeps) {
     return parseImageConfig(bytes)
   }
 
+  async function fetchMissing (ref: Reference, digest: string, descriptor: Descriptor, diffId: string, spend: (bytes: number) => void): Promise<void> {
+    if (await store.hasLayer(diffId)) return
+    stopping.signal.throwIfAborted()
+    let receivedBytes = 0
+    const onReceived = (bytes: number): void => {
+      receivedBytes += bytes
+      onProgress?.({ image: digest, layer: descriptor.digest, receivedBytes, sizeBytes: descriptor.size })
+    }
+    await fetchLayer(deps, { ref, descriptor, diffId, spend, onReceived, signal: stopping.signal })
+  }
+
   async function layersOf (ref: Reference, digest: string, manifest: Manifest, config: ImageConfig): Promise<boolean> {
     const spend = createBudget()
     const layers = manifest.layers.map((descriptor, i) => ({ descriptor, diffId: config.diffIds[i]! }))
     const missing = []
     for (const layer of layers) if (!await store.hasLayer(layer.diffId)) missing.push(layer)
-    await Promise.all(missing.map(({ descriptor, diffId }) => tracked(layerFlight(diffId, () => inSlot(async () => {
-      if (await store.hasLayer(diffId)) return
-      stopping.signal.throwIfAborted()
-      let receivedBytes = 0
-      const onReceived = (bytes: number): void => {
-        receivedBytes += bytes
-        onProgress?.({ image: digest, layer: descriptor.digest, receivedBytes, sizeBytes: descriptor.size })
+    await Promise.all(missing.map(({ descriptor, diffId }) => tracked(layerFlight(diffId, async () => {
+      await catalog.claimLayer(diffId, stopping.signal) // another worker of this host may be fetching it
+      try {
+        await inSlot(() => fetchMissing(ref, digest, descriptor, diffId, spend))
+      } finally {
+        catalog.releaseLayer(diffId)
       }
-      await fetchLayer(deps, { ref, descriptor, diffId, spend, onReceived, signal: stopping.signal })
-    })))))
+    }))))
     return missing.length > 0
+  }
+
+  /** HOLD keeps what it names from being removed while this runs. */
+  async function fetchImage (ref: Reference, digest: string, hold: (...digests: string[]) => void): Promise<PullResult> {
+    hold(digest)
+    const top = await manifestOf(ref, digest)
+    const manifestDigest = 'manifests' in top.manifest ? choosePlatform(top.manifest, host).digest : digest
+    hold(manifestDigest)
+    const chosen = manifestDigest === digest ? top : await manifestOf(ref, manifestDigest)
+    if ('manifests' in chosen.manifest) throw new ContentError(`${formatReference(ref)} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
+    const { manifest } = chosen
+    hold(manifest.config.digest, ...manifest.layers.map(layer => layer.digest))
+    const config = await configOf(ref, manifest.config)
+    checkPlatform(config, host)
+    checkLayers(formatReference(ref), manifest, config)
+    hold(...config.diffIds)
+    const pulled = await layersOf(ref, digest, manifest, config)
+    catalog.recordImage({
+      digest, manifestDigest, configDigest: manifest.config.digest, source: `${ref.registry}/${ref.repository}`,
+      layers: manifest.layers.map((layer, i) => ({ diffId: config.diffIds[i]!, digest: layer.digest, sizeBytes: layer.size })),
+    })
+    const image = { digest, config, layers: distinctHighest(config.diffIds).map(store.layerPath) }
+    ready.add(image)
+    return { image, pulled: pulled || top.fetched || chosen.fetched }
+  }
+
+  /** Whole layers of a pull that was cut shorten the next one; of one that cannot succeed nothing stays. */
+  async function dropUseless (failure: unknown, digests: readonly string[]): Promise<void> {
+    if (failure instanceof AppError && failure.retryable) return
+    // The pull's own error says what matters; what cannot be removed now goes with the next collection.
+    await store.collector.dropUnused(digests).catch(() => undefined)
   }
 
   async function pull (ref: Reference, digest: string): Promise<PullResult> {
     stopping.signal.throwIfAborted()
     await store.open()
-    const top = await manifestOf(ref, digest)
-    const chosen = 'manifests' in top.manifest ? await manifestOf(ref, choosePlatform(top.manifest, host).digest) : top
-    if ('manifests' in chosen.manifest) throw new ContentError(`${formatReference(ref)} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
-    const config = await configOf(ref, chosen.manifest.config)
-    checkPlatform(config, host)
-    checkLayers(formatReference(ref), chosen.manifest, config)
-    const pulled = await layersOf(ref, digest, chosen.manifest, config)
-    const image = { digest, config, layers: distinctHighest(config.diffIds).map(store.layerPath) }
-    return { image, pulled: pulled || top.fetched || chosen.fetched }
-  }
-
-  function remember (image: Image): void {
-    ready.delete(image.digest)
-    if (ready.size >= READY_IMAGES_MAX) ready.delete(ready.keys().next().value!)
-    ready.set(image.digest, image)
+    const held: string[] = []
+    const hold = (...digests: string[]): void => {
+      catalog.pin(...digests)
+      held.push(...digests)
+    }
+    let failure: unknown
+    try {
+      return await fetchImage(ref, digest, hold)
+    } catch (error) {
+      failure = error
+      throw error
+    } finally {
+      catalog.unpin(...held)
+      if (failure !== undefined) await dropUseless(failure, held)
+    }
   }
 
   return {
@@ -158,15 +200,18 @@ export function createPuller (deps: PullerDeps) {
      * Throws RegistryError, ContentError, SyscallError (ENOSPC …), Unsupported.
      */
     async ensure (ref: Reference, digest: string): Promise<PullResult> {
-      const known = ready.get(digest)
-      if (known) {
-        remember(known)
-        return { image: known, pulled: false }
-      }
-      const result = await tracked(imageFlight(digest, () => pull(ref, digest)))
-      remember(result.image)
-      return result
+      const known = ready.find(digest)
+      return known ? { image: known, pulled: false } : await tracked(imageFlight(digest, () => pull(ref, digest)))
     },
+
+    /** A container of an image that `ensure` gave begins: its layers must stay.  Call it before anything else is awaited. */
+    retain: ready.retain,
+
+    /** … and has ended. */
+    release: ready.release,
+
+    /** Images that are not retained and that KEEP says no to may be removed from the store; `ensure` looks at the disk again for them. */
+    letGo: ready.letGo,
 
     /** End what is under way and leave no half layer; later calls of `ensure` for other images fail. */
     async stop (): Promise<void> {

@@ -17,6 +17,7 @@ import { ContentError, SyscallError } from '../contract/errors.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
 import { createCatalog } from './catalog.ts'
 import { openCatalogFile, ownName } from './catalog-file.ts'
+import { createCollector } from './collect.ts'
 import { fillCatalog } from './rebuild.ts'
 import { digestOf } from './registry.ts'
 import { IMAGE_BYTES_MAX } from './unpack.ts'
@@ -24,6 +25,7 @@ import { IMAGE_BYTES_MAX } from './unpack.ts'
 export type ImageStore = ReturnType<typeof createImageStore>
 
 const run = promisify(execFile)
+const PATHS_PER_RM = 256
 
 function hexOf (digest: string): string {
   const match = /^sha256:([0-9a-f]{64})$/.exec(digest)
@@ -36,8 +38,8 @@ function isMissing (error: unknown): boolean {
 }
 
 /** A layer's tree may be deep and wide: rm(1) walks it by descriptors and outside of this process. */
-async function removeTree (path: string): Promise<void> {
-  await run('rm', ['-rf', '--one-file-system', '--', path])
+async function removeTrees (paths: readonly string[]): Promise<void> {
+  for (let i = 0; i < paths.length; i += PATHS_PER_RM) await run('rm', ['-rf', '--one-file-system', '--', ...paths.slice(i, i + PATHS_PER_RM)])
 }
 
 async function syncFolder (path: string): Promise<void> {
@@ -106,7 +108,7 @@ export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onN
   async function sweep (): Promise<void> {
     for (const name of await readdir(temporary)) {
       const owner = /^(\d{1,10})-(\d{1,20})-/.exec(name)
-      if (owner && startTimeOf(Number(owner[1])) !== owner[2]) await removeTree(join(temporary, name))
+      if (owner && startTimeOf(Number(owner[1])) !== owner[2]) await removeTrees([join(temporary, name)])
     }
   }
 
@@ -141,11 +143,12 @@ export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onN
       return written
     } catch (error) {
       if (!(source instanceof Uint8Array)) source.destroy()
-      await removeTree(draft)
+      await removeTrees([draft])
       throw diskError(expected.digest === undefined ? 'a blob' : `blob ${expected.digest}`, error)
     }
   }
 
+  const collector = createCollector({ file: catalogFile, blobs, layers, prepare: prepared, temporaryPath: () => join(temporary, ownName(ownPrefix)), removeTrees })
   const layerPath = (diffId: string): string => join(layers, hexOf(diffId))
 
   return {
@@ -217,7 +220,7 @@ export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onN
       } catch (error) {
         // Another worker was first (rename(2): ENOTEMPTY or EEXIST); its layer is the same.
         if (!(error instanceof Error && 'code' in error && (error.code === 'ENOTEMPTY' || error.code === 'EEXIST'))) throw error
-        await removeTree(draft)
+        await removeTrees([draft])
       }
       await syncFolder(layers)
       return layerPath(diffId)
@@ -225,8 +228,11 @@ export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onN
 
     /** Throw a draft away; it may be gone already. */
     async discard (draft: string): Promise<void> {
-      await removeTree(draft)
+      await removeTrees([draft])
     },
+
+    /** Removes images, and what no image has any more. */
+    collector,
 
     /** Give back pins and claims and close the catalog. */
     close (): void {

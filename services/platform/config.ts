@@ -38,7 +38,7 @@ const PORT_MAX = 65_535
 export const ENV_NAMES: readonly string[] = [
   'WHERRY_REDIS_URL', 'WHERRY_PREFIX', 'WHERRY_DATA', 'WHERRY_LOG_LEVEL', 'WHERRY_STOP_TIMEOUT', 'WHERRY_NATIVE',
   'WHERRY_GATEWAY_LISTEN', 'WHERRY_BODY_MAX', 'WHERRY_QUEUE_WAIT', 'WHERRY_GATEWAY_URL',
-  'WHERRY_WORKER_LISTEN', 'WHERRY_WORKER_NAME', 'WHERRY_WORKER_SLOTS',
+  'WHERRY_WORKER_LISTEN', 'WHERRY_WORKER_NAME', 'WHERRY_WORKER_SLOTS', 'WHERRY_IMAGES_HIGH', 'WHERRY_IMAGES_LOW',
 ]
 
 /** Text of 1 to 4,096 characters that matches PATTERN. */
@@ -80,6 +80,18 @@ export function bytes ({ min, max }: { min: number, max: number }): Kind<number>
     format: formatBytes,
     expected: `a size from ${formatBytes(min)} to ${formatBytes(max)}, for example "6Mi"`,
   }
+}
+
+/** A size in bytes, or percent of something: "20Gi", "85%". */
+export const share: Kind<{ readonly bytes: number } | { readonly percent: number }> = {
+  parse (t) {
+    const percent = /^(\d{1,2}|100)%$/.exec(t)
+    if (percent) return Number(percent[1]) > 0 ? { percent: Number(percent[1]) } : undefined
+    const value = parseBytes(t)
+    return value === undefined || value === 0 ? undefined : { bytes: value }
+  },
+  format: v => 'percent' in v ? `${v.percent}%` : formatBytes(v.bytes),
+  expected: 'a size or a percentage from 1% to 100%, for example "20Gi" or "85%"',
 }
 
 /** A URL with one of the PROTOCOLS ("redis:"). */

@@ -14,6 +14,7 @@ import type { Log } from '../platform/log.ts'
 import type { Runtime } from '../runtime/container.ts'
 import { buildSpec } from '../runtime/spec.ts'
 import { responseContentType } from './content-type.ts'
+import type { ImageKeeper } from './images.ts'
 import type { WorkerMetrics } from './metrics.ts'
 import { requestEnvironment } from './request-env.ts'
 import type { RunningCalls } from './running.ts'
@@ -24,6 +25,7 @@ import type { Volumes } from './volumes.ts'
 export interface ExecuteDeps {
   readonly find: (name: string) => FunctionRecord | undefined
   readonly puller: Puller
+  readonly images: Pick<ImageKeeper, 'pulled'>
   readonly runtime: Runtime
   readonly volumes: Volumes
   readonly metrics: WorkerMetrics
@@ -35,6 +37,8 @@ export interface ExecuteDeps {
 export type Execute = (invocation: Invocation, context: { signal: AbortSignal }) => Promise<Completion>
 
 const NOTHING = new Uint8Array(0)
+/** The image did not fit: a `pull_fail` like any other, not a fault of the worker. */
+const DISK_FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
 
 /** The completion of an attempt that never had a container. */
 function notRun (outcome: Outcome, message: string, pullMs: number): Completion {
@@ -44,14 +48,16 @@ function notRun (outcome: Outcome, message: string, pullMs: number): Completion 
   }
 }
 
-/** A digest replaces the tag: workers run what was resolved at deploy time. */
+/** A digest replaces the tag: workers run what was resolved at deploy time.  The image is retained; the caller releases it. */
 async function ensureImage (deps: ExecuteDeps, record: FunctionRecord): Promise<{ image: Image, pullMs: number } | { failed: string, pullMs: number }> {
   const startedAt = performance.now()
   try {
     const { image, pulled } = await deps.puller.ensure(parseReference(record.spec.image), record.imageDigest)
+    deps.puller.retain(image.digest)
+    if (pulled) deps.images.pulled()
     return { image, pullMs: pulled ? performance.now() - startedAt : 0 }
   } catch (err) {
-    if (!(err instanceof RegistryError || err instanceof ContentError)) throw err
+    if (!(err instanceof RegistryError || err instanceof ContentError || (err instanceof SyscallError && DISK_FULL.has(err.errno)))) throw err
     deps.log.warn({ err, image: record.spec.image }, 'the image could not be had')
     return { failed: err.message, pullMs: performance.now() - startedAt }
   }
@@ -107,6 +113,8 @@ export function createExecute (deps: ExecuteDeps): Execute {
       if (!(err instanceof StartError || err instanceof SyscallError || err instanceof RangeError)) throw err
       deps.log.warn({ err, function: record.spec.name }, 'the container could not be started')
       return { ...notRun('init_fail', err instanceof AppError ? err.message : `cannot start: ${err.message}`, had.pullMs), imageDigest: had.image.digest }
+    } finally {
+      deps.puller.release(had.image.digest)
     }
   }
 

@@ -18,6 +18,7 @@ import { createHeartbeat } from '../queue/heartbeat.ts'
 import { openRuntime } from '../runtime/open.ts'
 import type { WorkerConfig } from './config.ts'
 import { createExecute } from './execute.ts'
+import { createImageKeeper } from './images.ts'
 import { createWorkerMetrics } from './metrics.ts'
 import { createRunningCalls } from './running.ts'
 import { startStatusServer } from './status-server.ts'
@@ -36,12 +37,14 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
   const metrics = createWorkerMetrics({ running: () => runtime.running, slots })
   const redis = openRedis(redisUrl, { temper: 'patient', name: `wherry-worker-${workerName}`, onError: err => log.warn({ err }, 'Redis is away; waiting for it') })
   const functions = createFunctionStore({ redis, prefix, log })
-  const store = createImageStore({ dir: join(dataDir, 'images') })
+  const store = createImageStore({ dir: join(dataDir, 'images'), onNote: text => log.warn(text) })
   const registry = createRegistryClient({})
   const puller = createPuller({ store, registry, nativeDir })
+  const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const execute = createExecute({
     find: functions.get,
     puller,
+    images,
     runtime,
     volumes: createVolumes({ directory: join(dataDir, 'volumes') }),
     metrics,
@@ -51,6 +54,8 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
   })
   const dispatcher = createDispatcher({ redisUrl, prefix, workerName, slots, run: execute, log, bodyMaxBytes, onSettled: metrics.callSettled })
   const watch = (): void => dispatcher.watch(functions.list().map(record => record.spec.name))
+  // Only after a change that was loaded: a list that is empty because Redis is away says nothing.
+  const tellImages = (): void => images.deploy(functions.list().map(record => record.imageDigest))
   const startedAtMs = Date.now()
 
   const status = await startStatusServer({
@@ -63,7 +68,10 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
   })
   await functions.start()
   const endWatch = functions.onChange(watch)
+  const endTelling = functions.onChange(tellImages)
+  if (functions.list().length > 0) tellImages()
   watch()
+  images.start()
   await dispatcher.start()
   await heartbeat.start()
 
@@ -71,12 +79,15 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
     url: status.url,
     async stop () {
       endWatch()
+      endTelling()
       await dispatcher.stop(config.stopTimeoutMs * DRAIN_SHARE)
       await heartbeat.stop()
       await functions.stop()
       await puller.stop()
+      await images.stop()
       await Promise.all([runtime.close(), registry.close(), status.stop(), telemetry.stop()])
       redis.disconnect()
+      store.close()
     },
   }
 }

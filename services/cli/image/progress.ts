@@ -1,0 +1,63 @@
+// How a pull looks while it runs: on a terminal one line per layer with bytes, speed and time left, painted
+// over itself; elsewhere one line when a layer begins and one when it is there.  Knows the terminal;
+// refuses to know where the bytes come from.
+
+import type { PullProgress } from '../../image/pull.ts'
+import type { Context } from '../context.ts'
+import { formatAge, formatSize } from '../terminal.ts'
+import { shortDigest } from './open.ts'
+
+const PAINT_MS = 100
+/** More lines than a screen has cannot be painted over. */
+const LINES_MAX = 20
+const BAR_CHARACTERS = 20
+
+interface LayerLine { readonly startedAt: number, receivedBytes: number, readonly sizeBytes: number }
+
+/** "[=====>    ] 3.1 MiB of 9.0 MiB  12.1 MiB/s  1s left" */
+export function describeLayer ({ startedAt, receivedBytes, sizeBytes }: LayerLine, now: number): string {
+  if (receivedBytes >= sizeBytes) return `${formatSize(sizeBytes)} in ${formatAge(now - startedAt)}`
+  const filled = Math.floor(BAR_CHARACTERS * receivedBytes / Math.max(1, sizeBytes))
+  const bar = `${'='.repeat(filled)}>`.padEnd(BAR_CHARACTERS + 1)
+  const perMs = receivedBytes / Math.max(1, now - startedAt)
+  const left = perMs === 0 ? '' : `  ${formatAge((sizeBytes - receivedBytes) / perMs)} left`
+  return `[${bar}] ${formatSize(receivedBytes)} of ${formatSize(sizeBytes)}  ${formatSize(perMs * 1000)}/s${left}`
+}
+
+/** Shows layers on stderr; `end` finishes what is shown and begins anew. */
+export function createProgress ({ stderr }: Context, { quiet }: { quiet: boolean }) {
+  const isLive = stderr.isTTY === true
+  const layers = new Map<string, LayerLine>()
+  let painted = 0
+  let timer: NodeJS.Timeout | undefined
+
+  function paint (): void {
+    const now = performance.now()
+    const lines = [...layers].slice(-LINES_MAX).map(([digest, layer]) => `\u001b[2K${shortDigest(digest)}  ${describeLayer(layer, now)}\n`)
+    stderr.write(`${painted > 0 ? `\u001b[${painted}A` : ''}${lines.join('')}`)
+    painted = lines.length
+  }
+
+  return {
+    onLayer ({ layer, receivedBytes, sizeBytes }: PullProgress): void {
+      if (quiet) return
+      const known = layers.get(layer)
+      const line = known ?? { startedAt: performance.now(), receivedBytes: 0, sizeBytes }
+      line.receivedBytes = receivedBytes
+      if (!known) {
+        layers.set(layer, line)
+        if (isLive) timer ??= setInterval(paint, PAINT_MS)
+        else stderr.write(`${shortDigest(layer)}  ${formatSize(sizeBytes)}\n`)
+      }
+      if (!isLive && receivedBytes >= sizeBytes) stderr.write(`${shortDigest(layer)}  ${describeLayer(line, performance.now())}\n`)
+    },
+
+    end (): void {
+      clearInterval(timer)
+      timer = undefined
+      if (isLive && layers.size > 0) paint()
+      layers.clear()
+      painted = 0
+    },
+  }
+}

@@ -1,0 +1,39 @@
+// wherry image pull: from a registry into the store, unpacked and packed, with progress.
+
+import { createLocalFirst } from '../../image/local-first.ts'
+import { createPuller } from '../../image/pull.ts'
+import { formatReference, parseReference } from '../../image/reference.ts'
+import { createRegistryClient } from '../../image/registry.ts'
+import { NATIVE_DEFAULT } from '../commands/version.ts'
+import type { Context } from '../context.ts'
+import { shortDigest, withStore, type StoreOptions } from './open.ts'
+import { createProgress } from './progress.ts'
+
+export async function pullImages (texts: readonly string[], options: StoreOptions & { readonly quiet?: boolean }, context: Context): Promise<void> {
+  const refs = texts.map(parseReference)
+  const { stdout, env, onSignal } = context
+  await withStore('image pull', options, context, async store => {
+    const registry = createRegistryClient({})
+    const progress = createProgress(context, { quiet: options.quiet === true })
+    const puller = createPuller({
+      store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, onProgress: progress.onLayer,
+    })
+    onSignal(() => { void puller.stop() })
+    try {
+      for (const ref of refs) {
+        const { digest } = await registry.resolve(ref)
+        const { pulled } = await puller.ensure(ref, digest)
+        progress.end()
+        const name = ref.digest === undefined ? formatReference(ref) : undefined
+        const before = name === undefined ? undefined : store.catalog.tag(name, digest)
+        const moved = before !== undefined && before !== digest
+        if (options.json) stdout.write(`${JSON.stringify({ ...(name !== undefined && { name }), digest, pulled, ...(moved && { before }) })}\n`)
+        else stdout.write(`${pulled ? 'pulled' : 'had'} ${name ?? formatReference(ref)}, ${shortDigest(digest)}${moved ? `; it was ${shortDigest(before)}` : ''}\n`)
+      }
+    } finally {
+      progress.end()
+      await puller.stop()
+      await registry.close()
+    }
+  }, { create: true })
+}

@@ -1,0 +1,90 @@
+// The worker's share of keeping the image store small: it tells the store which images functions have, lets
+// go of those that it does not need any more, and collects now and then and after pulls.
+// Knows when; what may go is the store's to decide (image/collect.ts).
+
+import { InvalidRequest } from '../contract/errors.ts'
+import type { Watermark } from '../image/collect.ts'
+import type { Puller } from '../image/pull.ts'
+import type { ImageStore } from '../image/store.ts'
+import type { Log } from '../platform/log.ts'
+
+export interface ImageKeeperDeps {
+  readonly store: ImageStore
+  readonly puller: Puller
+  readonly high: Watermark
+  readonly low: Watermark
+  readonly log: Log
+}
+
+export type ImageKeeper = ReturnType<typeof createImageKeeper>
+
+const COLLECT_MS = 5 * 60_000
+/** Several pulls that end at about the same time are followed by one collection. */
+const AFTER_PULL_MS = 5_000
+
+function checkMarks (high: Watermark, low: Watermark): void {
+  const [above, below] = 'percent' in high && 'percent' in low ? [high.percent, low.percent] : 'bytes' in high && 'bytes' in low ? [high.bytes, low.bytes] : [0, 0]
+  if (below < above) return
+  throw new InvalidRequest([{ path: 'WHERRY_IMAGES_LOW', problem: 'must be below WHERRY_IMAGES_HIGH, both as sizes or both as percentages' }])
+}
+
+/** Throws InvalidRequest when LOW is not below HIGH. */
+export function createImageKeeper ({ store, puller, high, low, log }: ImageKeeperDeps) {
+  checkMarks(high, low)
+  let deployed: ReadonlySet<string> = new Set()
+  let timer: NodeJS.Timeout | undefined
+  let collecting: Promise<void> | undefined
+  let stopped = true
+
+  async function collect (): Promise<void> {
+    try {
+      puller.letGo(digest => deployed.has(digest))
+      const freed = await store.collector.collect({ high, low })
+      if (freed) log.info({ images: freed.images.map(image => image.digest), layers: freed.layers, bytes: freed.bytes }, 'removed images that nobody needs: the image store was above its high watermark')
+    } catch (err) {
+      log.warn({ err }, 'images that nobody needs could not be removed; the next try is in some minutes')
+    }
+  }
+
+  function schedule (delayMs: number): void {
+    clearTimeout(timer)
+    if (stopped) return
+    timer = setTimeout(() => {
+      collecting = collect().finally(() => {
+        collecting = undefined
+        schedule(COLLECT_MS)
+      })
+    }, delayMs).unref()
+  }
+
+  return {
+    start (): void {
+      stopped = false
+      schedule(AFTER_PULL_MS)
+    },
+
+    /** Waits for a collection that is under way. */
+    async stop (): Promise<void> {
+      stopped = true
+      clearTimeout(timer)
+      await collecting
+    },
+
+    /** Functions have these images, and no others. */
+    deploy (digests: readonly string[]): void {
+      const next = new Set(digests)
+      if (next.size === deployed.size && digests.every(digest => deployed.has(digest))) return
+      try {
+        store.catalog.setDeployed([...next])
+        deployed = next
+      } catch (err) {
+        log.warn({ err }, 'the image store could not be told which images functions have')
+      }
+    },
+
+    /** Something was fetched: the store may be too large now. */
+    pulled (): void {
+      if (!collecting) schedule(AFTER_PULL_MS)
+    },
+  }
+}
