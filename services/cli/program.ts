@@ -30,7 +30,7 @@ export async function runProgram (argv: readonly string[], context: Context): Pr
     return exitCode
   } catch (err) {
     if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE // help, or help because nothing was asked
-    const failure = failureOf(program.args[0] ?? 'wherry', err)
+    const failure = failureOf(titleOfArgs(program), err)
     context.stderr.write(describeFailure(failure))
     return failure.exitCode
   }
@@ -70,4 +70,15 @@ function withSubcommands (command: Command): Command[] {
 /** "image pull"; nothing for the program itself. */
 function titleOf (command: Command): string {
   return command.parent === null ? '' : `${titleOf(command.parent)} ${command.name()}`.trim()
+}
+
+/** What was asked for, as far as it is a command: "image pull". */
+function titleOfArgs (program: Command): string {
+  let command: Command | undefined = program
+  for (const word of program.args) {
+    const next: Command | undefined = command.commands.find(c => c.name() === word || c.aliases().includes(word))
+    if (next === undefined) break
+    command = next
+  }
+  return titleOf(command) || (program.args[0] ?? 'wherry')
 }

@@ -33,6 +33,8 @@ export interface PullerDeps {
   readonly registry: Pick<RegistryClient, 'manifest' | 'blob'>
   /** Where wherry-unpack is. */
   readonly nativeDir: string
+  /** `registry` is an archive: images that come from it can be had nowhere again. */
+  readonly isArchive?: boolean
   readonly maxParallelLayers?: number
   readonly onProgress?: (progress: PullProgress) => void
 }
@@ -45,6 +47,7 @@ export interface PullResult {
 
 export type Puller = ReturnType<typeof createPuller>
 
+const INDEX_DEPTH_MAX = 3
 const PARALLEL_LAYERS_DEFAULT = 3
 const FILE_BYTES_MAX = 1024 ** 2
 
@@ -147,10 +150,14 @@ export function createPuller (deps: PullerDeps) {
   async function fetchImage (ref: Reference, digest: string, hold: (...digests: string[]) => void): Promise<PullResult> {
     hold(digest)
     const top = await manifestOf(ref, digest)
-    const manifestDigest = 'manifests' in top.manifest ? choosePlatform(top.manifest, host).digest : digest
-    hold(manifestDigest)
-    const chosen = manifestDigest === digest ? top : await manifestOf(ref, manifestDigest)
-    if ('manifests' in chosen.manifest) throw new ContentError(`${formatReference(ref)} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
+    let chosen = top
+    let manifestDigest = digest
+    for (let depth = 0; 'manifests' in chosen.manifest; depth++) {
+      if (depth === INDEX_DEPTH_MAX) throw new ContentError(`${formatReference(ref)} has indexes in indexes, more than ${INDEX_DEPTH_MAX} deep`, 'ERR_CONTENT_LIMIT')
+      manifestDigest = choosePlatform(chosen.manifest, host).digest
+      hold(manifestDigest)
+      chosen = await manifestOf(ref, manifestDigest)
+    }
     const { manifest } = chosen
     hold(manifest.config.digest, ...manifest.layers.map(layer => layer.digest))
     const config = await configOf(ref, manifest.config)
@@ -159,7 +166,7 @@ export function createPuller (deps: PullerDeps) {
     hold(...config.diffIds)
     const pulled = await layersOf(ref, digest, manifest, config)
     catalog.recordImage({
-      digest, manifestDigest, configDigest: manifest.config.digest, source: `${ref.registry}/${ref.repository}`,
+      digest, manifestDigest, configDigest: manifest.config.digest, ...(deps.isArchive !== true && { source: `${ref.registry}/${ref.repository}` }),
       layers: manifest.layers.map((layer, i) => ({ diffId: config.diffIds[i]!, digest: layer.digest, sizeBytes: layer.size })),
     })
     const image = { digest, config, layers: distinctHighest(config.diffIds).map(store.layerPath) }

@@ -29,6 +29,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   bullmq: ['queue'],
   koffi: ['runtime'],
   undici: ['image'],
+  'tar-stream': ['image'],
   fastify: ['gateway'],
   commander: ['cli'],
 }

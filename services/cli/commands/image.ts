@@ -42,6 +42,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`)
   add('tag <ref> <name>', 'give an image another name', 'Gives an image another name on this machine.')
     .action(async (ref: string, name: string, flags) => { await (await import('../image/remove.ts')).tagImage(ref, name, flags, context) })
 
+  add('save <refs...>', 'write images into an archive', 'Writes images into one archive that docker load, podman load, skopeo and wherry image load take.')
+    .requiredOption('-o, --output <file>', 'the archive to write; - is stdout')
+    .option('--format <docker|oci>', 'docker: docker save archive and OCI layout at once; oci: only the layout', 'docker')
+    .action(async (refs: string[], flags) => { await (await import('../image/archive.ts')).saveImages(refs, flags, context) })
+
+  add('load', 'get images out of an archive', 'Gets the images out of an archive of docker save, podman save, skopeo or wherry image save, or out of an OCI layout folder.')
+    .option('-i, --input <file>', 'the archive or the folder; - is stdin', '-')
+    .action(async flags => { await (await import('../image/archive.ts')).loadImages(flags, context) })
+
   add('rm <refs...>', 'remove names and images', 'Removes names; an image goes with its last name, unless a function or a process needs it.')
     .alias('remove')
     .action(async (refs: string[], flags) => { await (await import('../image/remove.ts')).removeImages(refs, flags, context) })

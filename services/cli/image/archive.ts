@@ -1,0 +1,83 @@
+// wherry image save and load: images to and from archives.
+
+import { createReadStream, createWriteStream, statSync } from 'node:fs'
+import { open, rename, rm } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import type { Writable } from 'node:stream'
+import { loadArchive, saveArchive } from '../../image/archive.ts'
+import { createRegistryClient } from '../../image/registry.ts'
+import { NATIVE_DEFAULT } from '../commands/version.ts'
+import type { Context } from '../context.ts'
+import { Failure, usageFailure } from '../failure.ts'
+import { findImage, shortDigest, withStore, type StoreOptions } from './open.ts'
+
+export interface SaveFlags extends StoreOptions { readonly output: string, readonly format: string }
+export interface LoadFlags extends StoreOptions { readonly input: string }
+
+/** Aborts at the first signal. */
+function signalOf (what: string, { onSignal }: Context): AbortSignal {
+  const controller = new AbortController()
+  onSignal(() => { controller.abort(new Failure(what, 'it was interrupted')) })
+  return controller.signal
+}
+
+/** Run WRITE on a draft beside FILE that takes its name when all of it is on the disk. */
+async function writeFileWhole (what: string, file: string, write: (out: Writable) => Promise<void>): Promise<void> {
+  const draft = join(dirname(file), `.${basename(file)}.${process.pid}.partial`)
+  try {
+    await write(createWriteStream(draft, { flags: 'wx', flush: true }))
+    await rename(draft, file)
+    const folder = await open(dirname(file), 'r')
+    await folder.sync().finally(() => folder.close())
+  } catch (err) {
+    await rm(draft, { force: true })
+    if (err instanceof Error && 'syscall' in err) throw new Failure(what, `${file} cannot be written (${err.message})`, { cause: err })
+    throw err
+  }
+}
+
+export async function saveImages (texts: readonly string[], { output, format, ...options }: SaveFlags, context: Context): Promise<void> {
+  const what = 'image save'
+  if (format !== 'docker' && format !== 'oci') throw usageFailure(what, `--format "${format}" must be docker or oci`)
+  const toStdout = output === '-'
+  if (toStdout && context.stdout.isTTY === true) throw usageFailure(what, 'an archive is nothing for a terminal; name a file with -o')
+  await withStore(what, options, context, async store => {
+    const images = texts.map(text => {
+      const { image, name } = findImage(what, store, text)
+      return { image, names: name === undefined ? [] : [name] }
+    })
+    const registry = createRegistryClient({})
+    const signal = signalOf(what, context)
+    const save = (out: Writable): Promise<void> => saveArchive({ store, registry, images, format, out, signal })
+    try {
+      await (toStdout ? save(context.stdout) : writeFileWhole(what, resolve(output), save))
+    } finally {
+      await registry.close()
+    }
+    const saved = { output, format, images: images.map(({ image, names }) => ({ digest: image.digest, names })) }
+    const report = toStdout ? context.stderr : context.stdout
+    if (options.json) report.write(`${JSON.stringify(saved)}\n`)
+    else for (const text of texts) report.write(`saved ${text}\n`)
+  })
+}
+
+export async function loadImages ({ input, ...options }: LoadFlags, context: Context): Promise<void> {
+  const what = 'image load'
+  const { stdin, stdout, env } = context
+  if (input === '-' && stdin.isTTY === true) throw usageFailure(what, 'name an archive with -i, or send it to stdin')
+  const path = resolve(input)
+  const found = input === '-' ? undefined : statSync(path, { throwIfNoEntry: false })
+  if (input !== '-' && found === undefined) throw new Failure(what, `there is no ${path}`)
+  const source = input === '-' ? stdin : found!.isDirectory() ? path : createReadStream(path)
+  await withStore(what, options, context, async store => {
+    const loaded = await loadArchive({ store, source, nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, signal: signalOf(what, context) })
+    if (options.json) {
+      stdout.write(`${JSON.stringify(loaded)}\n`)
+      return
+    }
+    for (const { digest, names, moved } of loaded) {
+      for (const name of names) stdout.write(`loaded ${name}, ${shortDigest(digest)}${moved[name] === undefined ? '' : `; it was ${shortDigest(moved[name])}`}\n`)
+      if (names.length === 0) stdout.write(`loaded ${digest}, without a name: wherry image tag ${shortDigest(digest)} NAME\n`)
+    }
+  }, { create: true })
+}
