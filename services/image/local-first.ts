@@ -2,7 +2,6 @@
 // the registry can be kept packed on its way to the unpacker, because save and push need it so.
 // Bytes are checked by whoever reads them (layer.ts, pull.ts), wherever they came from.
 
-import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
 import { PassThrough, Readable } from 'node:stream'
 import { NotFound } from '../contract/errors.ts'
@@ -29,7 +28,7 @@ async function * tee (store: ImageStore, body: Readable, { digest, size }: Descr
   kept.catch(() => { /* whoever waits for it below hears of it */ })
   try {
     for await (const piece of body as AsyncIterable<Buffer>) {
-      if (!copy.write(piece)) await Promise.race([once(copy, 'drain'), kept])
+      if (copy.destroyed || !copy.write(piece)) await Promise.race([new Promise(resolve => { copy.once('drain', resolve) }), kept])
       yield piece
     }
     copy.end()

@@ -6,6 +6,7 @@ import { mkdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { createFunctionStore } from '../functions/store.ts'
+import { createLocalFirst } from '../image/local-first.ts'
 import { createPuller } from '../image/pull.ts'
 import { createRegistryClient } from '../image/registry.ts'
 import { createImageStore } from '../image/store.ts'
@@ -39,7 +40,7 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
   const functions = createFunctionStore({ redis, prefix, log })
   const store = createImageStore({ dir: join(dataDir, 'images'), onNote: text => log.warn(text) })
   const registry = createRegistryClient({})
-  const puller = createPuller({ store, registry, nativeDir })
+  const puller = createPuller({ store, registry: createLocalFirst({ store, registry }), nativeDir })
   const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const execute = createExecute({
     find: functions.get,
