@@ -1,9 +1,10 @@
 // wherry image save and load: images to and from archives.
 
-import { createReadStream, createWriteStream, statSync } from 'node:fs'
+import { createReadStream, statSync } from 'node:fs'
 import { open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import type { Writable } from 'node:stream'
+import { AppError } from '../../contract/errors.ts'
 import { loadArchive, saveArchive } from '../../image/archive.ts'
 import { createRegistryClient } from '../../image/registry.ts'
 import { NATIVE_DEFAULT } from '../commands/version.ts'
@@ -21,17 +22,22 @@ function signalOf (what: string, { onSignal }: Context): AbortSignal {
   return controller.signal
 }
 
-/** Run WRITE on a draft beside FILE that takes its name when all of it is on the disk. */
+/** Run WRITE on a draft beside FILE that takes its name when all of it is on the disk; a device or a pipe is written to as it is. */
 async function writeFileWhole (what: string, file: string, write: (out: Writable) => Promise<void>): Promise<void> {
-  const draft = join(dirname(file), `.${basename(file)}.${process.pid}.partial`)
+  const found = statSync(file, { throwIfNoEntry: false })
+  if (found?.isDirectory()) throw new Failure(what, `${file} is a folder`, { remedy: 'name a file in it' })
+  const isPlain = found === undefined || found.isFile()
+  const path = isPlain ? join(dirname(file), `.${basename(file)}.${process.pid}.partial`) : file
   try {
-    await write(createWriteStream(draft, { flags: 'wx', flush: true }))
-    await rename(draft, file)
+    const handle = await open(path, isPlain ? 'wx' : 'w')
+    await write(handle.createWriteStream({ flush: isPlain }))
+    if (!isPlain) return
+    await rename(path, file)
     const folder = await open(dirname(file), 'r')
     await folder.sync().finally(() => folder.close())
   } catch (err) {
-    await rm(draft, { force: true })
-    if (err instanceof Error && 'syscall' in err) throw new Failure(what, `${file} cannot be written (${err.message})`, { cause: err })
+    if (isPlain) await rm(path, { force: true })
+    if (err instanceof Error && 'syscall' in err && !(err instanceof AppError)) throw new Failure(what, `${file} cannot be written (${err.message})`, { cause: err })
     throw err
   }
 }
