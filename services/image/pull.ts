@@ -217,7 +217,7 @@ export function createPuller (deps: PullerDeps) {
     /** … and has ended. */
     release: ready.release,
 
-    /** Images that are not retained and that KEEP says no to may be removed from the store; `ensure` looks at the disk again for them. */
+    /** Images that KEEP says no to may be removed from the store, as soon as they are not retained; `ensure` looks at the disk again for them. */
     letGo: ready.letGo,
 
     /** End what is under way and leave no half layer; later calls of `ensure` for other images fail. */

@@ -5,7 +5,7 @@
 import type { Image } from '../contract/image.ts'
 import type { Catalog } from './catalog.ts'
 
-interface Entry { readonly image: Image, users: number }
+interface Entry { readonly image: Image, users: number, /** It goes when nobody runs it any more. */ isUnwanted: boolean }
 
 const READY_IMAGES_MAX = 256
 
@@ -43,7 +43,7 @@ export function createReadyImages (catalog: Catalog) {
       if (entries.has(image.digest)) return
       makeRoom()
       catalog.pin(image.digest)
-      entries.set(image.digest, { image, users: 0 })
+      entries.set(image.digest, { image, users: 0, isUnwanted: false })
     },
 
     /** A container of DIGEST begins; `release` when it has ended. */
@@ -54,12 +54,17 @@ export function createReadyImages (catalog: Catalog) {
 
     release (digest: string): void {
       const entry = entries.get(digest)
-      if (entry) entry.users--
+      if (!entry) return
+      entry.users--
+      if (entry.users === 0 && entry.isUnwanted) drop(digest)
     },
 
-    /** Let go of all that nobody runs, except those that KEEP says yes to. */
+    /** Let go of all but those that KEEP says yes to; of what still runs, when it has ended. */
     letGo (keep: (digest: string) => boolean): void {
-      for (const [digest, { users }] of entries) if (users === 0 && !keep(digest)) drop(digest)
+      for (const [digest, entry] of entries) {
+        entry.isUnwanted = !keep(digest)
+        if (entry.isUnwanted && entry.users === 0) drop(digest)
+      }
     },
   }
 }

@@ -77,6 +77,7 @@ export function createImageKeeper ({ store, puller, high, low, log }: ImageKeepe
       try {
         store.catalog.setDeployed([...next])
         deployed = next
+        puller.letGo(digest => deployed.has(digest)) // so that it can be removed as soon as its function is
       } catch (err) {
         log.warn({ err }, 'the image store could not be told which images functions have')
       }

@@ -153,6 +153,27 @@ t.test('a removed function is gone', async t => {
   t.match(await wherry.run(['remove', 'upper']), { code: 1, stderr: /ERR_FUNCTION_NOT_FOUND/ })
 })
 
+t.test('an image stays as long as a function or a running call needs it, and can then be removed', async t => {
+  const images = async (...args: string[]) => await wherry.run(['image', ...args, '--data', wherry.data])
+  await deploy(wherry, 'held', ...sh('sleep 30'))
+  const callId = (await wherry.run(['invoke', 'held', '--async'])).stdout.trim()
+  let table = ''
+  while (!table.includes(callId)) table = (await wherry.run(['ps'])).stdout
+  const pid = Number(new RegExp(`held +${callId} +(\\d+) +`).exec(table)?.[1])
+  const [{ digest }] = JSON.parse((await images('ls', '--json')).stdout) as [{ digest: string }]
+  t.match(JSON.parse((await images('ls', '--json')).stdout), [{ isDeployed: true, isPinned: true }])
+  t.match(await images('rm', digest), { code: 1, stderr: /is needed by a function that is deployed; remove the function first \(ERR_IMAGE_IN_USE\)/ })
+  const names = (JSON.parse((await wherry.run(['list', '--json'])).stdout) as Array<{ name: string }>).map(f => f.name)
+  t.equal((await wherry.run(['remove', ...names])).code, 0)
+  while (JSON.parse((await images('ls', '--json')).stdout)[0].isDeployed) { /* the worker hears of it */ }
+  t.match(JSON.parse((await images('prune', '--all', '--json')).stdout), { images: [] }, 'the call still runs')
+  process.kill(pid, 'SIGKILL')
+  while (JSON.parse((await images('prune', '--json')).stdout).images.length === 0) { /* the worker collects its end */ }
+  t.same(JSON.parse((await images('ls', '--json')).stdout), [])
+  await deploy(wherry, 'upper', '--', 'tr', 'a-z', 'A-Z')
+  t.equal((await wherry.run(['invoke', 'upper', '-d', 'again'])).stdout, 'AGAIN', 'and it is pulled again when it is needed again')
+})
+
 t.test('the end leaves nothing: no process, mount, cgroup or link', async t => {
   t.equal(await wherry.stop(), 0)
   t.same(await findLeftovers(wherry.subject), [])

@@ -12,8 +12,9 @@ import { connectGateway } from '../../services/cli/connect.ts'
 import type { Context } from '../../services/cli/context.ts'
 import { describeFailure, Failure, failureOf } from '../../services/cli/failure.ts'
 import { createGatewayClient } from '../../services/cli/gateway-client.ts'
+import { createProgress, describeLayer } from '../../services/cli/image/progress.ts'
 import { runProgram } from '../../services/cli/program.ts'
-import { formatAge, formatTable, printable } from '../../services/cli/terminal.ts'
+import { formatAge, formatSize, formatTable, printable } from '../../services/cli/terminal.ts'
 import { createPart, type PartEvents } from '../../services/cli/up/child.ts'
 import { formatChildLine } from '../../services/cli/up/output.ts'
 import { probePorts } from '../../services/cli/up/ports.ts'
@@ -36,6 +37,7 @@ t.test('tables', async t => {
 
 t.test('texts for people', async t => {
   t.same([0, 420, 61_000, 3_600_000, 93_784_000].map(formatAge), ['0ms', '420ms', '1m1s', '1h', '1d2h'])
+  t.same([0, 999, 1000, 13_002_342, 2 ** 40].map(formatSize), ['0 B', '999 B', '1.0 KiB', '12.4 MiB', '1.0 TiB'])
   t.equal(printable('tab\tline\nbell\u0007csi\u009b'), 'tab\tline\nbell�csi�')
   t.equal(formatChildLine('gateway', '{"level":40,"time":1,"pid":2,"hostname":"h","name":"gateway","msg":"Redis is away","err":{"message":"no\\u001b[31m"},"n":3}'),
     'gateway   warn Redis is away err=no�[31m n=3')
@@ -258,4 +260,21 @@ t.test('a supervised part', async t => {
     await part.start()
     t.match(await gaveUp.promise, { what: 'part', message: 'it ended with exit code 3, for the 6th time in 30 s' })
   })
+})
+
+t.test('the progress of a pull', async t => {
+  const layer = (receivedBytes: number) => ({ image: 'sha256:1', layer: `sha256:${'ab'.repeat(32)}`, receivedBytes, sizeBytes: 4 * 1024 ** 2 })
+  const shownOn = (isTTY: boolean, quiet: boolean): string => {
+    const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY })
+    const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal () {}, setExitCode () {} }
+    const progress = createProgress(context, { quiet })
+    for (const bytes of [0, 1024 ** 2, 4 * 1024 ** 2]) progress.onLayer(layer(bytes))
+    progress.end()
+    return String(stderr.read() ?? '')
+  }
+  t.match(shownOn(false, false), /^abababababab {2}4.0 MiB\nabababababab {2}4.0 MiB in \d+ms\n$/, 'two plain lines where nobody can be painted over')
+  // oxlint-disable-next-line no-control-regex
+  t.match(shownOn(true, false), /^\u001b\[2Kabababababab {2}4.0 MiB in \d+ms\n$/, 'one line on a terminal')
+  t.equal(shownOn(false, true), '')
+  t.equal(describeLayer({ startedAt: 0, receivedBytes: 1024 ** 2, sizeBytes: 4 * 1024 ** 2 }, 500), '[=====>               ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')
 })

@@ -3,11 +3,16 @@
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
 import { gatewaySettings } from '../../services/gateway/config.ts'
+import { createLocalFirst } from '../../services/image/local-first.ts'
+import { createPuller } from '../../services/image/pull.ts'
+import { createImageStore } from '../../services/image/store.ts'
 import {
-  bytes, describeConfig, duration, ENV_NAMES, integer, listenAddress, logLevel, readConfig, readFlags, redactUrl, sharedSettings, text, url,
+  bytes, describeConfig, duration, ENV_NAMES, integer, listenAddress, logLevel, readConfig, readFlags, redactUrl, share, sharedSettings, text, url,
 } from '../../services/platform/config.ts'
 import { describeStartFailure } from '../../services/platform/lifecycle.ts'
+import { createLog } from '../../services/platform/log.ts'
 import { workerSettings } from '../../services/worker/config.ts'
+import { createImageKeeper } from '../../services/worker/images.ts'
 
 function faultsOf (read: () => unknown): string[] {
   try {
@@ -91,4 +96,20 @@ t.test('describeConfig shows every setting as an environment line, passwords hid
 t.test('a failed start is one line', async t => {
   t.equal(describeStartFailure('gateway', new InvalidRequest([{ path: '--listen', problem: 'is taken' }])), 'wherry gateway: cannot start: --listen: is taken (ERR_INVALID_REQUEST)\n')
   t.equal(describeStartFailure('gateway', new Error('a\n  b')), 'wherry gateway: cannot start: a b\n')
+})
+
+t.test('a share is a size or a percentage, and the watermarks of the image store are two of one kind', async t => {
+  t.same(share.parse('85%'), { percent: 85 })
+  t.same(share.parse('20Gi'), { bytes: 20 * 1024 ** 3 })
+  for (const wrong of ['0%', '101%', '8.5%', '0', '-1', '%', '20 GB', '']) t.equal(share.parse(wrong), undefined, wrong)
+  t.equal(share.format({ percent: 85 }), '85%')
+  t.equal(share.format({ bytes: 1024 ** 3 }), '1Gi')
+  const store = createImageStore({ dir: t.testdirName })
+  const log = createLog({ name: 'test', level: 'silent' })
+  const puller = createPuller({ store, registry: createLocalFirst({ store }), nativeDir: '/nowhere' })
+  const keeperOf = (high: string, low: string) => createImageKeeper({ store, puller, high: share.parse(high)!, low: share.parse(low)!, log })
+  for (const [high, low] of [['80%', '85%'], ['80%', '80%'], ['1Gi', '2Gi'], ['85%', '1Gi'], ['1Gi', '80%']] as const) {
+    t.match(faultsOf(() => keeperOf(high, low)), [/^WHERRY_IMAGES_LOW: must be below WHERRY_IMAGES_HIGH/], `${high} and ${low}`)
+  }
+  t.doesNotThrow(() => keeperOf('2Gi', '1Gi'))
 })

@@ -7,6 +7,7 @@ import { mkdir, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
+import { createReadyImages } from '../../services/image/ready.ts'
 import { digestOf } from '../../services/image/registry.ts'
 import { createImageStore } from '../../services/image/store.ts'
 
@@ -183,4 +184,43 @@ t.test('opening sweeps what dead processes were writing', async t => {
   await second.store.open()
   t.equal(existsSync(join(dir, 'tmp/1-1-dead')), false)
   t.equal(statSync(join(dir, 'tmp')).mode & 0o777, 0o700)
+})
+
+t.test('ready images are pinned once, stay while a container runs, and are bounded', async t => {
+  const { catalog } = setup(t)
+  const ready = createReadyImages(catalog)
+  const image = (n: number) => ({ digest: ID(n), config: { os: '', architecture: '', env: [], entrypoint: [], cmd: [], user: '', workingDir: '/', diffIds: [] }, layers: [] })
+  const isPinned = (n: number): boolean => {
+    catalog.recordImage({ digest: ID(n), manifestDigest: ID(n), configDigest: ID(n), layers: [] })
+    return catalog.image(ID(n))!.isPinned
+  }
+  ready.add(image(1))
+  ready.add(image(1))
+  ready.retain(ID(1))
+  ready.letGo(() => false)
+  t.equal(isPinned(1), true, 'a container runs')
+  ready.letGo(digest => digest === ID(1))
+  ready.release(ID(1))
+  t.equal(isPinned(1), true, 'a function has it again')
+  ready.retain(ID(1))
+  ready.letGo(() => false)
+  ready.release(ID(1))
+  t.equal(isPinned(1), false, 'let go when the container has ended')
+  t.equal(ready.find(ID(1)), undefined)
+  for (let n = 1000; n < 1300; n++) ready.add(image(n))
+  t.equal(ready.find(ID(1000)), undefined, 'the one used longest ago made room')
+  t.equal(isPinned(1000), false)
+  t.equal(ready.find(ID(1299))?.digest, ID(1299))
+})
+
+t.test('for a minute after a catalog was made anew nothing is removed', async t => {
+  const first = setup(t)
+  const digest = await putImage(first.store, 100)
+  first.store.close()
+  rmSync(join(first.dir, 'catalog'), { recursive: true })
+  const { store } = setup(t, first.dir)
+  await t.rejects(store.collector.prune(), { code: 'ERR_IMAGE_IN_USE', message: /was just made anew.*try again in \d+ s/ })
+  await t.rejects(store.collector.removeImage(digest), { code: 'ERR_IMAGE_IN_USE' })
+  t.equal(await store.collector.collect({ high: { bytes: 1 }, low: { bytes: 1 } }), undefined)
+  t.equal(store.catalog.image(digest)?.digest, digest)
 })
