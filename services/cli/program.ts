@@ -9,6 +9,8 @@ import { addDown } from './commands/down.ts'
 import { addImage } from './commands/image.ts'
 import { addInvoke } from './commands/invoke.ts'
 import { addList } from './commands/list.ts'
+import { addLogin } from './commands/login.ts'
+import { addLogout } from './commands/logout.ts'
 import { addLogs } from './commands/logs.ts'
 import { addOci } from './commands/oci.ts'
 import { addGateway, addWorker } from './commands/process.ts'
@@ -19,7 +21,7 @@ import { addVersion } from './commands/version.ts'
 import type { Context } from './context.ts'
 import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
 
-const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addDoctor, addVersion, addGateway, addWorker, addOci]
+const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addLogin, addLogout, addDoctor, addVersion, addGateway, addWorker, addOci]
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
 export async function runProgram (argv: readonly string[], context: Context): Promise<number> {

@@ -6,9 +6,9 @@ import { randomUUID } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { InvalidRequest } from '../contract/errors.ts'
 import { createFunctionStore } from '../functions/store.ts'
+import { openRegistryClient } from '../image/open-registry.ts'
 import type { Reference } from '../image/reference.ts'
-import { createRegistryClient } from '../image/registry.ts'
-import { listenAddress } from '../platform/config.ts'
+import { listenAddress, type Environment } from '../platform/config.ts'
 import type { Running } from '../platform/lifecycle.ts'
 import type { Log } from '../platform/log.ts'
 import { openRedis } from '../platform/redis.ts'
@@ -35,8 +35,9 @@ export interface Outside {
   close (): Promise<void>
 }
 
-function registryOutside (): Outside {
-  const registry = createRegistryClient({})
+/** The network: registries as CONFIG's files and ENV describe them.  Throws InvalidRequest. */
+export function openOutside ({ dataDir, registriesFile }: GatewayConfig, env: Environment): Outside {
+  const registry = openRegistryClient({ env, dataDir, registriesFile })
   return { resolve: async reference => (await registry.resolve(reference)).digest, close: () => registry.close() }
 }
 
@@ -44,7 +45,7 @@ function registryOutside (): Outside {
  * Starts a gateway; resolves once it listens, with its address.
  * Throws InvalidRequest when the listen address cannot be had.
  */
-export async function startGateway (config: GatewayConfig, log: Log, outside: Outside = registryOutside()): Promise<Running & { url: string }> {
+export async function startGateway (config: GatewayConfig, log: Log, outside: Outside = openOutside(config, {})): Promise<Running & { url: string }> {
   const { redisUrl, prefix, bodyMaxBytes, queueWaitMs } = config
   const stopping = new AbortController()
   const telemetry = startTelemetry({ serviceName: 'gateway' })

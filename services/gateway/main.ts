@@ -4,7 +4,7 @@ import { describeConfig, readConfig, readFlags } from '../platform/config.ts'
 import { describeStartFailure, runProcess } from '../platform/lifecycle.ts'
 import { createLog } from '../platform/log.ts'
 import { gatewaySettings } from './config.ts'
-import { startGateway } from './gateway.ts'
+import { openOutside, startGateway } from './gateway.ts'
 
 try {
   const { flags, printConfig } = readFlags(gatewaySettings, process.argv.slice(2))
@@ -12,7 +12,7 @@ try {
   if (printConfig) process.stdout.write(describeConfig(gatewaySettings, config))
   else {
     const log = createLog({ name: 'gateway', level: config.logLevel })
-    await runProcess({ name: 'gateway', log, stopTimeoutMs: config.stopTimeoutMs, start: () => startGateway(config, log), exit: code => process.exit(code) })
+    await runProcess({ name: 'gateway', log, stopTimeoutMs: config.stopTimeoutMs, start: () => startGateway(config, log, openOutside(config, process.env)), exit: code => process.exit(code) })
   }
 } catch (err) {
   process.stderr.write(describeStartFailure('gateway', err))

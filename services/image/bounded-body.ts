@@ -4,10 +4,17 @@ import type { Readable } from 'node:stream'
 import { ContentError } from '../contract/errors.ts'
 import { unreachable } from './transport.ts'
 
-/** All of BODY.  Throws ContentError ERR_CONTENT_LIMIT above MAXBYTES, RegistryError when the connection breaks. */
-export async function readBounded (body: Readable, maxBytes: number, what: string, registry: string): Promise<Buffer> {
+/** A body of a few megabytes that takes longer than this is sent by somebody who wants us to wait. */
+const BODY_TIMEOUT_MS = 60_000
+
+/**
+ * All of BODY.  Throws ContentError ERR_CONTENT_LIMIT above MAXBYTES, RegistryError when the connection breaks or
+ * TIMEOUTMS is over.
+ */
+export async function readBounded (body: Readable, maxBytes: number, what: string, registry: string, timeoutMs: number = BODY_TIMEOUT_MS): Promise<Buffer> {
   const pieces: Buffer[] = []
   let total = 0
+  const late = setTimeout(() => body.destroy(new Error(`${what} took longer than ${timeoutMs} ms`)), timeoutMs)
   try {
     for await (const piece of body as AsyncIterable<Buffer>) {
       total += piece.length
@@ -17,6 +24,8 @@ export async function readBounded (body: Readable, maxBytes: number, what: strin
   } catch (error) {
     body.destroy()
     throw unreachable(registry, error)
+  } finally {
+    clearTimeout(late)
   }
   return Buffer.concat(pieces)
 }

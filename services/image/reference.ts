@@ -2,8 +2,8 @@
 // (distribution/reference, the grammar in reference.go and normalize.go).
 // Knows which registry a name means and whether it speaks http.  Refuses to know what is behind it.
 
-import { isIPv4 } from 'node:net'
 import { InvalidRequest } from '../contract/errors.ts'
+import { isLoopback } from './proxy.ts'
 
 export interface Reference {
   /** "docker.io", "localhost:5000", "[::1]:5000" … */
@@ -44,12 +44,10 @@ function splitRegistry (name: string): { registry: string, repository: string } 
 }
 
 function checkName (text: string, registry: string, repository: string): void {
-  const port = REGISTRY.exec(registry)
-  const isAddress = URL.canParse(`https://${registry}`) // "1.2.3.999" and "[:::]" only look like one
-  if (!port || !isAddress || Number(port[1] ?? 1) > 65_535 || Number(port[1] ?? 1) < 1) refuse(text, `"${registry}" is not the name of a registry`)
+  if (!isRegistryName(registry)) refuse(text, `"${registry}" is not the name of a registry`)
   if (repository.length > REPOSITORY_CHARACTERS_MAX) refuse(text, `the repository is longer than ${REPOSITORY_CHARACTERS_MAX} characters`)
   if (repository !== repository.toLowerCase()) refuse(text, 'the repository must be lower case')
-  if (!repository.split('/').every(part => COMPONENT.test(part))) {
+  if (!isRepositoryName(repository)) {
     refuse(text, 'a repository is made of lower-case letters, digits and single ".", "_", "__" or "-" between them')
   }
 }
@@ -78,12 +76,31 @@ export function formatReference (ref: Reference): string {
   return `${ref.registry}/${ref.repository}${ref.tag === undefined ? '' : `:${ref.tag}`}${ref.digest === undefined ? '' : `@${ref.digest}`}`
 }
 
-/** Origin to talk to, in the one form that URLs have (lower case, no port that goes without saying): http for this machine's own addresses and for those in INSECURE ("host" or "host:port"), https otherwise. */
-export function registryUrl (registry: string, insecure: readonly string[] = []): string {
-  if (registry === DOCKER_HUB) return `https://${DOCKER_HUB_HOST}`
-  const host = registry.replace(/:[0-9]+$/, '')
-  const name = host.toLowerCase()
-  const isLocal = name === 'localhost' || name === '[::1]' || (isIPv4(name) && name.startsWith('127.'))
-  const scheme = isLocal || insecure.includes(registry) || insecure.includes(host) ? 'http' : 'https'
-  return new URL(`${scheme}://${registry}`).origin
+/** Can NAME be the registry of a reference ("host", "host:port", "[::1]:5000")? */
+export function isRegistryName (name: string): boolean {
+  const match = REGISTRY.exec(name)
+  const port = Number(match?.[1] ?? 1)
+  // "1.2.3.999" and "[:::]" only look like addresses
+  return match !== null && name.length <= REPOSITORY_CHARACTERS_MAX && URL.canParse(`https://${name}`) && port >= 1 && port <= 65_535
+}
+
+/** Can NAME be the repository of a reference, or the beginning of one? */
+export function isRepositoryName (name: string): boolean {
+  return name.length <= REPOSITORY_CHARACTERS_MAX && name.split('/').every(part => COMPONENT.test(part))
+}
+
+/** The one way to write REGISTRY: lower case, and one of Docker Hub's three names. */
+export function canonicalRegistry (registry: string): string {
+  const name = registry.toLowerCase()
+  return name === DOCKER_HUB_HOST || name === 'index.docker.io' ? DOCKER_HUB : name
+}
+
+/**
+ * Origin to talk to, in the one form that URLs have (lower case, no port that goes without saying).
+ * HTTP says whether it speaks plain http; when nobody says, only this machine's own addresses do.
+ */
+export function registryUrl (registry: string, http?: boolean): string {
+  const isHub = canonicalRegistry(registry) === DOCKER_HUB
+  const isPlain = http ?? isLoopback(registry.replace(/:[0-9]+$/, ''))
+  return new URL(`${isPlain ? 'http' : 'https'}://${isHub ? DOCKER_HUB_HOST : registry}`).origin
 }

@@ -1,104 +1,99 @@
-// Anonymous bearer tokens (distribution-spec's token authentication): a registry answers 401 and names
-// a realm, the realm gives a token for a scope.  Knows the challenge's grammar and a bounded cache.
-// The realm is the registry's word, so it must be https or the registry's own host; otherwise a hostile
-// registry could point us at any service inside the network.
+// A token service: the place that a Bearer challenge names, asked for a token (distribution-spec's token
+// authentication and its OAuth2 twin).  Knows both requests and the answer.  Refuses to know who may be asked:
+// authorization.ts checks the realm before it comes here.
 
 import { RegistryError } from '../contract/errors.ts'
 import { readBounded } from './bounded-body.ts'
-import type { Transport } from './transport.ts'
+import type { Credential } from './credentials.ts'
+import { discardBody, type RegistryResponse, type Transport } from './transport.ts'
 
-export interface Scope {
+export interface TokenRequest {
   readonly registry: string
-  readonly origin: string
-  readonly repository: string
-  readonly actions: 'pull' | 'pull,push'
+  readonly realm: URL
+  readonly service: string | undefined
+  /** "repository:a/b:pull" … */
+  readonly scopes: readonly string[]
+  readonly credential: Credential | undefined
 }
 
-export interface Challenge { readonly scheme: string, readonly parameters: Readonly<Record<string, string>> }
+export interface Token { readonly token: string, readonly lifetimeMs: number }
 
-const TOKENS_MAX = 256
+const CLIENT_ID = 'wherry'
 const TOKEN_BODY_BYTES_MAX = 256 * 1024
-const CHALLENGE_CHARACTERS_MAX = 4096
+const TOKEN_CHARACTERS_MAX = 65_536
 const EXPIRES_IN_DEFAULT_S = 60
-/** A token this close to its end is not used any more. */
-const EXPIRY_MARGIN_MS = 10_000
+const EXPIRES_IN_MAX_S = 86_400
 
-/** `Bearer realm="…",service="…"` → its parts; undefined for what is no challenge (RFC 9110 §11.6.1). */
-export function parseChallenge (header: string | undefined): Challenge | undefined {
-  const match = /^\s*([A-Za-z]+)\s+(.*)$/.exec((header ?? '').slice(0, CHALLENGE_CHARACTERS_MAX))
-  if (!match) return undefined
-  const parameters: Record<string, string> = Object.create(null)
-  for (const [, key, quoted, plain] of match[2]!.matchAll(/([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))/g)) {
-    parameters[key!.toLowerCase()] = quoted === undefined ? plain! : quoted.replace(/\\(.)/g, '$1')
-  }
-  return { scheme: match[1]!.toLowerCase(), parameters }
-}
-
-function unauthorized (registry: string, why: string, cause?: unknown): RegistryError {
+export function unauthorized (registry: string, why: string, cause?: unknown): RegistryError {
   return new RegistryError(`registry ${registry} wants a login: ${why}`, { registryCode: 'UNAUTHORIZED', retryable: false, cause })
 }
 
-function realmUrl ({ parameters }: Challenge, scope: Scope): URL {
-  const realm = parameters['realm'] ?? ''
-  if (!URL.canParse(realm)) throw unauthorized(scope.registry, 'its challenge names no realm')
-  const url = new URL(realm)
-  const own = new URL(scope.origin)
-  const isTrusted = url.protocol === 'https:' || (url.protocol === own.protocol && url.hostname === own.hostname)
-  if (!isTrusted) throw unauthorized(scope.registry, `its realm ${url.origin} is neither https nor its own host`)
-  if (parameters['service'] !== undefined) url.searchParams.set('service', parameters['service'])
-  url.searchParams.set('scope', `repository:${scope.repository}:${scope.actions}`)
-  return url
+/** "Basic …" for a user and a password (RFC 7617). */
+export function basicAuthorization ({ username, password }: { username: string, password: string }): string {
+  return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
-function parseToken (bytes: Uint8Array, registry: string): { token: string, lifetimeMs: number } {
+function parseToken (bytes: Uint8Array, registry: string): Token {
   let answer: { token?: unknown, access_token?: unknown, expires_in?: unknown } | null
   try {
     answer = JSON.parse(Buffer.from(bytes).toString('utf8'))
-  } catch (error) {
-    throw unauthorized(registry, 'its token service did not answer with JSON', error)
+  } catch {
+    throw unauthorized(registry, 'its token service did not answer with JSON') // no cause: the parser's message quotes the answer
   }
-  const token = answer?.token ?? answer?.access_token
-  if (typeof token !== 'string' || !/^[\x21-\x7e]+$/.test(token)) throw unauthorized(registry, 'its token service gave no token')
-  const seconds = typeof answer?.expires_in === 'number' && answer.expires_in > 0 ? answer.expires_in : EXPIRES_IN_DEFAULT_S
+  const token = answer?.token || answer?.access_token // some services send one of them empty
+  if (typeof token !== 'string' || token.length > TOKEN_CHARACTERS_MAX || !/^[\x21-\x7e]+$/.test(token)) throw unauthorized(registry, 'its token service gave no token')
+  const seconds = typeof answer?.expires_in === 'number' && answer.expires_in > 0 ? Math.min(answer.expires_in, EXPIRES_IN_MAX_S) : EXPIRES_IN_DEFAULT_S
   return { token, lifetimeMs: seconds * 1000 }
 }
 
-function keyOf (scope: Scope): string {
-  return `${scope.origin} ${scope.repository} ${scope.actions}`
+/** GET: for nobody, or for a user and a password. */
+function get (transport: Transport, { registry, realm, service, scopes, credential }: TokenRequest): Promise<RegistryResponse> {
+  const url = new URL(realm)
+  if (service !== undefined) url.searchParams.set('service', service)
+  for (const scope of scopes) url.searchParams.append('scope', scope)
+  const isKnown = credential?.kind === 'password'
+  if (isKnown) {
+    url.searchParams.set('account', credential.username)
+    url.searchParams.set('client_id', CLIENT_ID)
+  }
+  const headers = { accept: 'application/json', ...(isKnown && { authorization: basicAuthorization(credential) }) }
+  return transport.request({ registry, url, method: 'GET', headers })
 }
 
-/** Tokens over TRANSPORT, kept until shortly before they expire. */
-export function createTokens ({ transport }: { transport: Transport }) {
-  const kept = new Map<string, { token: string, expiresAtMs: number }>()
-
-  function keep (key: string, token: string, lifetimeMs: number): void {
-    kept.delete(key)
-    if (kept.size >= TOKENS_MAX) kept.delete(kept.keys().next().value!)
-    kept.set(key, { token, expiresAtMs: Date.now() + lifetimeMs - EXPIRY_MARGIN_MS })
+/** POST: for a refresh token, or for a user and a password where GET is not known. */
+function post (transport: Transport, { registry, realm, service, scopes, credential }: TokenRequest): Promise<RegistryResponse> {
+  const form = new URLSearchParams({ client_id: CLIENT_ID, access_type: 'online' })
+  if (service !== undefined) form.set('service', service)
+  if (scopes.length > 0) form.set('scope', scopes.join(' '))
+  if (credential?.kind === 'identity') {
+    form.set('grant_type', 'refresh_token')
+    form.set('refresh_token', credential.token)
+  } else if (credential?.kind === 'password') {
+    form.set('grant_type', 'password')
+    form.set('username', credential.username)
+    form.set('password', credential.password)
   }
+  const body = Buffer.from(form.toString())
+  const headers = { accept: 'application/json', 'content-type': 'application/x-www-form-urlencoded', 'content-length': String(body.length) }
+  return transport.request({ registry, url: realm, method: 'POST', headers, body: () => body })
+}
 
-  return {
-    /** The token for SCOPE if there is one. */
-    find (scope: Scope): string | undefined {
-      const found = kept.get(keyOf(scope))
-      return found && found.expiresAtMs > Date.now() ? found.token : undefined
-    },
-
-    /** A new token as HEADER (WWW-Authenticate) asks for it.  Throws RegistryError UNAUTHORIZED. */
-    async obtain (scope: Scope, header: string | undefined, signal?: AbortSignal): Promise<string> {
-      const challenge = parseChallenge(header)
-      if (challenge?.scheme !== 'bearer') {
-        throw unauthorized(scope.registry, `it asks for ${challenge?.scheme ?? 'an unknown scheme'}, and there are no credentials`)
-      }
-      const url = realmUrl(challenge, scope)
-      const response = await transport.request({
-        registry: scope.registry, url, method: 'GET', headers: { accept: 'application/json' }, ...(signal && { signal }),
-      })
-      const bytes = await readBounded(response.body, TOKEN_BODY_BYTES_MAX, `the answer of ${url.host}`, scope.registry)
-      if (response.status !== 200) throw unauthorized(scope.registry, `its token service ${url.host} answered ${response.status}`)
-      const { token, lifetimeMs } = parseToken(bytes, scope.registry)
-      keep(keyOf(scope), token, lifetimeMs)
-      return token
-    },
+/** A token for REQUEST.  Throws RegistryError UNAUTHORIZED; its message has nothing of what the service said. */
+export async function fetchToken (transport: Transport, request: TokenRequest): Promise<Token> {
+  const { registry, realm, credential } = request
+  let response = credential?.kind === 'identity' ? await post(transport, request) : await get(transport, request)
+  if (credential?.kind === 'password' && (response.status === 404 || response.status === 405)) {
+    await discardBody(response)
+    response = await post(transport, request)
   }
+  if (response.status === 200) return parseToken(await readBounded(response.body, TOKEN_BODY_BYTES_MAX, `the answer of ${realm.host}`, registry), registry)
+  await discardBody(response)
+  if (response.status === 429 || response.status >= 500) {
+    throw new RegistryError(`registry ${registry} cannot give a token: its token service ${realm.host} answered ${response.status}; try again later`,
+      { registryCode: response.status === 429 ? 'TOOMANYREQUESTS' : 'UNAVAILABLE', retryable: true })
+  }
+  const isRefused = credential !== undefined && [400, 401, 403].includes(response.status)
+  throw unauthorized(registry, isRefused
+    ? `its token service ${realm.host} refuses the login (${response.status}); check user and password, then wherry login ${registry}`
+    : `its token service ${realm.host} answered ${response.status}`)
 }

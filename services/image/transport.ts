@@ -1,31 +1,40 @@
 // HTTP to registries: one request with its redirects and its retries, on undici.
-// Knows origins, timeouts and when trying again can help.  Refuses to know manifests, tokens and what
+// Knows when trying again can help and where a redirect may lead.  Refuses to know manifests, tokens and what
 // an error means; it returns any status that is left after the retries.
-// Redirects are followed by hand because of the three rules that keep credentials and people safe:
-// Authorization stays with its origin, https never becomes http, and five hops are enough.
+// Redirects are followed by hand because of the rules that keep credentials and people safe: Authorization
+// stays with its origin, https never becomes http, nobody sends us to this machine, and five hops are enough.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Readable } from 'node:stream'
-import { Agent, type Dispatcher } from 'undici'
+import type { Dispatcher } from 'undici'
 import { AppError, RegistryError } from '../contract/errors.ts'
+import type { Connections } from './connections.ts'
+import { isLoopback } from './proxy.ts'
 
 export interface RegistryRequest {
   /** For messages: "localhost:5000". */
   readonly registry: string
   readonly url: URL
-  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT'
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   readonly headers: Readonly<Record<string, string>>
-  readonly body?: Uint8Array | Readable
+  /** Makes the body anew for each try. */
+  readonly body?: () => Uint8Array | Readable
   readonly signal?: AbortSignal
+  /** Do not try again: somebody else can be asked. */
+  readonly once?: boolean
 }
 
 export interface RegistryResponse {
   readonly status: number
-  /** A response header by its lower-case name. */
+  /** A response header by its lower-case name; the first of several. */
   header (name: string): string | undefined
+  /** All of a header that may come several times, as one list. */
+  headerList (name: string): string | undefined
   /** Must be read to its end, or given to discardBody. */
   readonly body: Dispatcher.ResponseData['body']
   readonly url: URL
+  /** What was sent as Authorization: a message that quotes it must not. */
+  readonly authorization: string | undefined
 }
 
 export type Transport = ReturnType<typeof createTransport>
@@ -34,13 +43,20 @@ const REDIRECTS_MAX = 5
 const RETRIES_MAX = 3
 const RETRY_AFTER_MAX_MS = 10_000
 const BACKOFF_START_MS = 200
-const CONNECT_TIMEOUT_MAX_MS = 10_000
-const CONNECTIONS_PER_ORIGIN = 16
 const DISCARDED_BYTES_MAX = 128 * 1024
+const DISCARD_TIMEOUT_MS = 1000
 
 /** Read what is left of a body that nobody wants, so that its connection can be used again. */
 export async function discardBody (response: RegistryResponse): Promise<void> {
-  await response.body.dump({ limit: DISCARDED_BYTES_MAX }).catch(() => response.body.destroy())
+  // Nobody waits long for what nobody wants: a connection costs less.
+  await response.body.dump({ limit: DISCARDED_BYTES_MAX, signal: AbortSignal.timeout(DISCARD_TIMEOUT_MS) }).catch(() => response.body.destroy())
+}
+
+function adviceFor (error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+  if (/CERT|SELF_SIGNED|UNABLE_TO_(?:GET|VERIFY)/.test(code)) return 'name its CA in the file of registries, or in SSL_CERT_FILE'
+  if (/WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST/.test(code)) return 'if it speaks plain http, say so in the file of registries'
+  return 'check its address and that it is running'
 }
 
 /** ERROR of a connection as RegistryError UNREACHABLE; errors that are ours already stay. */
@@ -49,12 +65,13 @@ export function unreachable (registry: string, error: unknown): AppError {
   // Both addresses of "localhost" refused: Node reports a list without a message of its own.
   const first: unknown = error instanceof AggregateError ? error.errors[0] : error
   const why = first instanceof Error ? first.message : String(first)
-  return new RegistryError(`registry ${registry} cannot be reached (${why.slice(0, 200)}); check its address and that it is running`,
+  return new RegistryError(`registry ${registry} cannot be reached (${why.slice(0, 200)}); ${adviceFor(first)}`,
     { registryCode: 'UNREACHABLE', retryable: true, cause: error })
 }
 
-function isTransient (status: number): boolean {
-  return status === 429 || status === 408 || (status >= 500 && status !== 501)
+function isTransient (status: number, isRead: boolean): boolean {
+  // 429 was not done; whether a write that ended in 5xx was, only its sender can find out.
+  return status === 429 || (isRead && (status === 408 || (status >= 500 && status !== 501)))
 }
 
 /** Seconds or an HTTP date (RFC 9110 §10.2.3) → milliseconds from now. */
@@ -74,6 +91,7 @@ function redirectTarget (registry: string, location: string | undefined, from: U
   if (target.protocol !== 'https:' && target.protocol !== 'http:') refuseRedirect(registry, `to "${target.protocol}"`)
   if (from.protocol === 'https:' && target.protocol === 'http:') refuseRedirect(registry, 'from https to http')
   if (target.username !== '' || target.password !== '') refuseRedirect(registry, 'to an address with a password')
+  if (isLoopback(target.hostname) && !isLoopback(from.hostname)) refuseRedirect(registry, 'to an address of this machine')
   return target
 }
 
@@ -81,30 +99,26 @@ function withoutAuthorization (headers: Readonly<Record<string, string>>): Recor
   return Object.fromEntries(Object.entries(headers).filter(([name]) => name !== 'authorization'))
 }
 
-/** A Transport.  REQUESTTIMEOUTMS bounds the wait for headers and for each next piece of a body. */
-export function createTransport ({ requestTimeoutMs }: { requestTimeoutMs: number }) {
-  const agent = new Agent({
-    connect: { timeout: Math.min(requestTimeoutMs, CONNECT_TIMEOUT_MAX_MS) },
-    headersTimeout: requestTimeoutMs,
-    bodyTimeout: requestTimeoutMs,
-    connections: CONNECTIONS_PER_ORIGIN,
-    allowH2: false,
-  })
-
+/** A Transport over CONNECTIONS.  REQUESTTIMEOUTMS is how long they wait for headers and for each next piece of a body. */
+export function createTransport ({ requestTimeoutMs, connections }: { requestTimeoutMs: number, connections: Connections }) {
   async function sendOnce (request: RegistryRequest, url: URL, headers: Readonly<Record<string, string>>): Promise<RegistryResponse> {
-    const response = await agent.request({
+    const response = await connections.of(url).request({
       origin: url.origin,
       path: url.pathname + url.search,
       method: request.method,
       headers: { 'user-agent': 'wherry', 'accept-encoding': 'identity', ...headers },
-      ...(request.body !== undefined && { body: request.body }),
+      ...(request.body !== undefined && { body: request.body() }),
       ...(request.signal && { signal: request.signal }),
     })
-    const header = (name: string): string | undefined => {
-      const value = response.headers[name]
-      return Array.isArray(value) ? value[0] : value
+    const all = (name: string): readonly string[] => [response.headers[name] ?? []].flat()
+    return {
+      status: response.statusCode,
+      header: name => all(name)[0],
+      headerList: name => all(name).length === 0 ? undefined : all(name).join(', '),
+      body: response.body,
+      url,
+      authorization: headers['authorization'],
     }
-    return { status: response.statusCode, header, body: response.body, url }
   }
 
   async function follow (request: RegistryRequest): Promise<RegistryResponse> {
@@ -116,7 +130,7 @@ export function createTransport ({ requestTimeoutMs }: { requestTimeoutMs: numbe
       if (!isRead || ![301, 302, 303, 307, 308].includes(response.status)) return response
       await discardBody(response)
       const target = redirectTarget(request.registry, response.header('location'), url)
-      if (target.origin !== url.origin) headers = withoutAuthorization(headers)
+      if (target.origin !== url.origin) headers = withoutAuthorization(headers) // for good: a hop back does not earn it again
       url = target
     }
     return refuseRedirect(request.registry, `more than ${REDIRECTS_MAX} times`)
@@ -124,36 +138,37 @@ export function createTransport ({ requestTimeoutMs }: { requestTimeoutMs: numbe
 
   /** One try: a response, or how long to wait before the next try. */
   async function attempt (request: RegistryRequest, backoffMs: number, isLast: () => boolean): Promise<RegistryResponse | number> {
+    const isRead = request.method === 'GET' || request.method === 'HEAD'
     try {
       const response = await follow(request)
       const waitMs = parseRetryAfterMs(response.header('retry-after')) ?? backoffMs
-      if (!isTransient(response.status) || isLast() || waitMs > RETRY_AFTER_MAX_MS) return response
+      if (!isTransient(response.status, isRead) || isLast() || waitMs > RETRY_AFTER_MAX_MS) return response
       await discardBody(response)
       return waitMs
     } catch (error) {
       if (request.signal?.aborted) throw request.signal.reason
-      if (isLast() || error instanceof AppError) throw unreachable(request.registry, error)
+      if (!isRead || isLast() || error instanceof AppError) throw unreachable(request.registry, error)
       return backoffMs
     }
   }
 
   return {
     /**
-     * Send REQUEST.  Reads are tried again on 429, 5xx and broken connections; writes are sent once.
+     * Send REQUEST.  Reads are tried again on 429, 5xx and broken connections; writes on 429 only.
      * Throws RegistryError, or the signal's reason.
      */
     async request (request: RegistryRequest): Promise<RegistryResponse> {
-      const retriesMax = request.method === 'GET' || request.method === 'HEAD' ? RETRIES_MAX : 0
       const startedAt = performance.now()
       for (let tries = 0; ; tries++) {
         const backoffMs = BACKOFF_START_MS * 2 ** tries * (0.5 + Math.random() / 2)
         // A registry that hangs is not asked twice: somebody waits for this, on a slot of a worker.
-        const isLast = (): boolean => tries >= retriesMax || performance.now() - startedAt > requestTimeoutMs / 2
+        const isLast = (): boolean => request.once === true || tries >= RETRIES_MAX || performance.now() - startedAt > requestTimeoutMs / 2
         const result = await attempt(request, backoffMs, isLast)
         if (typeof result !== 'number') return result
-        await sleep(result, undefined, request.signal && { signal: request.signal })
+        // Everybody was told the same time to come back: not all in the same moment.
+        await sleep(result * (1 + Math.random() / 10), undefined, request.signal && { signal: request.signal })
       }
     },
-    async close () { await agent.destroy() },
+    async close () { await connections.close() },
   }
 }

@@ -32,11 +32,13 @@ export type Environment = Readonly<Record<string, string | undefined>>
 export interface ListenAddress { readonly host: string, /** 0 = any free port. */ readonly port: number }
 
 const TEXT_MAX = 4096
+/** May be missing; a file that somebody named may not. */
+export const REGISTRIES_FILE_DEFAULT = '/etc/wherry/registries.json'
 const PORT_MAX = 65_535
 
 /** Every name a Wherry process or the command line reads; anything else that begins with WHERRY_ is a mistake. */
 export const ENV_NAMES: readonly string[] = [
-  'WHERRY_REDIS_URL', 'WHERRY_PREFIX', 'WHERRY_DATA', 'WHERRY_LOG_LEVEL', 'WHERRY_STOP_TIMEOUT', 'WHERRY_NATIVE',
+  'WHERRY_REDIS_URL', 'WHERRY_PREFIX', 'WHERRY_DATA', 'WHERRY_REGISTRIES', 'WHERRY_LOG_LEVEL', 'WHERRY_STOP_TIMEOUT', 'WHERRY_NATIVE',
   'WHERRY_GATEWAY_LISTEN', 'WHERRY_BODY_MAX', 'WHERRY_QUEUE_WAIT', 'WHERRY_GATEWAY_URL',
   'WHERRY_WORKER_LISTEN', 'WHERRY_WORKER_NAME', 'WHERRY_WORKER_SLOTS', 'WHERRY_IMAGES_HIGH', 'WHERRY_IMAGES_LOW',
 ]
@@ -127,6 +129,7 @@ export const sharedSettings = {
   redisUrl: { env: 'WHERRY_REDIS_URL', flag: 'redis', ...url(['redis:', 'rediss:', 'unix:']), default: 'redis://127.0.0.1:6379', about: 'Redis or Valkey that holds queues and functions' },
   prefix: { env: 'WHERRY_PREFIX', flag: 'prefix', ...text(/^[\w{}.-]{1,64}$/, '1 to 64 of letters, digits and _ - . { }'), default: '{wherry}', about: 'first part of every key in Redis' },
   dataDir: { env: 'WHERRY_DATA', flag: 'data', ...absolutePath, default: '/var/lib/wherry', about: 'folder for images, volumes and state' },
+  registriesFile: { env: 'WHERRY_REGISTRIES', flag: 'registries', ...absolutePath, default: REGISTRIES_FILE_DEFAULT, about: 'file with mirrors, CAs and the like of registries' },
   logLevel: { env: 'WHERRY_LOG_LEVEL', flag: 'log-level', ...logLevel, default: 'info', about: 'least level of log lines that are written' },
   bodyMaxBytes: { env: 'WHERRY_BODY_MAX', flag: 'body-max', ...bytes({ min: 1024, max: 256 * 1024 ** 2 }), default: BODY_MAX_BYTES_DEFAULT, about: 'largest body of a call, and largest answer' },
   stopTimeoutMs: { env: 'WHERRY_STOP_TIMEOUT', flag: 'stop-timeout', ...duration({ min: 100, max: 3_600_000 }), default: 30_000, about: 'how long a stop may wait for running work' },

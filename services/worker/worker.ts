@@ -7,9 +7,10 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { createFunctionStore } from '../functions/store.ts'
 import { createLocalFirst } from '../image/local-first.ts'
+import { openRegistryClient } from '../image/open-registry.ts'
 import { createPuller } from '../image/pull.ts'
-import { createRegistryClient } from '../image/registry.ts'
 import { createImageStore } from '../image/store.ts'
+import type { Environment } from '../platform/config.ts'
 import type { Running } from '../platform/lifecycle.ts'
 import type { Log } from '../platform/log.ts'
 import { openRedis } from '../platform/redis.ts'
@@ -28,9 +29,9 @@ import { createVolumes } from './volumes.ts'
 /** Of the process's stop timeout, what running calls may use; the rest is for closing down. */
 const DRAIN_SHARE = 0.8
 
-/** Starts a worker; resolves once it takes calls.  Throws Unsupported, InvalidRequest. */
-export async function startWorker (config: WorkerConfig, log: Log): Promise<Running & { url: string }> {
-  const { redisUrl, prefix, workerName, dataDir, nativeDir, slots, bodyMaxBytes } = config
+/** Starts a worker; ENV is where proxies and CAs for registries are named.  Resolves once it takes calls.  Throws Unsupported, InvalidRequest. */
+export async function startWorker (config: WorkerConfig, log: Log, env: Environment): Promise<Running & { url: string }> {
+  const { redisUrl, prefix, workerName, dataDir, nativeDir, slots, bodyMaxBytes, registriesFile } = config
   mkdirSync(dataDir, { recursive: true, mode: 0o711 })
   const telemetry = startTelemetry({ serviceName: 'worker' })
   const runtime = await openRuntime({ nativeDir, dataDir, slots, log })
@@ -39,7 +40,7 @@ export async function startWorker (config: WorkerConfig, log: Log): Promise<Runn
   const redis = openRedis(redisUrl, { temper: 'patient', name: `wherry-worker-${workerName}`, onError: err => log.warn({ err }, 'Redis is away; waiting for it') })
   const functions = createFunctionStore({ redis, prefix, log })
   const store = createImageStore({ dir: join(dataDir, 'images'), onNote: text => log.warn(text) })
-  const registry = createRegistryClient({})
+  const registry = openRegistryClient({ env, dataDir, registriesFile })
   const puller = createPuller({ store, registry: createLocalFirst({ store, registry }), nativeDir })
   const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const execute = createExecute({

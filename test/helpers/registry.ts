@@ -16,15 +16,16 @@ const LOG_CHARACTERS_MAX = 65_536
 /** Why there can be no real registry here; false when there can. */
 export const noRegistry: string | false = existsSync(REGISTRY_PROGRAM) ? false : 'docker-registry is not installed'
 
-/** Start a registry that keeps its blobs in a folder of T and ends with it.  Returns "127.0.0.1:PORT". */
-export async function startRegistry (t: Test): Promise<string> {
+/** Start a registry that keeps its blobs in a folder of T and ends with it; MORE are lines of its configuration.  Returns "127.0.0.1:PORT". */
+export async function startRegistry (t: Test, { http = '', more = [] }: { http?: string, more?: readonly string[] } = {}): Promise<string> {
   const folder = t.testdir({ registry: {} })
   const file = join(folder, 'registry.yml')
   await writeFile(file, [
     'version: 0.1',
     'log: { level: info, formatter: json }',
     `storage: { filesystem: { rootdirectory: ${join(folder, 'registry')} } }`,
-    'http: { addr: "127.0.0.1:0" }',
+    `http: { addr: "127.0.0.1:0"${http} }`,
+    ...more,
     '',
   ].join('\n'))
   const child = spawn(REGISTRY_PROGRAM, ['serve', file], { stdio: ['ignore', 'ignore', 'pipe'] })

@@ -2,7 +2,6 @@ import t from 'tap'
 import { choosePlatform, hostPlatform } from '../../services/image/platform.ts'
 import { parseImageConfig, parseManifest, OCI_INDEX, OCI_MANIFEST } from '../../services/image/manifest.ts'
 import { formatReference, parseReference, registryUrl } from '../../services/image/reference.ts'
-import { parseChallenge } from '../../services/image/token.ts'
 import { parseAnswer } from '../../services/image/unpack.ts'
 
 const DIGEST = `sha256:${'a1'.repeat(32)}`
@@ -38,7 +37,9 @@ t.test('references', async t => {
     t.equal(registryUrl('docker.io'), 'https://registry-1.docker.io')
     t.equal(registryUrl('127.0.0.1.example.com'), 'https://127.0.0.1.example.com')
     t.equal(registryUrl('localhost.example.com:5000'), 'https://localhost.example.com:5000')
-    t.equal(registryUrl('registry.lan:5000', ['registry.lan:5000']), 'http://registry.lan:5000')
+    t.equal(registryUrl('registry.lan:5000', true), 'http://registry.lan:5000')
+    t.equal(registryUrl('localhost:5000', false), 'https://localhost:5000')
+    t.equal(registryUrl('index.docker.io'), 'https://registry-1.docker.io')
   })
 
   t.test('an origin has the form that URLs have, so that a request to it is not taken for one to somebody else', async t => {
@@ -109,14 +110,6 @@ t.test('image configs', async t => {
     ['no rootfs', {}], ['a relative WorkingDir', { rootfs, config: { WorkingDir: 'a' } }], ['a NUL in Cmd', { rootfs, config: { Cmd: ['a\0b'] } }],
     ['Entrypoint as text', { rootfs, config: { Entrypoint: 'sh' } }], ['a diffID that is no digest', { rootfs: { diff_ids: ['../x'] } }],
   ] as const) t.test(`${name} is refused`, async t => t.throws(() => parseImageConfig(json(value)), { code: 'ERR_INVALID_CONTENT' }))
-})
-
-t.test('challenges are taken apart, quotes and all', async t => {
-  t.match(parseChallenge('Bearer realm="https://a/t",service="x\\"y",scope="repository:a/b:pull,push"'), {
-    scheme: 'bearer', parameters: { realm: 'https://a/t', service: 'x"y', scope: 'repository:a/b:pull,push' },
-  })
-  t.match(parseChallenge('Basic realm=x'), { scheme: 'basic' })
-  t.equal(parseChallenge(undefined), undefined)
 })
 
 t.test('the unpacker’s answers become errors that say what to do', async t => {

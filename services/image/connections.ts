@@ -1,0 +1,92 @@
+// Sockets to registries: which CA, which client certificate, which proxy, and the time limits of all of them.
+// Knows undici's agents.  Refuses to know what is asked.  What was written about one host is never used for another:
+// each such host has an agent of its own.
+
+import { existsSync, readFileSync } from 'node:fs'
+import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls'
+import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
+import { InvalidRequest } from '../contract/errors.ts'
+import { noProxy, type ProxyRule } from './proxy.ts'
+import { noRegistries, type Registries, type RegistrySettings } from './registry-config.ts'
+
+export interface ConnectionDeps {
+  readonly requestTimeoutMs: number
+  readonly registries?: Registries
+  readonly proxyOf?: ProxyRule
+  /** SSL_CERT_FILE: the CAs that are believed instead of the system's. */
+  readonly caFile?: string
+}
+
+export type Connections = ReturnType<typeof createConnections>
+
+const CONNECT_TIMEOUT_MAX_MS = 10_000
+const CONNECTIONS_PER_ORIGIN = 16
+/** Where systems keep their CAs (Debian, Fedora, Alpine). */
+const SYSTEM_BUNDLES = ['/etc/ssl/certs/ca-certificates.crt', '/etc/pki/tls/certs/ca-bundle.crt', '/etc/ssl/cert.pem']
+
+function readRoots (caFile: string | undefined): readonly string[] {
+  if (caFile === undefined) {
+    const bundle = SYSTEM_BUNDLES.find(file => existsSync(file))
+    return bundle === undefined ? getCACertificates('default') : [readFileSync(bundle, 'utf8'), ...getCACertificates('extra')]
+  }
+  try {
+    return [readFileSync(caFile, 'utf8')]
+  } catch (error) {
+    throw new InvalidRequest([{ path: 'SSL_CERT_FILE', problem: `${caFile} cannot be read (${error instanceof Error ? error.message : String(error)})` }])
+  }
+}
+
+/** The agents for every origin, made when they are first needed. */
+export function createConnections ({ requestTimeoutMs, registries = noRegistries, proxyOf = noProxy, caFile }: ConnectionDeps) {
+  const agents = new Map<string, Dispatcher>()
+  const timeout = Math.min(requestTimeoutMs, CONNECT_TIMEOUT_MAX_MS)
+  const limits = { headersTimeout: requestTimeoutMs, bodyTimeout: requestTimeoutMs, connections: CONNECTIONS_PER_ORIGIN, allowH2: false }
+  let roots: readonly string[] | undefined
+  let plainContext: SecureContext | undefined
+
+  function contextOf (settings: RegistrySettings | undefined): SecureContext {
+    roots ??= readRoots(caFile)
+    const { ca, certificate } = settings ?? {}
+    if (ca === undefined && certificate === undefined) return plainContext ??= createSecureContext({ ca: [...roots] })
+    return createSecureContext({ ca: [...roots, ...(ca === undefined ? [] : [ca])], ...certificate })
+  }
+
+  function make (url: URL, settings: RegistrySettings | undefined, proxy: URL | undefined): Dispatcher {
+    const isTls = url.protocol === 'https:'
+    // Once per agent: parsing all CAs for each connection would stop the event loop for 20 ms.
+    const tls = isTls ? { secureContext: contextOf(settings), rejectUnauthorized: settings?.insecure !== true } : {}
+    if (!proxy) return new Agent({ ...limits, connect: { timeout, ...tls } })
+    return new ProxyAgent({
+      uri: proxy.href,
+      ...limits,
+      connectTimeout: timeout,
+      requestTls: { timeout, ...tls },
+      ...(proxy.protocol === 'https:' && { proxyTls: { timeout, secureContext: contextOf(undefined) } }),
+      // The CONNECT request has undici's own limit otherwise: five minutes.
+      clientFactory: (origin, options) => new Pool(origin, { ...options, ...limits }),
+    })
+  }
+
+  return {
+    /** The agent that speaks to URL.  Throws InvalidRequest when its CA or certificate cannot be used. */
+    of (url: URL): Dispatcher {
+      const settings = registries.ofHost(url.host)
+      const proxy = proxyOf(url)
+      const key = `${url.protocol} ${settings ? url.host : '*'} ${proxy?.href ?? ''}`
+      const found = agents.get(key)
+      if (found) return found
+      try {
+        const agent = make(url, settings, proxy)
+        agents.set(key, agent)
+        return agent
+      } catch (error) {
+        if (error instanceof InvalidRequest) throw error
+        throw new InvalidRequest([{ path: `registries["${url.host}"]`, problem: `its certificates cannot be used (${error instanceof Error ? error.message : String(error)})` }])
+      }
+    },
+    async close (): Promise<void> {
+      await Promise.all([...agents.values()].map(agent => agent.destroy()))
+      agents.clear()
+    },
+  }
+}
