@@ -9,6 +9,7 @@ import type { Descriptor, ImageConfig, Index, Manifest, Platform } from '../cont
 export const OCI_INDEX = 'application/vnd.oci.image.index.v1+json'
 export const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
 export const OCI_CONFIG = 'application/vnd.oci.image.config.v1+json'
+const OCI_ARTIFACT = 'application/vnd.oci.artifact.manifest.v1+json'
 export const DOCKER_INDEX = 'application/vnd.docker.distribution.manifest.list.v2+json'
 export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+json'
 export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json'
@@ -31,6 +32,9 @@ const STRINGS_MAX = 4096
 /** MAX_ARG_STRLEN of execve(2): no longer string can be an argument or a variable. */
 const STRING_CHARACTERS_MAX = 131_072
 const DIGEST = /^sha256:[0-9a-f]{64}$/
+
+/** The fields that decide what a document is. */
+const NAMES: readonly string[] = ['schemaVersion', 'mediaType', 'config', 'layers', 'manifests', 'artifactType']
 
 type Fields = Readonly<Record<string, unknown>>
 
@@ -111,25 +115,38 @@ export function bareType (contentType: string | undefined): string {
   return (contentType ?? '').split(';')[0]!.trim().toLowerCase()
 }
 
+/** Go takes "Layers" for "layers" (encoding/json); a document that it would read in another way is nobody's image. */
+function checkNames (fields: Fields): void {
+  for (const name of NAMES) {
+    const odd = Object.keys(fields).find(key => key !== name && key.toLowerCase() === name.toLowerCase())
+    if (odd !== undefined) invalid('manifest', `has a field "${odd}", which some readers take for "${name}"`)
+  }
+}
+
 /** The one type that the document itself, its shape and the registry's Content-Type agree on. */
 function agreedType (fields: Fields, contentType: string | undefined): string {
   const written = optionalWord(fields['mediaType'], 'manifest.mediaType')
   const sent = bareType(contentType)
   if (fields['schemaVersion'] !== 2) unsupported('the manifest has Docker’s schema version 1 or none; push it again with a current tool')
-  if (fields['layers'] !== undefined && fields['manifests'] !== undefined) invalid('manifest', 'has both "layers" and "manifests"')
+  checkNames(fields)
+  const mixed = ['layers', 'config'].find(name => fields[name] !== undefined)
+  if (mixed !== undefined && fields['manifests'] !== undefined) invalid('manifest', `has both "${mixed}" and "manifests"`)
   const shape = fields['manifests'] !== undefined ? OCI_INDEX : OCI_MANIFEST
   const isGeneric = ['', 'application/json', 'application/octet-stream', 'text/plain'].includes(sent)
   const type = written !== '' ? written : isGeneric ? shape : sent
   if (!isGeneric && sent !== type) invalid('manifest', `says that it is ${written}, but the registry sent it as ${sent}`)
+  if (type === OCI_ARTIFACT) unsupported('this is an artifact, not an image that can run')
   if (!MANIFEST_TYPES.includes(type)) unsupported(`"${type}" is not the media type of an image`)
   const isIndex = type === OCI_INDEX || type === DOCKER_INDEX
   if (isIndex !== (shape === OCI_INDEX)) invalid('manifest', `says that it is ${type}, but its fields are another’s`)
   return type
 }
 
-function checkTypes (manifest: Manifest): void {
-  if (manifest.config.mediaType !== OCI_CONFIG && manifest.config.mediaType !== DOCKER_CONFIG) {
-    unsupported(`this is an artifact (its config is "${manifest.config.mediaType}"), not an image that can run`)
+/** An artifact (image-spec 1.1, manifest.md, "Guidelines for Artifact Usage") has a config of its own type, or none. */
+function checkTypes (manifest: Manifest, artifactType: string): void {
+  const { mediaType } = manifest.config
+  if (mediaType !== OCI_CONFIG && mediaType !== DOCKER_CONFIG) {
+    unsupported(`this is an artifact (${artifactType === '' ? `its config is "${mediaType}"` : `of the type "${artifactType}"`}), not an image that can run`)
   }
   for (const layer of manifest.layers) layerCompression(layer)
 }
@@ -144,7 +161,7 @@ export function parseManifest (bytes: Uint8Array, contentType?: string): Manifes
   const manifest = {
     mediaType, config: parseDescriptor(fields['config'], 'config'), layers: parseDescriptors(fields['layers'], 'layers', LAYERS_MAX),
   }
-  checkTypes(manifest)
+  checkTypes(manifest, optionalWord(fields['artifactType'], 'artifactType'))
   return manifest
 }
 

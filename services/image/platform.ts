@@ -1,9 +1,10 @@
 // Which of an index's images runs on this machine, in the words of the OCI index ("linux", "amd64", "v8").
-// Variants are tried best first; those that need to look at the CPU (amd64/v2 …) are not taken.
+// Variants are tried best first: what the CPU has of amd64's levels is in /proc/cpuinfo; nothing above it is taken.
 
+import { readFileSync } from 'node:fs'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor, ImageConfig, Index } from '../contract/image.ts'
-import { DOCKER_MANIFEST, OCI_MANIFEST } from './manifest.ts'
+import { DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST } from './manifest.ts'
 
 export interface HostPlatform {
   readonly os: 'linux'
@@ -15,13 +16,36 @@ export interface HostPlatform {
 /** So many of an index's platforms are listed in a message. */
 const SHOWN_MAX = 20
 const PLATFORMS: Readonly<Record<string, HostPlatform>> = {
-  x64: { os: 'linux', architecture: 'amd64', variants: ['', 'v1'] },
   arm64: { os: 'linux', architecture: 'arm64', variants: ['v8', ''] },
   arm: { os: 'linux', architecture: 'arm', variants: ['v7', 'v6', 'v5', ''] },
 }
 
-/** The platform of a machine with Node's name ARCH for its processor. */
-export function hostPlatform (arch: string = process.arch): HostPlatform {
+/** What each level of amd64 adds to the one before, in the kernel's words (psABI for x86-64, table 3.1). */
+const AMD64_LEVELS: ReadonlyArray<readonly [string, readonly string[]]> = [
+  ['v2', ['cx16', 'lahf_lm', 'popcnt', 'sse4_1', 'sse4_2', 'ssse3']],
+  ['v3', ['abm', 'avx', 'avx2', 'bmi1', 'bmi2', 'f16c', 'fma', 'movbe', 'xsave']],
+  ['v4', ['avx512f', 'avx512bw', 'avx512cd', 'avx512dq', 'avx512vl']],
+]
+
+/** The variants of amd64 that a CPU with FLAGS runs, best first. */
+function amd64Variants (flags: ReadonlySet<string>): readonly string[] {
+  const missing = AMD64_LEVELS.findIndex(([, needed]) => !needed.every(flag => flags.has(flag)))
+  const levels = AMD64_LEVELS.slice(0, missing < 0 ? undefined : missing).map(([level]) => level)
+  return [...levels.toReversed(), '', 'v1']
+}
+
+/** The CPU's own words for what it can do; none where they cannot be had. */
+function readCpuFlags (): ReadonlySet<string> {
+  try {
+    return new Set(/^flags\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '))
+  } catch {
+    return new Set() // no /proc: the lowest level runs everywhere
+  }
+}
+
+/** The platform of a machine with Node's name ARCH for its processor, which can do FLAGS. */
+export function hostPlatform (arch: string = process.arch, flags?: ReadonlySet<string>): HostPlatform {
+  if (arch === 'x64') return { os: 'linux', architecture: 'amd64', variants: amd64Variants(flags ?? readCpuFlags()) }
   return PLATFORMS[arch] ?? { os: 'linux', architecture: arch, variants: [''] }
 }
 
@@ -29,7 +53,13 @@ function platformText ({ platform }: Descriptor): string {
   return [platform?.os, platform?.architecture, platform?.variant].filter(Boolean).join('/') || 'unknown'
 }
 
-/** The image of INDEX for HOST.  Throws ContentError ERR_UNSUPPORTED_MEDIA_TYPE that lists what there is. */
+/** Some registries nest an index in an index (image-spec, image-index.md): the one for HOST, or one that nobody labelled. */
+function findNested ({ manifests }: Index, host: HostPlatform): Descriptor | undefined {
+  const indexes = manifests.filter(m => m.mediaType === OCI_INDEX || m.mediaType === DOCKER_INDEX)
+  return indexes.find(m => m.platform?.os === host.os && m.platform.architecture === host.architecture) ?? indexes.find(m => m.platform === undefined)
+}
+
+/** The image of INDEX for HOST, or the index in it where that may be.  Throws ContentError ERR_UNSUPPORTED_MEDIA_TYPE that lists what there is. */
 export function choosePlatform (index: Index, host: HostPlatform): Descriptor {
   const images = index.manifests.filter(m => m.mediaType === OCI_MANIFEST || m.mediaType === DOCKER_MANIFEST)
   const fitting = images.filter(m => m.platform?.os === host.os && m.platform.architecture === host.architecture)
@@ -39,6 +69,8 @@ export function choosePlatform (index: Index, host: HostPlatform): Descriptor {
   }
   // An index of one image that nobody labelled: its config will say whether it fits.
   if (images.length === 1 && images[0]!.platform === undefined) return images[0]!
+  const nested = findNested(index, host)
+  if (nested) return nested
   const there = images.slice(0, SHOWN_MAX).map(platformText).join(', ') || 'no platform at all'
   throw new ContentError(`the image is not there for ${host.os}/${host.architecture}; it is for ${there}`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }

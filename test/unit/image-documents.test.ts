@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { Descriptor } from '../../services/contract/image.ts'
 import { choosePlatform, hostPlatform } from '../../services/image/platform.ts'
 import { parseImageConfig, parseManifest, OCI_INDEX, OCI_MANIFEST } from '../../services/image/manifest.ts'
 import { formatReference, parseReference, registryUrl } from '../../services/image/reference.ts'
@@ -65,6 +66,11 @@ t.test('manifests', async t => {
     ['text', 'x', 'ERR_INVALID_CONTENT'],
     ['a list', [], 'ERR_INVALID_CONTENT'],
     ['both layers and manifests', { ...manifest, manifests: [] }, 'ERR_INVALID_CONTENT'],
+    ['both a config and manifests', { ...index, config }, 'ERR_INVALID_CONTENT'],
+    ['Layers beside layers', { ...manifest, Layers: [] }, 'ERR_INVALID_CONTENT'],
+    ['an artifact that says so', { ...manifest, artifactType: 'application/spdx+json', config: { ...config, mediaType: 'application/vnd.oci.empty.v1+json' } }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['the artifact manifest that was withdrawn', { schemaVersion: 2, mediaType: 'application/vnd.oci.artifact.manifest.v1+json', blobs: [] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['10,000 index entries', { ...index, manifests: Array.from({ length: 10_000 }, () => index.manifests[0]) }, 'ERR_CONTENT_LIMIT'],
     ['a Content-Type that is not its mediaType', manifest, 'ERR_INVALID_CONTENT', OCI_INDEX],
     ['the mediaType of an index and the fields of a manifest', { ...manifest, mediaType: OCI_INDEX }, 'ERR_INVALID_CONTENT'],
     ['schema version 1', { ...manifest, schemaVersion: 1 }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
@@ -73,6 +79,7 @@ t.test('manifests', async t => {
     ['a foreign layer', { ...manifest, layers: [{ ...descriptor, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip', urls: ['http://x/'] }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['a layer called "constructor"', { ...manifest, layers: [{ ...descriptor, mediaType: 'constructor' }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['129 layers', { ...manifest, layers: Array.from({ length: 129 }, () => descriptor) }, 'ERR_CONTENT_LIMIT'],
+    ['a layer of a type that may not be passed on', { ...manifest, layers: [{ ...descriptor, mediaType: 'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip' }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['1001 index entries', { ...index, manifests: Array.from({ length: 1001 }, () => index.manifests[0]) }, 'ERR_CONTENT_LIMIT'],
     ['a negative size', { ...manifest, layers: [{ ...descriptor, size: -1 }] }, 'ERR_INVALID_CONTENT'],
     ['a size beyond 2^53', { ...manifest, layers: [{ ...descriptor, size: 2 ** 60 }] }, 'ERR_INVALID_CONTENT'],
@@ -88,11 +95,27 @@ t.test('manifests', async t => {
 t.test('platforms', async t => {
   const entry = (architecture: string, variant?: string, os = 'linux') => ({ ...descriptor, mediaType: OCI_MANIFEST, digest: `sha256:${architecture}${variant ?? ''}`, platform: { os, architecture, ...(variant && { variant }) } })
   const many = { mediaType: OCI_INDEX, manifests: [entry('amd64', 'v3'), entry('amd64', undefined, 'windows'), entry('amd64'), entry('arm', 'v6'), entry('arm', 'v7'), entry('arm64', 'v8'), entry('unknown')] }
-  const chosen = (arch: string): string => choosePlatform(many, hostPlatform(arch)).digest
+  const chosen = (arch: string, flags = ''): string => choosePlatform(many, hostPlatform(arch, new Set(flags.split(' ')))).digest
   t.test('the best variant that surely runs is taken', async t => {
     t.equal(chosen('x64'), 'sha256:amd64')
     t.equal(chosen('arm64'), 'sha256:arm64v8')
     t.equal(chosen('arm'), 'sha256:armv7')
+  })
+  t.test('a level of amd64 is taken when the CPU has all of it', async t => {
+    const v2 = 'cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3'
+    const v3 = 'abm avx avx2 bmi1 bmi2 f16c fma movbe xsave'
+    t.equal(chosen('x64', `${v2} ${v3}`), 'sha256:amd64v3')
+    t.equal(chosen('x64', `${v2} ${v3} avx512f avx512bw avx512cd avx512dq avx512vl`), 'sha256:amd64v3', 'a better CPU runs it too')
+    t.equal(chosen('x64', v3), 'sha256:amd64', 'a level is worth nothing without the one below')
+    t.equal(chosen('x64', `${v2} ${v3.replace('avx2 ', '')}`), 'sha256:amd64')
+  })
+  t.test('an index in an index is taken when it may have what is wanted', async t => {
+    const nested = { ...descriptor, mediaType: OCI_INDEX, digest: 'sha256:nested' }
+    const choose = (manifests: readonly Descriptor[]): string => choosePlatform({ mediaType: OCI_INDEX, manifests }, hostPlatform('x64')).digest
+    t.equal(choose([nested, entry('amd64')]), 'sha256:amd64')
+    t.equal(choose([entry('arm64'), nested]), 'sha256:nested')
+    t.equal(choose([nested, { ...nested, digest: 'sha256:labelled', platform: { os: 'linux', architecture: 'amd64' } }]), 'sha256:labelled')
+    t.throws(() => choose([{ ...nested, platform: { os: 'linux', architecture: 'arm64' } }]), { code: 'ERR_UNSUPPORTED_MEDIA_TYPE' })
   })
   t.test('a platform that is not there is named with those that are', async t => {
     t.throws(() => chosen('s390x'), { code: 'ERR_UNSUPPORTED_MEDIA_TYPE', message: /not there for linux\/s390x; it is for linux\/amd64\/v3/ })
