@@ -25,6 +25,7 @@ export interface Index {
 export interface ImageConfig {
   readonly os: string
   readonly architecture: string
+  readonly variant?: string
   readonly env: readonly string[]
   readonly entrypoint: readonly string[]
   readonly cmd: readonly string[]

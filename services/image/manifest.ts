@@ -29,6 +29,7 @@ const LAYER_COMPRESSION: Readonly<Record<string, Compression>> = {
 const LAYERS_MAX = 128
 const INDEX_ENTRIES_MAX = 1000
 const STRINGS_MAX = 4096
+const ANNOTATIONS_MAX = 256
 /** MAX_ARG_STRLEN of execve(2): no longer string can be an argument or a variable. */
 const STRING_CHARACTERS_MAX = 131_072
 const DIGEST = /^sha256:[0-9a-f]{64}$/
@@ -93,6 +94,14 @@ function parsePlatform (value: unknown, what: string): Platform | undefined {
   }
 }
 
+function parseAnnotations (value: unknown, what: string): Readonly<Record<string, string>> | undefined {
+  if (value === undefined || value === null) return undefined
+  if (!isFields(value)) invalid(what, 'is not an object')
+  const entries = Object.entries(value)
+  if (entries.length > ANNOTATIONS_MAX) throw new ContentError(`${what} has more than ${ANNOTATIONS_MAX} entries`, 'ERR_CONTENT_LIMIT')
+  return Object.fromEntries(entries.map(([key, text]) => [key, optionalText(text, what)]))
+}
+
 function parseDescriptor (value: unknown, what: string): Descriptor {
   if (!isFields(value)) invalid(what, 'is not a descriptor')
   const { digest, size } = value
@@ -101,7 +110,8 @@ function parseDescriptor (value: unknown, what: string): Descriptor {
   if (typeof digest !== 'string' || !DIGEST.test(digest)) invalid(`${what}.digest`, 'is not sha256: and 64 hexadecimal digits')
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) invalid(`${what}.size`, 'is not a whole number of bytes')
   const platform = parsePlatform(value['platform'], `${what}.platform`)
-  return { mediaType, digest, size, ...(platform && { platform }) }
+  const annotations = parseAnnotations(value['annotations'], `${what}.annotations`)
+  return { mediaType, digest, size, ...(platform && { platform }), ...(annotations && { annotations }) }
 }
 
 function parseDescriptors (value: unknown, what: string, max: number): readonly Descriptor[] {
@@ -181,11 +191,13 @@ export function parseImageConfig (bytes: Uint8Array): ImageConfig {
   const rootfs = isFields(fields['rootfs']) ? fields['rootfs'] : invalid('image config', 'has no rootfs')
   const diffIds = optionalTexts(rootfs['diff_ids'], 'rootfs.diff_ids')
   if (diffIds.length > LAYERS_MAX || !diffIds.every(id => DIGEST.test(id))) invalid('rootfs.diff_ids', 'is not a list of digests')
+  const variant = optionalWord(fields['variant'], 'variant')
   const workingDir = optionalText(config['WorkingDir'], 'config.WorkingDir')
   if (workingDir !== '' && !workingDir.startsWith('/')) invalid('config.WorkingDir', 'is not an absolute path')
   return {
     os: optionalWord(fields['os'], 'os'),
     architecture: optionalWord(fields['architecture'], 'architecture'),
+    ...(variant !== '' && { variant }),
     env: optionalTexts(config['Env'], 'config.Env').filter(pair => pair.indexOf('=') > 0),
     entrypoint: optionalTexts(config['Entrypoint'], 'config.Entrypoint'),
     cmd: optionalTexts(config['Cmd'], 'config.Cmd'),

@@ -49,7 +49,8 @@ export function hostPlatform (arch: string = process.arch, flags?: ReadonlySet<s
   return PLATFORMS[arch] ?? { os: 'linux', architecture: arch, variants: [''] }
 }
 
-function platformText ({ platform }: Descriptor): string {
+/** "linux/arm/v7", or "unknown". */
+export function platformText ({ platform }: Descriptor): string {
   return [platform?.os, platform?.architecture, platform?.variant].filter(Boolean).join('/') || 'unknown'
 }
 
@@ -75,9 +76,15 @@ export function choosePlatform (index: Index, host: HostPlatform): Descriptor {
   throw new ContentError(`the image is not there for ${host.os}/${host.architecture}; it is for ${there}`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }
 
+/** Variants that nobody has numbered are let through: the program will tell. */
+function runsVariant ({ architecture, variants }: HostPlatform, variant: string): boolean {
+  return variants.includes(variant) || !(architecture === 'amd64' ? /^v[234]$/ : /^v[5-7]$/).test(variant)
+}
+
 /** Throws ContentError when an image made for another machine was named directly. */
 export function checkPlatform (config: ImageConfig, host: HostPlatform): void {
-  if (config.os === host.os && config.architecture === host.architecture) return
-  const made = `${config.os || 'an unnamed system'}/${config.architecture || 'an unnamed processor'}`
+  const { os, architecture, variant } = config
+  if (os === host.os && architecture === host.architecture && (variant === undefined || runsVariant(host, variant))) return
+  const made = `${os || 'an unnamed system'}/${architecture || 'an unnamed processor'}${variant === undefined ? '' : `/${variant}`}`
   throw new ContentError(`the image is for ${made}, this machine is ${host.os}/${host.architecture}`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }

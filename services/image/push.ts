@@ -1,5 +1,5 @@
 // Pushing an image: its layers and config as blobs, then the manifest that names them (distribution-spec, "Push").
-// Knows digests, diffIDs and monolithic uploads; blobs that the registry has are not sent again.
+// Knows digests and diffIDs.
 // Refuses to know how a layer was made.
 
 import { createHash } from 'node:crypto'
@@ -15,6 +15,9 @@ import { hostPlatform } from './platform.ts'
 import type { Reference } from './reference.ts'
 import { digestOf, registryError, type RegistryClient } from './registry.ts'
 import { discardBody } from './transport.ts'
+import { uploadBlob, type Blob } from './upload.ts'
+
+export type { Blob } from './upload.ts'
 
 /** A packed layer, in memory or in a file. */
 export type LayerSource =
@@ -38,6 +41,16 @@ async function sizeOf (source: LayerSource): Promise<number> {
   return 'bytes' in source ? source.bytes.length : (await stat(source.file)).size
 }
 
+/** How a blob that is in memory is opened. */
+export function blobOfBytes (bytes: Uint8Array): Pick<Blob, 'open' | 'openRange'> {
+  return { open: () => bytes, openRange: (start, end) => bytes.subarray(start, end) }
+}
+
+/** How a blob that is FILE is opened. */
+export function blobOfFile (file: string): Pick<Blob, 'open' | 'openRange'> {
+  return { open: () => createReadStream(file), openRange: (start, end) => createReadStream(file, { start, end: end - 1 }) }
+}
+
 /** Digest of SOURCE as it is, and of what it holds: one pass each, nothing kept in memory. */
 async function describe (source: LayerSource): Promise<{ descriptor: Descriptor, diffId: string }> {
   const compression = layerCompression({ mediaType: source.mediaType, digest: 'the layer', size: 0 })
@@ -52,37 +65,9 @@ async function describe (source: LayerSource): Promise<{ descriptor: Descriptor,
   return { descriptor, diffId: compression === 'none' ? digest : await hashOf(true) }
 }
 
-export interface Blob {
-  readonly digest: string
-  readonly size: number
-  /** Opens it anew each time. */
-  readonly open: () => Uint8Array | Readable
-}
-
 /** Upload one blob unless the registry has it.  Throws RegistryError. */
-export async function pushBlob (registry: RegistryClient, ref: Reference, { digest, size, open }: Blob): Promise<void> {
-  const blobs = `/v2/${ref.repository}/blobs`
-  const head = await registry.call(ref, { method: 'HEAD', target: `${blobs}/${digest}`, actions: 'pull,push' })
-  await discardBody(head)
-  if (head.status === 200) return
-  const session = await registry.call(ref, {
-    method: 'POST', target: `${blobs}/uploads/`, headers: { 'content-length': '0' }, actions: 'pull,push',
-  })
-  if (session.status !== 202) throw await registryError(ref, session)
-  await discardBody(session)
-  const location = session.header('location')
-  if (location === undefined || !URL.canParse(location, session.url)) {
-    const problem = `registry ${ref.registry} opened an upload but said no address for it`
-    throw new RegistryError(problem, { registryCode: 'UNKNOWN', retryable: false })
-  }
-  const target = new URL(location, session.url)
-  target.searchParams.set('digest', digest)
-  const answer = await registry.call(ref, {
-    method: 'PUT', target: target.href, body: open, actions: 'pull,push',
-    headers: { 'content-type': 'application/octet-stream', 'content-length': String(size) },
-  })
-  if (answer.status !== 201) throw await registryError(ref, answer)
-  await discardBody(answer)
+export async function pushBlob (registry: RegistryClient, ref: Reference, blob: Blob): Promise<void> {
+  await uploadBlob(registry, ref, blob)
 }
 
 /** Upload a manifest or index under the reference's tag, or its digest.  Returns its digest. */
@@ -94,7 +79,9 @@ export async function pushManifest (registry: RegistryClient, ref: Reference, me
   })
   if (answer.status !== 201) throw await registryError(ref, answer)
   await discardBody(answer)
-  return digest
+  const taken = answer.header('docker-content-digest') ?? digest
+  if (taken === digest) return digest
+  throw new RegistryError(`registry ${ref.registry} took a manifest with the digest ${digest} for ${taken.slice(0, 100)}`, { registryCode: 'DIGEST_INVALID', retryable: false })
 }
 
 /** Push an image in OCI format.  Returns the manifest's digest.  Throws RegistryError. */
@@ -102,7 +89,7 @@ export async function pushImage ({ registry, reference, layers, config, annotati
   const described = []
   for (const source of layers) {
     const layer = await describe(source)
-    await pushBlob(registry, reference, { ...layer.descriptor, open: () => 'bytes' in source ? source.bytes : openSource(source) })
+    await pushBlob(registry, reference, { ...layer.descriptor, ...('bytes' in source ? blobOfBytes(source.bytes) : blobOfFile(source.file)) })
     described.push(layer)
   }
   const { os, architecture } = hostPlatform()

@@ -34,13 +34,15 @@ export interface Call {
   /** A path on the registry's origin, or an absolute address there; what authorizes us goes nowhere else. */
   readonly target: string
   readonly headers?: Readonly<Record<string, string>>
-  readonly body?: () => Uint8Array | Readable
+  readonly body?: () => Uint8Array | Readable | Promise<Readable>
   readonly actions?: Scope['actions']
   /** Another repository whose blobs are to be mounted. */
   readonly mountFrom?: string
   readonly signal?: AbortSignal
   /** Do not try again: a mirror is not the last to ask. */
   readonly once?: boolean
+  /** How long the answer to a large body may take to begin. */
+  readonly timeoutMs?: number
 }
 
 export interface RegistryClientOptions {
@@ -135,14 +137,14 @@ export function createRegistryClient (options: RegistryClientOptions = {}) {
   const originOf = (registry: string): string => registryUrl(registry, registries.of(registry).http)
 
   /** A request in SCOPE; one 401 of the registry itself is answered. */
-  async function send (scope: Scope, { method, target, headers = {}, body, signal, once }: Call): Promise<RegistryResponse> {
+  async function send (scope: Scope, { method, target, headers = {}, body, signal, once, timeoutMs }: Call): Promise<RegistryResponse> {
     const url = new URL(target, scope.origin)
     if (url.origin !== scope.origin) {
       throw new RegistryError(`registry ${scope.registry} sent us on to ${url.origin}`, { registryCode: 'REDIRECT', retryable: false })
     }
     const request = (value: string | undefined): Promise<RegistryResponse> => transport.request({
       registry: scope.registry, url, method, headers: { ...headers, ...(value !== undefined && { authorization: value }) },
-      ...(body && { body }), ...(signal && { signal }), ...(once !== undefined && { once }),
+      ...(body && { body }), ...(signal && { signal }), ...(once !== undefined && { once }), ...(timeoutMs !== undefined && { timeoutMs }),
     })
     const response = await request(authorization.find(scope))
     // Where a redirect led is nobody who may ask for our credentials.

@@ -18,10 +18,12 @@ export interface RegistryRequest {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   readonly headers: Readonly<Record<string, string>>
   /** Makes the body anew for each try. */
-  readonly body?: () => Uint8Array | Readable
+  readonly body?: () => Uint8Array | Readable | Promise<Readable>
   readonly signal?: AbortSignal
   /** Do not try again: somebody else can be asked. */
   readonly once?: boolean
+  /** How long the answer to a large body may take to begin. */
+  readonly timeoutMs?: number
 }
 
 export interface RegistryResponse {
@@ -107,7 +109,8 @@ export function createTransport ({ requestTimeoutMs, connections }: { requestTim
       path: url.pathname + url.search,
       method: request.method,
       headers: { 'user-agent': 'wherry', 'accept-encoding': 'identity', ...headers },
-      ...(request.body !== undefined && { body: request.body() }),
+      ...(request.body !== undefined && { body: await request.body() }),
+      ...(request.timeoutMs !== undefined && { headersTimeout: request.timeoutMs }),
       ...(request.signal && { signal: request.signal }),
     })
     const all = (name: string): readonly string[] => [response.headers[name] ?? []].flat()

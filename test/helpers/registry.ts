@@ -3,8 +3,9 @@
 
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { hostPlatform } from '../../services/image/platform.ts'
@@ -18,7 +19,8 @@ export const noRegistry: string | false = existsSync(REGISTRY_PROGRAM) ? false :
 
 /** Start a registry that keeps its blobs in a folder of T and ends with it; MORE are lines of its configuration.  Returns "127.0.0.1:PORT". */
 export async function startRegistry (t: Test, { http = '', more = [] }: { http?: string, more?: readonly string[] } = {}): Promise<string> {
-  const folder = t.testdir({ registry: {} })
+  // Not t.testdir: that is one folder for all registries of a test.
+  const folder = await mkdtemp(join(tmpdir(), 'wherry-registry-'))
   const file = join(folder, 'registry.yml')
   await writeFile(file, [
     'version: 0.1',
@@ -33,6 +35,7 @@ export async function startRegistry (t: Test, { http = '', more = [] }: { http?:
   t.teardown(async () => {
     child.kill('SIGKILL')
     await ended
+    await rm(folder, { recursive: true, force: true })
   })
   let log = ''
   return await new Promise((resolve, reject) => {

@@ -1,0 +1,176 @@
+// One blob into one repository (distribution-spec 1.1, "Pushing Blobs"): not at all when it is there, by mounting
+// it from a neighbour, in chunks that can go on after a cut, or in one piece.
+// Knows upload sessions and what a registry says about them.  Refuses to know what is in a blob: the registry
+// computes its digest at the end and refuses what is not it.
+
+import type { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { RegistryError } from '../contract/errors.ts'
+import type { Reference } from './reference.ts'
+import { registryError, type Call, type RegistryClient } from './registry.ts'
+import { discardBody, type RegistryResponse } from './transport.ts'
+
+export interface Blob {
+  readonly digest: string
+  readonly size: number
+  /** Opens it anew each time. */
+  readonly open: () => Uint8Array | Readable | Promise<Readable>
+  /** Opens the bytes from START up to END; a blob that cannot be opened so is sent in one piece. */
+  readonly openRange?: (start: number, end: number) => Uint8Array | Readable
+}
+
+export type UploadResult = 'present' | 'mounted' | 'uploaded'
+
+export interface UploadOptions {
+  /** Another repository of that registry that may have the blob. */
+  readonly mountFrom?: string
+  /** So many bytes have arrived. */
+  readonly onSent?: (bytes: number) => void
+  readonly signal?: AbortSignal
+}
+
+interface Upload extends UploadOptions {
+  readonly registry: RegistryClient
+  readonly ref: Reference
+  readonly blob: Blob
+}
+
+/** Some stores of registries refuse parts below 5 MiB (S3); a cut costs at most one chunk. */
+const CHUNK_BYTES = 16 * 1024 ** 2
+const CHUNK_BYTES_MAX = 1024 ** 3
+/** Cut chunks of one upload, and whole uploads of one blob. */
+const RESUMES_MAX = 5
+const UPLOADS_MAX = 3
+const PAUSE_MS = 300
+/** Slower than this is no transfer. */
+const RATE_MIN_BYTES_PER_S = 64 * 1024
+const ANSWER_TIMEOUT_MS = 60_000
+
+function callFor ({ signal }: Upload, request: Omit<Call, 'actions' | 'signal'>): Call {
+  return { ...request, actions: 'pull,push', ...(signal && { signal }) }
+}
+
+/** Call with BYTES of a body: time enough for them on a slow line. */
+function bodyCall (upload: Upload, method: 'PUT' | 'PATCH', target: URL, bytes: number, body: () => Uint8Array | Readable | Promise<Readable>, headers: Record<string, string> = {}): Promise<RegistryResponse> {
+  return upload.registry.call(upload.ref, callFor(upload, {
+    method, target: target.href, body, timeoutMs: ANSWER_TIMEOUT_MS + Math.ceil(bytes / RATE_MIN_BYTES_PER_S) * 1000,
+    headers: { 'content-type': 'application/octet-stream', 'content-length': String(bytes), ...headers },
+  }))
+}
+
+/** Where the upload goes on, as RESPONSE says. */
+function locationOf ({ ref }: Upload, response: RegistryResponse): URL {
+  const location = response.header('location')
+  if (location !== undefined && URL.canParse(location, response.url)) return new URL(location, response.url)
+  throw new RegistryError(`registry ${ref.registry} opened an upload but said no address for it`, { registryCode: 'UNKNOWN', retryable: false })
+}
+
+/** "0-1023" → 1024.  "0-0" is what registries say of nothing, too. */
+function offsetOf (response: RegistryResponse): number | undefined {
+  const match = /^(?:bytes=)?0-(\d{1,15})$/.exec(response.header('range') ?? '')
+  return match ? (match[1] === '0' ? 0 : Number(match[1]) + 1) : undefined
+}
+
+async function isThere (upload: Upload): Promise<boolean> {
+  const { registry, ref, blob } = upload
+  const head = await registry.call(ref, callFor(upload, { method: 'HEAD', target: `/v2/${ref.repository}/blobs/${blob.digest}` }))
+  await discardBody(head)
+  if (head.status === 200) return true
+  if ([401, 403, 429].includes(head.status) || head.status >= 500) throw await registryError(ref, head)
+  return false
+}
+
+/** A session, or undefined when the blob was mounted. */
+async function openSession (upload: Upload, mountFrom?: string): Promise<RegistryResponse | undefined> {
+  const { registry, ref, blob } = upload
+  const query = mountFrom === undefined ? '' : `?${new URLSearchParams({ mount: blob.digest, from: mountFrom }).toString()}`
+  const answer = await registry.call(ref, callFor(upload, {
+    method: 'POST', target: `/v2/${ref.repository}/blobs/uploads/${query}`, headers: { 'content-length': '0' }, ...(mountFrom !== undefined && { mountFrom }),
+  }))
+  if (answer.status === 202 || (answer.status === 201 && mountFrom !== undefined)) {
+    await discardBody(answer)
+    return answer.status === 202 ? answer : undefined
+  }
+  if (mountFrom === undefined) throw await registryError(ref, answer)
+  await discardBody(answer) // it may not let us read the neighbour
+  return await openSession(upload)
+}
+
+function withDigest (target: URL, digest: string): URL {
+  const url = new URL(target)
+  url.searchParams.set('digest', digest)
+  return url
+}
+
+async function finish (upload: Upload, answer: RegistryResponse): Promise<void> {
+  if (answer.status !== 201) throw await registryError(upload.ref, answer)
+  await discardBody(answer)
+}
+
+async function sendWhole (upload: Upload, session: RegistryResponse): Promise<void> {
+  const { blob } = upload
+  await finish(upload, await bodyCall(upload, 'PUT', withDigest(locationOf(upload, session), blob.digest), blob.size, blob.open))
+  upload.onSent?.(blob.size)
+}
+
+/** How far the session at LOCATION got.  Throws a retryable RegistryError when it is not there any more. */
+async function askOffset (upload: Upload, location: URL): Promise<{ location: URL, offset: number }> {
+  const { registry, ref } = upload
+  const answer = await registry.call(ref, callFor(upload, { method: 'GET', target: location.href }))
+  await discardBody(answer)
+  const offset = offsetOf(answer)
+  if (answer.status === 204 && offset !== undefined) return { location: answer.header('location') === undefined ? location : locationOf(upload, answer), offset }
+  throw new RegistryError(`registry ${ref.registry} lost the upload of ${upload.blob.digest} (${answer.status})`, { registryCode: 'BLOB_UPLOAD_UNKNOWN', retryable: true })
+}
+
+async function sendChunks (upload: Upload, session: RegistryResponse, openRange: NonNullable<Blob['openRange']>): Promise<void> {
+  const { ref, blob, signal, onSent } = upload
+  const least = Number(session.header('oci-chunk-min-length') ?? 0)
+  const chunkBytes = Math.min(Math.max(CHUNK_BYTES, Number.isSafeInteger(least) ? least : 0), CHUNK_BYTES_MAX)
+  let location = locationOf(upload, session)
+  let offset = 0
+  for (let cuts = 0; offset < blob.size;) {
+    const [start, end] = [offset, Math.min(offset + chunkBytes, blob.size)]
+    try {
+      const answer = await bodyCall(upload, 'PATCH', location, end - start, () => openRange(start, end), { 'content-range': `${start}-${end - 1}` })
+      if (answer.status !== 202) throw await registryError(ref, answer)
+      await discardBody(answer)
+      location = locationOf(upload, answer)
+      offset = offsetOf(answer) || end
+    } catch (error) {
+      if (!(error instanceof RegistryError && error.retryable) || signal?.aborted === true || ++cuts > RESUMES_MAX) throw error
+      await sleep(PAUSE_MS * cuts, undefined, signal && { signal })
+      ;({ location, offset } = await askOffset(upload, location))
+    }
+    if (offset > end) throw new RegistryError(`registry ${ref.registry} says that it has ${offset} bytes of ${blob.digest}, but ${end} were sent`, { registryCode: 'BLOB_UPLOAD_INVALID', retryable: false })
+    onSent?.(offset)
+  }
+  await finish(upload, await bodyCall(upload, 'PUT', withDigest(location, blob.digest), 0, () => new Uint8Array(0)))
+}
+
+async function uploadOnce (upload: Upload, inChunks: boolean): Promise<UploadResult> {
+  const { blob, mountFrom } = upload
+  if (await isThere(upload)) return 'present'
+  const session = await openSession(upload, mountFrom)
+  if (!session) return 'mounted'
+  if (inChunks && blob.openRange) await sendChunks(upload, session, blob.openRange)
+  else await sendWhole(upload, session)
+  return 'uploaded'
+}
+
+/** Upload one blob unless the registry has it.  Throws RegistryError, or the signal's reason. */
+export async function uploadBlob (registry: RegistryClient, ref: Reference, blob: Blob, options: UploadOptions = {}): Promise<UploadResult> {
+  let inChunks = blob.size > CHUNK_BYTES && blob.openRange !== undefined
+  for (let uploads = 1; ; uploads++) {
+    try {
+      return await uploadOnce({ ...options, registry, ref, blob }, inChunks)
+    } catch (error) {
+      if (!(error instanceof RegistryError) || options.signal?.aborted === true || uploads >= UPLOADS_MAX) throw error
+      const isRefused = ['UNAUTHORIZED', 'DENIED', 'REDIRECT'].includes(error.registryCode)
+      // Not every registry takes chunks, and each has its own way to say so.
+      if (inChunks && !error.retryable && !isRefused) inChunks = false
+      else if (!error.retryable) throw error
+      await sleep(PAUSE_MS * uploads, undefined, options.signal && { signal: options.signal })
+    }
+  }
+}
