@@ -88,7 +88,7 @@ function problemText (ref: Reference, code: string, detail: string | undefined, 
     case 'DENIED':
       return authorization?.startsWith('Basic ')
         ? `registry ${ref.registry} refuses the login for ${image} (${code}); check user and password, then wherry login ${ref.registry}`
-        : `registry ${ref.registry} refuses access to ${image} (${code}); it may be private, or not exist`
+        : `registry ${ref.registry} refuses access to ${image} (${code}); it may not exist, or be private (wherry login ${ref.registry})`
     case 'TOOMANYREQUESTS':
       return `registry ${ref.registry} has a rate limit that was reached (${code}); try again later`
     default:

@@ -95,5 +95,5 @@ export async function fetchToken (transport: Transport, request: TokenRequest): 
   const isRefused = credential !== undefined && [400, 401, 403].includes(response.status)
   throw unauthorized(registry, isRefused
     ? `its token service ${realm.host} refuses the login (${response.status}); check user and password, then wherry login ${registry}`
-    : `its token service ${realm.host} answered ${response.status}`)
+    : `its token service ${realm.host} answered ${response.status}; wherry login ${registry}`)
 }
