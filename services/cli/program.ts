@@ -15,13 +15,14 @@ import { addLogs } from './commands/logs.ts'
 import { addOci } from './commands/oci.ts'
 import { addGateway, addWorker } from './commands/process.ts'
 import { addPs } from './commands/ps.ts'
+import { addPush } from './commands/push.ts'
 import { addRemove } from './commands/remove.ts'
 import { addUp } from './commands/up.ts'
 import { addVersion } from './commands/version.ts'
 import type { Context } from './context.ts'
 import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
 
-const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addLogin, addLogout, addDoctor, addVersion, addGateway, addWorker, addOci]
+const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addPush, addLogin, addLogout, addDoctor, addVersion, addGateway, addWorker, addOci]
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
 export async function runProgram (argv: readonly string[], context: Context): Promise<number> {

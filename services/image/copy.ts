@@ -14,7 +14,7 @@ import { createSlots } from './single-flight.ts'
 import { uploadBlob, type Blob, type UploadResult } from './upload.ts'
 
 /** Where an image's parts are. */
-export interface ImageSource {
+export interface PartSource {
   /** The manifest, index or config DIGEST; undefined when it is not there. */
   readonly read: (descriptor: Pick<Descriptor, 'digest'> & { readonly size?: number }) => Promise<Uint8Array | undefined>
   /** How the blob is opened; undefined when it is not there. */
@@ -33,7 +33,7 @@ export interface CopyProgress {
 
 export interface CopyRequest {
   readonly registry: RegistryClient
-  readonly source: ImageSource
+  readonly source: PartSource
   readonly digest: string
   readonly to: Reference
   readonly onProgress?: (progress: CopyProgress) => void
@@ -61,7 +61,7 @@ export interface BlobStore {
 }
 
 /** Parts from a store on disk; ORIGIN is where they came from, if that is known. */
-export function storeSource (store: BlobStore, origin?: Reference): ImageSource {
+export function storeSource (store: BlobStore, origin?: Reference): PartSource {
   return {
     read: ({ digest }) => store.readBlob(digest),
     blob: async ({ digest }) => await store.hasBlob(digest) ? blobOfFile(store.blobPath(digest)) : undefined,
@@ -70,7 +70,7 @@ export function storeSource (store: BlobStore, origin?: Reference): ImageSource 
 }
 
 /** Parts from the repository of REF. */
-export function registrySource (registry: RegistryClient, ref: Reference, signal?: AbortSignal): ImageSource {
+export function registrySource (registry: RegistryClient, ref: Reference, signal?: AbortSignal): PartSource {
   return {
     async read ({ digest, size }) {
       if (size === undefined) return (await registry.manifest(ref, digest, signal)).bytes
@@ -86,7 +86,7 @@ export function registrySource (registry: RegistryClient, ref: Reference, signal
 }
 
 /** Parts from FIRST, and what it does not have from SECOND. */
-export function eitherSource (first: ImageSource, second: ImageSource): ImageSource {
+export function eitherSource (first: PartSource, second: PartSource): PartSource {
   return {
     read: async descriptor => await first.read(descriptor) ?? await second.read(descriptor),
     blob: async descriptor => await first.blob(descriptor) ?? await second.blob(descriptor),

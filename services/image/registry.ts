@@ -34,7 +34,7 @@ export interface Call {
   /** A path on the registry's origin, or an absolute address there; what authorizes us goes nowhere else. */
   readonly target: string
   readonly headers?: Readonly<Record<string, string>>
-  readonly body?: () => Uint8Array | Readable | Promise<Readable>
+  readonly body?: () => Uint8Array | Readable | Promise<Uint8Array | Readable>
   readonly actions?: Scope['actions']
   /** Another repository whose blobs are to be mounted. */
   readonly mountFrom?: string

@@ -18,7 +18,7 @@ export interface RegistryRequest {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   readonly headers: Readonly<Record<string, string>>
   /** Makes the body anew for each try. */
-  readonly body?: () => Uint8Array | Readable | Promise<Readable>
+  readonly body?: () => Uint8Array | Readable | Promise<Uint8Array | Readable>
   readonly signal?: AbortSignal
   /** Do not try again: somebody else can be asked. */
   readonly once?: boolean

@@ -3,7 +3,7 @@
 // Knows upload sessions and what a registry says about them.  Refuses to know what is in a blob: the registry
 // computes its digest at the end and refuses what is not it.
 
-import type { Readable } from 'node:stream'
+import { pipeline, Transform, type Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { RegistryError } from '../contract/errors.ts'
 import type { Reference } from './reference.ts'
@@ -24,7 +24,7 @@ export type UploadResult = 'present' | 'mounted' | 'uploaded'
 export interface UploadOptions {
   /** Another repository of that registry that may have the blob. */
   readonly mountFrom?: string
-  /** So many bytes have arrived. */
+  /** So many bytes were sent; fewer again after a cut. */
   readonly onSent?: (bytes: number) => void
   readonly signal?: AbortSignal
 }
@@ -50,11 +50,37 @@ function callFor ({ signal }: Upload, request: Omit<Call, 'actions' | 'signal'>)
   return { ...request, actions: 'pull,push', ...(signal && { signal }) }
 }
 
-/** Call with BYTES of a body: time enough for them on a slow line. */
-function bodyCall (upload: Upload, method: 'PUT' | 'PATCH', target: URL, bytes: number, body: () => Uint8Array | Readable | Promise<Readable>, headers: Record<string, string> = {}): Promise<RegistryResponse> {
+/** BODY, with onSent told of each piece that goes; START bytes of the blob went before. */
+function metered (body: Uint8Array | Readable, start: number, onSent: (bytes: number) => void): Uint8Array | Readable {
+  if (body instanceof Uint8Array) return body
+  let sent = start
+  const meter = new Transform({
+    transform (piece: Buffer, _encoding, done) {
+      sent += piece.length
+      onSent(sent)
+      done(null, piece)
+    },
+  })
+  pipeline(body, meter, () => { /* the meter fails with its source, and undici with the meter */ })
+  return meter
+}
+
+interface Part {
+  readonly method: 'PUT' | 'PATCH'
+  readonly target: URL
+  /** Of the blob. */
+  readonly start: number
+  readonly end: number
+  readonly body: () => Uint8Array | Readable | Promise<Readable>
+}
+
+/** Send one part: time enough for it on a slow line. */
+function sendPart (upload: Upload, { method, target, start, end, body }: Part): Promise<RegistryResponse> {
+  const { onSent = () => {} } = upload
   return upload.registry.call(upload.ref, callFor(upload, {
-    method, target: target.href, body, timeoutMs: ANSWER_TIMEOUT_MS + Math.ceil(bytes / RATE_MIN_BYTES_PER_S) * 1000,
-    headers: { 'content-type': 'application/octet-stream', 'content-length': String(bytes), ...headers },
+    method, target: target.href, timeoutMs: ANSWER_TIMEOUT_MS + Math.ceil((end - start) / RATE_MIN_BYTES_PER_S) * 1000,
+    body: async () => metered(await body(), start, onSent),
+    headers: { 'content-type': 'application/octet-stream', 'content-length': String(end - start), ...(method === 'PATCH' && { 'content-range': `${start}-${end - 1}` }) },
   }))
 }
 
@@ -109,7 +135,7 @@ async function finish (upload: Upload, answer: RegistryResponse): Promise<void> 
 
 async function sendWhole (upload: Upload, session: RegistryResponse): Promise<void> {
   const { blob } = upload
-  await finish(upload, await bodyCall(upload, 'PUT', withDigest(locationOf(upload, session), blob.digest), blob.size, blob.open))
+  await finish(upload, await sendPart(upload, { method: 'PUT', target: withDigest(locationOf(upload, session), blob.digest), start: 0, end: blob.size, body: blob.open }))
   upload.onSent?.(blob.size)
 }
 
@@ -132,7 +158,7 @@ async function sendChunks (upload: Upload, session: RegistryResponse, openRange:
   for (let cuts = 0; offset < blob.size;) {
     const [start, end] = [offset, Math.min(offset + chunkBytes, blob.size)]
     try {
-      const answer = await bodyCall(upload, 'PATCH', location, end - start, () => openRange(start, end), { 'content-range': `${start}-${end - 1}` })
+      const answer = await sendPart(upload, { method: 'PATCH', target: location, start, end, body: () => openRange(start, end) })
       if (answer.status !== 202) throw await registryError(ref, answer)
       await discardBody(answer)
       location = locationOf(upload, answer)
@@ -145,7 +171,7 @@ async function sendChunks (upload: Upload, session: RegistryResponse, openRange:
     if (offset > end) throw new RegistryError(`registry ${ref.registry} says that it has ${offset} bytes of ${blob.digest}, but ${end} were sent`, { registryCode: 'BLOB_UPLOAD_INVALID', retryable: false })
     onSent?.(offset)
   }
-  await finish(upload, await bodyCall(upload, 'PUT', withDigest(location, blob.digest), 0, () => new Uint8Array(0)))
+  await finish(upload, await sendPart(upload, { method: 'PUT', target: withDigest(location, blob.digest), start: blob.size, end: blob.size, body: () => new Uint8Array(0) }))
 }
 
 async function uploadOnce (upload: Upload, inChunks: boolean): Promise<UploadResult> {

@@ -52,7 +52,8 @@ t.test('a blob', { skip }, async t => {
     const sent: number[] = []
     t.equal(await uploadBlob(registry, ref, blob, { onSent: bytes => sent.push(bytes) }), 'uploaded')
     t.same(requests.map(r => `${r.method} ${r.range}`.trim()), ['HEAD', 'POST', `PATCH 0-${CHUNK - 1}`, `PATCH ${CHUNK}-${2 * CHUNK - 1}`, `PATCH ${2 * CHUNK}-${BIG.length - 1}`, 'PUT'])
-    t.same(sent, [CHUNK, 2 * CHUNK, BIG.length])
+    t.ok(sent.length > 10 && sent.every((bytes, i) => i === 0 || bytes >= sent[i - 1]!), 'sent bytes are told as they go')
+    t.equal(sent.at(-1), BIG.length)
     t.equal(await uploadBlob(registry, ref, blob), 'present')
     t.equal(requests.length, 7)
   })

@@ -6,9 +6,10 @@ import { basename, dirname, join, resolve } from 'node:path'
 import type { Writable } from 'node:stream'
 import { AppError } from '../../contract/errors.ts'
 import { loadArchive, saveArchive } from '../../image/archive.ts'
-import { createRegistryClient } from '../../image/registry.ts'
+import { openRegistryClient } from '../../image/open-registry.ts'
 import { NATIVE_DEFAULT } from '../commands/version.ts'
 import type { Context } from '../context.ts'
+import { registryAccess } from '../registry-access.ts'
 import { Failure, usageFailure } from '../failure.ts'
 import { findImage, shortDigest, withStore, type StoreOptions } from './open.ts'
 
@@ -52,7 +53,7 @@ export async function saveImages (texts: readonly string[], { output, format, ..
       const { image, name } = findImage(what, store, text)
       return { image, names: name === undefined ? [] : [name] }
     })
-    const registry = createRegistryClient({})
+    const registry = openRegistryClient(registryAccess(options, context))
     const signal = signalOf(what, context)
     const save = (out: Writable): Promise<void> => saveArchive({ store, registry, images, format, out, signal })
     try {

@@ -3,9 +3,10 @@
 import { createLocalFirst } from '../../image/local-first.ts'
 import { createPuller } from '../../image/pull.ts'
 import { formatReference, parseReference } from '../../image/reference.ts'
-import { createRegistryClient } from '../../image/registry.ts'
+import { openRegistryClient } from '../../image/open-registry.ts'
 import { NATIVE_DEFAULT } from '../commands/version.ts'
 import type { Context } from '../context.ts'
+import { registryAccess } from '../registry-access.ts'
 import { shortDigest, withStore, type StoreOptions } from './open.ts'
 import { createProgress } from './progress.ts'
 
@@ -13,7 +14,7 @@ export async function pullImages (texts: readonly string[], options: StoreOption
   const refs = texts.map(parseReference)
   const { stdout, env, onSignal } = context
   await withStore('image pull', options, context, async store => {
-    const registry = createRegistryClient({})
+    const registry = openRegistryClient(registryAccess(options, context))
     const progress = createProgress(context, { quiet: options.quiet === true })
     const puller = createPuller({
       store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, onProgress: progress.onLayer,

@@ -1,0 +1,108 @@
+// wherry push: from this machine's image store, or from registries, to a registry.
+
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { pushIndex } from '../../image/assemble.ts'
+import type { StoredImage } from '../../image/catalog.ts'
+import { copyImage, eitherSource, registrySource, storeSource, type CopyProgress, type PartSource } from '../../image/copy.ts'
+import { openRegistryClient } from '../../image/open-registry.ts'
+import { formatReference, parseReference, type Reference } from '../../image/reference.ts'
+import type { RegistryClient } from '../../image/registry.ts'
+import type { ImageStore } from '../../image/store.ts'
+import type { PushFlags } from '../commands/push.ts'
+import type { Context } from '../context.ts'
+import { Failure, usageFailure } from '../failure.ts'
+import { registryAccess } from '../registry-access.ts'
+import { dataFolder, findImage, nameOf, shortDigest, withStore } from './open.ts'
+import { createProgress } from './progress.ts'
+
+const WHAT = 'push'
+
+interface Pushing {
+  readonly registry: RegistryClient
+  readonly signal: AbortSignal
+  readonly onProgress: (progress: CopyProgress) => void
+  /** Finishes what is shown. */
+  readonly settle: () => void
+}
+
+/** Run WORK with a client, progress on stderr, and an end at the first signal. */
+async function pushing (flags: PushFlags, context: Context, work: (pushing: Pushing) => Promise<void>): Promise<void> {
+  const registry = openRegistryClient(registryAccess(flags, context))
+  const progress = createProgress(context, { quiet: flags.quiet === true })
+  const interrupted = new AbortController()
+  context.onSignal(() => { interrupted.abort(new Failure(WHAT, 'it was interrupted')) })
+  const onProgress = ({ digest, sizeBytes, sentBytes, result }: CopyProgress): void => {
+    if (result === undefined) progress.onLayer({ image: '', layer: digest, receivedBytes: sentBytes, sizeBytes })
+    else if (result !== 'uploaded' && flags.quiet !== true) context.stderr.write(`${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already there'}\n`)
+  }
+  try {
+    await work({ registry, signal: interrupted.signal, onProgress, settle: progress.end })
+  } finally {
+    progress.end()
+    await registry.close()
+  }
+}
+
+/** IMAGE's parts: from STORE, and what is only unpacked there from where it was pulled. */
+function partsOf (store: ImageStore, { source }: StoredImage, { registry, signal }: Pushing): PartSource {
+  const origin = source === undefined ? undefined : parseReference(source)
+  const stored = storeSource(store, origin)
+  if (!origin) return stored
+  const remote = registrySource(registry, origin, signal)
+  // Manifests are not fetched: of an index, only what is here is meant.
+  return eitherSource(stored, { ...remote, read: async descriptor => descriptor.size === undefined ? undefined : await remote.read(descriptor) })
+}
+
+/** TEXT as the place to push to. */
+function placeOf (text: string): Reference {
+  const to = parseReference(text)
+  if (to.digest !== undefined) throw usageFailure(WHAT, `"${text}" has a digest; a digest comes from the image`)
+  return to
+}
+
+export async function pushOne (images: readonly string[], flags: PushFlags, context: Context): Promise<void> {
+  const [text = '', place] = images
+  if (images.length > 2) throw usageFailure(WHAT, 'one image and one place at a time; --index joins several')
+  const written = place === undefined ? undefined : placeOf(place)
+  await withStore(WHAT, flags, context, store => pushing(flags, context, async pushing => {
+    const { image, name } = findImage(WHAT, store, text)
+    if (written === undefined && name === undefined) throw usageFailure(WHAT, `"${text}" does not say where to; name a place behind it`)
+    const to = written ?? parseReference(name!)
+    store.catalog.pin(image.digest)
+    try {
+      const { digest, missing } = await copyImage({ ...pushing, source: partsOf(store, image, pushing), digest: image.digest, to })
+      pushing.settle()
+      if (missing.length > 0) context.stderr.write(`wherry: push: only this machine's platform is here; not pushed: ${missing.join(', ')}\n`)
+      if (flags.json) context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, ...(missing.length > 0 && { missing }) })}\n`)
+      else context.stdout.write(`pushed ${formatReference(to)}, ${digest}\n`)
+    } finally {
+      store.catalog.unpin(image.digest)
+    }
+  }))
+}
+
+/** TEXT as an image of STORE, if there is one by that name, or of its registry. */
+async function findPart (text: string, store: ImageStore | undefined, pushing: Pushing): Promise<{ source: PartSource, digest: string }> {
+  const name = nameOf(text)
+  const known = name === undefined ? undefined : store?.catalog.find(name)
+  const image = known === undefined ? undefined : store?.catalog.image(known)
+  if (store && image) return { source: partsOf(store, image, pushing), digest: image.digest }
+  const ref = parseReference(text)
+  return { source: registrySource(pushing.registry, ref, pushing.signal), digest: (await pushing.registry.resolve(ref)).digest }
+}
+
+export async function pushIndexOf (images: readonly string[], index: string, flags: PushFlags, context: Context): Promise<void> {
+  const to = placeOf(index)
+  const work = (store?: ImageStore): Promise<void> => pushing(flags, context, async pushing => {
+    const parts = []
+    for (const text of images) parts.push(await findPart(text, store, pushing))
+    const { digest, entries } = await pushIndex({ ...pushing, to, parts })
+    pushing.settle()
+    if (flags.json) context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, manifests: entries })}\n`)
+    else context.stdout.write(`pushed ${formatReference(to)}, ${digest}, an index of ${entries.length}\n`)
+  })
+  // Images of registries can be joined without a store, and without being root.
+  const hasStore = process.getuid?.() === 0 && existsSync(join(dataFolder(flags, context), 'images'))
+  await (hasStore ? withStore(WHAT, flags, context, work) : work())
+}

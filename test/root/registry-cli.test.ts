@@ -1,0 +1,93 @@
+// wherry push as a user types it: from this machine's store to a registry, by another name, as an index; and that a
+// private registry takes it from who is logged in only.
+
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { createPuller } from '../../services/image/pull.ts'
+import { pushImage } from '../../services/image/push.ts'
+import { parseReference } from '../../services/image/reference.ts'
+import { createRegistryClient } from '../../services/image/registry.ts'
+import { createImageStore } from '../../services/image/store.ts'
+import { NATIVE_DIR } from '../helpers/container.ts'
+import { gzipLayer } from '../helpers/layer.ts'
+import { PASSWORD, passwordPart, USER } from '../helpers/registry-auth.ts'
+import { noRegistry, startRegistry } from '../helpers/registry.ts'
+import { runWherry, shortFolder } from '../helpers/wherry.ts'
+
+const skip = process.getuid?.() !== 0 ? 'needs root' : !existsSync(join(NATIVE_DIR, 'wherry-unpack')) ? 'build/native/wherry-unpack is missing: run make native' : noRegistry
+const layers = [gzipLayer([{ name: 'a', data: 'a' }]), gzipLayer([{ name: 'b', data: 'b' }])]
+
+function setup (t: Test) {
+  const data = shortFolder(t)
+  const registry = createRegistryClient()
+  t.teardown(() => registry.close())
+  const run = (args: readonly string[], input?: string) => runWherry(args, { env: { WHERRY_DATA: data, HOME: data }, ...(input !== undefined && { input }) })
+  const made = (image: string, config: object = {}) => pushImage({ registry, reference: parseReference(image), config: { ...config }, layers })
+  return { data, registry, run, made }
+}
+
+t.test('wherry push', { skip }, async t => {
+  const [from, to] = [await startRegistry(t), await startRegistry(t)]
+
+  t.test('sends an image that was pulled, once, and says what it did', async t => {
+    const { registry, run, made } = setup(t)
+    const digest = await made(`${from}/app:v1`)
+    t.match(await run(['image', 'pull', `${from}/app:v1`]), { code: 0 })
+    t.match(await run(['push', `${from}/app:v1`, `${to}/team/app:v2`]), { code: 0, stdout: `pushed ${to}/team/app:v2, ${digest}\n`, stderr: /^[0-9a-f]{12} {2}\d+ B in /m })
+    t.match(await registry.resolve(parseReference(`${to}/team/app:v2`)), { digest })
+    t.match(await run(['push', `${from}/app:v1`, `${to}/team/app:v3`]), { code: 0, stderr: /already there/ })
+    t.match(await run(['push', `${from}/app:v1`, `${from}/other`, '--json']), { code: 0, stdout: JSON.stringify({ name: `${from}/other:latest`, digest }), stderr: /mounted from another repository/ })
+    t.match(await run(['push', `${from}/app:v1`, '-q']), { code: 0, stdout: `pushed ${from}/app:v1, ${digest}\n`, stderr: '' })
+  })
+
+  t.test('fetches layers that are only unpacked here from where they came', async t => {
+    const { data, registry, run, made } = setup(t)
+    const image = `${from}/worker:v1`
+    const digest = await made(image)
+    const store = createImageStore({ dir: join(data, 'images') })
+    const puller = createPuller({ store, registry, nativeDir: NATIVE_DIR })
+    await puller.ensure(parseReference(image), digest)
+    await puller.stop()
+    store.catalog.tag(image, digest)
+    store.close()
+    t.match(await run(['push', image, `${to}/worker`]), { code: 0 })
+    t.match(await registry.resolve(parseReference(`${to}/worker`)), { digest })
+  })
+
+  t.test('of one platform of an index sends that one, and names the others', async t => {
+    const { registry, run, made } = setup(t)
+    const own = await made(`${from}/multi:own`)
+    await made(`${from}/multi:other`, { architecture: 's390x' })
+    t.match(await run(['push', '--index', `${from}/multi:v1`, `${from}/multi:own`, `${from}/multi:other`]), { code: 0, stdout: /an index of 2\n$/ })
+    t.match(await run(['image', 'pull', `${from}/multi:v1`]), { code: 0 })
+    t.match(await run(['push', `${from}/multi:v1`, `${to}/multi:v1`]), { code: 0, stdout: `pushed ${to}/multi:v1, ${own}`, stderr: /only this machine's platform is here; not pushed: linux\/s390x/ })
+    t.match(await run(['push', '--index', `${to}/multi:v2`, `${from}/multi:own`, `${from}/multi:other`]), { code: 0, stdout: /an index of 2\n$/ })
+    t.match(await registry.resolve(parseReference(`${to}/multi:v2`)), { mediaType: 'application/vnd.oci.image.index.v1+json' })
+  })
+
+  t.test('to a registry with a password needs a login, with one line that says so', async t => {
+    const { run, made } = setup(t)
+    const closed = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
+    await made(`${from}/app:v1`)
+    t.match(await run(['image', 'pull', `${from}/app:v1`]), { code: 0 })
+    t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), { code: 1, stderr: new RegExp(`^wherry: push: registry ${closed} wants a login: .*; wherry login ${closed} \\(ERR_REGISTRY\\)$`, 'm') })
+    t.match(await run(['login', closed, '-u', USER, '--password-stdin'], PASSWORD), { code: 0 })
+    t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), { code: 0 })
+    t.match(await run(['image', 'pull', `${closed}/app`]), { code: 0 }, 'the same login pulls')
+  })
+
+  t.test('with a wrong line says what is right', async t => {
+    const { run, made } = setup(t)
+    const digest = await made(`${from}/app:v1`)
+    await run(['image', 'pull', `${from}/app:v1`])
+    for (const [args, stderr] of [
+      [[`${from}/none`], /there is no image/], [['a', 'b', 'c'], /one image and one place at a time/], [[digest], /does not say where to/], [[digest.slice(7, 15)], /does not say where to/],
+      [[`${from}/app:v1`, `x@sha256:${'a'.repeat(64)}`], /a digest comes from the image/], [[`${from}/app:v1`, 'UPPER/x y'], /not an image reference/],
+    ] as const) {
+      const ended = await run(['push', ...args])
+      t.match(ended, { stderr })
+      t.not(ended.code, 0)
+    }
+  })
+})
