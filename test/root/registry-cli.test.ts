@@ -1,6 +1,8 @@
 // wherry push as a user types it: from this machine's store to a registry, by another name, as an index; and that a
 // private registry takes it from who is logged in only.
 
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -13,7 +15,7 @@ import { NATIVE_DIR } from '../helpers/container.ts'
 import { gzipLayer } from '../helpers/layer.ts'
 import { PASSWORD, passwordPart, USER } from '../helpers/registry-auth.ts'
 import { noRegistry, startRegistry } from '../helpers/registry.ts'
-import { runWherry, shortFolder } from '../helpers/wherry.ts'
+import { COMMAND, runWherry, shortFolder } from '../helpers/wherry.ts'
 
 const skip = process.getuid?.() !== 0 ? 'needs root' : !existsSync(join(NATIVE_DIR, 'wherry-unpack')) ? 'build/native/wherry-unpack is missing: run make native' : noRegistry
 const layers = [gzipLayer([{ name: 'a', data: 'a' }]), gzipLayer([{ name: 'b', data: 'b' }])]
@@ -90,4 +92,20 @@ t.test('wherry push', { skip }, async t => {
       t.not(ended.code, 0)
     }
   })
+})
+
+t.test('wherry login asks at a terminal, and shows no password', { skip: skip || (existsSync('/usr/bin/script') ? false : 'script (bsdutils) is not installed') }, async t => {
+  const { data } = setup(t)
+  const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
+  const child = spawn('script', ['-qec', `${COMMAND} login ${host} --data ${data}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, HOME: data } })
+  let shown = ''
+  const answers: Array<readonly [string, string]> = [['Username: ', USER], ['Password: ', PASSWORD]]
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    shown += text
+    if (answers[0] && shown.endsWith(answers[0][0])) child.stdin.write(`${answers.shift()![1]}\r`)
+  })
+  const [code] = await once(child, 'close')
+  t.equal(code, 0, shown)
+  t.match(shown, `logged in to ${host} as ${USER}`)
+  t.notMatch(shown, PASSWORD)
 })
