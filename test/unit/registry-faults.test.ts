@@ -152,10 +152,12 @@ t.test('a registry that is slow on purpose', async t => {
   })
 
   t.test('is not what a slow reader is taken for', async t => {
-    const { client, ref } = await setup(t, (request, response) => sendPart(request, response, BYTES.length), { requestTimeoutMs: 100 })
-    const stream = await client.blob(ref, BLOB)
+    const large = Buffer.alloc(8 * 1024 ** 2, BYTES) // more than fits between them
+    const { client, ref, requests } = await setup(t, (_request, response) => { response.writeHead(200, { 'content-length': large.length }).end(large) }, { requestTimeoutMs: 100 })
+    const stream = await client.blob(ref, { ...BLOB, digest: digestOf(large), size: large.length })
     await sleep(500)
-    t.ok((await buffer(stream)).equals(BYTES))
+    t.ok((await buffer(stream)).equals(large))
+    t.equal(requests.length, 1, 'it was not given up and asked again')
   })
 })
 
