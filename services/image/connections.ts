@@ -5,7 +5,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
-import { InvalidRequest } from '../contract/errors.ts'
 import { noProxy, type ProxyRule } from './proxy.ts'
 import { noRegistries, type Registries, type RegistrySettings } from './registry-config.ts'
 
@@ -13,8 +12,8 @@ export interface ConnectionDeps {
   readonly requestTimeoutMs: number
   readonly registries?: Registries
   readonly proxyOf?: ProxyRule
-  /** SSL_CERT_FILE: the CAs that are believed instead of the system's. */
-  readonly caFile?: string
+  /** PEM of the CAs that are believed instead of the system's. */
+  readonly roots?: string
 }
 
 export type Connections = ReturnType<typeof createConnections>
@@ -24,20 +23,13 @@ const CONNECTIONS_PER_ORIGIN = 16
 /** Where systems keep their CAs (Debian, Fedora, Alpine). */
 const SYSTEM_BUNDLES = ['/etc/ssl/certs/ca-certificates.crt', '/etc/pki/tls/certs/ca-bundle.crt', '/etc/ssl/cert.pem']
 
-function readRoots (caFile: string | undefined): readonly string[] {
-  if (caFile === undefined) {
-    const bundle = SYSTEM_BUNDLES.find(file => existsSync(file))
-    return bundle === undefined ? getCACertificates('default') : [readFileSync(bundle, 'utf8'), ...getCACertificates('extra')]
-  }
-  try {
-    return [readFileSync(caFile, 'utf8')]
-  } catch (error) {
-    throw new InvalidRequest([{ path: 'SSL_CERT_FILE', problem: `${caFile} cannot be read (${error instanceof Error ? error.message : String(error)})` }])
-  }
+function readSystemRoots (): readonly string[] {
+  const bundle = SYSTEM_BUNDLES.find(file => existsSync(file))
+  return bundle === undefined ? getCACertificates('default') : [readFileSync(bundle, 'utf8'), ...getCACertificates('extra')]
 }
 
 /** The agents for every origin, made when they are first needed. */
-export function createConnections ({ requestTimeoutMs, registries = noRegistries, proxyOf = noProxy, caFile }: ConnectionDeps) {
+export function createConnections ({ requestTimeoutMs, registries = noRegistries, proxyOf = noProxy, roots: ownRoots }: ConnectionDeps) {
   const agents = new Map<string, Dispatcher>()
   const timeout = Math.min(requestTimeoutMs, CONNECT_TIMEOUT_MAX_MS)
   const limits = { headersTimeout: requestTimeoutMs, bodyTimeout: requestTimeoutMs, connections: CONNECTIONS_PER_ORIGIN, allowH2: false }
@@ -45,7 +37,7 @@ export function createConnections ({ requestTimeoutMs, registries = noRegistries
   let plainContext: SecureContext | undefined
 
   function contextOf (settings: RegistrySettings | undefined): SecureContext {
-    roots ??= readRoots(caFile)
+    roots ??= ownRoots === undefined ? readSystemRoots() : [ownRoots]
     const { ca, certificate } = settings ?? {}
     if (ca === undefined && certificate === undefined) return plainContext ??= createSecureContext({ ca: [...roots] })
     return createSecureContext({ ca: [...roots, ...(ca === undefined ? [] : [ca])], ...certificate })
@@ -68,21 +60,16 @@ export function createConnections ({ requestTimeoutMs, registries = noRegistries
   }
 
   return {
-    /** The agent that speaks to URL.  Throws InvalidRequest when its CA or certificate cannot be used. */
+    /** The agent that speaks to URL. */
     of (url: URL): Dispatcher {
       const settings = registries.ofHost(url.host)
       const proxy = proxyOf(url)
       const key = `${url.protocol} ${settings ? url.host : '*'} ${proxy?.href ?? ''}`
       const found = agents.get(key)
       if (found) return found
-      try {
-        const agent = make(url, settings, proxy)
-        agents.set(key, agent)
-        return agent
-      } catch (error) {
-        if (error instanceof InvalidRequest) throw error
-        throw new InvalidRequest([{ path: `registries["${url.host}"]`, problem: `its certificates cannot be used (${error instanceof Error ? error.message : String(error)})` }])
-      }
+      const agent = make(url, settings, proxy)
+      agents.set(key, agent)
+      return agent
     },
     async close (): Promise<void> {
       await Promise.all([...agents.values()].map(agent => agent.destroy()))

@@ -5,6 +5,7 @@
 
 import { readFile } from 'node:fs/promises'
 import { askHelper } from './credential-helper.ts'
+import { createSingleFlight } from './single-flight.ts'
 
 export type Credential =
   | { readonly kind: 'password', readonly username: string, readonly password: string }
@@ -102,11 +103,15 @@ export async function readConfigFile (file: string): Promise<Fields | undefined>
 
 /** Credentials in FILES, first come first served; helpers run with ENV. */
 export function createCredentials ({ files, env }: { files: readonly string[], env: Readonly<Record<string, string | undefined>> }): Credentials {
+  /** Many functions of one registry start at once; its helper is asked once for all of them. */
+  const flight = createSingleFlight<Awaited<ReturnType<typeof askHelper>>>()
+
   async function findIn (config: Fields, registry: string, problems: string[]): Promise<Credential | undefined> {
     const helper = secretText(entryOf(config['credHelpers'], registry)) ?? secretText(config['credsStore'])
     if (helper !== undefined) {
       try {
-        const answer = await askHelper({ helper, server: registry === 'docker.io' ? DOCKER_HUB_KEY : registry, env })
+        const server = registry === 'docker.io' ? DOCKER_HUB_KEY : registry
+        const answer = await flight(`${helper} ${server}`, () => askHelper({ helper, server, env }))
         if (answer) return answer.username === '<token>' ? { kind: 'identity', token: answer.secret } : { kind: 'password', username: answer.username, password: answer.secret }
       } catch (error) {
         problems.push(error instanceof Error ? error.message : String(error))

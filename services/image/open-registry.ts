@@ -7,7 +7,7 @@ import { REGISTRIES_FILE_DEFAULT } from '../platform/config.ts'
 import { createCredentials, type Credentials } from './credentials.ts'
 import { readProxyRule } from './proxy.ts'
 import { createRegistryClient, type RegistryClient } from './registry.ts'
-import { readRegistries } from './registry-config.ts'
+import { readPem, readRegistries } from './registry-config.ts'
 
 export interface RegistryAccess {
   /** The process's environment. */
@@ -35,11 +35,11 @@ function loginFiles ({ env, dataDir }: RegistryAccess): readonly string[] {
  */
 export function openRegistryClient (access: RegistryAccess, credentials?: Credentials): RegistryClient {
   const { env, registriesFile } = access
-  const caFile = env['SSL_CERT_FILE'] || undefined
+  const rootsFile = env['SSL_CERT_FILE'] || undefined
   return createRegistryClient({
     registries: readRegistries(registriesFile, { optional: registriesFile === REGISTRIES_FILE_DEFAULT }),
     credentials: credentials ?? createCredentials({ files: loginFiles(access), env }),
     proxyOf: readProxyRule(env),
-    ...(caFile !== undefined && { caFile }),
+    ...(rootsFile !== undefined && { roots: readPem('SSL_CERT_FILE', rootsFile) }),
   })
 }

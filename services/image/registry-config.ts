@@ -3,7 +3,9 @@
 //   { "registries": { "docker.io": { "mirrors": ["mirror.lan:5000/hub"] },
 //                     "mirror.lan:5000": { "ca": "/etc/wherry/mirror.pem" } } }
 
+import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { createSecureContext } from 'node:tls'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import { canonicalRegistry, isRegistryName, isRepositoryName, registryUrl } from './reference.ts'
 
@@ -60,20 +62,47 @@ function flagOf (value: unknown, path: string, faults: Fault[]): boolean | undef
   return undefined
 }
 
+/** The certificates of FILE, which PATH names.  Throws InvalidRequest when there are none. */
+export function readPem (path: string, file: string): string {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new InvalidRequest([{ path, problem: `${file} cannot be read (${error instanceof Error && 'code' in error ? String(error.code) : 'unknown'})` }])
+  }
+  if (text.length > FILE_CHARACTERS_MAX || !text.includes('-----BEGIN ')) throw new InvalidRequest([{ path, problem: `${file} is not a PEM file` }])
+  return text
+}
+
 function pemOf (value: unknown, path: string, faults: Fault[]): string | undefined {
   if (value === undefined) return undefined
-  if (typeof value !== 'string' || !value.startsWith('/')) {
-    faults.push({ path, problem: 'must be the absolute path of a PEM file' })
-    return undefined
-  }
   try {
-    const text = readFileSync(value, 'utf8')
-    if (text.length <= FILE_CHARACTERS_MAX && text.includes('-----BEGIN ')) return text
-    faults.push({ path, problem: `${value} is not a PEM file` })
+    if (typeof value === 'string' && value.startsWith('/')) return readPem(path, value)
+    faults.push({ path, problem: 'must be the absolute path of a PEM file' })
   } catch (error) {
-    faults.push({ path, problem: `${value} cannot be read (${error instanceof Error && 'code' in error ? String(error.code) : 'unknown'})` })
+    if (!(error instanceof InvalidRequest)) throw error
+    faults.push(...error.faults)
   }
   return undefined
+}
+
+/** createSecureContext skips what it cannot read of a CA's file. */
+function isCertificate (pem: string): boolean {
+  try {
+    return new X509Certificate(pem).raw.length > 0
+  } catch {
+    return false
+  }
+}
+
+/** OpenSSL looks at the certificates now, not in the middle of somebody's call. */
+function checkTls (path: string, { ca, certificate }: Pick<RegistrySettings, 'ca' | 'certificate'>, faults: Fault[]): void {
+  if (ca !== undefined && !isCertificate(ca)) faults.push({ path: `${path}.ca`, problem: 'is not a certificate' })
+  try {
+    createSecureContext({ ...(ca !== undefined && { ca }), ...certificate })
+  } catch (error) {
+    faults.push({ path, problem: `its certificates cannot be used (${error instanceof Error ? error.message : String(error)})` })
+  }
 }
 
 /** "mirror.lan:5000/hub"; a scheme in front is forgiven, because other tools want one. */
@@ -94,11 +123,13 @@ function settingsOf (fields: Fields, path: string, faults: Fault[]): RegistrySet
   if ((fields['cert'] === undefined) !== (fields['key'] === undefined)) faults.push({ path, problem: 'cert and key come together' })
   const tokenHosts = textsOf(fields['tokenHosts'], `${path}.tokenHosts`, faults)
   for (const host of tokenHosts) if (!isRegistryName(host)) faults.push({ path: `${path}.tokenHosts`, problem: `"${host.slice(0, 100)}" is not host[:port]` })
+  const tls = { ...(ca !== undefined && { ca }), ...(cert !== undefined && key !== undefined && { certificate: { cert, key } }) }
+  checkTls(path, tls, faults)
   return {
     mirrors: textsOf(fields['mirrors'], `${path}.mirrors`, faults).flatMap((text, i) => mirrorOf(text, `${path}.mirrors[${i}]`, faults)),
     insecure: flagOf(fields['insecure'], `${path}.insecure`, faults) ?? false,
     tokenHosts: tokenHosts.map(host => host.toLowerCase()),
-    ...(http !== undefined && { http }), ...(ca !== undefined && { ca }), ...(cert !== undefined && key !== undefined && { certificate: { cert, key } }),
+    ...(http !== undefined && { http }), ...tls,
   }
 }
 

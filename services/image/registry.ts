@@ -49,8 +49,8 @@ export interface RegistryClientOptions {
   readonly registries?: Registries
   readonly credentials?: Credentials
   readonly proxyOf?: ProxyRule
-  /** SSL_CERT_FILE. */
-  readonly caFile?: string
+  /** PEM of the CAs that are believed instead of the system's. */
+  readonly roots?: string
   /** Bounds each wait for a registry. */
   readonly requestTimeoutMs?: number
 }

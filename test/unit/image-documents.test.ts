@@ -62,21 +62,24 @@ t.test('manifests', async t => {
   t.test('an OCI manifest without mediaType is known by its fields', async t => {
     t.equal(parseManifest(json({ schemaVersion: 2, config, layers: [] })).mediaType, OCI_MANIFEST)
   })
+  t.test('an address beside a layer is not even read (CVE-2020-15157)', async t => {
+    t.strictSame(parseManifest(json({ ...manifest, layers: [{ ...descriptor, urls: ['http://169.254.169.254/'] }] })), { mediaType: OCI_MANIFEST, config, layers: [descriptor] })
+  })
   const faults: ReadonlyArray<[string, unknown, string, string?]> = [
     ['text', 'x', 'ERR_INVALID_CONTENT'],
     ['a list', [], 'ERR_INVALID_CONTENT'],
-    ['both layers and manifests', { ...manifest, manifests: [] }, 'ERR_INVALID_CONTENT'],
+    ['both layers and manifests (CVE-2021-41190)', { ...manifest, manifests: [] }, 'ERR_INVALID_CONTENT'],
     ['both a config and manifests', { ...index, config }, 'ERR_INVALID_CONTENT'],
     ['Layers beside layers', { ...manifest, Layers: [] }, 'ERR_INVALID_CONTENT'],
     ['an artifact that says so', { ...manifest, artifactType: 'application/spdx+json', config: { ...config, mediaType: 'application/vnd.oci.empty.v1+json' } }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['the artifact manifest that was withdrawn', { schemaVersion: 2, mediaType: 'application/vnd.oci.artifact.manifest.v1+json', blobs: [] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['10,000 index entries', { ...index, manifests: Array.from({ length: 10_000 }, () => index.manifests[0]) }, 'ERR_CONTENT_LIMIT'],
-    ['a Content-Type that is not its mediaType', manifest, 'ERR_INVALID_CONTENT', OCI_INDEX],
+    ['a Content-Type that is not its mediaType (CVE-2021-41190)', manifest, 'ERR_INVALID_CONTENT', OCI_INDEX],
     ['the mediaType of an index and the fields of a manifest', { ...manifest, mediaType: OCI_INDEX }, 'ERR_INVALID_CONTENT'],
     ['schema version 1', { ...manifest, schemaVersion: 1 }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['an unknown mediaType', { ...manifest, mediaType: 'application/x' }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['an artifact’s config', { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
-    ['a foreign layer', { ...manifest, layers: [{ ...descriptor, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip', urls: ['http://x/'] }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
+    ['a foreign layer, whose address is somebody else’s (CVE-2020-15157)', { ...manifest, layers: [{ ...descriptor, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip', urls: ['http://x/'] }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['a layer called "constructor"', { ...manifest, layers: [{ ...descriptor, mediaType: 'constructor' }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['129 layers', { ...manifest, layers: Array.from({ length: 129 }, () => descriptor) }, 'ERR_CONTENT_LIMIT'],
     ['a layer of a type that may not be passed on', { ...manifest, layers: [{ ...descriptor, mediaType: 'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip' }] }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],

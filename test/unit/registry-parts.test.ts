@@ -11,8 +11,10 @@ import { parseChallenges } from '../../services/image/challenge.ts'
 import { createCredentials } from '../../services/image/credentials.ts'
 import { createFailureMemory } from '../../services/image/failure-memory.ts'
 import { removeLogin, writeLogin } from '../../services/image/login-file.ts'
+import { openRegistryClient } from '../../services/image/open-registry.ts'
 import { readProxyRule } from '../../services/image/proxy.ts'
 import { parseRegistries, readRegistries } from '../../services/image/registry-config.ts'
+import { REGISTRIES_FILE_DEFAULT } from '../../services/platform/config.ts'
 
 t.test('challenges are taken apart, several in one header too', async t => {
   const bearer = { scheme: 'bearer', parameters: { realm: 'https://a/t', service: 'x"y', scope: 'repository:a/b:pull,push' } }
@@ -74,6 +76,10 @@ t.test('the file of registries', async t => {
         'registries["c"]', 'registries["c"].tokenHosts', 'registries["c"].mirrors', 'registries["d"].ca', 'registries["d"].mirrors[0]', 'registries["d"].mirrors[1]',
       ])
     }
+    const file = join(t.testdir({ 'bad.pem': '-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n' }), 'bad.pem')
+    t.throws(() => parseRegistries({ registries: { a: { ca: file } } }), { code: 'ERR_INVALID_REQUEST', message: /^registries\["a"\]\.ca: is not a certificate/ })
+    t.throws(() => parseRegistries({ registries: { a: { cert: file, key: file } } }), { code: 'ERR_INVALID_REQUEST', message: /^registries\["a"\]: its certificates cannot be used/ })
+    t.throws(() => openRegistryClient({ env: { SSL_CERT_FILE: '/no/such' }, dataDir: '/no', registriesFile: REGISTRIES_FILE_DEFAULT }), { code: 'ERR_INVALID_REQUEST', message: /^SSL_CERT_FILE: \/no\/such cannot be read \(ENOENT\)/ })
     for (const value of [null, [], 'x', { registries: [] }, { registries: Object.fromEntries(Array.from({ length: 257 }, (_, i) => [`r${i}`, {}])) }]) t.throws(() => parseRegistries(value), { code: 'ERR_INVALID_REQUEST' })
   })
 
