@@ -20,6 +20,8 @@ t.test('a wrong command line is exit code 2 and says where the right one is told
     { args: ['deploy', 'x'], says: 'wherry: deploy: --image is missing; see wherry deploy --help' },
     { args: ['deploy', 'x', '--image', 'y', '--volume', 'nope'], says: 'wherry: deploy: --volume "nope" must be NAME:TARGET or NAME:TARGET:ro; see wherry deploy --help' },
     { args: ['up', '--gateway', 'nowhere'], says: /^wherry: up: --gateway "nowhere" must be "host:port"/ },
+    { args: ['login', 'ghcr.io'], says: 'wherry: login: stdin is no terminal: give -u and --password-stdin; see wherry login --help' },
+    { args: ['logout', 'a b'], says: /^wherry: logout: "a b" is not the name of a registry/ },
     { args: ['list', '--gateway', 'ftp://x'], says: /^wherry: list: "ftp:\/\/x" is not the address of a gateway/ },
   ]
   for (const { args, says } of cases) t.match(await runWherry(args), { code: 2, stdout: '', stderr: says }, args.join(' '))
@@ -28,7 +30,7 @@ t.test('a wrong command line is exit code 2 and says where the right one is told
 t.test('help has an example for every command', async t => {
   const { stdout } = await runWherry(['--help'])
   const commands = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)?(?: (?:\[|<)| {2,}\S)/gm)].map(match => match[1]!).filter(name => name !== 'help')
-  t.same(commands, ['up', 'down', 'deploy', 'invoke', 'list', 'describe', 'remove', 'logs', 'ps', 'image', 'doctor', 'version', 'gateway', 'worker', 'oci'])
+  t.same(commands, ['up', 'down', 'deploy', 'invoke', 'list', 'describe', 'remove', 'logs', 'ps', 'image', 'push', 'login', 'logout', 'doctor', 'version', 'gateway', 'worker', 'oci'])
   for (const command of commands) t.match(await runWherry([command, '--help']), { code: 0, stdout: new RegExp(`Examples:\\n(?:.*\\n)*.*wherry[ -]${command}`) }, command)
 })
 
