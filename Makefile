@@ -2,10 +2,10 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-engines native pack build test test-unit test-redis test-root test-e2e test-vm t demo up down bench fuzz clean
+.PHONY: help setup setup-engines native pack build test test-unit test-redis test-root test-e2e test-vm t demo up down bench bench-images fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Debian packages, npm packages, native library, the wherry command (idempotent)
 	@infra/setup.sh
@@ -64,6 +64,9 @@ down: ## stop what `wherry up` started
 
 bench: setup ## the table of budgets, and build/bench.json
 	@node --expose-gc test/bench/bench.ts
+
+bench-images: setup-engines ## pulling an image, beside podman and skopeo with umoci; build/bench-images.json
+	@node test/bench/images.ts
 
 fuzz: setup ## libFuzzer on the plan checker for FUZZ_SECONDS (30)
 	@$(MAKE) --no-print-directory -C native fuzz

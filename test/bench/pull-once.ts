@@ -1,0 +1,53 @@
+// One pull in a process of its own, as a worker does it: node pull-once.ts STORE REFERENCE DIGEST.
+// Prints one JSON line: what it cost in time, memory and event-loop delay, and what asking again costs.
+
+import { join } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { createPuller } from '../../services/image/pull.ts'
+import { parseReference } from '../../services/image/reference.ts'
+import { createRegistryClient } from '../../services/image/registry.ts'
+import { createImageStore } from '../../services/image/store.ts'
+
+export interface PullCost {
+  readonly pullMs: number
+  /** Asking once more, in the same process. */
+  readonly knownMs: number
+  /** Asking a new puller on the same store: what the first call after a worker's start pays. */
+  readonly storedMs: number
+  readonly rssGrowthBytes: number
+  readonly loopDelayP99Ms: number
+}
+
+const NATIVE_DIR = join(import.meta.dirname, '../../build/native')
+const SAMPLE_MS = 50
+
+async function time (work: () => Promise<unknown>): Promise<number> {
+  const startedAt = performance.now()
+  await work()
+  return performance.now() - startedAt
+}
+
+async function main ([dir, reference, digest]: readonly string[]): Promise<void> {
+  const ref = parseReference(reference!)
+  const store = createImageStore({ dir: dir! })
+  const registry = createRegistryClient()
+  const puller = createPuller({ store, registry, nativeDir: NATIVE_DIR })
+  const rssStart = process.memoryUsage.rss()
+  let rssMax = rssStart
+  const sampler = setInterval(() => { rssMax = Math.max(rssMax, process.memoryUsage.rss()) }, SAMPLE_MS)
+  const delay = monitorEventLoopDelay({ resolution: 1 })
+  delay.enable()
+  const pullMs = await time(() => puller.ensure(ref, digest!))
+  delay.disable()
+  clearInterval(sampler)
+  const knownMs = await time(() => puller.ensure(ref, digest!))
+  const second = createPuller({ store: createImageStore({ dir: dir! }), registry, nativeDir: NATIVE_DIR })
+  const storedMs = await time(() => second.ensure(ref, digest!))
+  const cost: PullCost = { pullMs, knownMs, storedMs, rssGrowthBytes: rssMax - rssStart, loopDelayP99Ms: delay.percentile(99) / 1e6 }
+  console.log(JSON.stringify(cost))
+  await puller.stop()
+  await second.stop()
+  await registry.close()
+}
+
+await main(process.argv.slice(2))
