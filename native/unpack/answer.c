@@ -1,6 +1,6 @@
-/* The one line that wherry-unpack says, and the end of the process.
+/* The one line that a process of wherry-unpack says, and its end.
  *
- * A refusal can come from any depth, the directory is thrown away by the parent in every case but
+ * A refusal can come from any depth, the directory is thrown away by the worker in every case but
  * "ok", and nothing outlives the process; so errors do not travel up, they end it.  Names come
  * from the archive: control characters are shown as \xNN so that a line stays one line.
  */
@@ -11,9 +11,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const char *const verdict_words[] = { "ok", "system", "usage", "unsafe", "limit", "invalid" };
+
+/* Who reads what is said here, 0 when that is the worker. */
+static pid_t reader;
+
+/* PID is the child that reads this process's answer, and must be seen to its end. */
+void
+wy_answer_before (pid_t pid)
+{
+  reader = pid;
+}
+
+/* The reader ends when there is no more to read or to feed; a zombie would be somebody else's. */
+wy_noreturn static void
+end (enum wy_verdict verdict)
+{
+  close (STDIN_FILENO);
+  close (STDOUT_FILENO);
+  if (reader > 0)
+    while (waitpid (reader, NULL, 0) < 0 && errno == EINTR)
+      ;
+  _exit ((int)verdict);
+}
 
 static void
 show (char *out, size_t cap, const char *name)
@@ -30,13 +53,13 @@ show (char *out, size_t cap, const char *name)
   out[used] = '\0';
 }
 
-/* "ok ENTRIES BYTES DROPPED". */
-void
+/* Say "ok ENTRIES BYTES DROPPED" and end. */
+wy_noreturn void
 wy_answer_ok (const struct wy_unpack *u)
 {
-  if (dprintf (STDOUT_FILENO, "ok %llu %llu %llu\n", (unsigned long long)u->entries, (unsigned long long)u->stream.total,
-               (unsigned long long)u->dropped) < 0)
-    _exit (WY_SYSTEM);
+  (void)dprintf (STDOUT_FILENO, "ok %llu %llu %llu\n", (unsigned long long)u->entries, (unsigned long long)u->stream.total,
+                 (unsigned long long)u->dropped);
+  end (WY_OK);
 }
 
 /* Say "VERDICT NAME: REASON" and end. */
@@ -46,7 +69,7 @@ wy_refuse (enum wy_verdict verdict, const char *name, const char *reason)
   char shown[WY_SHOWN_BYTES_MAX * 4 + 1];
   show (shown, sizeof shown, name);
   (void)dprintf (STDOUT_FILENO, "%s \"%s\" %s\n", verdict_words[verdict], shown, reason);
-  _exit ((int)verdict);
+  end (verdict);
 }
 
 /* The kernel refused CALL (errno says why) while NAME was handled: "system ERRNO CALL NAME". */
@@ -57,7 +80,7 @@ wy_fail (const char *call, const char *name)
   const char *error = strerrorname_np (errno);
   show (shown, sizeof shown, name);
   (void)dprintf (STDOUT_FILENO, "system %s %s \"%s\"\n", error == NULL ? "EIO" : error, call, shown);
-  _exit (WY_SYSTEM);
+  end (WY_SYSTEM);
 }
 
 /* malloc that does not return NULL. */

@@ -46,12 +46,11 @@ move_into (const char *dir)
     wy_fail ("chdir", "/");
 }
 
-/* Owners, modes and file capabilities of others' files can be set; nothing else of root is left. */
-static void
-drop_capabilities (void)
+/* Give up all capabilities but KEPT. */
+void
+wy_drop_capabilities (uint32_t kept)
 {
   struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-  const uint32_t kept = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_FSETID | 1u << CAP_SETFCAP;
   const struct __user_cap_data_struct sets[2] = { { .effective = kept, .permitted = kept } };
   if (syscall (SYS_capset, &header, sets) < 0)
     wy_fail ("capset", "");
@@ -69,5 +68,6 @@ wy_confine (const char *dir)
   if (prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
     wy_fail ("prctl", "");
   move_into (dir);
-  drop_capabilities ();
+  /* Owners, modes and file capabilities of others' files can be set; nothing else of root is left. */
+  wy_drop_capabilities (1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_FSETID | 1u << CAP_SETFCAP);
 }

@@ -1,16 +1,18 @@
-/* wherry-unpack: one image layer from standard input into one empty directory.
+/* wherry-unpack: one packed image layer from standard input into one empty directory.
  *
- *   wherry-unpack DIR STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES < layer.tar
+ *   wherry-unpack DIR COMPRESSION STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES RATIO RATIO_FREE_BYTES < layer
  *
- * A layer is a stranger's archive, unpacked by root.  So this is a process of its own (the worker's
+ * A layer is a stranger's archive, unpacked by root.  So this is a program of its own (the worker's
  * event loop stays free, and a hole here is not a hole there), in C (openat2, xattrs byte for byte), and
- * it knows nothing of registries, digests or compression: the worker checks the digest of the same
- * bytes on their way here and keeps the directory only when both agree.
+ * it knows nothing of registries and manifests: the worker checks the digest of the packed bytes on their way here, and
+ * keeps the directory only when that and the diffID of the answer are the right ones.
  *
- * Reading order: confine.c (the walls), tar.c and pax.c (bytes to entries), place.c (names to places),
+ * Two processes: one inflates and hashes (feed.c, inflate.c), this one makes files of what comes from there.
+ *
+ * Reading order: confine.c (the walls), feed.c, tar.c and pax.c (bytes to entries), place.c (names to places),
  * apply.c and whiteout.c (entries to files), times.c, answer.c.
  *
- * It answers one line on standard output: "ok ENTRIES BYTES DROPPED", or a verdict and why (answer.c).
+ * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIFFID", or a verdict and why (answer.c).
  */
 
 #include "unpack.h"
@@ -24,7 +26,7 @@
 
 /* Names need room for what a plain header can hold. */
 #define PATH_BYTES_MIN 512u
-#define ARGUMENTS 8
+#define ARGUMENTS 11
 
 static uint64_t
 parse_limit (const char *text, uint64_t min, uint64_t max)
@@ -41,12 +43,14 @@ static void
 prepare (struct wy_unpack *u, char **argv)
 {
   u->limits = (struct wy_limits){
-    .stream_bytes = parse_limit (argv[2], 0, INT64_MAX),
-    .entries = parse_limit (argv[3], 0, INT64_MAX),
-    .file_bytes = parse_limit (argv[4], 0, INT64_MAX),
-    .path_bytes = parse_limit (argv[5], PATH_BYTES_MIN, 4096),
-    .depth = parse_limit (argv[6], 1, 512),
-    .pax_bytes = parse_limit (argv[7], 0, 16u * 1024u * 1024u),
+    .stream_bytes = parse_limit (argv[3], 0, INT64_MAX),
+    .entries = parse_limit (argv[4], 0, INT64_MAX),
+    .file_bytes = parse_limit (argv[5], 0, INT64_MAX),
+    .path_bytes = parse_limit (argv[6], PATH_BYTES_MIN, 4096),
+    .depth = parse_limit (argv[7], 1, 512),
+    .pax_bytes = parse_limit (argv[8], 0, 16u * 1024u * 1024u),
+    .ratio = parse_limit (argv[9], 1, UINT32_MAX),
+    .ratio_free_bytes = parse_limit (argv[10], 0, INT64_MAX),
   };
   wy_stream_init (&u->stream, u->limits.stream_bytes);
   u->entry.name = wy_alloc (u->limits.path_bytes + 2);
@@ -62,9 +66,10 @@ main (int argc, char **argv)
 {
   struct wy_unpack u = { 0 };
   if (argc != ARGUMENTS)
-    wy_refuse (WY_USAGE, "wherry-unpack", "DIR STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES");
+    wy_refuse (WY_USAGE, "wherry-unpack", "wants DIR COMPRESSION and eight limits");
   prepare (&u, argv);
   wy_confine (argv[1]);
+  wy_feed_start (argv[2], &u.limits);
   u.root = open ("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (u.root < 0)
     wy_fail ("open", argv[1]);
@@ -77,5 +82,4 @@ main (int argc, char **argv)
   if (syncfs (u.root) < 0)
     wy_fail ("syncfs", argv[1]);
   wy_answer_ok (&u);
-  return WY_OK;
 }

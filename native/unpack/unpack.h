@@ -35,6 +35,8 @@ struct wy_limits
   uint64_t path_bytes;
   uint64_t depth;
   uint64_t pax_bytes;
+  uint64_t ratio;            /* plain bytes per packed byte, */
+  uint64_t ratio_free_bytes; /* counted beyond so many plain ones */
 };
 
 /* One entry of the archive with all its extension headers applied. */
@@ -86,10 +88,14 @@ struct wy_unpack
 };
 
 /* answer.c */
-void wy_answer_ok (const struct wy_unpack *u);
+void wy_answer_before (pid_t reader);
+wy_noreturn void wy_answer_ok (const struct wy_unpack *u);
 wy_noreturn void wy_refuse (enum wy_verdict verdict, const char *name, const char *reason);
 wy_noreturn void wy_fail (const char *call, const char *name);
 void *wy_alloc (size_t size);
+
+/* feed.c */
+void wy_feed_start (const char *compression, const struct wy_limits *limits);
 
 /* stream.c */
 void wy_stream_init (struct wy_stream *s, uint64_t total_max);
@@ -129,5 +135,6 @@ void wy_times_set (struct wy_unpack *u);
 
 /* confine.c */
 void wy_confine (const char *dir);
+void wy_drop_capabilities (uint32_t kept);
 
 #endif

@@ -1,10 +1,11 @@
 // One layer from its registry to its folder, in one stream and one pass:
-//   blob -> [size, digest] -> gunzip | zstd -> [ratio, budget, diffID] -> wherry-unpack
-// Both checks end before the unpacker sees the end of its input, so a layer that is not what the manifest
-// says never gets as far as "ok".  Whatever fails, the unpacker is killed and its folder removed.
+//   blob -> [size, digest] -> wherry-unpack: inflate -> [ratio, limits, diffID] -> files
+// The packed bytes are checked here and the plain ones there; the folder gets its name only when both were right.
+// Whatever fails, the unpacker is killed and its folder removed.
 
 import { createHash } from 'node:crypto'
-import { Transform, type TransformCallback } from 'node:stream'
+import { once } from 'node:events'
+import { PassThrough, Transform, type Readable, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { AppError, ContentError } from '../contract/errors.ts'
@@ -14,11 +15,8 @@ import type { Reference } from './reference.ts'
 import type { RegistryClient } from './registry.ts'
 import type { ImageStore } from './store.ts'
 import { unreachable } from './transport.ts'
-import { IMAGE_BYTES_MAX, startUnpacker, type Unpacker } from './unpack.ts'
+import { IMAGE_BYTES_MAX, startUnpacker } from './unpack.ts'
 
-/** More than gzip's best for real files; the first bytes are free because small layers of zeros are harmless. */
-const RATIO_MAX = 1000
-const RATIO_FREE_BYTES = 64 * 1024 ** 2
 const LAYER_TIMEOUT_MS = 30 * 60_000
 const INFLATED_CHUNK_BYTES = 1024 ** 2
 
@@ -32,9 +30,14 @@ export interface LayerRequest {
   readonly ref: Reference
   readonly descriptor: Descriptor
   readonly diffId: string
-  /** Called with each piece's uncompressed size; throws when the image has become too large. */
+  /** Called with each piece's uncompressed size, some MiB each; throws when the image has become too large. */
   readonly spend: (bytes: number) => void
+  /** Called with the packed bytes so far. */
   readonly onReceived: (bytes: number) => void
+  /** Called with the plain bytes so far. */
+  readonly onUnpacked?: (bytes: number) => void
+  /** Takes the packed bytes as well, and settles when it has them all; a broken stream has to break it. */
+  readonly keep?: (packed: Readable) => Promise<unknown>
   readonly signal: AbortSignal
 }
 
@@ -47,30 +50,6 @@ export function createBudget (maxBytes: number = IMAGE_BYTES_MAX): (bytes: numbe
   }
 }
 
-/** Passes bytes on while hashing them; `check` sees each piece's size, `finish` the digest before the end is passed on. */
-function createMeter (check: (bytes: number) => void, finish: (digest: string) => void): Transform {
-  const hash = createHash('sha256')
-  return new Transform({
-    transform (chunk: Buffer, _encoding, done: TransformCallback) {
-      try {
-        check(chunk.length)
-        hash.update(chunk)
-        done(null, chunk)
-      } catch (error) {
-        done(error as Error)
-      }
-    },
-    flush (done: TransformCallback) {
-      try {
-        finish(`sha256:${hash.digest('hex')}`)
-        done()
-      } catch (error) {
-        done(error as Error)
-      }
-    },
-  })
-}
-
 /** The stream that undoes COMPRESSION; none for 'none'. */
 export function createDecompressor (compression: Compression): Transform[] {
   if (compression === 'gzip') return [createGunzip({ chunkSize: INFLATED_CHUNK_BYTES })]
@@ -78,68 +57,109 @@ export function createDecompressor (compression: Compression): Transform[] {
   return []
 }
 
-function createMeters ({ descriptor, diffId, spend, onReceived }: LayerRequest): { packed: Transform, plain: Transform } {
-  let packedBytes = 0
-  let plainBytes = 0
-  const mismatch = (what: string): never => { throw new ContentError(`layer ${descriptor.digest} ${what}`, 'ERR_DIGEST_MISMATCH') }
-  const packed = createMeter(bytes => {
-    packedBytes += bytes
-    if (packedBytes > descriptor.size) mismatch(`is longer than the ${descriptor.size} bytes that the manifest says`)
-    onReceived(bytes)
-  }, digest => {
-    if (packedBytes < descriptor.size) mismatch(`ended after ${packedBytes} of ${descriptor.size} bytes`)
-    if (digest !== descriptor.digest) mismatch(`came with the digest ${digest}`)
-  })
-  const plain = createMeter(bytes => {
-    plainBytes += bytes
-    spend(bytes)
-    if (plainBytes > RATIO_FREE_BYTES && plainBytes > packedBytes * RATIO_MAX) {
-      throw new ContentError(`layer ${descriptor.digest} inflates to more than ${RATIO_MAX} times its size`, 'ERR_CONTENT_LIMIT')
-    }
-  }, digest => {
-    if (digest !== diffId) mismatch(`has the diffID ${digest}, but the image config says ${diffId}`)
-  })
-  return { packed, plain }
+function mismatch (descriptor: Descriptor, what: string): ContentError {
+  return new ContentError(`layer ${descriptor.digest} ${what}`, 'ERR_DIGEST_MISMATCH')
 }
 
-/** ERROR of the stream in the words of this layer. */
-function explain ({ ref, descriptor, signal }: LayerRequest, tooLong: AbortSignal, error: unknown): unknown {
-  if (error instanceof AppError) return error
-  if (signal.aborted) return signal.reason
-  if (tooLong.aborted) return unreachable(ref.registry, new Error(`layer ${descriptor.digest} took longer than ${LAYER_TIMEOUT_MS} ms`))
-  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
-  if (/^(?:Z_|ZSTD_|ERR_ZSTD|ERR_ZLIB)/.test(code)) {
-    return new ContentError(`layer ${descriptor.digest} is not valid ${layerCompression(descriptor)}`, 'ERR_INVALID_CONTENT', error)
+/** Passes packed bytes on while hashing them.  Its end is passed on only when they are those of the descriptor. */
+function createMeter ({ descriptor, onReceived }: LayerRequest): Transform {
+  const hash = createHash('sha256')
+  let received = 0
+  const problemOf = (digest: string): string | undefined => {
+    if (received < descriptor.size) return `ended after ${received} of ${descriptor.size} bytes`
+    return digest === descriptor.digest ? undefined : `came with the digest ${digest}`
   }
-  return unreachable(ref.registry, error)
+  return new Transform({
+    transform (chunk: Buffer, _encoding, done: TransformCallback) {
+      received += chunk.length
+      if (received > descriptor.size) {
+        done(mismatch(descriptor, `is longer than the ${descriptor.size} bytes that the manifest says`))
+        return
+      }
+      hash.update(chunk)
+      onReceived(received)
+      done(null, chunk)
+    },
+    flush (done: TransformCallback) {
+      const problem = problemOf(`sha256:${hash.digest('hex')}`)
+      done(problem === undefined ? null : mismatch(descriptor, problem))
+    },
+  })
+}
+
+/** The stream into REQUEST.keep, and the step of a pipeline that copies into it.  A failure there aborts BROKEN. */
+function createKeeping ({ keep }: LayerRequest, broken: AbortController) {
+  if (!keep) return { steps: [], done: Promise.resolve(), abort: () => {} }
+  const kept = new PassThrough()
+  const done = keep(kept).then(() => undefined, (error: unknown) => broken.abort(error))
+  async function * copy (packed: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of packed) {
+      if (!kept.write(chunk)) await once(kept, 'drain', { signal: broken.signal })
+      yield chunk
+    }
+    kept.end()
+  }
+  return { steps: [copy], done, abort: () => { kept.destroy(new Error('the layer was not received to its end')) } }
+}
+
+/** ERROR of the stream in the words of this layer; SIGNAL says whether somebody ended it. */
+function explain ({ ref, descriptor }: LayerRequest, signal: AbortSignal, error: unknown): unknown {
+  if (signal.aborted) {
+    const isTimeout = signal.reason instanceof DOMException && signal.reason.name === 'TimeoutError'
+    return isTimeout ? unreachable(ref.registry, new Error(`layer ${descriptor.digest} took longer than ${LAYER_TIMEOUT_MS} ms`)) : signal.reason
+  }
+  return error instanceof AppError ? error : unreachable(ref.registry, error)
 }
 
 /** Did the stream break because the unpacker went away?  Then its answer is the reason. */
 function isClosedByUnpacker (error: unknown): boolean {
   if (!(error instanceof Error && 'code' in error)) return false
-  if (error.code === 'ERR_STREAM_PREMATURE_CLOSE' || error.code === 'ERR_STREAM_DESTROYED') return true
+  if (['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_DESTROYED', 'ERR_STREAM_UNABLE_TO_PIPE'].includes(String(error.code))) return true
   return 'syscall' in error && error.syscall === 'write'
 }
 
 async function stream (deps: LayerDeps, request: LayerRequest, draft: string): Promise<void> {
-  const { ref, descriptor } = request
-  const tooLong = AbortSignal.timeout(LAYER_TIMEOUT_MS)
-  const signal = AbortSignal.any([request.signal, tooLong])
-  const body = await deps.registry.blob(ref, descriptor, signal)
-  const { packed, plain } = createMeters(request)
-  const unpacker: Unpacker = startUnpacker({ nativeDir: deps.nativeDir, directory: draft, layer: descriptor.digest })
+  const { ref, descriptor, diffId, onUnpacked } = request
+  const broken = new AbortController()
+  const signal = AbortSignal.any([request.signal, AbortSignal.timeout(LAYER_TIMEOUT_MS), broken.signal])
+  let spent = 0
+  const unpacker = startUnpacker({
+    nativeDir: deps.nativeDir, directory: draft, compression: layerCompression(descriptor), layer: descriptor.digest,
+    onUnpacked (bytes) {
+      try {
+        request.spend(bytes - spent)
+      } catch (error) {
+        broken.abort(error)
+      }
+      spent = bytes
+      onUnpacked?.(bytes)
+    },
+  })
+  signal.addEventListener('abort', unpacker.kill, { once: true })
+  const keeping = createKeeping(request, broken)
   try {
-    await pipeline([body, packed, ...createDecompressor(layerCompression(descriptor)), plain, unpacker.stdin], { signal })
+    const body = await deps.registry.blob(ref, descriptor, signal)
+    await pipeline([body, createMeter(request), ...keeping.steps, unpacker.stdin], { signal })
   } catch (error) {
-    if (!isClosedByUnpacker(error)) unpacker.kill()
+    const isClosed = isClosedByUnpacker(error) && !signal.aborted
+    if (!isClosed) unpacker.kill()
+    keeping.abort()
     const result = await unpacker.result
-    throw isClosedByUnpacker(error) && !result.ok ? result.error : explain(request, tooLong, error)
+    await keeping.done
+    throw isClosed && !result.ok ? result.error : explain(request, signal, error)
   }
   const result = await unpacker.result
+  await keeping.done
+  signal.removeEventListener('abort', unpacker.kill)
+  if (signal.aborted) throw explain(request, signal, signal.reason)
   if (!result.ok) throw result.error
+  if (result.diffId !== diffId) throw mismatch(descriptor, `has the diffID ${result.diffId}, but the image config says ${diffId}`)
 }
 
-/** Fetch, check and unpack one layer into the store.  Throws RegistryError, ContentError, SyscallError; leaves nothing behind then. */
+/**
+ * Fetch, check and unpack one layer into the store.  Throws RegistryError, ContentError, SyscallError, Unsupported, or the signal's reason;
+ * leaves nothing behind then.
+ */
 export async function fetchLayer (deps: LayerDeps, request: LayerRequest): Promise<void> {
   const draft = await deps.store.makeDraft()
   try {

@@ -122,9 +122,7 @@ export function createPuller (deps: PullerDeps) {
   async function fetchMissing (ref: Reference, digest: string, descriptor: Descriptor, diffId: string, spend: (bytes: number) => void): Promise<void> {
     if (await store.hasLayer(diffId)) return
     stopping.signal.throwIfAborted()
-    let receivedBytes = 0
-    const onReceived = (bytes: number): void => {
-      receivedBytes += bytes
+    const onReceived = (receivedBytes: number): void => {
       onProgress?.({ image: digest, layer: descriptor.digest, receivedBytes, sizeBytes: descriptor.size })
     }
     await fetchLayer(deps, { ref, descriptor, diffId, spend, onReceived, signal: stopping.signal })

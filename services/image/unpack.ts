@@ -1,17 +1,21 @@
-// The door to wherry-unpack (native/unpack/main.c): a child process that turns one uncompressed tar stream
-// into one folder.  Knows its arguments and its one line of answer.  Refuses to know digests and compression.
+// The door to wherry-unpack (native/unpack/main.c): child processes that inflate and hash one packed layer
+// and turn it into one folder.  Knows their arguments, limits and lines.  Refuses to know what the digests should be.
 
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import type { Writable } from 'node:stream'
 import { ContentError, SyscallError, Unsupported, type ContentCode } from '../contract/errors.ts'
+import type { Compression } from './manifest.ts'
 
 export const IMAGE_BYTES_MAX = 16 * 1024 ** 3
 const LAYER_ENTRIES_MAX = 1_000_000
 const PATH_BYTES_MAX = 4096
 const DEPTH_MAX = 256
 const PAX_BYTES_MAX = 1024 ** 2
-const ANSWER_CHARACTERS_MAX = 4096
+/** More than gzip's best for real files; the first bytes are free because small layers of zeros are harmless. */
+const RATIO_MAX = 1000
+const RATIO_FREE_BYTES = 64 * 1024 ** 2
+const LINE_CHARACTERS_MAX = 4096
 
 const CODES: Readonly<Record<string, ContentCode>> = {
   unsafe: 'ERR_UNSAFE_LAYER', limit: 'ERR_CONTENT_LIMIT', invalid: 'ERR_INVALID_CONTENT',
@@ -25,10 +29,11 @@ const ADVICE: Readonly<Record<string, string>> = {
 }
 
 export type UnpackResult =
-  | { readonly ok: true, readonly entries: number, readonly bytes: number, readonly devicesDropped: number }
+  | { readonly ok: true, readonly entries: number, readonly bytes: number, readonly devicesDropped: number, readonly diffId: string }
   | { readonly ok: false, readonly error: Error }
 
 export interface Unpacker {
+  /** The packed layer goes in here. */
   readonly stdin: Writable
   /** Settles when the process has ended; never rejects. */
   readonly result: Promise<UnpackResult>
@@ -46,8 +51,8 @@ function systemError (layer: string, errno: string, call: string, name: string):
 
 /** The answer's line as a value. */
 export function parseAnswer (layer: string, line: string, ending: string): UnpackResult {
-  const ok = /^ok (\d+) (\d+) (\d+)$/.exec(line)
-  if (ok) return { ok: true, entries: Number(ok[1]), bytes: Number(ok[2]), devicesDropped: Number(ok[3]) }
+  const ok = /^ok (\d+) (\d+) (\d+) (sha256:[0-9a-f]{64})$/.exec(line)
+  if (ok) return { ok: true, entries: Number(ok[1]), bytes: Number(ok[2]), devicesDropped: Number(ok[3]), diffId: ok[4]! }
   const system = /^system (\w+) (\w+) "(.*)"$/.exec(line)
   if (system) return { ok: false, error: systemError(layer, system[1]!, system[2]!, system[3]!) }
   const refused = /^(\w+) "(.*)" (.*)$/.exec(line)
@@ -57,21 +62,48 @@ export function parseAnswer (layer: string, line: string, ending: string): Unpac
   return { ok: false, error: new ContentError(`layer ${layer} is refused: ${name}${refused[3]}`, code) }
 }
 
-/**
- * Start unpacking into the empty folder DIRECTORY; LAYER (a digest) is for messages.
- * `nativeDir` is where `make native` puts its programs.
- */
-export function startUnpacker ({ nativeDir, directory, layer }: { nativeDir: string, directory: string, layer: string }): Unpacker {
+/** Call TAKE with each whole line of what comes in pieces; a line that is too long is cut. */
+function createLineSplitter (take: (line: string) => void): (text: string) => void {
+  let rest = ''
+  return text => {
+    const lines = (rest + text).split('\n')
+    rest = lines.pop()!.slice(0, LINE_CHARACTERS_MAX)
+    for (const line of lines) take(line)
+  }
+}
+
+export interface UnpackRequest {
+  /** Where `make native` puts its programs. */
+  readonly nativeDir: string
+  /** An empty folder. */
+  readonly directory: string
+  readonly compression: Compression
+  /** The layer's digest, for messages. */
+  readonly layer: string
+  /** Called with the number of plain bytes so far, every few MiB and at the end. */
+  readonly onUnpacked?: (bytes: number) => void
+}
+
+/** Start unpacking into a folder.  The answer is to be believed for its digest, not more: the layer was a stranger's. */
+export function startUnpacker ({ nativeDir, directory, compression, layer, onUnpacked }: UnpackRequest): Unpacker {
   const program = join(nativeDir, 'wherry-unpack')
-  const limits = [IMAGE_BYTES_MAX, LAYER_ENTRIES_MAX, IMAGE_BYTES_MAX, PATH_BYTES_MAX, DEPTH_MAX, PAX_BYTES_MAX].map(String)
-  const child = spawn(program, [directory, ...limits], { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/', env: {} })
+  const limits = [IMAGE_BYTES_MAX, LAYER_ENTRIES_MAX, IMAGE_BYTES_MAX, PATH_BYTES_MAX, DEPTH_MAX, PAX_BYTES_MAX, RATIO_MAX, RATIO_FREE_BYTES].map(String)
+  const child = spawn(program, [directory, compression, ...limits], { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/', env: {} })
   let answer = ''
-  child.stdout.setEncoding('utf8').on('data', (text: string) => { answer = (answer + text).slice(0, ANSWER_CHARACTERS_MAX) })
+  child.stdout.setEncoding('utf8').on('data', createLineSplitter(line => {
+    const at = /^at (\d+)$/.exec(line)
+    if (at) onUnpacked?.(Number(at[1]))
+    else answer = line
+  }))
   const result = new Promise<UnpackResult>(resolve => {
     child.once('error', error => {
       resolve({ ok: false, error: new Unsupported(`${program} cannot be started (${error.message}); run make native`, error) })
     })
-    child.once('close', (code, signal) => resolve(parseAnswer(layer, answer.trimEnd(), signal ?? `exit code ${code}`)))
+    child.once('close', (code, signal) => {
+      const settled = parseAnswer(layer, answer, signal ?? `exit code ${code}`)
+      if (settled.ok) onUnpacked?.(settled.bytes)
+      resolve(settled)
+    })
   })
   return { stdin: child.stdin, result, kill: () => { child.kill('SIGKILL') } }
 }

@@ -139,7 +139,8 @@ t.test('image configs', async t => {
 })
 
 t.test('the unpacker’s answers become errors that say what to do', async t => {
-  t.strictSame(parseAnswer('L', 'ok 3 4 5', ''), { ok: true, entries: 3, bytes: 4, devicesDropped: 5 })
+  t.strictSame(parseAnswer('L', `ok 3 4 5 ${DIGEST}`, ''), { ok: true, entries: 3, bytes: 4, devicesDropped: 5, diffId: DIGEST })
+  t.match(parseAnswer('L', 'ok 3 4 5', ''), { ok: false }, 'an answer without a diffID is none')
   t.match(parseAnswer('L', 'unsafe "../x" has ".." in its path', ''), { error: { code: 'ERR_UNSAFE_LAYER', message: 'layer L is refused: "../x" has ".." in its path' } })
   t.match(parseAnswer('L', 'system ENOSPC write "a"', ''), { error: { code: 'ENOSPC', message: /no space is left/ } })
   t.match(parseAnswer('L', '', 'SIGSEGV'), { ok: false, error: { message: /SIGSEGV/ } })

@@ -1,0 +1,244 @@
+/* The other process: reads the packed layer, inflates and hashes it, and feeds the plain archive to the one that
+ * makes files.
+ *
+ * Two processes because there are two cores, and because of who is believed.  What makes files reads names, headers and
+ * attributes that a stranger wrote; should that go wrong, it must not be able to say that the layer had another
+ * diffID than it had, or it could put its files under the name of somebody else's layer.  So only this process
+ * holds the worker's end of standard output, nobody may look into it (PR_SET_DUMPABLE; same user, but without
+ * CAP_SYS_PTRACE), and it has no capability at all.
+ *
+ * Lines that it says: "at BYTES" now and then, and last "ok ENTRIES BYTES DROPPED DIFFID" or a refusal, its own or that of the
+ * other process, passed on.
+ */
+
+#include "inflate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PACKED_BYTES (256u * 1024u)
+/* What Linux lets anybody have (fs.pipe-max-size). */
+#define PIPE_BYTES (1024 * 1024)
+#define SAID_EVERY_BYTES (8u * 1024u * 1024u)
+#define ANSWER_BYTES_MAX 2048u
+#define DIGEST_BYTES 32u
+
+struct feed
+{
+  struct wy_limits limits;
+  struct wy_inflate inflate;
+  EVP_MD_CTX *hash;
+  unsigned char *buf;
+  uint64_t packed, plain, said;
+  int archive; /* pipe to the other process */
+  int answer;  /* and from it */
+};
+
+/* Return: false when the other process has closed its end. */
+static bool
+feed_all (struct feed *f, const unsigned char *bytes, size_t len)
+{
+  while (len > 0)
+    {
+      ssize_t put = write (f->archive, bytes, len);
+      if (put < 0 && errno == EINTR)
+        continue;
+      if (put < 0 && errno == EPIPE)
+        return false;
+      if (put < 0)
+        wy_fail ("write", "");
+      bytes += put;
+      len -= (size_t)put;
+    }
+  return true;
+}
+
+static void
+check_limits (struct feed *f)
+{
+  const struct wy_limits *l = &f->limits;
+  if (f->plain > l->stream_bytes)
+    wy_refuse (WY_LIMIT, "", "the layer is larger than its limit");
+  if (f->plain > l->ratio_free_bytes && f->plain / l->ratio > f->packed)
+    {
+      char reason[96];
+      (void)snprintf (reason, sizeof reason, "the layer inflates to more than %" PRIu64 " times its size", l->ratio);
+      wy_refuse (WY_LIMIT, "", reason);
+    }
+}
+
+/* All that BYTES inflate to goes on its way.  Return: false when nobody reads it any more. */
+static bool
+pass (struct feed *f, size_t len)
+{
+  const unsigned char *piece;
+  f->packed += len;
+  wy_inflate_give (&f->inflate, f->buf, len);
+  for (size_t got; (got = wy_inflate_take (&f->inflate, &piece)) > 0;)
+    {
+      f->plain += got;
+      check_limits (f);
+      if (EVP_DigestUpdate (f->hash, piece, got) != 1)
+        wy_fail ("EVP_DigestUpdate", "");
+      if (!feed_all (f, piece, got))
+        return false;
+      if (f->plain - f->said >= SAID_EVERY_BYTES)
+        {
+          f->said = f->plain;
+          (void)dprintf (STDOUT_FILENO, "at %" PRIu64 "\n", f->plain);
+        }
+    }
+  return true;
+}
+
+wy_noreturn static void
+refuse_packed (const struct feed *f)
+{
+  char reason[64];
+  (void)snprintf (reason, sizeof reason, "the layer is not valid %s", wy_inflate_name (&f->inflate));
+  wy_refuse (WY_INVALID, "", reason);
+}
+
+/* Wait for input.  Return: false when the other process has gone: a slow registry must not delay its refusal. */
+static bool
+wait_for_input (const struct feed *f)
+{
+  struct pollfd ends[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = f->archive } };
+  while (poll (ends, 2, -1) < 0)
+    if (errno != EINTR)
+      wy_fail ("poll", "");
+  return ends[1].revents == 0;
+}
+
+static void
+pass_everything (struct feed *f)
+{
+  while (wait_for_input (f))
+    {
+      ssize_t got = read (STDIN_FILENO, f->buf, PACKED_BYTES);
+      if (got < 0 && errno == EINTR)
+        continue;
+      if (got < 0)
+        wy_fail ("read", "");
+      if (got == 0 && f->inflate.whole)
+        return;
+      if (got > 0 && !pass (f, (size_t)got))
+        return;
+      if (got == 0 || f->inflate.bad)
+        refuse_packed (f);
+    }
+}
+
+/* The other process's line without its end.  It may have been taken over: only printable text is passed on. */
+static void
+read_answer (const struct feed *f, char line[ANSWER_BYTES_MAX])
+{
+  size_t used = 0;
+  for (;;)
+    {
+      ssize_t got = read (f->answer, line + used, ANSWER_BYTES_MAX - 1 - used);
+      if (got < 0 && errno == EINTR)
+        continue;
+      if (got <= 0)
+        break;
+      used += (size_t)got;
+    }
+  line[used] = '\0';
+  line[strcspn (line, "\n")] = '\0';
+  for (char *p = line; *p != '\0'; p++)
+    if ((unsigned char)*p < 0x20 || *p == 0x7f)
+      *p = '?';
+}
+
+static void
+say_ok (struct feed *f, const char *counts)
+{
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  char hex[2 * DIGEST_BYTES + 1];
+  unsigned len = 0;
+  uint64_t entries, bytes, dropped;
+  if (sscanf (counts, "%" SCNu64 " %" SCNu64 " %" SCNu64, &entries, &bytes, &dropped) != 3 || bytes != f->plain)
+    wy_refuse (WY_SYSTEM, "", "the archive was not read to its end");
+  if (EVP_DigestFinal_ex (f->hash, digest, &len) != 1 || len != DIGEST_BYTES)
+    wy_fail ("EVP_DigestFinal_ex", "");
+  for (size_t i = 0; i < DIGEST_BYTES; i++)
+    (void)snprintf (hex + 2 * i, 3, "%02x", digest[i]);
+  (void)dprintf (STDOUT_FILENO, "ok %" PRIu64 " %" PRIu64 " %" PRIu64 " sha256:%s\n", entries, bytes, dropped, hex);
+}
+
+wy_noreturn static void
+feed (struct feed *f)
+{
+  char line[ANSWER_BYTES_MAX];
+  wy_drop_capabilities (0);
+  /* No configuration file: the root directory is the layer's by now. */
+  if (OPENSSL_init_crypto (OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1)
+    wy_fail ("OPENSSL_init_crypto", "");
+  f->hash = EVP_MD_CTX_new ();
+  if (f->hash == NULL || EVP_DigestInit_ex (f->hash, EVP_sha256 (), NULL) != 1)
+    wy_fail ("EVP_DigestInit_ex", "");
+  f->buf = wy_alloc (PACKED_BYTES);
+  pass_everything (f);
+  close (f->archive);
+  read_answer (f, line);
+  if (strncmp (line, "ok ", 3) == 0)
+    say_ok (f, line + 3);
+  else
+    (void)dprintf (STDOUT_FILENO, "%s\n", line);
+  _exit (WY_OK);
+}
+
+static void
+make_pipe (int ends[2])
+{
+  if (pipe2 (ends, O_CLOEXEC) < 0)
+    wy_fail ("pipe2", "");
+  (void)fcntl (ends[1], F_SETPIPE_SZ, PIPE_BYTES); /* a wish */
+}
+
+/* Start the feeding process.  This one returns with the plain archive of COMPRESSION as its standard input, and with a
+ * standard output that the other one reads. */
+void
+wy_feed_start (const char *compression, const struct wy_limits *limits)
+{
+  struct feed f = { .limits = *limits };
+  int archive[2], answer[2];
+  if (!wy_inflate_open (&f.inflate, compression))
+    wy_refuse (WY_USAGE, compression, "is not a compression");
+  make_pipe (archive);
+  make_pipe (answer);
+  (void)signal (SIGPIPE, SIG_IGN);
+  if (prctl (PR_SET_DUMPABLE, 0) < 0)
+    wy_fail ("prctl", "");
+  pid_t self = getpid (), pid = fork ();
+  if (pid < 0)
+    wy_fail ("fork", "");
+  if (pid == 0)
+    {
+      if (prctl (PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid () != self)
+        _exit (WY_SYSTEM);
+      close (archive[0]);
+      close (answer[1]);
+      f.archive = archive[1];
+      f.answer = answer[0];
+      feed (&f);
+    }
+  if (dup2 (archive[0], STDIN_FILENO) < 0 || dup2 (answer[1], STDOUT_FILENO) < 0)
+    _exit (WY_SYSTEM);
+  for (size_t i = 0; i < 2; i++)
+    {
+      close (archive[i]);
+      close (answer[i]);
+    }
+  wy_answer_before (pid);
+}
