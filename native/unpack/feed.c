@@ -1,13 +1,13 @@
-/* The other process: reads the packed layer, inflates and hashes it, and feeds the plain archive to the one that
+/* The other process: reads the packed layer, inflates it, hashes both, and feeds the plain archive to the one that
  * makes files.
  *
  * Two processes because there are two cores, and because of who is believed.  What makes files reads names, headers and
- * attributes that a stranger wrote; should that go wrong, it must not be able to say that the layer had another
- * diffID than it had, or it could put its files under the name of somebody else's layer.  So only this process
+ * attributes that a stranger wrote; should that go wrong, it must not be able to say that the layer had other
+ * digests than it had, or it could put its files under the name of somebody else's layer.  So only this process
  * holds the worker's end of standard output, nobody may look into it (PR_SET_DUMPABLE; same user, but without
  * CAP_SYS_PTRACE), and it has no capability at all.
  *
- * Lines that it says: "at BYTES" now and then, and last "ok ENTRIES BYTES DROPPED DIFFID" or a refusal, its own or that of the
+ * Lines that it says: "at BYTES" now and then, and last "ok ENTRIES BYTES DROPPED DIGEST DIFFID" or a refusal, its own or that of the
  * other process, passed on.
  */
 
@@ -32,12 +32,13 @@
 #define SAID_EVERY_BYTES (8u * 1024u * 1024u)
 #define ANSWER_BYTES_MAX 2048u
 #define DIGEST_BYTES 32u
+#define DIGEST_TEXT_BYTES (sizeof "sha256:" + 2 * DIGEST_BYTES)
 
 struct feed
 {
   struct wy_limits limits;
   struct wy_inflate inflate;
-  EVP_MD_CTX *hash;
+  EVP_MD_CTX *packed_hash, *plain_hash;
   unsigned char *buf;
   uint64_t packed, plain, said;
   int archive; /* pipe to the other process */
@@ -63,6 +64,34 @@ feed_all (struct feed *f, const unsigned char *bytes, size_t len)
   return true;
 }
 
+static EVP_MD_CTX *
+begin_hash (void)
+{
+  EVP_MD_CTX *hash = EVP_MD_CTX_new ();
+  if (hash == NULL || EVP_DigestInit_ex (hash, EVP_sha256 (), NULL) != 1)
+    wy_fail ("EVP_DigestInit_ex", "");
+  return hash;
+}
+
+static void
+add_to_hash (EVP_MD_CTX *hash, const unsigned char *bytes, size_t len)
+{
+  if (EVP_DigestUpdate (hash, bytes, len) != 1)
+    wy_fail ("EVP_DigestUpdate", "");
+}
+
+static void
+end_hash (EVP_MD_CTX *hash, char text[DIGEST_TEXT_BYTES])
+{
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned len = 0;
+  if (EVP_DigestFinal_ex (hash, digest, &len) != 1 || len != DIGEST_BYTES)
+    wy_fail ("EVP_DigestFinal_ex", "");
+  text = stpcpy (text, "sha256:");
+  for (size_t i = 0; i < DIGEST_BYTES; i++)
+    (void)snprintf (text + 2 * i, 3, "%02x", digest[i]);
+}
+
 static void
 check_limits (struct feed *f)
 {
@@ -83,13 +112,13 @@ pass (struct feed *f, size_t len)
 {
   const unsigned char *piece;
   f->packed += len;
+  add_to_hash (f->packed_hash, f->buf, len);
   wy_inflate_give (&f->inflate, f->buf, len);
   for (size_t got; (got = wy_inflate_take (&f->inflate, &piece)) > 0;)
     {
       f->plain += got;
       check_limits (f);
-      if (EVP_DigestUpdate (f->hash, piece, got) != 1)
-        wy_fail ("EVP_DigestUpdate", "");
+      add_to_hash (f->plain_hash, piece, got);
       if (!feed_all (f, piece, got))
         return false;
       if (f->plain - f->said >= SAID_EVERY_BYTES)
@@ -163,17 +192,13 @@ read_answer (const struct feed *f, char line[ANSWER_BYTES_MAX])
 static void
 say_ok (struct feed *f, const char *counts)
 {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  char hex[2 * DIGEST_BYTES + 1];
-  unsigned len = 0;
+  char digest[DIGEST_TEXT_BYTES], diff_id[DIGEST_TEXT_BYTES];
   uint64_t entries, bytes, dropped;
   if (sscanf (counts, "%" SCNu64 " %" SCNu64 " %" SCNu64, &entries, &bytes, &dropped) != 3 || bytes != f->plain)
     wy_refuse (WY_SYSTEM, "", "the archive was not read to its end");
-  if (EVP_DigestFinal_ex (f->hash, digest, &len) != 1 || len != DIGEST_BYTES)
-    wy_fail ("EVP_DigestFinal_ex", "");
-  for (size_t i = 0; i < DIGEST_BYTES; i++)
-    (void)snprintf (hex + 2 * i, 3, "%02x", digest[i]);
-  (void)dprintf (STDOUT_FILENO, "ok %" PRIu64 " %" PRIu64 " %" PRIu64 " sha256:%s\n", entries, bytes, dropped, hex);
+  end_hash (f->packed_hash, digest);
+  end_hash (f->plain_hash, diff_id);
+  (void)dprintf (STDOUT_FILENO, "ok %" PRIu64 " %" PRIu64 " %" PRIu64 " %s %s\n", entries, bytes, dropped, digest, diff_id);
 }
 
 wy_noreturn static void
@@ -184,9 +209,8 @@ feed (struct feed *f)
   /* No configuration file: the root directory is the layer's by now. */
   if (OPENSSL_init_crypto (OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1)
     wy_fail ("OPENSSL_init_crypto", "");
-  f->hash = EVP_MD_CTX_new ();
-  if (f->hash == NULL || EVP_DigestInit_ex (f->hash, EVP_sha256 (), NULL) != 1)
-    wy_fail ("EVP_DigestInit_ex", "");
+  f->packed_hash = begin_hash ();
+  f->plain_hash = begin_hash ();
   f->buf = wy_alloc (PACKED_BYTES);
   pass_everything (f);
   close (f->archive);

@@ -4,15 +4,15 @@
  *
  * A layer is a stranger's archive, unpacked by root.  So this is a program of its own (the worker's
  * event loop stays free, and a hole here is not a hole there), in C (openat2, xattrs byte for byte), and
- * it knows nothing of registries and manifests: the worker checks the digest of the packed bytes on their way here, and
- * keeps the directory only when that and the diffID of the answer are the right ones.
+ * it knows nothing of registries and manifests: the worker keeps the directory only when the answer has the digest and the
+ * diffID that those say.
  *
  * Two processes: one inflates and hashes (feed.c, inflate.c), this one makes files of what comes from there.
  *
  * Reading order: confine.c (the walls), feed.c, tar.c and pax.c (bytes to entries), place.c (names to places),
  * apply.c and whiteout.c (entries to files), times.c, answer.c.
  *
- * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIFFID", or a verdict and why (answer.c).
+ * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIGEST DIFFID", or a verdict and why (answer.c).
  */
 
 #include "unpack.h"

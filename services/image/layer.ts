@@ -1,9 +1,8 @@
 // One layer from its registry to its folder, in one stream and one pass:
-//   blob -> [size, digest] -> wherry-unpack: inflate -> [ratio, limits, diffID] -> files
-// The packed bytes are checked here and the plain ones there; the folder gets its name only when both were right.
+//   blob -> [size] -> wherry-unpack: [digest] inflate -> [diffID, ratio, limits] -> files
+// The unpacker says which digests it saw; the folder gets its name only when they are those of manifest and config.
 // Whatever fails, the unpacker is killed and its folder removed.
 
-import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { PassThrough, Transform, type Readable, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -61,14 +60,9 @@ function mismatch (descriptor: Descriptor, what: string): ContentError {
   return new ContentError(`layer ${descriptor.digest} ${what}`, 'ERR_DIGEST_MISMATCH')
 }
 
-/** Passes packed bytes on while hashing them.  Its end is passed on only when they are those of the descriptor. */
+/** Passes packed bytes on and counts them. */
 function createMeter ({ descriptor, onReceived }: LayerRequest): Transform {
-  const hash = createHash('sha256')
   let received = 0
-  const problemOf = (digest: string): string | undefined => {
-    if (received < descriptor.size) return `ended after ${received} of ${descriptor.size} bytes`
-    return digest === descriptor.digest ? undefined : `came with the digest ${digest}`
-  }
   return new Transform({
     transform (chunk: Buffer, _encoding, done: TransformCallback) {
       received += chunk.length
@@ -76,13 +70,11 @@ function createMeter ({ descriptor, onReceived }: LayerRequest): Transform {
         done(mismatch(descriptor, `is longer than the ${descriptor.size} bytes that the manifest says`))
         return
       }
-      hash.update(chunk)
       onReceived(received)
       done(null, chunk)
     },
     flush (done: TransformCallback) {
-      const problem = problemOf(`sha256:${hash.digest('hex')}`)
-      done(problem === undefined ? null : mismatch(descriptor, problem))
+      done(received < descriptor.size ? mismatch(descriptor, `ended after ${received} of ${descriptor.size} bytes`) : null)
     },
   })
 }
@@ -153,6 +145,7 @@ async function stream (deps: LayerDeps, request: LayerRequest, draft: string): P
   signal.removeEventListener('abort', unpacker.kill)
   if (signal.aborted) throw explain(request, signal, signal.reason)
   if (!result.ok) throw result.error
+  if (result.digest !== descriptor.digest) throw mismatch(descriptor, `came with the digest ${result.digest}`)
   if (result.diffId !== diffId) throw mismatch(descriptor, `has the diffID ${result.diffId}, but the image config says ${diffId}`)
 }
 

@@ -29,7 +29,7 @@ const ADVICE: Readonly<Record<string, string>> = {
 }
 
 export type UnpackResult =
-  | { readonly ok: true, readonly entries: number, readonly bytes: number, readonly devicesDropped: number, readonly diffId: string }
+  | { readonly ok: true, readonly entries: number, readonly bytes: number, readonly devicesDropped: number, readonly digest: string, readonly diffId: string }
   | { readonly ok: false, readonly error: Error }
 
 export interface Unpacker {
@@ -51,8 +51,8 @@ function systemError (layer: string, errno: string, call: string, name: string):
 
 /** The answer's line as a value. */
 export function parseAnswer (layer: string, line: string, ending: string): UnpackResult {
-  const ok = /^ok (\d+) (\d+) (\d+) (sha256:[0-9a-f]{64})$/.exec(line)
-  if (ok) return { ok: true, entries: Number(ok[1]), bytes: Number(ok[2]), devicesDropped: Number(ok[3]), diffId: ok[4]! }
+  const ok = /^ok (\d+) (\d+) (\d+) (sha256:[0-9a-f]{64}) (sha256:[0-9a-f]{64})$/.exec(line)
+  if (ok) return { ok: true, entries: Number(ok[1]), bytes: Number(ok[2]), devicesDropped: Number(ok[3]), digest: ok[4]!, diffId: ok[5]! }
   const system = /^system (\w+) (\w+) "(.*)"$/.exec(line)
   if (system) return { ok: false, error: systemError(layer, system[1]!, system[2]!, system[3]!) }
   const refused = /^(\w+) "(.*)" (.*)$/.exec(line)

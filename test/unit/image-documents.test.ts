@@ -6,6 +6,7 @@ import { formatReference, parseReference, registryUrl } from '../../services/ima
 import { parseAnswer } from '../../services/image/unpack.ts'
 
 const DIGEST = `sha256:${'a1'.repeat(32)}`
+const OTHER_DIGEST = `sha256:${'b2'.repeat(32)}`
 
 t.test('references', async t => {
   const good: ReadonlyArray<[string, string]> = [
@@ -139,8 +140,8 @@ t.test('image configs', async t => {
 })
 
 t.test('the unpacker’s answers become errors that say what to do', async t => {
-  t.strictSame(parseAnswer('L', `ok 3 4 5 ${DIGEST}`, ''), { ok: true, entries: 3, bytes: 4, devicesDropped: 5, diffId: DIGEST })
-  t.match(parseAnswer('L', 'ok 3 4 5', ''), { ok: false }, 'an answer without a diffID is none')
+  t.strictSame(parseAnswer('L', `ok 3 4 5 ${DIGEST} ${OTHER_DIGEST}`, ''), { ok: true, entries: 3, bytes: 4, devicesDropped: 5, digest: DIGEST, diffId: OTHER_DIGEST })
+  t.match(parseAnswer('L', `ok 3 4 5 ${DIGEST}`, ''), { ok: false }, 'an answer without both digests is none')
   t.match(parseAnswer('L', 'unsafe "../x" has ".." in its path', ''), { error: { code: 'ERR_UNSAFE_LAYER', message: 'layer L is refused: "../x" has ".." in its path' } })
   t.match(parseAnswer('L', 'system ENOSPC write "a"', ''), { error: { code: 'ENOSPC', message: /no space is left/ } })
   t.match(parseAnswer('L', '', 'SIGSEGV'), { ok: false, error: { message: /SIGSEGV/ } })
