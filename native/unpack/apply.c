@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* linux/limits.h PATH_MAX with its NUL: the longest target that symlink(2) takes. */
@@ -25,15 +26,28 @@ wy_count_entry (struct wy_unpack *u)
     wy_refuse (WY_LIMIT, "", "the layer has more entries than its limit");
 }
 
-static void
-set_metadata (const struct wy_entry *e, int fd)
+/* FD is new, and may have the default ACL of the directory that it is in as its own; the archive names all that it wants.
+ * acl(5): what is created in such a directory inherits. */
+void
+wy_forget_inherited (const struct wy_unpack *u, int fd)
 {
+  const char *const inherited[] = { WY_ACCESS_ACL, WY_DEFAULT_ACL };
+  for (size_t i = 0; u->default_acls && i < 2; i++)
+    if (fremovexattr (fd, inherited[i]) < 0 && errno != ENODATA && errno != EACCES && errno != EOPNOTSUPP)
+      wy_fail ("fremovexattr", u->entry.name);
+}
+
+static void
+set_metadata (struct wy_unpack *u, int fd)
+{
+  const struct wy_entry *e = &u->entry;
   const struct timespec times[2] = { e->mtime, e->mtime };
   if (fchown (fd, e->uid, e->gid) < 0)
     wy_fail ("fchown", e->name);
   if (fchmod (fd, e->mode) < 0)
     wy_fail ("fchmod", e->name);
-  wy_pax_set_xattrs (e, fd);
+  if (wy_pax_set_xattrs (e, fd))
+    u->default_acls = true;
   if (futimens (fd, times) < 0)
     wy_fail ("futimens", e->name);
 }
@@ -81,7 +95,8 @@ put_file (struct wy_unpack *u, int parent, const char *last)
   const unsigned char *piece;
   for (size_t len; (len = wy_tar_data (u, &piece)) > 0;)
     write_all (e, fd, piece, len);
-  set_metadata (e, fd);
+  wy_forget_inherited (u, fd);
+  set_metadata (u, fd);
   if (close (fd) < 0)
     wy_fail ("close", e->name);
 }
@@ -93,7 +108,7 @@ put_directory (struct wy_unpack *u, int parent, const char *last)
   int fd = openat (parent, last, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0)
     wy_fail ("openat", u->entry.name);
-  set_metadata (&u->entry, fd);
+  set_metadata (u, fd);
   close (fd);
   wy_times_note (u, u->entry.name, u->entry.mtime);
 }
@@ -115,8 +130,8 @@ put_symlink (struct wy_unpack *u, int parent, const char *last)
   set_link_metadata (e, parent, last);
 }
 
-/* The target is resolved as strictly as the name, and must be a file: a hard link to a symlink would
- * let a later chmod or write go through it (CVE-2021-32760).  Owner and mode are the target's. */
+/* The target is resolved as strictly as the name.  It may be a symlink, whose link is one more symlink: linkat(2) does not
+ * follow it, and nothing is set through it afterwards, as in CVE-2021-32760; owner and mode are the target's. */
 static void
 put_hard_link (struct wy_unpack *u, int parent, const char *last)
 {
@@ -127,8 +142,8 @@ put_hard_link (struct wy_unpack *u, int parent, const char *last)
     wy_refuse (WY_UNSAFE, e->name, "is a hard link to the root");
   int target_parent = wy_place_existing (u, e->link, &target_last);
   if (fstatat (target_parent, target_last, &target, AT_SYMLINK_NOFOLLOW) < 0)
-    wy_refuse (WY_INVALID, e->name, "links to something that is not in the layer");
-  if (!S_ISREG (target.st_mode))
+    wy_refuse (WY_INVALID, e->name, "links to something that is not in the layer before it");
+  if (!S_ISREG (target.st_mode) && !S_ISLNK (target.st_mode) && !S_ISFIFO (target.st_mode))
     wy_refuse (WY_UNSAFE, e->name, "is a hard link to something other than a file");
   if (fstatat (parent, last, &existing, AT_SYMLINK_NOFOLLOW) == 0)
     {
@@ -168,7 +183,7 @@ put_root (struct wy_unpack *u)
 {
   if (u->entry.type != '5')
     wy_refuse (WY_UNSAFE, u->entry.name, "would replace the root of the layer");
-  set_metadata (&u->entry, u->root);
+  set_metadata (u, u->root);
   wy_times_note (u, "", u->entry.mtime);
 }
 

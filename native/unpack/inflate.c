@@ -9,6 +9,7 @@
 #include "inflate.h"
 
 #include <isa-l/igzip_lib.h>
+#include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
 
@@ -44,6 +45,15 @@ wy_inflate_open (struct wy_inflate *z, const char *compression)
   if (z->zstd == NULL || ZSTD_isError (ZSTD_DCtx_setParameter (z->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_BITS_MAX)))
     wy_fail ("malloc", "");
   return true;
+}
+
+/* Give back what wy_inflate_open took. */
+void
+wy_inflate_close (struct wy_inflate *z)
+{
+  free (z->out);
+  free (z->gzip);
+  ZSTD_freeDStream (z->zstd);
 }
 
 /* The next BYTES of the stream; they must stay until wy_inflate_take has had them. */

@@ -30,6 +30,7 @@ struct wy_inflate
 };
 
 bool wy_inflate_open (struct wy_inflate *z, const char *compression);
+void wy_inflate_close (struct wy_inflate *z);
 void wy_inflate_give (struct wy_inflate *z, unsigned char *bytes, size_t len);
 size_t wy_inflate_take (struct wy_inflate *z, const unsigned char **out);
 const char *wy_inflate_name (const struct wy_inflate *z);

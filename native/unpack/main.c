@@ -9,7 +9,7 @@
  *
  * Two processes: one inflates and hashes (feed.c, inflate.c), this one makes files of what comes from there.
  *
- * Reading order: confine.c (the walls), feed.c, tar.c and pax.c (bytes to entries), place.c (names to places),
+ * Reading order: confine.c (the walls), feed.c, tar.c and pax.c (bytes to entries), name.c and place.c (names to places),
  * apply.c and whiteout.c (entries to files), times.c, answer.c.
  *
  * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIGEST DIFFID", or a verdict and why (answer.c).
@@ -19,8 +19,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -65,6 +67,9 @@ int
 main (int argc, char **argv)
 {
   struct wy_unpack u = { 0 };
+  /* After kill -9 of the worker its successor removes what was unpacked; nobody may add to it then. */
+  if (prctl (PR_SET_PDEATHSIG, SIGKILL) < 0)
+    wy_fail ("prctl", "");
   if (argc != ARGUMENTS)
     wy_refuse (WY_USAGE, "wherry-unpack", "wants DIR COMPRESSION and eight limits");
   prepare (&u, argv);

@@ -131,12 +131,13 @@ xattr_name (const struct wy_entry *e, const struct record *r, char name[WY_XATTR
   if (strncmp (name, "trusted.", 8) == 0 || strncmp (name, "user.overlay.", 13) == 0)
     wy_refuse (WY_UNSAFE, e->name, "has an extended attribute that would steer overlayfs");
   return strncmp (name, "user.", 5) == 0 || strcmp (name, "security.capability") == 0
-         || strcmp (name, "system.posix_acl_access") == 0 || strcmp (name, "system.posix_acl_default") == 0;
+         || strcmp (name, WY_ACCESS_ACL) == 0 || strcmp (name, WY_DEFAULT_ACL) == 0;
 }
 
-/* Put what the pax header says over what the ustar header said.  An empty value takes nothing back (POSIX: the header's stands). */
+/* Put what the pax header says over what the ustar header said, but for names that a GNU header gave: KEEP_NAME, KEEP_LINK.
+ * An empty value takes nothing back (POSIX: the header's stands). */
 void
-wy_pax_apply (struct wy_unpack *u)
+wy_pax_apply (struct wy_unpack *u, bool keep_name, bool keep_link)
 {
   struct wy_entry *e = &u->entry;
   char name[WY_XATTR_NAME_MAX + 1];
@@ -149,7 +150,7 @@ wy_pax_apply (struct wy_unpack *u)
         wy_refuse (WY_INVALID, e->name, "is a sparse file; these are not supported");
       else if (key_begins (&r, xattr_prefix))
         (void)xattr_name (e, &r, name);
-      else if (r.value_len == 0)
+      else if (r.value_len == 0 || (keep_name && key_is (&r, "path")) || (keep_link && key_is (&r, "linkpath")))
         continue;
       else if (key_is (&r, "path"))
         take_path (u, &r, e->name);
@@ -166,10 +167,14 @@ wy_pax_apply (struct wy_unpack *u)
     }
 }
 
-/* Give the file behind FD the attributes of entry E. */
-void
+/* Give the file behind FD the attributes of entry E.
+ *
+ * Return: is a default ACL among them, which the directory's children would inherit?
+ */
+bool
 wy_pax_set_xattrs (const struct wy_entry *e, int fd)
 {
+  bool default_acl = false;
   char name[WY_XATTR_NAME_MAX + 1];
   const char *at = e->pax;
   size_t left = e->pax_len;
@@ -178,10 +183,12 @@ wy_pax_set_xattrs (const struct wy_entry *e, int fd)
     {
       if (!key_begins (&r, xattr_prefix) || !xattr_name (e, &r, name))
         continue;
+      default_acl = default_acl || strcmp (name, WY_DEFAULT_ACL) == 0;
       if (fsetxattr (fd, name, r.value, r.value_len, 0) == 0)
         continue;
       if (errno == ERANGE || errno == E2BIG || errno == EINVAL)
         wy_refuse (WY_INVALID, e->name, "has an extended attribute that the kernel refuses");
       wy_fail ("fsetxattr", e->name);
     }
+  return default_acl;
 }

@@ -25,45 +25,6 @@
 /* openat2(2): EAGAIN when some rename or mount anywhere raced a ".."; the caller should try again. */
 #define OPEN_TRIES_MAX 1000
 
-static void
-check_part (const char *name, const char *part, size_t len)
-{
-  if (len == 2 && part[0] == '.' && part[1] == '.')
-    wy_refuse (WY_UNSAFE, name, "has \"..\" in its path");
-}
-
-/* Bring NAME into the form "a/b/c": no "/" at the ends, no empty parts, no "."; refuse "..".
- *
- * Return: the number of parts; 0 is the root itself.
- */
-size_t
-wy_name_clean (char *name, const struct wy_limits *limits)
-{
-  size_t parts = 0;
-  char *out = name;
-  if (strlen (name) > limits->path_bytes)
-    wy_refuse (WY_LIMIT, name, "has a name longer than its limit");
-  for (const char *p = name; *p != '\0'; p += strcspn (p, "/"), p += *p == '/')
-    check_part (name, p, strcspn (p, "/"));
-  for (const char *p = name; *p != '\0';)
-    {
-      size_t len = strcspn (p, "/");
-      const char *next = p + len + (p[len] == '/');
-      if (len > 0 && !(len == 1 && p[0] == '.'))
-        {
-          if (parts++ > 0)
-            *out++ = '/';
-          memmove (out, p, len);
-          out += len;
-        }
-      p = next;
-    }
-  *out = '\0';
-  if (parts > limits->depth)
-    wy_refuse (WY_LIMIT, name, "is nested deeper than its limit");
-  return parts;
-}
-
 /* Open PATH below the root, "" being the root.  Return: a descriptor, or -1 with errno. */
 int
 wy_open_beneath (const struct wy_unpack *u, const char *path, int flags)
@@ -96,7 +57,7 @@ refuse_path (const char *name)
     case ENAMETOOLONG:
       wy_refuse (WY_LIMIT, name, "has a name longer than the kernel allows");
     case ENOENT:
-      wy_refuse (WY_INVALID, name, "links to something that is not in the layer");
+      wy_refuse (WY_INVALID, name, "links to something that is not in the layer before it");
     default:
       wy_fail ("openat2", name);
     }
@@ -121,15 +82,35 @@ check_depth (const struct wy_unpack *u, int fd, const char *name)
     wy_refuse (WY_LIMIT, name, "is nested deeper than its limit");
 }
 
+/* mkdirat(2), mode 0755 whatever the parent would hand down.  Return: false when something is there already. */
+static bool
+make_new (const struct wy_unpack *u, int parent, const char *last)
+{
+  if (mkdirat (parent, last, 0755) < 0)
+    {
+      if (errno != EEXIST)
+        wy_fail ("mkdir", u->entry.name);
+      return false;
+    }
+  if (!u->default_acls)
+    return true;
+  int fd = openat (parent, last, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0)
+    wy_fail ("openat", u->entry.name);
+  wy_forget_inherited (u, fd);
+  if (fchmod (fd, 0755) < 0)
+    wy_fail ("fchmod", u->entry.name);
+  close (fd);
+  return true;
+}
+
 /* Make directory LAST in PARENT unless it is one.  Something else there is in the way, unless REPLACE. */
 void
 wy_dir_make (struct wy_unpack *u, int parent, const char *last, bool replace)
 {
   struct stat st;
-  if (mkdirat (parent, last, 0755) == 0)
+  if (make_new (u, parent, last))
     return;
-  if (errno != EEXIST)
-    wy_fail ("mkdir", u->entry.name);
   if (fstatat (parent, last, &st, AT_SYMLINK_NOFOLLOW) < 0)
     wy_fail ("stat", u->entry.name);
   if (S_ISDIR (st.st_mode))
@@ -138,8 +119,7 @@ wy_dir_make (struct wy_unpack *u, int parent, const char *last, bool replace)
   if (!whiteout && !replace)
     wy_refuse (S_ISLNK (st.st_mode) ? WY_UNSAFE : WY_INVALID, u->entry.name, "is below something that is not a directory");
   wy_remove (u, parent, last);
-  if (mkdirat (parent, last, 0755) < 0)
-    wy_fail ("mkdir", u->entry.name);
+  (void)make_new (u, parent, last);
   /* Deleted and made anew in one layer: nothing of the lower directory shows through. */
   if (whiteout)
     wy_opaque_set (parent, last, u->entry.name);

@@ -1,8 +1,10 @@
 /* The tar format: ustar, old V7, GNU long names and pax, as images have them.
  *
- * Where dialects disagree this follows Go's archive/tar, because the tools that make and check
- * images use it: headers of types without contents have size 0 whatever they say, a global pax
- * header is ignored, an archive may end without its two zero blocks.  Sparse files are refused:
+ * Where dialects disagree this follows Go's archive/tar, because the tools that make, scan and check
+ * images use it, and two readers that see two archives in the same bytes are a way to smuggle: headers of types without
+ * contents have size 0 whatever they say, a GNU long name counts more than a pax path, a global pax
+ * header is ignored, an archive may end without its two zero blocks, but one that is followed by more is damaged.
+ * What readers understand differently and no tool writes is refused.  Sparse files are refused:
  * nothing that makes layers writes them, and each dialect of them is its own way to lie about sizes.
  */
 
@@ -52,8 +54,10 @@ parse_number (const unsigned char *field, size_t len, int64_t *out)
         return false;
       value = value << 3 | (uint64_t)(field[i] - '0');
     }
+  while (i < len && field[i] == ' ')
+    i++;
   *out = (int64_t)value;
-  return true;
+  return i == len || field[i] == '\0';
 }
 
 static int64_t
@@ -129,12 +133,10 @@ take_header (const struct header *h, struct wy_entry *e, bool long_name, bool lo
   e->type = (char)h->typeflag;
   e->mode = (mode_t)(number (h->mode, sizeof h->mode, INT64_MAX, "mode") & 07777);
   e->mtime = (struct timespec){ .tv_sec = number (h->mtime, sizeof h->mtime, INT64_MAX, "mtime") };
-  int64_t size = number (h->size, sizeof h->size, INT64_MAX, "size");
   int64_t uid = number (h->uid, sizeof h->uid, ID_MAX, "uid");
   int64_t gid = number (h->gid, sizeof h->gid, ID_MAX, "gid");
-  if (size < 0 || uid < 0 || gid < 0)
-    wy_refuse (WY_INVALID, e->name, "has a negative size or owner");
-  e->size = (uint64_t)size;
+  if (uid < 0 || gid < 0)
+    wy_refuse (WY_INVALID, e->name, "has a negative owner");
   e->uid = (uid_t)uid;
   e->gid = (gid_t)gid;
 }
@@ -170,7 +172,9 @@ read_header (struct wy_unpack *u, struct header *h)
     wy_refuse (WY_INVALID, "", "the archive ends inside a header");
   if (is_zero (h))
     {
-      /* The end: what follows belongs to the stream's digest but not to the archive. */
+      if (wy_stream_read (&u->stream, h, BLOCK) == BLOCK && !is_zero (h))
+        wy_refuse (WY_INVALID, "", "the archive goes on after its end");
+      /* What follows belongs to the stream's digest but not to the archive. */
       (void)wy_stream_skip (&u->stream, UINT64_MAX);
       return false;
     }
@@ -197,7 +201,11 @@ settle_type (struct wy_entry *e)
   if (e->type == '\0' || e->type == '7')
     e->type = '0';
   if (e->type == '0' && len > 0 && e->name[len - 1] == '/')
-    e->type = '5'; /* V7 had no directories */
+    {
+      e->type = '5'; /* V7 had no directories */
+      if (e->size > 0)
+        wy_refuse (WY_INVALID, e->name, "is a directory to some and a file with contents to others");
+    }
   if (e->type == 'S')
     wy_refuse (WY_INVALID, e->name, "is a sparse file; these are not supported");
   if (strchr ("0123456", e->type) == NULL)
@@ -227,7 +235,9 @@ wy_tar_next (struct wy_unpack *u)
   while (read_header (u, &h))
     {
       int64_t written = number (h.size, sizeof h.size, INT64_MAX, "size");
-      uint64_t size = written < 0 ? 0 : (uint64_t)written;
+      if (written < 0)
+        wy_refuse (WY_INVALID, "", "a tar header has a negative size");
+      uint64_t size = (uint64_t)written;
       u->padding_left = padding_of (size);
       switch (h.typeflag)
         {
@@ -249,7 +259,8 @@ wy_tar_next (struct wy_unpack *u)
           break;
         default:
           take_header (&h, e, long_name, long_link);
-          wy_pax_apply (u);
+          e->size = size;
+          wy_pax_apply (u, long_name, long_link);
           settle_type (e);
           u->data_left = e->size;
           u->padding_left = padding_of (e->size);

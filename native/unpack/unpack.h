@@ -15,6 +15,8 @@
 #define WY_SHOWN_BYTES_MAX 200u
 /* linux/limits.h XATTR_NAME_MAX. */
 #define WY_XATTR_NAME_MAX 255u
+#define WY_ACCESS_ACL "system.posix_acl_access"
+#define WY_DEFAULT_ACL "system.posix_acl_default"
 
 /* How it ended; also the exit code.  services/image/unpack.ts reads the word and knows this list. */
 enum wy_verdict
@@ -85,6 +87,7 @@ struct wy_unpack
   int parent;        /* directory of the last entry, or -1 */
   char *parent_name; /* its name as it was resolved */
   struct wy_times times;
+  bool default_acls; /* some directory has one */
 };
 
 /* answer.c */
@@ -108,8 +111,8 @@ bool wy_tar_next (struct wy_unpack *u);
 size_t wy_tar_data (struct wy_unpack *u, const unsigned char **out);
 
 /* pax.c */
-void wy_pax_apply (struct wy_unpack *u);
-void wy_pax_set_xattrs (const struct wy_entry *e, int fd);
+void wy_pax_apply (struct wy_unpack *u, bool keep_name, bool keep_link);
+bool wy_pax_set_xattrs (const struct wy_entry *e, int fd);
 
 /* place.c */
 size_t wy_name_clean (char *name, const struct wy_limits *limits);
@@ -127,6 +130,7 @@ void wy_opaque_set (int parent, const char *last, const char *shown);
 
 /* apply.c */
 void wy_apply (struct wy_unpack *u);
+void wy_forget_inherited (const struct wy_unpack *u, int fd);
 void wy_count_entry (struct wy_unpack *u);
 
 /* times.c */

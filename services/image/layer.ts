@@ -14,7 +14,7 @@ import type { Reference } from './reference.ts'
 import type { RegistryClient } from './registry.ts'
 import type { ImageStore } from './store.ts'
 import { unreachable } from './transport.ts'
-import { IMAGE_BYTES_MAX, startUnpacker } from './unpack.ts'
+import { IMAGE_BYTES_MAX, IMAGE_ENTRIES_MAX, startUnpacker } from './unpack.ts'
 
 const LAYER_TIMEOUT_MS = 30 * 60_000
 const INFLATED_CHUNK_BYTES = 1024 ** 2
@@ -29,8 +29,8 @@ export interface LayerRequest {
   readonly ref: Reference
   readonly descriptor: Descriptor
   readonly diffId: string
-  /** Called with each piece's uncompressed size, some MiB each; throws when the image has become too large. */
-  readonly spend: (bytes: number) => void
+  /** Called with each piece's uncompressed size, some MiB each, and last with the entries; throws when the image has become too large. */
+  readonly spend: (bytes: number, entries?: number) => void
   /** Called with the packed bytes so far. */
   readonly onReceived: (bytes: number) => void
   /** Called with the plain bytes so far. */
@@ -40,12 +40,15 @@ export interface LayerRequest {
   readonly signal: AbortSignal
 }
 
-/** How many uncompressed bytes an image may have, all its layers together. */
-export function createBudget (maxBytes: number = IMAGE_BYTES_MAX): (bytes: number) => void {
-  let left = maxBytes
-  return bytes => {
-    left -= bytes
-    if (left < 0) throw new ContentError(`the image has more than ${maxBytes} bytes unpacked`, 'ERR_CONTENT_LIMIT')
+/** How many uncompressed bytes and entries an image may have, all its layers together. */
+export function createBudget (maxBytes: number = IMAGE_BYTES_MAX, maxEntries: number = IMAGE_ENTRIES_MAX): LayerRequest['spend'] {
+  let bytesLeft = maxBytes
+  let entriesLeft = maxEntries
+  return (bytes, entries = 0) => {
+    bytesLeft -= bytes
+    entriesLeft -= entries
+    if (bytesLeft < 0) throw new ContentError(`the image has more than ${maxBytes} bytes unpacked`, 'ERR_CONTENT_LIMIT')
+    if (entriesLeft < 0) throw new ContentError(`the image has more than ${maxEntries} entries`, 'ERR_CONTENT_LIMIT')
   }
 }
 
@@ -147,6 +150,7 @@ async function stream (deps: LayerDeps, request: LayerRequest, draft: string): P
   if (!result.ok) throw result.error
   if (result.digest !== descriptor.digest) throw mismatch(descriptor, `came with the digest ${result.digest}`)
   if (result.diffId !== diffId) throw mismatch(descriptor, `has the diffID ${result.diffId}, but the image config says ${diffId}`)
+  request.spend(0, result.entries)
 }
 
 /**

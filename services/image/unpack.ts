@@ -8,6 +8,7 @@ import { ContentError, SyscallError, Unsupported, type ContentCode } from '../co
 import type { Compression } from './manifest.ts'
 
 export const IMAGE_BYTES_MAX = 16 * 1024 ** 3
+export const IMAGE_ENTRIES_MAX = 2_000_000
 const LAYER_ENTRIES_MAX = 1_000_000
 const PATH_BYTES_MAX = 4096
 const DEPTH_MAX = 256
@@ -77,7 +78,8 @@ export interface UnpackRequest {
   readonly nativeDir: string
   /** An empty folder. */
   readonly directory: string
-  readonly compression: Compression
+  /** 'none' when it is not said. */
+  readonly compression?: Compression
   /** The layer's digest, for messages. */
   readonly layer: string
   /** Called with the number of plain bytes so far, every few MiB and at the end. */
@@ -85,7 +87,7 @@ export interface UnpackRequest {
 }
 
 /** Start unpacking into a folder.  The answer is to be believed for its digest, not more: the layer was a stranger's. */
-export function startUnpacker ({ nativeDir, directory, compression, layer, onUnpacked }: UnpackRequest): Unpacker {
+export function startUnpacker ({ nativeDir, directory, compression = 'none', layer, onUnpacked }: UnpackRequest): Unpacker {
   const program = join(nativeDir, 'wherry-unpack')
   const limits = [IMAGE_BYTES_MAX, LAYER_ENTRIES_MAX, IMAGE_BYTES_MAX, PATH_BYTES_MAX, DEPTH_MAX, PAX_BYTES_MAX, RATIO_MAX, RATIO_FREE_BYTES].map(String)
   const child = spawn(program, [directory, compression, ...limits], { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/', env: {} })

@@ -1,6 +1,20 @@
-// Layers for tests: tar archives written header by header, so that they can say what no honest tool would.
+// Layers for tests: tar archives written header by header, so that they can say what no honest tool would, and
+// unpacked into a folder whose neighbours are watched.
 
+import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
+import type { Test } from 'tap'
+import type { Compression } from '../../services/image/manifest.ts'
+import { startUnpacker, type UnpackResult } from '../../services/image/unpack.ts'
+
+const NATIVE_DIR = join(import.meta.dirname, '../../build/native')
+
+/** Why nothing can be unpacked here; false when it can. */
+export const noUnpacker: string | false = process.getuid?.() !== 0 ? 'needs root'
+  : existsSync(join(NATIVE_DIR, 'wherry-unpack')) ? false : 'build/native/wherry-unpack is missing: run make native'
 
 export interface TarEntry {
   readonly name: string
@@ -16,6 +30,8 @@ export interface TarEntry {
   readonly size?: number
   /** Records of a pax header in front; values are bytes or text. */
   readonly pax?: Readonly<Record<string, string | Uint8Array>>
+  /** Changes the header's block before its checksum is made. */
+  readonly patch?: (block: Buffer) => void
 }
 
 const BLOCK = 512
@@ -43,6 +59,7 @@ function header (entry: TarEntry, type: string, size: number): Buffer {
   block.write(type, 156, 1, 'latin1')
   block.write(entry.link ?? '', 157, 100, 'latin1')
   block.write('ustar\x0000', 257, 'latin1')
+  entry.patch?.(block)
   const sum = block.reduce((total, byte) => total + byte, 0)
   block.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
   return block
@@ -82,4 +99,28 @@ export function gzipLayer (entries: readonly TarEntry[]): { bytes: Uint8Array, m
 /** A zstd layer of ENTRIES, for pushImage. */
 export function zstdLayer (entries: readonly TarEntry[]): { bytes: Uint8Array, mediaType: string } {
   return { bytes: zstdCompressSync(tar(entries)), mediaType: ZSTD_LAYER }
+}
+
+/** Unpack LAYER into a folder of T; nothing may appear beside it. */
+export async function unpack (t: Test, layer: Uint8Array | readonly Uint8Array[], compression: Compression = 'none'): Promise<{ root: string, result: UnpackResult }> {
+  const folder = t.testdir({ canary: 'alive', layer: {} })
+  const root = join(folder, 'layer')
+  const { stdin, result } = startUnpacker({ nativeDir: NATIVE_DIR, directory: root, compression, layer: 'test' })
+  stdin.on('error', () => {}) // a refusal closes the pipe early
+  for (const piece of layer instanceof Uint8Array ? [layer] : layer) stdin.write(piece)
+  stdin.end()
+  const settled = await result
+  t.strictSame((await readdir(folder)).toSorted(), ['canary', 'layer'], 'nothing was made outside')
+  t.equal(await readFile(join(folder, 'canary'), 'utf8'), 'alive')
+  return { root, result: settled }
+}
+
+/** The bytes of attribute NAME as GNU tar reads them. */
+export function readXattr (root: string, file: string, name: string): Buffer | undefined {
+  const archive = execFileSync('tar', ['--xattrs', '--xattrs-include=*', '--no-recursion', '-cf', '-', '-C', root, file])
+  const at = archive.indexOf(`SCHILY.xattr.${name}=`)
+  if (at < 0) return undefined
+  const start = archive.lastIndexOf(' ', at)
+  const length = Number(/(\d+)$/.exec(archive.subarray(start - 8, start).toString('latin1'))?.[1])
+  return archive.subarray(archive.indexOf('=', at) + 1, start - String(length).length + length - 1)
 }

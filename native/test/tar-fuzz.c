@@ -1,0 +1,149 @@
+/* tar-fuzz.c - libFuzzer target for what reads strangers' layers: the first byte chooses a compression, the rest is a layer.
+ * It is inflated, read as an archive and each entry's names are cleaned; nothing touches a file.  Both processes of the
+ * program are one here, and an end of the process is a jump back: this stands in for stream.c's descriptor
+ * and for answer.c.
+ */
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "inflate.h"
+
+#define PLAIN_BYTES_MAX (1024u * 1024u)
+#define PATH_BYTES 4096u
+#define PAX_BYTES (64u * 1024u)
+
+int LLVMFuzzerTestOneInput (const uint8_t *data, size_t size);
+
+static jmp_buf refused;
+static unsigned char *archive;
+static size_t archive_at, archive_len;
+
+void *
+wy_alloc (size_t size)
+{
+  void *p = malloc (size);
+  if (p == NULL)
+    abort ();
+  return p;
+}
+
+wy_noreturn void
+wy_refuse (enum wy_verdict verdict, const char *name, const char *reason)
+{
+  volatile size_t read_all = strlen (name) + strlen (reason) + (size_t)verdict;
+  (void)read_all;
+  longjmp (refused, 1);
+}
+
+wy_noreturn void
+wy_fail (const char *call, const char *name)
+{
+  (void)call;
+  (void)name;
+  longjmp (refused, 1);
+}
+
+void
+wy_count_entry (struct wy_unpack *u)
+{
+  u->entries++;
+}
+
+/* What stream.c calls instead of read(2): odd sizes, so that its buffer's edge is everywhere. */
+ssize_t
+wy_fuzz_read (int fd, void *out, size_t len)
+{
+  (void)fd;
+  size_t left = archive_len - archive_at, piece = left < 700 ? left : 700;
+  if (piece > len)
+    piece = len;
+  memcpy (out, archive + archive_at, piece);
+  archive_at += piece;
+  return (ssize_t)piece;
+}
+
+/* Fill ARCHIVE with what DATA inflates to. */
+static void
+inflate (const uint8_t *data, size_t size)
+{
+  static const char *const kinds[] = { "none", "gzip", "zstd" };
+  struct wy_inflate z;
+  unsigned char *copy = wy_alloc (size); /* exactly as large, so that the sanitizer sees the end */
+  memcpy (copy, data + 1, size - 1);
+  archive_at = archive_len = 0;
+  (void)wy_inflate_open (&z, kinds[data[0] % 3]);
+  wy_inflate_give (&z, copy, size - 1);
+  const unsigned char *piece;
+  for (size_t got; (got = wy_inflate_take (&z, &piece)) > 0 && archive_len + got <= PLAIN_BYTES_MAX;)
+    {
+      memcpy (archive + archive_len, piece, got);
+      archive_len += got;
+    }
+  wy_inflate_close (&z);
+  free (copy);
+}
+
+/* Mutation would hardly ever get past a checksum: make that of every block right that is not all zeros. */
+static void
+fix_checksums (void)
+{
+  for (size_t block = 0; block + 512 <= archive_len; block += 512)
+    {
+      unsigned char *h = archive + block;
+      unsigned sum = 0;
+      memset (h + 148, ' ', 8);
+      for (size_t i = 0; i < 512; i++)
+        sum += h[i];
+      if (sum == 8 * ' ')
+        memset (h + 148, 0, 8);
+      else
+        (void)snprintf ((char *)h + 148, 8, "%06o", sum);
+    }
+}
+
+static void
+read_archive (struct wy_unpack *u)
+{
+  const unsigned char *piece;
+  while (wy_tar_next (u))
+    {
+      struct wy_entry *e = &u->entry;
+      if (wy_name_clean (e->name, &u->limits) > u->limits.depth || strlen (e->name) > PATH_BYTES || strlen (e->link) > PATH_BYTES)
+        abort ();
+      if (e->name[0] == '/' || strstr (e->name, "//") != NULL || strncmp (e->name, "../", 3) == 0 || strstr (e->name, "/../") != NULL)
+        abort ();
+      (void)wy_name_clean (e->link, &u->limits);
+      while (wy_tar_data (u, &piece) > 0)
+        ;
+    }
+}
+
+int
+LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
+{
+  static struct wy_unpack u;
+  static char *name, *link, *pax;
+  if (size == 0)
+    return 0;
+  if (archive == NULL)
+    {
+      archive = wy_alloc (PLAIN_BYTES_MAX);
+      name = wy_alloc (PATH_BYTES + 2);
+      link = wy_alloc (PATH_BYTES + 2);
+      pax = wy_alloc (PAX_BYTES + 1);
+      wy_stream_init (&u.stream, PLAIN_BYTES_MAX);
+    }
+  inflate (data, size);
+  if (data[0] < 128)
+    fix_checksums ();
+  unsigned char *buf = u.stream.buf;
+  u = (struct wy_unpack){ .limits = { PLAIN_BYTES_MAX, 1000, PLAIN_BYTES_MAX, PATH_BYTES, 256, PAX_BYTES, 1000, 0 } };
+  u.stream = (struct wy_stream){ .buf = buf, .total_max = PLAIN_BYTES_MAX };
+  u.entry = (struct wy_entry){ .name = name, .link = link, .pax = pax };
+  name[0] = '\0';
+  if (setjmp (refused) == 0)
+    read_archive (&u);
+  return 0;
+}
