@@ -68,7 +68,7 @@ bench: setup ## the table of budgets, and build/bench.json
 bench-images: setup-engines ## pulling an image, beside podman and skopeo with umoci; build/bench-images.json
 	@node test/bench/images.ts
 
-fuzz: setup ## libFuzzer on the plan checker for FUZZ_SECONDS (30)
+fuzz: setup ## libFuzzer on the plan checker and the layer reader, FUZZ_SECONDS (30) each
 	@$(MAKE) --no-print-directory -C native fuzz
 
 clean: ## what building and testing made (not node_modules)

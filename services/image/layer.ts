@@ -3,8 +3,7 @@
 // The unpacker says which digests it saw; the folder gets its name only when they are those of manifest and config.
 // Whatever fails, the unpacker is killed and its folder removed.
 
-import { once } from 'node:events'
-import { PassThrough, Transform, type Readable, type TransformCallback } from 'node:stream'
+import { Transform, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { AppError, ContentError } from '../contract/errors.ts'
@@ -35,8 +34,6 @@ export interface LayerRequest {
   readonly onReceived: (bytes: number) => void
   /** Called with the plain bytes so far. */
   readonly onUnpacked?: (bytes: number) => void
-  /** Takes the packed bytes as well, and settles when it has them all; a broken stream has to break it. */
-  readonly keep?: (packed: Readable) => Promise<unknown>
   readonly signal: AbortSignal
 }
 
@@ -82,21 +79,6 @@ function createMeter ({ descriptor, onReceived }: LayerRequest): Transform {
   })
 }
 
-/** The stream into REQUEST.keep, and the step of a pipeline that copies into it.  A failure there aborts BROKEN. */
-function createKeeping ({ keep }: LayerRequest, broken: AbortController) {
-  if (!keep) return { steps: [], done: Promise.resolve(), abort: () => {} }
-  const kept = new PassThrough()
-  const done = keep(kept).then(() => undefined, (error: unknown) => broken.abort(error))
-  async function * copy (packed: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-    for await (const chunk of packed) {
-      if (!kept.write(chunk)) await once(kept, 'drain', { signal: broken.signal })
-      yield chunk
-    }
-    kept.end()
-  }
-  return { steps: [copy], done, abort: () => { kept.destroy(new Error('the layer was not received to its end')) } }
-}
-
 /** ERROR of the stream in the words of this layer; SIGNAL says whether somebody ended it. */
 function explain ({ ref, descriptor }: LayerRequest, signal: AbortSignal, error: unknown): unknown {
   if (signal.aborted) {
@@ -108,7 +90,7 @@ function explain ({ ref, descriptor }: LayerRequest, signal: AbortSignal, error:
 
 /** Did the stream break because the unpacker went away?  Then its answer is the reason. */
 function isClosedByUnpacker (error: unknown): boolean {
-  if (!(error instanceof Error && 'code' in error)) return false
+  if (error instanceof AppError || !(error instanceof Error && 'code' in error)) return false
   if (['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_DESTROYED', 'ERR_STREAM_UNABLE_TO_PIPE'].includes(String(error.code))) return true
   return 'syscall' in error && error.syscall === 'write'
 }
@@ -131,20 +113,16 @@ async function stream (deps: LayerDeps, request: LayerRequest, draft: string): P
     },
   })
   signal.addEventListener('abort', unpacker.kill, { once: true })
-  const keeping = createKeeping(request, broken)
   try {
     const body = await deps.registry.blob(ref, descriptor, signal)
-    await pipeline([body, createMeter(request), ...keeping.steps, unpacker.stdin], { signal })
+    await pipeline([body, createMeter(request), unpacker.stdin], { signal })
   } catch (error) {
     const isClosed = isClosedByUnpacker(error) && !signal.aborted
     if (!isClosed) unpacker.kill()
-    keeping.abort()
     const result = await unpacker.result
-    await keeping.done
     throw isClosed && !result.ok ? result.error : explain(request, signal, error)
   }
   const result = await unpacker.result
-  await keeping.done
   signal.removeEventListener('abort', unpacker.kill)
   if (signal.aborted) throw explain(request, signal, signal.reason)
   if (!result.ok) throw result.error

@@ -19,12 +19,22 @@ import { createSingleFlight, createSlots } from './single-flight.ts'
 import type { ImageStore } from './store.ts'
 import { IMAGE_BYTES_MAX } from './unpack.ts'
 
+/**
+ * What becomes of a layer, in this order.  'present': it was there already; nothing follows.  'queued': it will be fetched.  'receiving': its bytes
+ * come, and are unpacked on the way.  'unpacking': all have come, files are still being written.  'done': it is there.
+ */
+export type LayerState = 'present' | 'queued' | 'receiving' | 'unpacking' | 'done'
+
 export interface PullProgress {
   readonly image: string
   /** Digest of the packed layer. */
   readonly layer: string
+  readonly state: LayerState
+  /** Packed bytes that came, of how many. */
   readonly receivedBytes: number
   readonly sizeBytes: number
+  /** What they have become so far, counted every few MiB while 'receiving' and 'unpacking'; else 0. */
+  readonly unpackedBytes: number
 }
 
 export interface PullerDeps {
@@ -119,20 +129,32 @@ export function createPuller (deps: PullerDeps) {
     return parseImageConfig(bytes)
   }
 
+  function report (image: string, { digest, size }: Descriptor, state: LayerState, receivedBytes: number, unpackedBytes = 0): void {
+    onProgress?.({ image, layer: digest, state, receivedBytes, sizeBytes: size, unpackedBytes })
+  }
+
   async function fetchMissing (ref: Reference, digest: string, descriptor: Descriptor, diffId: string, spend: (bytes: number) => void): Promise<void> {
     if (await store.hasLayer(diffId)) return
     stopping.signal.throwIfAborted()
-    const onReceived = (receivedBytes: number): void => {
-      onProgress?.({ image: digest, layer: descriptor.digest, receivedBytes, sizeBytes: descriptor.size })
-    }
-    await fetchLayer(deps, { ref, descriptor, diffId, spend, onReceived, signal: stopping.signal })
+    let receivedBytes = 0
+    let unpackedBytes = 0
+    const progress = (): void => report(digest, descriptor, receivedBytes < descriptor.size ? 'receiving' : 'unpacking', receivedBytes, unpackedBytes)
+    await fetchLayer(deps, {
+      ref, descriptor, diffId, spend, signal: stopping.signal,
+      onReceived (bytes) { receivedBytes = bytes; progress() },
+      onUnpacked (bytes) { unpackedBytes = bytes; progress() },
+    })
   }
 
   async function layersOf (ref: Reference, digest: string, manifest: Manifest, config: ImageConfig): Promise<boolean> {
     const spend = createBudget()
     const layers = manifest.layers.map((descriptor, i) => ({ descriptor, diffId: config.diffIds[i]! }))
     const missing = []
-    for (const layer of layers) if (!await store.hasLayer(layer.diffId)) missing.push(layer)
+    for (const layer of layers) {
+      const isPresent = await store.hasLayer(layer.diffId)
+      if (!isPresent) missing.push(layer)
+      report(digest, layer.descriptor, isPresent ? 'present' : 'queued', isPresent ? layer.descriptor.size : 0)
+    }
     await Promise.all(missing.map(({ descriptor, diffId }) => tracked(layerFlight(diffId, async () => {
       await catalog.claimLayer(diffId, stopping.signal) // another worker of this host may be fetching it
       try {
@@ -140,7 +162,7 @@ export function createPuller (deps: PullerDeps) {
       } finally {
         catalog.releaseLayer(diffId)
       }
-    }))))
+    })).then(() => report(digest, descriptor, 'done', descriptor.size))))
     return missing.length > 0
   }
 

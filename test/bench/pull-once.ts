@@ -41,13 +41,16 @@ async function main ([dir, reference, digest]: readonly string[]): Promise<void>
   delay.disable()
   clearInterval(sampler)
   const knownMs = await time(() => puller.ensure(ref, digest!))
-  const second = createPuller({ store: createImageStore({ dir: dir! }), registry, nativeDir: NATIVE_DIR })
+  const secondStore = createImageStore({ dir: dir! })
+  const second = createPuller({ store: secondStore, registry, nativeDir: NATIVE_DIR })
   const storedMs = await time(() => second.ensure(ref, digest!))
   const cost: PullCost = { pullMs, knownMs, storedMs, rssGrowthBytes: rssMax - rssStart, loopDelayP99Ms: delay.percentile(99) / 1e6 }
   console.log(JSON.stringify(cost))
   await puller.stop()
   await second.stop()
   await registry.close()
+  store.close()
+  secondStore.close()
 }
 
 await main(process.argv.slice(2))

@@ -238,6 +238,7 @@ t.test('hostile archives are refused, and the store is as it was', { skip }, asy
     ['a link to nothing', docker({ Layers: ['m/layer.tar'] }, [{ name: 'm/layer.tar', type: '2', link: '../n/layer.tar' }]), { message: /it has no "m\/layer.tar"/ }],
     ['a layer that the config does not know', docker({ Layers: ['l/layer.tar', 'l/layer.tar'] }), { message: /has 2 layers, but its config names 1/ }],
     ['a layer that is another than the config says', docker({ Layers: ['m/layer.tar'] }, [{ name: 'm/layer.tar', data: layerOf('third') }]), { code: 'ERR_DIGEST_MISMATCH' }],
+    ['a layer that is no archive', docker({ Layers: ['c.json'] }), { code: 'ERR_INVALID_CONTENT' }],
     ['a name that is none', docker({ RepoTags: ['a:b', '../../evil'] }), { message: /is not a name for an image/ }],
     ['a name that is a digest', docker({ RepoTags: [`a@${digestOf(base)}`] }), { message: /is a digest, not a name/ }],
     ['names that are no list', docker({ RepoTags: 'a:b' }), { message: /is not a list/ }],

@@ -13,6 +13,7 @@ import type { Context } from '../../services/cli/context.ts'
 import { describeFailure, Failure, failureOf } from '../../services/cli/failure.ts'
 import { createGatewayClient } from '../../services/cli/gateway-client.ts'
 import { createProgress, describeLayer } from '../../services/cli/image/progress.ts'
+import type { LayerState } from '../../services/image/pull.ts'
 import { runProgram } from '../../services/cli/program.ts'
 import { formatAge, formatSize, formatTable, printable } from '../../services/cli/terminal.ts'
 import { createPart, type PartEvents } from '../../services/cli/up/child.ts'
@@ -263,12 +264,12 @@ t.test('a supervised part', async t => {
 })
 
 t.test('the progress of a pull', async t => {
-  const layer = (receivedBytes: number) => ({ image: 'sha256:1', layer: `sha256:${'ab'.repeat(32)}`, receivedBytes, sizeBytes: 4 * 1024 ** 2 })
+  const layer = (state: LayerState, receivedBytes: number) => ({ image: 'sha256:1', layer: `sha256:${'ab'.repeat(32)}`, state, receivedBytes, sizeBytes: 4 * 1024 ** 2, unpackedBytes: 2 * receivedBytes })
   const shownOn = (isTTY: boolean, quiet: boolean): string => {
     const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY })
     const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal () {}, setExitCode () {} }
     const progress = createProgress(context, { quiet })
-    for (const bytes of [0, 1024 ** 2, 4 * 1024 ** 2]) progress.onLayer(layer(bytes))
+    for (const [state, mib] of [['queued', 0], ['receiving', 0], ['receiving', 1], ['unpacking', 4], ['unpacking', 4], ['done', 4]] as const) progress.onLayer(layer(state, mib * 1024 ** 2))
     progress.end()
     return String(stderr.read() ?? '')
   }
@@ -276,5 +277,9 @@ t.test('the progress of a pull', async t => {
   // oxlint-disable-next-line no-control-regex
   t.match(shownOn(true, false), /^\u001b\[2Kabababababab {2}4.0 MiB in \d+ms\n$/, 'one line on a terminal')
   t.equal(shownOn(false, true), '')
-  t.equal(describeLayer({ startedAt: 0, receivedBytes: 1024 ** 2, sizeBytes: 4 * 1024 ** 2 }, 500), '[=====>               ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')
+  const describe = (state: LayerState): string => describeLayer({ ...layer(state, 1024 ** 2), startedAt: 0 }, 500)
+  t.equal(describe('receiving'), '[=====>               ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')
+  t.equal(describe('queued'), '4.0 MiB, waiting')
+  t.equal(describe('unpacking'), '4.0 MiB received, unpacking (2.0 MiB so far)')
+  t.equal(describe('present'), '4.0 MiB, already there')
 })

@@ -12,11 +12,18 @@ const PAINT_MS = 100
 const LINES_MAX = 20
 const BAR_CHARACTERS = 20
 
-interface LayerLine { readonly startedAt: number, receivedBytes: number, readonly sizeBytes: number }
+/** A layer as it was last heard of; `startedAt` is when its first bytes came. */
+export type LayerLine = Omit<PullProgress, 'image' | 'layer'> & { readonly startedAt: number }
 
 /** "[=====>    ] 3.1 MiB of 9.0 MiB  12.1 MiB/s  1s left" */
-export function describeLayer ({ startedAt, receivedBytes, sizeBytes }: LayerLine, now: number): string {
-  if (receivedBytes >= sizeBytes) return `${formatSize(sizeBytes)} in ${formatAge(now - startedAt)}`
+export function describeLayer ({ state, startedAt, receivedBytes, sizeBytes, unpackedBytes }: LayerLine, now: number): string {
+  switch (state) {
+    case 'present': return `${formatSize(sizeBytes)}, already there`
+    case 'queued': return `${formatSize(sizeBytes)}, waiting`
+    case 'done': return `${formatSize(sizeBytes)} in ${formatAge(now - startedAt)}`
+    case 'unpacking': return `${formatSize(sizeBytes)} received, unpacking (${formatSize(unpackedBytes)} so far)`
+    case 'receiving':
+  }
   const filled = Math.floor(BAR_CHARACTERS * receivedBytes / Math.max(1, sizeBytes))
   const bar = `${'='.repeat(filled)}>`.padEnd(BAR_CHARACTERS + 1)
   const perMs = receivedBytes / Math.max(1, now - startedAt)
@@ -39,17 +46,16 @@ export function createProgress ({ stderr }: Context, { quiet }: { quiet: boolean
   }
 
   return {
-    onLayer ({ layer, receivedBytes, sizeBytes }: PullProgress): void {
+    onLayer (progress: PullProgress): void {
       if (quiet) return
+      const { layer, state, sizeBytes } = progress
       const known = layers.get(layer)
-      const line = known ?? { startedAt: performance.now(), receivedBytes: 0, sizeBytes }
-      line.receivedBytes = receivedBytes
-      if (!known) {
-        layers.set(layer, line)
-        if (isLive) timer ??= setInterval(paint, PAINT_MS)
-        else stderr.write(`${shortDigest(layer)}  ${formatSize(sizeBytes)}\n`)
-      }
-      if (!isLive && receivedBytes >= sizeBytes) stderr.write(`${shortDigest(layer)}  ${describeLayer(line, performance.now())}\n`)
+      const begins = known === undefined || known.state === 'queued'
+      const line = { ...progress, startedAt: begins ? performance.now() : known.startedAt }
+      layers.set(layer, line)
+      if (isLive) timer ??= setInterval(paint, PAINT_MS)
+      else if (state === 'receiving' && begins) stderr.write(`${shortDigest(layer)}  ${formatSize(sizeBytes)}\n`)
+      else if (state === 'done' || state === 'present') stderr.write(`${shortDigest(layer)}  ${describeLayer(line, performance.now())}\n`)
     },
 
     end (): void {
