@@ -2,7 +2,7 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-engines native pack build test test-unit test-redis test-root test-e2e test-vm t demo up down bench bench-images fuzz clean
+.PHONY: help setup setup-engines native pack build test test-unit test-redis test-root test-e2e test-vm t demo up down bench bench-images base-images fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ bench: setup ## the table of budgets, and build/bench.json
 
 bench-images: setup-engines ## pulling an image, beside podman and skopeo with umoci; build/bench-images.json
 	@node test/bench/images.ts
+
+base-images: setup ## wherry/busybox, bash, node, python (BASES=go: also that) from Debian packages, for builds without a public registry
+	@infra/base-images/make.sh $(BASES)
 
 fuzz: setup ## libFuzzer on the plan checker and the layer reader, FUZZ_SECONDS (30) each
 	@$(MAKE) --no-print-directory -C native fuzz

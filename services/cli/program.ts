@@ -7,6 +7,7 @@ import { addDescribe } from './commands/describe.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addDown } from './commands/down.ts'
 import { addImage } from './commands/image.ts'
+import { addInit } from './commands/init.ts'
 import { addInvoke } from './commands/invoke.ts'
 import { addList } from './commands/list.ts'
 import { addLogin } from './commands/login.ts'
@@ -22,7 +23,7 @@ import { addVersion } from './commands/version.ts'
 import type { Context } from './context.ts'
 import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
 
-const COMMANDS = [addUp, addDown, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addPush, addLogin, addLogout, addDoctor, addVersion, addGateway, addWorker, addOci]
+const COMMANDS = [addUp, addDown, addInit, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addPush, addLogin, addLogout, addDoctor, addVersion, addGateway, addWorker, addOci]
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
 export async function runProgram (argv: readonly string[], context: Context): Promise<number> {

@@ -128,7 +128,8 @@ const deployment = z.strictObject({
   requests: z.record(z.string(), z.unknown()).nullable().optional(),
 })
 
-function faultOf (issue: z.core.$ZodIssue): Fault[] {
+/** What ISSUE of zod means, in the words of whoever wrote the input. */
+export function faultOf (issue: z.core.$ZodIssue): Fault[] {
   const path = issue.path.map((key, i) => typeof key === 'number' ? `[${key}]` : i === 0 ? String(key) : `.${String(key)}`).join('')
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map(key => ({ path: path === '' ? key : `${path}.${key}`, problem: 'is not a known field' }))

@@ -32,6 +32,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   'tar-stream': ['image'],
   fastify: ['gateway'],
   commander: ['cli'],
+  yaml: ['cli'],
 }
 
 /** Files beside services/ that code may read at run time. */

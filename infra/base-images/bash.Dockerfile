@@ -1,0 +1,4 @@
+FROM scratch
+ADD root.tar /
+ENV PATH=/usr/bin:/bin
+CMD ["bash"]

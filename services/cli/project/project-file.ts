@@ -1,0 +1,69 @@
+// Reads wherry.yaml or stack.yaml from the disk: variables in its text, YAML, environment files.
+// Knows files and where a path in them begins; refuses to know what the fields mean (contract/project-file.ts).
+
+import { readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { parse } from 'yaml'
+import { parseProjectFile, type ProjectFunction } from '../../contract/project-file.ts'
+import { Failure } from '../failure.ts'
+
+/** Aliases that a document may expand to; a few lines of them can otherwise become gigabytes. */
+const ALIASES_MAX = 100
+const FILE_CHARACTERS_MAX = 1024 ** 2
+
+export interface Project {
+  /** Folder that the file's relative paths begin at. */
+  readonly folder: string
+  readonly functions: readonly ProjectFunction[]
+}
+
+/** `${NAME}` and `${NAME:-default}` of ENV, as faas-cli and compose have it; `$$` is a dollar.  In comments, nothing is replaced. */
+export function substituteVariables (text: string, env: Readonly<Record<string, string | undefined>>): string {
+  const missing = new Set<string>()
+  const replaced = text.replaceAll(/(^|\s)#.*$|\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?-)([^}\n]*))?\}/gm, (all, _space, name: string | undefined, operator: string | undefined, fallback: string | undefined) => {
+    if (all === '$$') return '$'
+    if (name === undefined) return all
+    const value = env[name]
+    if (value !== undefined && (value !== '' || operator !== ':-')) return value
+    if (operator === undefined) missing.add(name)
+    return fallback ?? ''
+  })
+  if (missing.size > 0) throw new Failure('deploy', `the file uses variables that are not set: ${[...missing].join(', ')}`, { remedy: 'set them, or write ${NAME:-default}' })
+  return replaced
+}
+
+function readText (path: string): string {
+  try {
+    const text = readFileSync(path, 'utf8')
+    if (text.length > FILE_CHARACTERS_MAX) throw new Error(`longer than ${FILE_CHARACTERS_MAX} characters`)
+    return text
+  } catch (err) {
+    throw new Failure('deploy', `${path} cannot be read (${(err as Error).message})`, { cause: err })
+  }
+}
+
+/** The functions of the YAML file PATH.  Throws Failure (unreadable, not YAML) or InvalidRequest (wrong fields). */
+export function readProject (path: string, env: Readonly<Record<string, string | undefined>>): Project {
+  const text = substituteVariables(readText(path), env)
+  let parsed: unknown
+  try {
+    parsed = parse(text, { maxAliasCount: ALIASES_MAX, prettyErrors: true })
+  } catch (err) {
+    throw new Failure('deploy', `${path} is not YAML (${(err as Error).message})`, { cause: err })
+  }
+  const folder = dirname(resolve(path))
+  return { folder, functions: parseProjectFile(parsed).map(f => withEnvironmentFiles(f, folder)) }
+}
+
+/** OpenFaaS's environment_file: YAML with `environment:`; what the function itself says wins. */
+function withEnvironmentFiles (f: ProjectFunction, folder: string): ProjectFunction {
+  if (f.environmentFiles.length === 0) return f
+  const variables: Record<string, string> = Object.create(null)
+  for (const file of f.environmentFiles) {
+    const parsed: unknown = parse(readText(resolve(folder, file)), { maxAliasCount: ALIASES_MAX })
+    const environment = typeof parsed === 'object' && parsed !== null && 'environment' in parsed ? parsed.environment : undefined
+    if (typeof environment !== 'object' || environment === null) throw new Failure('deploy', `${file} of ${f.name} must hold "environment:" with names and values`)
+    for (const [name, value] of Object.entries(environment)) variables[name] = String(value)
+  }
+  return { ...f, deployment: { ...f.deployment, envVars: { ...variables, ...f.deployment.envVars as object | undefined } } }
+}

@@ -1,0 +1,22 @@
+// One call per process: the body comes on stdin, the response goes to stdout, the log to stderr.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	body, err := io.ReadAll(os.Stdin)
+	if err == nil {
+		var response []byte
+		if response, err = Handle(body); err == nil {
+			_, err = os.Stdout.Write(response)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

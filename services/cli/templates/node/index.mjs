@@ -1,0 +1,8 @@
+// One call per process: the body comes on stdin, the response goes to stdout, the log to stderr.
+import handle from './handler.mjs'
+
+const { env, stdin, stdout } = process
+const body = Buffer.concat(await stdin.toArray())
+const request = { method: env.Http_Method ?? 'POST', path: env.Http_Path ?? '/', query: env.Http_Query ?? '', callId: env.WHERRY_CALL_ID }
+const response = await handle(body, request)
+stdout.write(typeof response === 'string' || response instanceof Uint8Array ? response : JSON.stringify(response ?? null))

@@ -1,0 +1,12 @@
+import unittest
+
+from handler import handle
+
+
+class HandlerTest(unittest.TestCase):
+    def test_greets_whom_the_body_names(self):
+        self.assertEqual(handle(b"Wherry\n", {"method": "POST"}), {"hello": "Wherry", "method": "POST"})
+
+
+if __name__ == "__main__":
+    unittest.main()
