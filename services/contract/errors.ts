@@ -49,6 +49,13 @@ export class Conflict extends AppError {
   }
 }
 
+/** The image is not signed as the namespace's policy requires. */
+export class NotSigned extends AppError {
+  constructor (message: string) {
+    super(message, { code: 'ERR_NOT_SIGNED', statusCode: 403, retryable: false })
+  }
+}
+
 /** A body over its limit. */
 export class TooLarge extends AppError {
   constructor (message: string) {

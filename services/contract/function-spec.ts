@@ -31,6 +31,8 @@ export interface VolumeMount { readonly name: string, readonly target: string, r
 
 export interface FunctionSpec {
   readonly name: string
+  /** Which signature policy holds for it; names stay unique over all namespaces. */
+  readonly namespace?: string
   /** The reference as its owner wrote it. */
   readonly image: string
   readonly contract: Contract
@@ -105,6 +107,7 @@ const volume = z.strictObject({
 
 const deployment = z.strictObject({
   service: name,
+  namespace: z.union([name, z.literal('')], 'must be letters, digits, "-", "_" or "."').optional(),
   image: z.string().min(1, 'is empty').max(1024),
   contract: z.enum(['stdio'], 'must be "stdio"').optional(),
   command: argv.min(1, 'is empty; leave the field out to use the image’s ENTRYPOINT').optional(),
@@ -119,7 +122,6 @@ const deployment = z.strictObject({
   labels: textMap.nullable().optional(),
   annotations: textMap.nullable().optional(),
   // Fields of OpenFaaS that say nothing here; accepted so that its clients work.
-  namespace: z.string().max(FUNCTION_NAME_MAX).optional(),
   envProcess: z.literal('', 'is not supported; use command').optional(),
   network: z.string().optional(),
   registryAuth: z.string().optional(),
@@ -160,6 +162,7 @@ export function parseDeployment (body: unknown): FunctionSpec {
   if (nested >= 0) throw new InvalidRequest([{ path: `volumes[${nested}].target`, problem: `"${volumes[nested]!.target}" lies below the target of another volume` }])
   return {
     name: d.service,
+    ...(d.namespace && { namespace: d.namespace }),
     image: d.image,
     contract: d.contract ?? 'stdio',
     ...(d.command && { command: d.command }),

@@ -15,6 +15,8 @@ export interface FunctionRouteDeps {
   readonly producer: Producer
   /** The digest that a reference names now.  Throws RegistryError. */
   readonly resolve: (reference: Reference) => Promise<string>
+  /** What to say about its signature, if anything.  Throws NotSigned when its namespace requires one, RegistryError. */
+  readonly checkSignature: (namespace: string, reference: Reference, digest: string) => Promise<string | undefined>
   /** Throws Overloaded while the functions are not known yet. */
   readonly requireReady: () => void
 }
@@ -22,19 +24,20 @@ export interface FunctionRouteDeps {
 const NO_JOBS: Depth = { waiting: 0, active: 0, delayed: 0, failed: 0 }
 
 /** Adds the routes of functions to APP. */
-export function addFunctionRoutes (app: FastifyInstance, { functions, producer, resolve, requireReady }: FunctionRouteDeps): void {
+export function addFunctionRoutes (app: FastifyInstance, { functions, producer, resolve, checkSignature, requireReady }: FunctionRouteDeps): void {
   const options = { bodyLimit: JSON_MAX_BYTES, onRequest: async () => requireReady() }
 
   async function deploy (request: FastifyRequest, { mustExist }: { mustExist: boolean }): Promise<Record<string, unknown>> {
     const { spec, reference } = parseFunction(jsonOf(request))
     if (mustExist) existing(spec.name)
     const imageDigest = await resolve(reference)
+    const warning = await checkSignature(spec.namespace ?? '', reference, imageDigest)
     const nowMs = Date.now()
     // Asked again: the function may have come or gone while the registry answered.
     const before = mustExist ? existing(spec.name) : functions.get(spec.name)
     const record = { spec, imageDigest, createdAtMs: before?.createdAtMs ?? nowMs, updatedAtMs: nowMs }
     await functions.put(record)
-    return describeFunction(record)
+    return { ...describeFunction(record), ...(warning !== undefined && { warnings: [warning] }) }
   }
 
   async function remove (name: string): Promise<void> {
@@ -114,7 +117,7 @@ function parseRemoval (body: unknown): string {
 function describeFunction (record: FunctionRecord): Record<string, unknown> {
   return {
     name: record.spec.name,
-    namespace: '',
+    namespace: record.spec.namespace ?? '',
     ...describeSpec(record.spec),
     imageDigest: record.imageDigest,
     createdAt: new Date(record.createdAtMs).toISOString(),

@@ -8,6 +8,7 @@ import { InvalidRequest } from '../contract/errors.ts'
 import { createFunctionStore } from '../functions/store.ts'
 import { openRegistryClient } from '../image/open-registry.ts'
 import type { Reference } from '../image/reference.ts'
+import { isSigned, type PublicKey } from '../image/signature.ts'
 import { listenAddress, type Environment } from '../platform/config.ts'
 import type { Running } from '../platform/lifecycle.ts'
 import type { Log } from '../platform/log.ts'
@@ -20,6 +21,7 @@ import { addFunctionRoutes } from './function-routes.ts'
 import { createGatewayMetrics } from './metrics.ts'
 import { createReadiness } from './readiness.ts'
 import { createServer } from './server.ts'
+import { createSignatureCheck } from './signatures.ts'
 import { addSystemRoutes } from './system-routes.ts'
 
 /** Of the process's stop timeout, what replies under way may use; the rest is for closing down. */
@@ -32,13 +34,19 @@ const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|::1|localhost)$/
 export interface Outside {
   /** The digest that a reference names now.  Throws RegistryError. */
   readonly resolve: (reference: Reference) => Promise<string>
+  /** Is the image DIGEST signed by one of KEYS?  Throws RegistryError. */
+  readonly isSigned: (reference: Reference, digest: string, keys: readonly PublicKey[]) => Promise<boolean>
   close (): Promise<void>
 }
 
 /** The network: registries as CONFIG's files and ENV describe them.  Throws InvalidRequest. */
 export function openOutside ({ dataDir, registriesFile }: GatewayConfig, env: Environment): Outside {
   const registry = openRegistryClient({ env, dataDir, registriesFile })
-  return { resolve: async reference => (await registry.resolve(reference)).digest, close: () => registry.close() }
+  return {
+    resolve: async reference => (await registry.resolve(reference)).digest,
+    isSigned: (ref, digest, keys) => isSigned({ registry, ref, digest, keys }),
+    close: () => registry.close(),
+  }
 }
 
 /**
@@ -47,6 +55,7 @@ export function openOutside ({ dataDir, registriesFile }: GatewayConfig, env: En
  */
 export async function startGateway (config: GatewayConfig, log: Log, outside: Outside = openOutside(config, {})): Promise<Running & { url: string }> {
   const { redisUrl, prefix, bodyMaxBytes, queueWaitMs } = config
+  const checkSignature = createSignatureCheck({ file: config.signatures, isSigned: outside.isSigned, log })
   const stopping = new AbortController()
   const telemetry = startTelemetry({ serviceName: 'gateway' })
   const redis = openRedis(redisUrl, { temper: 'prompt', name: 'wherry-gateway', onError: err => log.warn({ err }, 'Redis is away; calls get 503 until it is back') })
@@ -62,7 +71,7 @@ export async function startGateway (config: GatewayConfig, log: Log, outside: Ou
     onReply: metrics.replied,
     addRoutes (app) {
       addCallRoutes(app, { functions, producer, metrics, queueWaitMs, bodyMaxBytes, requireReady })
-      addFunctionRoutes(app, { functions, producer, resolve: outside.resolve, requireReady })
+      addFunctionRoutes(app, { functions, producer, resolve: outside.resolve, checkSignature, requireReady })
       addSystemRoutes(app, { functions, producer, telemetry, requireReady, stopping: stopping.signal })
     },
   })

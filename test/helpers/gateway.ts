@@ -41,6 +41,7 @@ const outside: Outside = {
     if (repository === 'missing') throw new RegistryError(`registry ${registry} does not have image missing (MANIFEST_UNKNOWN)`, { registryCode: 'MANIFEST_UNKNOWN', retryable: false })
     return digest ?? DIGEST
   },
+  async isSigned () { return false },
   async close () {},
 }
 

@@ -9,6 +9,7 @@ import { Failure, usageFailure } from '../failure.ts'
 interface Flags extends ConnectOptions {
   readonly file?: string
   readonly image?: string
+  readonly namespace?: string
   readonly command?: string[]
   readonly env?: string[]
   readonly memory?: string
@@ -32,6 +33,7 @@ export function addDeploy (program: Command, context: Context): void {
     .argument('[name]', 'name of the function (in the file: "service")')
     .argument('[args...]', 'arguments of the command, behind --; replace the image’s CMD')
     .option('--image <reference>', 'image, for example busybox, ghcr.io/me/resize:2 or 127.0.0.1:5000/echo')
+    .option('--namespace <name>', 'namespace, which decides whose signature the image needs')
     .option('--command <word>', 'program to run instead of the image’s ENTRYPOINT; again for each further word', collect)
     .option('--env <name=value>', 'environment variable; NAME alone takes the value from here', collect)
     .option('--memory <size>', 'memory limit, for example 64Mi (default 128Mi)')
@@ -72,6 +74,7 @@ function describeFlags (name: string | undefined, args: readonly string[], flags
   return {
     ...(name !== undefined && { service: name }),
     ...(flags.image !== undefined && { image: flags.image }),
+    ...(flags.namespace !== undefined && { namespace: flags.namespace }),
     ...(flags.command && { command: flags.command }),
     ...(args.length > 0 && { args }),
     ...(flags.env && { envVars: pairs('--env', flags.env, key => env[key]) }),

@@ -1,0 +1,128 @@
+// What points at an image without being part of it: signatures, SBOMs, provenance.
+// Knows the referrers API of the distribution-spec 1.1, its fallback for registries without it (an index under the tag
+// sha256-<hex>), cosign's older tags (sha256-<hex>.sig, .att, .sbom), and the attestations that BuildKit puts into an index.
+// Refuses to know what is in them, and believes none of it.
+
+import { RegistryError } from '../contract/errors.ts'
+import { readBounded } from './bounded-body.ts'
+import type { Reference } from './reference.ts'
+import { digestOf, MANIFEST_BYTES_MAX, type RegistryClient } from './registry.ts'
+import { discardBody } from './transport.ts'
+
+/** A manifest that has an image as its subject. */
+export interface Referrer {
+  readonly digest: string
+  /** What it says it is, "application/spdx+json" …; "" when it does not say. */
+  readonly artifactType: string
+  readonly sizeBytes: number
+  readonly annotations: Readonly<Record<string, string>>
+}
+
+export interface ArtifactLayer { readonly mediaType: string, readonly digest: string, readonly size: number, readonly annotations: Readonly<Record<string, string>> }
+export interface ArtifactManifest { readonly digest: string, readonly artifactType: string, readonly layers: readonly ArtifactLayer[] }
+
+const REFERRERS_MAX = 256
+const LAYERS_MAX = 64
+const ANNOTATIONS_MAX = 64
+const WORD_CHARACTERS_MAX = 255
+const ANNOTATION_CHARACTERS_MAX = 65_536
+const OCI_INDEX = 'application/vnd.oci.image.index.v1+json'
+const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
+const DIGEST = /^sha256:[0-9a-f]{64}$/
+/** cosign's tags, and what their manifests are. */
+const COSIGN_TAGS: ReadonlyArray<readonly [suffix: string, artifactType: string]> = [
+  ['sig', 'application/vnd.dev.cosign.simplesigning.v1+json'], ['att', 'application/vnd.dsse.envelope.v1+json'], ['sbom', 'application/vnd.dev.cosign.sbom'],
+]
+
+type Fields = Readonly<Record<string, unknown>>
+const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null && !Array.isArray(value)
+const word = (value: unknown): string => typeof value === 'string' && value.length <= WORD_CHARACTERS_MAX && /^[\x21-\x7e]*$/.test(value) ? value : ''
+const tagOf = (digest: string): string => digest.replace(':', '-')
+
+function annotationsOf (value: unknown): Record<string, string> {
+  if (!isFields(value)) return {}
+  const texts = Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string' && entry[1].length <= ANNOTATION_CHARACTERS_MAX)
+  return Object.fromEntries(texts.slice(0, ANNOTATIONS_MAX))
+}
+
+function parseJson (bytes: Uint8Array): Fields {
+  try {
+    const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
+    return isFields(value) ? value : {}
+  } catch {
+    return {} // not ours to complain about: a thing that nobody can read points at nothing
+  }
+}
+
+function parseReferrers (bytes: Uint8Array): Referrer[] {
+  const { manifests } = parseJson(bytes)
+  if (!Array.isArray(manifests)) return []
+  return manifests.slice(0, REFERRERS_MAX).flatMap((item: unknown) => {
+    if (!isFields(item) || typeof item['digest'] !== 'string' || !DIGEST.test(item['digest'])) return []
+    return [{ digest: item['digest'], artifactType: word(item['artifactType']), sizeBytes: Number(item['size']) || 0, annotations: annotationsOf(item['annotations']) }]
+  })
+}
+
+function parseArtifact (bytes: Uint8Array, digest: string): ArtifactManifest {
+  const fields = parseJson(bytes)
+  const config = isFields(fields['config']) ? fields['config'] : {}
+  const layers = Array.isArray(fields['layers']) ? fields['layers'].slice(0, LAYERS_MAX) : []
+  return {
+    digest,
+    artifactType: word(fields['artifactType']) || word(config['mediaType']),
+    layers: layers.flatMap((layer: unknown) => {
+      if (!isFields(layer) || typeof layer['digest'] !== 'string' || !DIGEST.test(layer['digest']) || !Number.isSafeInteger(layer['size'])) return []
+      return [{ mediaType: word(layer['mediaType']), digest: layer['digest'], size: layer['size'] as number, annotations: annotationsOf(layer['annotations']) }]
+    }),
+  }
+}
+
+/** GET of TARGET in REF's repository: its bytes, or undefined when it is not there.  Throws RegistryError, ContentError. */
+async function getOrNothing (registry: RegistryClient, ref: Reference, target: string, accept: string): Promise<Buffer | undefined> {
+  const response = await registry.call(ref, { method: 'GET', target, headers: { accept } })
+  if (response.status === 200) return await readBounded(response.body, MANIFEST_BYTES_MAX, `the answer to ${target}`, ref.registry)
+  await discardBody(response)
+  // 400 and 405: what registries without the API have been seen to answer.
+  if ([400, 404, 405].includes(response.status)) return undefined
+  throw new RegistryError(`registry ${ref.registry} answered ${response.status} to ${target}`, { registryCode: 'UNAVAILABLE', retryable: response.status >= 500 })
+}
+
+/** The manifests whose subject is DIGEST in REF's repository (distribution-spec, "Listing Referrers").  Throws RegistryError, ContentError. */
+export async function listReferrers (registry: RegistryClient, ref: Reference, digest: string): Promise<readonly Referrer[]> {
+  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/referrers/${digest}`, OCI_INDEX) ??
+    await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${tagOf(digest)}`, OCI_INDEX)
+  return bytes === undefined ? [] : parseReferrers(bytes)
+}
+
+/** The artifact manifest NAME (a digest or a tag) of REF's repository, if it is there.  Throws RegistryError, ContentError. */
+export async function readArtifact (registry: RegistryClient, ref: Reference, name: string): Promise<ArtifactManifest | undefined> {
+  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${name}`, OCI_MANIFEST)
+  if (bytes === undefined) return undefined
+  const digest = digestOf(bytes)
+  return DIGEST.test(name) && name !== digest ? undefined : parseArtifact(bytes, digest)
+}
+
+/** Where cosign keeps what belongs to DIGEST, SUFFIX being "sig", "att" or "sbom". */
+export function cosignTag (digest: string, suffix: string): string {
+  return `${tagOf(digest)}.${suffix}`
+}
+
+/** Everything that is known to point at DIGEST, for people to look at.  Throws RegistryError, ContentError. */
+export async function listArtifacts (registry: RegistryClient, ref: Reference, digest: string): Promise<readonly Referrer[]> {
+  const tagged = await Promise.all(COSIGN_TAGS.map(async ([suffix, artifactType]): Promise<Referrer[]> => {
+    const artifact = await readArtifact(registry, ref, cosignTag(digest, suffix))
+    return artifact === undefined ? [] : artifact.layers.map(layer => ({ digest: layer.digest, artifactType: layer.mediaType || artifactType, sizeBytes: layer.size, annotations: layer.annotations }))
+  }))
+  return [...await listReferrers(registry, ref, digest), ...await listAttestations(registry, ref, digest), ...tagged.flat()]
+}
+
+/** BuildKit's attestations: manifests of the same index that name another as what they are about. */
+async function listAttestations (registry: RegistryClient, ref: Reference, digest: string): Promise<readonly Referrer[]> {
+  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${digest}`, `${OCI_INDEX}, ${OCI_MANIFEST}, application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json`)
+  if (bytes === undefined || digestOf(bytes) !== digest) return []
+  const about = parseReferrers(bytes).filter(item => item.annotations['vnd.docker.reference.type'] === 'attestation-manifest')
+  const artifacts = await Promise.all(about.map(item => readArtifact(registry, ref, item.digest)))
+  return artifacts.flatMap(artifact => artifact?.layers ?? []).slice(0, REFERRERS_MAX).map(layer => ({
+    digest: layer.digest, artifactType: layer.annotations['in-toto.io/predicate-type'] ?? layer.mediaType, sizeBytes: layer.size, annotations: layer.annotations,
+  }))
+}

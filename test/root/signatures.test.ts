@@ -1,0 +1,161 @@
+// Signatures in cosign's formats, made here by its specification's words (Debian has no cosign, and its skopeo cannot sign this way),
+// kept in a real registry; and what a gateway with a policy says to a deployment.
+
+import { createSign, generateKeyPairSync, sign, type KeyObject } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { NotSigned } from '../../services/contract/errors.ts'
+import { createSignatureCheck } from '../../services/gateway/signatures.ts'
+import { pushBlob, pushImage, pushManifest } from '../../services/image/push.ts'
+import { parseReference, type Reference } from '../../services/image/reference.ts'
+import { cosignTag, listArtifacts } from '../../services/image/referrers.ts'
+import { createRegistryClient, digestOf, type RegistryClient } from '../../services/image/registry.ts'
+import { isSigned } from '../../services/image/signature.ts'
+import { createLog } from '../../services/platform/log.ts'
+import { noRegistry, startFake, startRegistry } from '../helpers/registry.ts'
+
+const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
+const SIMPLE = 'application/vnd.dev.cosign.simplesigning.v1+json'
+const BUNDLE = 'application/vnd.dev.sigstore.bundle.v0.3+json'
+const EMPTY = Buffer.from('{}')
+
+interface Rig { readonly registry: RegistryClient, readonly ref: Reference, readonly digest: string, readonly host: string }
+
+/** An image in a registry of its own. */
+async function setup (t: Test): Promise<Rig> {
+  const host = await startRegistry(t)
+  const registry = createRegistryClient()
+  t.teardown(() => registry.close())
+  const ref = parseReference(`${host}/app:1`)
+  await pushImage({ registry, reference: ref, layers: [], config: { config: { Cmd: ['x'] } } })
+  return { registry, ref, host, digest: (await registry.resolve(ref)).digest }
+}
+
+/** Puts an artifact with one layer beside the image, under TAG. */
+async function attach ({ registry, ref }: Rig, tag: string, { bytes, mediaType, annotations }: { bytes: Buffer, mediaType: string, annotations?: Record<string, string> }, more: Record<string, unknown> = {}): Promise<{ digest: string, size: number }> {
+  for (const blob of [bytes, EMPTY]) await pushBlob(registry, ref, { digest: digestOf(blob), size: blob.length, open: () => blob })
+  const manifest = Buffer.from(JSON.stringify({
+    schemaVersion: 2,
+    mediaType: OCI_MANIFEST,
+    config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digestOf(EMPTY), size: EMPTY.length },
+    layers: [{ mediaType, digest: digestOf(bytes), size: bytes.length, ...(annotations && { annotations }) }],
+    ...more,
+  }))
+  await pushManifest(registry, { ...ref, tag }, OCI_MANIFEST, manifest)
+  return { digest: digestOf(manifest), size: manifest.length }
+}
+
+const payloadFor = (digest: string, type = 'cosign container image signature'): Buffer =>
+  Buffer.from(JSON.stringify({ critical: { identity: { 'docker-reference': 'x' }, image: { 'docker-manifest-digest': digest }, type }, optional: null }))
+
+const signed = (payload: Buffer, key: KeyObject): { bytes: Buffer, mediaType: string, annotations: Record<string, string> } =>
+  ({ bytes: payload, mediaType: SIMPLE, annotations: { 'dev.cosignproject.cosign/signature': sign(key.asymmetricKeyType === 'ed25519' ? null : 'sha256', payload, key).toString('base64') } })
+
+t.test('signatures', { skip: noRegistry }, async t => {
+  for (const [name, pair] of [['ECDSA', generateKeyPairSync('ec', { namedCurve: 'P-256' })], ['RSA', generateKeyPairSync('rsa', { modulusLength: 2048 })], ['Ed25519', generateKeyPairSync('ed25519')]] as const) {
+    t.test(`with ${name} keys count when all of it is right, and only then`, async t => {
+      const rig = await setup(t)
+      const request = { ...rig, keys: [generateKeyPairSync('ed25519').publicKey, pair.publicKey] }
+      const tag = cosignTag(rig.digest, 'sig')
+      t.equal(await isSigned(request), false, 'nothing is there')
+      const other = payloadFor(`sha256:${'0'.repeat(64)}`)
+      for (const [why, layer] of Object.entries({
+        'of another image': signed(other, pair.privateKey),
+        'of another type': signed(payloadFor(rig.digest, 'something else'), pair.privateKey),
+        'moved to another payload': { ...signed(payloadFor(rig.digest), pair.privateKey), bytes: other },
+        'not in base64': { ...signed(payloadFor(rig.digest), pair.privateKey), annotations: { 'dev.cosignproject.cosign/signature': '###' } },
+        'without a signature': { bytes: payloadFor(rig.digest), mediaType: SIMPLE },
+        'of what is no JSON': signed(Buffer.from('not json'), pair.privateKey),
+      })) {
+        await attach(rig, tag, layer)
+        t.equal(await isSigned(request), false, why)
+      }
+      await attach(rig, tag, signed(payloadFor(rig.digest), pair.privateKey))
+      t.equal(await isSigned(request), true, 'good')
+      t.equal(await isSigned({ ...request, keys: [] }), false, 'without keys nothing is good')
+    })
+  }
+
+  t.test('as Sigstore bundles are found through the referrers, by API or by tag', async t => {
+    const rig = await setup(t)
+    const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    const bundleOf = (predicateType: string, sha256: string): Buffer => {
+      const payload = Buffer.from(JSON.stringify({ _type: 'https://in-toto.io/Statement/v1', subject: [{ digest: { sha256 } }], predicateType, predicate: {} }))
+      const type = 'application/vnd.in-toto+json'
+      const sig = createSign('sha256').update(`DSSEv1 ${type.length} ${type} ${payload.length} `).update(payload).sign(privateKey).toString('base64')
+      return Buffer.from(JSON.stringify({ mediaType: BUNDLE, dsseEnvelope: { payloadType: type, payload: payload.toString('base64'), signatures: [{ sig }] } }))
+    }
+    const hex = rig.digest.slice(7)
+    for (const [what, bundle, good] of [
+      ['a signed SBOM is no signature', bundleOf('https://spdx.dev/Document', hex), false],
+      ['a signature of another image', bundleOf('https://sigstore.dev/cosign/sign/v1', '0'.repeat(64)), false],
+      ['a signature', bundleOf('https://sigstore.dev/cosign/sign/v1', hex), true],
+    ] as const) {
+      const artifact = await attach(rig, 'bundle', { bytes: bundle, mediaType: BUNDLE }, { artifactType: BUNDLE })
+      const index = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests: [{ mediaType: OCI_MANIFEST, ...artifact, artifactType: BUNDLE }] }))
+      await pushManifest(rig.registry, { ...rig.ref, tag: rig.digest.replace(':', '-') }, 'application/vnd.oci.image.index.v1+json', index)
+      t.equal(await isSigned({ ...rig, keys: [publicKey] }), good, what)
+    }
+    t.match(await listArtifacts(rig.registry, rig.ref, rig.digest), [{ artifactType: BUNDLE }], 'and it is listed')
+  })
+
+  t.test('SBOMs and attestations beside an image are listed', async t => {
+    const rig = await setup(t)
+    await attach(rig, cosignTag(rig.digest, 'sbom'), { bytes: Buffer.from('{"spdxVersion":"SPDX-2.3"}'), mediaType: 'text/spdx+json' })
+    await attach(rig, cosignTag(rig.digest, 'att'), { bytes: Buffer.from('{}'), mediaType: 'application/vnd.dsse.envelope.v1+json', annotations: { predicateType: 'https://slsa.dev/provenance/v1' } })
+    t.same((await listArtifacts(rig.registry, rig.ref, rig.digest)).map(a => a.artifactType).toSorted(), ['application/vnd.dsse.envelope.v1+json', 'text/spdx+json'])
+  })
+})
+
+t.test('a registry that fails or lies does not make an image signed', async t => {
+  const { publicKey } = generateKeyPairSync('ed25519')
+  const registry = createRegistryClient({ requestTimeoutMs: 2000 })
+  t.teardown(() => registry.close())
+  const digest = `sha256:${'1'.repeat(64)}`
+  for (const body of ['', 'null', '[]', '{"layers":7,"manifests":{}}', `{"layers":[null,7,{"digest":"sha256:x"}],"manifests":[null,{"digest":3}]}`]) {
+    const host = await startFake(t, (_request, response) => { response.end(body) })
+    t.equal(await isSigned({ registry, ref: parseReference(`${host}/a:1`), digest, keys: [publicKey] }), false, body)
+  }
+  const refusing = await startFake(t, (_request, response) => { response.writeHead(403).end() })
+  await t.rejects(isSigned({ registry, ref: parseReference(`${refusing}/a:1`), digest, keys: [publicKey] }), { code: 'ERR_REGISTRY' })
+  const large = await startFake(t, (_request, response) => { response.end(JSON.stringify({ layers: [{ mediaType: SIMPLE, digest, size: 1024 ** 4, annotations: { 'dev.cosignproject.cosign/signature': 'AA==' } }] })) })
+  await t.rejects(isSigned({ registry, ref: parseReference(`${large}/a:1`), digest, keys: [publicKey] }), { code: 'ERR_CONTENT_LIMIT' })
+})
+
+t.test('a policy', async t => {
+  const log = createLog({ name: 'test', level: 'silent' })
+  const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const folder = t.testdir({ 'cosign.pub': publicKey.export({ type: 'spki', format: 'pem' }), 'private.pem': privateKey.export({ type: 'pkcs8', format: 'pem' }) })
+  const file = join(folder, 'policy.json')
+  const ref = parseReference('r.example/app:1')
+  const checkOf = (policy: unknown, signed: boolean) => {
+    writeFileSync(file, typeof policy === 'string' ? policy : JSON.stringify(policy))
+    return createSignatureCheck({ file, isSigned: async (_ref, _digest, keys) => signed && keys.length === 1, log })
+  }
+  const keys = ['cosign.pub']
+  t.test('refuses, warns or does not look, by namespace', async t => {
+    const policy = { default: { mode: 'warn', keys }, namespaces: { prod: { mode: 'require', keys }, lab: { mode: 'off' } } }
+    const unsigned = checkOf(policy, false)
+    await t.rejects(unsigned('prod', ref, 'sha256:1'), NotSigned)
+    t.match(await unsigned('', ref, 'sha256:1'), /not signed by any key/)
+    t.match(await unsigned('toString', ref, 'sha256:1'), /not signed by any key/)
+    t.equal(await unsigned('lab', ref, 'sha256:1'), undefined)
+    const good = checkOf(policy, true)
+    t.equal(await good('prod', ref, 'sha256:1'), undefined)
+    t.equal(await createSignatureCheck({ file: '', isSigned: async () => false, log })('prod', ref, 'sha256:1'), undefined, 'without a policy nobody looks')
+  })
+  t.test('that is wrong keeps the gateway from starting, and says where', async t => {
+    for (const [policy, message] of [
+      ['{', /policy\.json is not JSON/],
+      [{ default: { mode: 'maybe', keys } }, /default\.mode: must be "require", "warn" or "off"/],
+      [{ default: { mode: 'require' } }, /default\.keys: needs at least one key/],
+      [{ namespaces: { a: { mode: 'warn', keys: ['none.pub'] } } }, /none\.pub cannot be read/],
+      [{ namespaces: { a: { mode: 'warn', keys: ['private.pem'] } } }, /private\.pem: is not a public key in PEM \(it is a private key/],
+      [{ nonsense: 1 }, /nonsense: is not a known field/],
+    ] as const) {
+      t.throws(() => checkOf(policy, false), { code: 'ERR_INVALID_REQUEST', message })
+    }
+    t.throws(() => createSignatureCheck({ file: join(folder, 'absent'), isSigned: async () => true, log }), { message: /absent cannot be read/ })
+  })
+})
