@@ -186,6 +186,7 @@ export function parseDeployment (body: unknown): FunctionSpec {
 /** The way back: a spec in the words of the wire (without OpenFaaS's counters, which the gateway adds). */
 export function describeSpec (spec: FunctionSpec): Record<string, unknown> {
   return {
+    ...(spec.namespace !== undefined && { namespace: spec.namespace }),
     image: spec.image,
     contract: spec.contract,
     ...(spec.command && { command: spec.command }),

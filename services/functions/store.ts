@@ -41,6 +41,7 @@ function isSpec (value: unknown, name: string): value is FunctionSpec {
     (value['command'] === undefined || isStrings(value['command'])) && (value['args'] === undefined || isStrings(value['args'])) &&
     isTextMap(value['envVars']) && isTextMap(value['labels']) && isTextMap(value['annotations']) &&
     [memoryBytes, cpus, pids, value['timeoutMs']].every(n => typeof n === 'number' && Number.isFinite(n) && n > 0) &&
+    (value['namespace'] === undefined || isText(value['namespace'])) &&
     (value['user'] === undefined || isText(value['user'])) && (value['workingDir'] === undefined || isText(value['workingDir'])) &&
     typeof value['readOnlyRootFilesystem'] === 'boolean' &&
     Array.isArray(value['volumes']) && value['volumes'].every(v => isObject(v) && isText(v['name']) && isText(v['target']) && typeof v['readonly'] === 'boolean')

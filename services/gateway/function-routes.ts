@@ -3,8 +3,9 @@
 // and only then is anything stored.  Refuses to know registries and Redis; it gets `resolve` and a store.
 
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { InvalidRequest, NotFound, type Fault } from '../contract/errors.ts'
+import { ContentError, InvalidRequest, NotFound, RegistryError, type Fault } from '../contract/errors.ts'
 import { describeSpec, parseDeployment, type FunctionRecord, type FunctionSpec } from '../contract/function-spec.ts'
+import type { PullReports } from '../functions/pull-reports.ts'
 import type { FunctionStore } from '../functions/store.ts'
 import { parseReference, type Reference } from '../image/reference.ts'
 import type { Depth, Producer } from '../queue/producer.ts'
@@ -17,6 +18,7 @@ export interface FunctionRouteDeps {
   readonly resolve: (reference: Reference) => Promise<string>
   /** What to say about its signature, if anything.  Throws NotSigned when its namespace requires one, RegistryError. */
   readonly checkSignature: (namespace: string, reference: Reference, digest: string) => Promise<string | undefined>
+  readonly pulls: Pick<PullReports, 'read' | 'forget'>
   /** Throws Overloaded while the functions are not known yet. */
   readonly requireReady: () => void
 }
@@ -24,7 +26,7 @@ export interface FunctionRouteDeps {
 const NO_JOBS: Depth = { waiting: 0, active: 0, delayed: 0, failed: 0 }
 
 /** Adds the routes of functions to APP. */
-export function addFunctionRoutes (app: FastifyInstance, { functions, producer, resolve, checkSignature, requireReady }: FunctionRouteDeps): void {
+export function addFunctionRoutes (app: FastifyInstance, { functions, producer, resolve, checkSignature, pulls, requireReady }: FunctionRouteDeps): void {
   const options = { bodyLimit: JSON_MAX_BYTES, onRequest: async () => requireReady() }
 
   async function deploy (request: FastifyRequest, { mustExist }: { mustExist: boolean }): Promise<Record<string, unknown>> {
@@ -36,6 +38,7 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
     // Asked again: the function may have come or gone while the registry answered.
     const before = mustExist ? existing(spec.name) : functions.get(spec.name)
     const record = { spec, imageDigest, createdAtMs: before?.createdAtMs ?? nowMs, updatedAtMs: nowMs }
+    await pulls.forget(imageDigest)
     await functions.put(record)
     return { ...describeFunction(record), ...(warning !== undefined && { warnings: [warning] }) }
   }
@@ -59,6 +62,17 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
     }))
   }
 
+  /** What RECORD's tag names in its registry by now; a registry that does not answer is no reason to show nothing. */
+  async function tagNow ({ spec, imageDigest }: FunctionRecord): Promise<Record<string, unknown>> {
+    try {
+      const tagDigest = await resolve(parseReference(spec.image))
+      return { tagDigest, tagMoved: tagDigest !== imageDigest }
+    } catch (err) {
+      if (!(err instanceof RegistryError || err instanceof ContentError)) throw err
+      return { tagProblem: err.message }
+    }
+  }
+
   function existing (name: string): FunctionRecord {
     const record = functions.get(name)
     if (record === undefined) throw notFound(name)
@@ -68,7 +82,15 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
   app.post('/system/functions', options, async (request, reply) => reply.code(202).send(await deploy(request, { mustExist: false })))
   app.put('/system/functions', options, async (request, reply) => reply.code(200).send(await deploy(request, { mustExist: true })))
   app.get('/system/functions', options, async () => statuses(functions.list()))
-  app.get<{ Params: { name: string } }>('/system/function/:name', options, async request => (await statuses([existing(request.params.name)]))[0])
+  app.get<{ Params: { name: string }, Querystring: { tag?: unknown } }>('/system/function/:name', options, async request => {
+    const record = existing(request.params.name)
+    const [status] = await statuses([record])
+    return { ...status, ...(request.query.tag === 'now' && await tagNow(record)) }
+  })
+  app.get<{ Params: { name: string } }>('/system/function/:name/pulls', options, async request => {
+    const { imageDigest } = existing(request.params.name)
+    return { imageDigest, workers: await pulls.read(imageDigest) }
+  })
   app.delete('/system/functions', options, async (request, reply) => {
     await remove(parseRemoval(jsonOf(request)))
     return reply.code(202).send()
@@ -117,7 +139,7 @@ function parseRemoval (body: unknown): string {
 function describeFunction (record: FunctionRecord): Record<string, unknown> {
   return {
     name: record.spec.name,
-    namespace: record.spec.namespace ?? '',
+    namespace: '',
     ...describeSpec(record.spec),
     imageDigest: record.imageDigest,
     createdAt: new Date(record.createdAtMs).toISOString(),

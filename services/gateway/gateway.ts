@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import { InvalidRequest } from '../contract/errors.ts'
+import { createPullReports } from '../functions/pull-reports.ts'
 import { createFunctionStore } from '../functions/store.ts'
 import { openRegistryClient } from '../image/open-registry.ts'
 import type { Reference } from '../image/reference.ts'
@@ -71,7 +72,7 @@ export async function startGateway (config: GatewayConfig, log: Log, outside: Ou
     onReply: metrics.replied,
     addRoutes (app) {
       addCallRoutes(app, { functions, producer, metrics, queueWaitMs, bodyMaxBytes, requireReady })
-      addFunctionRoutes(app, { functions, producer, resolve: outside.resolve, checkSignature, requireReady })
+      addFunctionRoutes(app, { functions, producer, resolve: outside.resolve, checkSignature, pulls: createPullReports({ redis, prefix }), requireReady })
       addSystemRoutes(app, { functions, producer, telemetry, requireReady, stopping: stopping.signal })
     },
   })

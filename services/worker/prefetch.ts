@@ -1,0 +1,95 @@
+// Pulls the image of a function when it is deployed, not when it is first called, and says how far it is.
+// Knows which deployments are new to this worker; refuses to know how an image is pulled.  What fails here fails
+// again, with its reason, in the first call: prefetching is never the only try.
+
+import { AppError } from '../contract/errors.ts'
+import type { FunctionRecord } from '../contract/function-spec.ts'
+import type { LayerReport, PullReport, PullReports } from '../functions/pull-reports.ts'
+import type { PullProgress, Puller } from '../image/pull.ts'
+import { parseReference } from '../image/reference.ts'
+import type { Log } from '../platform/log.ts'
+
+export interface PrefetchDeps {
+  readonly workerName: string
+  readonly puller: Pick<Puller, 'ensure'>
+  readonly reports: Pick<PullReports, 'write'>
+  readonly log: Log
+}
+
+export type Prefetch = ReturnType<typeof createPrefetch>
+
+/** Images at the same time; calls that wait for one go first by asking for it themselves. */
+const PARALLEL_MAX = 2
+const QUEUE_MAX = 1000
+const REPORT_MS = 200
+
+interface Pull { readonly record: FunctionRecord, readonly layers: Map<string, LayerReport>, timer: NodeJS.Timeout | undefined }
+
+export function createPrefetch ({ workerName, puller, reports, log }: PrefetchDeps) {
+  const waiting: FunctionRecord[] = []
+  const active = new Map<string, Pull>()
+  let known: ReadonlyMap<string, FunctionRecord> | undefined
+  let stopped = false
+
+  /** A report that does not reach Redis is not missed: the next one says more. */
+  function say (digest: string, state: PullReport['state'], layers: readonly LayerReport[], message?: string): Promise<void> {
+    return reports.write(digest, { worker: workerName, state, layers, ...(message !== undefined && { message }) })
+      .catch((err: unknown) => log.debug({ err }, 'how far a pull is did not reach Redis'))
+  }
+
+  async function pull ({ record, layers }: Pull): Promise<void> {
+    const { imageDigest: digest, spec } = record
+    await say(digest, 'pulling', [])
+    try {
+      await puller.ensure(parseReference(spec.image), digest)
+      await say(digest, 'ready', [...layers.values()])
+    } catch (err) {
+      if (!stopped) log.warn({ err, function: spec.name, image: spec.image }, 'the image of a new deployment could not be had')
+      await say(digest, 'failed', [...layers.values()], err instanceof AppError ? err.message : 'the worker failed; its log has the reason')
+    }
+  }
+
+  function next (): void {
+    while (active.size < PARALLEL_MAX) {
+      const record = waiting.shift()
+      if (!record) return
+      if (active.has(record.imageDigest)) continue
+      const own: Pull = { record, layers: new Map(), timer: undefined }
+      active.set(record.imageDigest, own)
+      void pull(own).finally(() => {
+        clearTimeout(own.timer)
+        active.delete(record.imageDigest)
+        next()
+      })
+    }
+  }
+
+  return {
+    /** These are the functions now.  The first list is what was there before this worker: their first call pulls. */
+    deployed (records: readonly FunctionRecord[]): void {
+      const before = known
+      known = new Map(records.map(record => [record.spec.name, record]))
+      if (before === undefined) return
+      waiting.push(...records.filter(record => before.get(record.spec.name) !== record))
+      waiting.splice(0, Math.max(0, waiting.length - QUEUE_MAX))
+      next()
+    },
+
+    /** A puller's progress, of whatever image. */
+    onProgress ({ image, layer, receivedBytes, sizeBytes }: PullProgress): void {
+      const own = active.get(image)
+      if (!own) return
+      own.layers.set(layer, { digest: layer, receivedBytes, sizeBytes })
+      own.timer ??= setTimeout(() => {
+        own.timer = undefined
+        if (active.get(image) === own) void say(image, 'pulling', [...own.layers.values()])
+      }, REPORT_MS).unref()
+    },
+
+    /** Begins nothing more; what is under way is the puller's to end. */
+    stop (): void {
+      stopped = true
+      waiting.length = 0
+    },
+  }
+}
