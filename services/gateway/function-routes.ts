@@ -2,6 +2,7 @@
 // fields (docs/http-api.md).  Knows the order: the whole spec is checked, the image is resolved to a digest,
 // and only then is anything stored.  Refuses to know registries and Redis; it gets `resolve` and a store.
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { ContentError, InvalidRequest, NotFound, RegistryError, type Fault } from '../contract/errors.ts'
 import { describeSpec, parseDeployment, type FunctionRecord, type FunctionSpec } from '../contract/function-spec.ts'
@@ -23,6 +24,8 @@ export interface FunctionRouteDeps {
   readonly requireReady: () => void
 }
 
+/** Whoever only looks shall not wait for a registry that hangs. */
+const TAG_WAIT_MS = 3_000
 const NO_JOBS: Depth = { waiting: 0, active: 0, delayed: 0, failed: 0 }
 
 /** Adds the routes of functions to APP. */
@@ -65,7 +68,9 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
   /** What RECORD's tag names in its registry by now; a registry that does not answer is no reason to show nothing. */
   async function tagNow ({ spec, imageDigest }: FunctionRecord): Promise<Record<string, unknown>> {
     try {
-      const tagDigest = await resolve(parseReference(spec.image))
+      const late = sleep(TAG_WAIT_MS, undefined, { ref: false })
+      const tagDigest = await Promise.race([resolve(parseReference(spec.image)), late])
+      if (tagDigest === undefined) return { tagProblem: `the registry did not answer within ${TAG_WAIT_MS} ms` }
       return { tagDigest, tagMoved: tagDigest !== imageDigest }
     } catch (err) {
       if (!(err instanceof RegistryError || err instanceof ContentError)) throw err

@@ -5,6 +5,7 @@
 import { mkdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
+import { createPullReports } from '../functions/pull-reports.ts'
 import { createFunctionStore } from '../functions/store.ts'
 import { createLocalFirst } from '../image/local-first.ts'
 import { openRegistryClient } from '../image/open-registry.ts'
@@ -22,6 +23,7 @@ import type { WorkerConfig } from './config.ts'
 import { createExecute } from './execute.ts'
 import { createImageKeeper } from './images.ts'
 import { createWorkerMetrics } from './metrics.ts'
+import { createPrefetch } from './prefetch.ts'
 import { createRunningCalls } from './running.ts'
 import { startStatusServer } from './status-server.ts'
 import { createVolumes } from './volumes.ts'
@@ -41,7 +43,8 @@ export async function startWorker (config: WorkerConfig, log: Log, env: Environm
   const functions = createFunctionStore({ redis, prefix, log })
   const store = createImageStore({ dir: join(dataDir, 'images'), onNote: text => log.warn(text) })
   const registry = openRegistryClient({ env, dataDir, registriesFile })
-  const puller = createPuller({ store, registry: createLocalFirst({ store, registry }), nativeDir })
+  const puller = createPuller({ store, registry: createLocalFirst({ store, registry }), nativeDir, onProgress: progress => prefetch.onProgress(progress) })
+  const prefetch = createPrefetch({ workerName, puller, reports: createPullReports({ redis, prefix }), log })
   const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const execute = createExecute({
     find: functions.get,
@@ -71,6 +74,8 @@ export async function startWorker (config: WorkerConfig, log: Log, env: Environm
   await functions.start()
   const endWatch = functions.onChange(watch)
   const endTelling = functions.onChange(tellImages)
+  const endPrefetch = functions.onChange(() => prefetch.deployed(functions.list()))
+  prefetch.deployed(functions.list())
   if (functions.list().length > 0) tellImages()
   watch()
   images.start()
@@ -82,6 +87,8 @@ export async function startWorker (config: WorkerConfig, log: Log, env: Environm
     async stop () {
       endWatch()
       endTelling()
+      endPrefetch()
+      prefetch.stop()
       await dispatcher.stop(config.stopTimeoutMs * DRAIN_SHARE)
       await heartbeat.stop()
       await functions.stop()

@@ -2,9 +2,12 @@
 
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
+import { awaitImage } from '../await-image.ts'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
+import type { GatewayClient } from '../gateway-client.ts'
+import { printable } from '../terminal.ts'
 
 interface Flags extends ConnectOptions {
   readonly file?: string
@@ -21,6 +24,7 @@ interface Flags extends ConnectOptions {
   readonly workdir?: string
   readonly readOnly?: boolean
   readonly label?: string[]
+  readonly wait: boolean
   readonly json?: boolean
 }
 
@@ -46,6 +50,7 @@ export function addDeploy (program: Command, context: Context): void {
     .option('--read-only', 'no writing to the root file system (/tmp stays writable)')
     .option('--label <name=value>', 'label to find it by', collect)
     .option('-f, --file <path>', 'JSON file with the function ("-" = stdin); options win over it')
+    .option('--no-wait', 'do not wait until the workers have the image')
     .option('--json', 'print what was deployed as JSON')
     .addHelpText('after', `
 Examples:
@@ -59,14 +64,25 @@ Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not fou
       const deployment = { ...(flags.file !== undefined && await readFunction(flags.file, context)), ...describeFlags(name, args, flags, context) }
       if (deployment.service === undefined) throw usageFailure('deploy', 'the function has no name')
       if (deployment.image === undefined) throw usageFailure('deploy', '--image is missing')
-      const answer = await connectGateway('deploy', flags, context).json({ method: 'POST', path: '/system/functions', json: deployment })
-      const { imageDigest } = (answer ?? {}) as { imageDigest?: unknown }
-      if (flags.json) context.stdout.write(`${JSON.stringify(answer)}\n`)
-      else context.stdout.write(`deployed ${String(deployment.service)}: ${String(deployment.image)} (${String(imageDigest)})\n`)
+      await deployOne(connectGateway('deploy', flags, context), deployment, flags, context)
     })
 }
 
 type Deployment = Record<string, unknown>
+
+/** Deploys one function and waits until workers have its image.  Throws Failure when it was refused, or no worker can have the image. */
+async function deployOne (client: GatewayClient, deployment: Deployment, { wait, json }: Pick<Flags, 'wait' | 'json'>, context: Context): Promise<void> {
+  const answer = await client.json({ method: 'POST', path: '/system/functions', json: deployment })
+  const { imageDigest, warnings } = (answer ?? {}) as { imageDigest?: unknown, warnings?: readonly string[] }
+  const name = String(deployment.service)
+  for (const warning of warnings ?? []) context.stderr.write(`wherry: deploy: ${printable(warning)}\n`)
+  if (json) context.stdout.write(`${JSON.stringify(answer)}\n`)
+  else context.stdout.write(`deployed ${name}: ${String(deployment.image)} (${String(imageDigest)})\n`)
+  if (!wait) return
+  const { ready, failures } = await awaitImage(client, name, context, { quiet: json === true })
+  for (const failure of failures) context.stderr.write(`wherry: deploy: no image on worker ${failure}\n`)
+  if (ready === 0 && failures.length > 0) throw new Failure('deploy', `${name} is deployed, but no worker can have its image`, { remedy: 'calls end as pull_fail until one can' })
+}
 
 /** The deployment (OpenFaaS's words) that the options say. */
 function describeFlags (name: string | undefined, args: readonly string[], flags: Flags, { env }: Context): Deployment {

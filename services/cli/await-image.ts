@@ -1,0 +1,45 @@
+// After a deployment: how far each worker is with the image, until all that live have it.  Knows the gateway's two
+// answers about that and the terminal; refuses to know how an image is pulled.
+
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Context } from './context.ts'
+import type { GatewayClient, WorkerStatus } from './gateway-client.ts'
+import { createProgress } from './image/progress.ts'
+import { formatAge, printable } from './terminal.ts'
+
+interface WorkerPull {
+  readonly worker: string
+  readonly state: 'pulling' | 'ready' | 'failed'
+  readonly layers: ReadonlyArray<{ readonly digest: string, readonly receivedBytes: number, readonly sizeBytes: number }>
+  readonly message?: string
+}
+
+const POLL_MS = 150
+/** A worker that has not begun by then does not prefetch (it is older, or about to end). */
+const BEGIN_MS = 5_000
+const WAIT_MS = 15 * 60_000
+
+/** Waits, with progress on stderr.  Resolves with the reasons of workers that could not have the image, and whether any has it. */
+export async function awaitImage (client: GatewayClient, name: string, context: Context, { quiet }: { quiet: boolean }): Promise<{ ready: number, failures: readonly string[] }> {
+  const live = (await client.json({ method: 'GET', path: '/system/workers' }) as readonly WorkerStatus[]).map(worker => worker.name)
+  const progress = createProgress(context, { quiet })
+  const startedAt = performance.now()
+  for (;;) {
+    const { workers } = await client.json({ method: 'GET', path: `/system/function/${encodeURIComponent(name)}/pulls` }) as { workers: readonly WorkerPull[] }
+    const pulls = workers.filter(pull => live.includes(pull.worker))
+    // Of several workers the first to pull is shown; the others fetch the same layers.
+    const shown = pulls.find(pull => pull.layers.length > 0)
+    for (const layer of shown?.layers ?? []) progress.onLayer({ image: name, layer: layer.digest, receivedBytes: layer.receivedBytes, sizeBytes: layer.sizeBytes })
+    const waitedMs = performance.now() - startedAt
+    const isSilent = (worker: string): boolean => !pulls.some(pull => pull.worker === worker)
+    const isOver = pulls.every(pull => pull.state !== 'pulling') && (waitedMs > BEGIN_MS || !live.some(isSilent))
+    if (isOver || waitedMs > WAIT_MS) {
+      progress.end()
+      const failures = pulls.filter(pull => pull.state === 'failed').map(pull => printable(`${pull.worker}: ${pull.message ?? 'no reason was given'}`))
+      const ready = pulls.filter(pull => pull.state === 'ready').length
+      if (!quiet && live.length > 0 && failures.length === 0) context.stderr.write(`image ready on ${ready} worker${ready === 1 ? '' : 's'} after ${formatAge(waitedMs)}\n`)
+      return { ready, failures }
+    }
+    await sleep(POLL_MS)
+  }
+}
