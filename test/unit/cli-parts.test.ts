@@ -118,17 +118,30 @@ function capture (env: Record<string, string> = {}): Captured {
 
 t.test('deploy speaks the gateway’s words', async t => {
   const bodies: unknown[] = []
+  let pulls = [{ worker: 'w1', state: 'pulling', layers: [{ digest: `sha256:${'b'.repeat(64)}`, receivedBytes: 1, sizeBytes: 2 }] }, { worker: 'gone', state: 'pulling', layers: [] }] as object[]
   const url = await serve(t, async (request, reply) => {
+    if (request.url === '/system/workers') return void reply.end('[{"name":"w1"}]')
+    if (request.url === '/system/function/f/pulls') {
+      reply.end(JSON.stringify({ workers: pulls }))
+      if (pulls.length > 1) pulls = [{ worker: 'w1', state: 'ready', layers: [] }]
+      return
+    }
     bodies.push(JSON.parse(Buffer.concat(await request.toArray() as Buffer[]).toString('utf8')))
     reply.writeHead(202).end('{"name":"f","imageDigest":"sha256:1"}')
   })
   const file = `${t.testdir({ 'f.json': '{"service":"f","image":"old","timeout":"9s"}' })}/f.json`
-  const { context, out } = capture({ WHERRY_GATEWAY_URL: url.href, SECRET: 'from here' })
+  const { context, out, err } = capture({ WHERRY_GATEWAY_URL: url.href, SECRET: 'from here' })
   const flags = ['--image', 'img', '--command', '/bin/sh', '--command', '-c', '--env', 'A=b=c', '--env', 'SECRET', '--memory', '64Mi', '--cpu', '0.5', '--pids', '9', '--volume', 'v:/v:ro', '--volume', 'w:/w', '--user', 'u', '--workdir', '/x', '--read-only', '--label', 'l=m']
   t.equal(await runProgram(['deploy', 'f', ...flags, '--', 'cat', '-n'], context), 0)
   t.equal(out(), 'deployed f: img (sha256:1)\n')
+  t.match(err(), /^bbbbbbbbbbbb {2}2 B\nimage ready on 1 worker after /, 'it waits for the workers that live')
   t.equal(await runProgram(['deploy', '-f', file, '--image', 'new', '--json'], context), 0)
   t.equal(out(), '{"name":"f","imageDigest":"sha256:1"}\n')
+  pulls = [{ worker: 'w1', state: 'failed', layers: [], message: 'no space\u001b[2J' }]
+  t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 1)
+  t.match(err(), /no image on worker w1: no space�\[2J\nwherry: deploy: f is deployed, but no worker can have its image;/)
+  t.equal(await runProgram(['deploy', 'f', '--image', 'img', '--no-wait'], context), 0)
+  bodies.splice(2)
   t.same(bodies, [{
     service: 'f', image: 'img', command: ['/bin/sh', '-c'], args: ['cat', '-n'], envVars: { A: 'b=c', SECRET: 'from here' }, limits: { memory: '64Mi', cpu: '0.5', pids: '9' },
     volumes: [{ name: 'v', target: '/v', readonly: true }, { name: 'w', target: '/w' }], user: 'u', workingDir: '/x', readOnlyRootFilesystem: true, labels: { l: 'm' },

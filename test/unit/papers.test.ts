@@ -92,7 +92,7 @@ t.test('docs/metrics.md has every metric as Prometheus shows it', async t => {
 
 t.test('docs/function-spec.md has every field, default and bound', async t => {
   const text = read('docs/function-spec.md')
-  const full = { service: 'a', image: 'b', command: ['c'], args: ['d'], user: 'e', workingDir: '/f' }
+  const full = { service: 'a', namespace: 'n', image: 'b', command: ['c'], args: ['d'], user: 'e', workingDir: '/f' }
   const fields = ['service', ...Object.keys(describeSpec(parseDeployment(full)))]
   t.same(named(/^\| `(\w+)` \|/gm, text.split('Limits of each container')[0]!), fields.sort())
   t.same(named(/^\| `(\w+)` \|/gm, text.split('## How a call ends')[1]!), OUTCOMES.filter(outcome => outcome !== 'throttled').sort())
