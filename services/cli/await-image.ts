@@ -2,6 +2,7 @@
 // answers about that and the terminal; refuses to know how an image is pulled.
 
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { LayerProgress } from '../contract/image.ts'
 import type { Context } from './context.ts'
 import type { GatewayClient, WorkerStatus } from './gateway-client.ts'
 import { createProgress } from './image/progress.ts'
@@ -10,7 +11,7 @@ import { formatAge, printable } from './terminal.ts'
 interface WorkerPull {
   readonly worker: string
   readonly state: 'pulling' | 'ready' | 'failed'
-  readonly layers: ReadonlyArray<{ readonly digest: string, readonly receivedBytes: number, readonly sizeBytes: number }>
+  readonly layers: readonly LayerProgress[]
   readonly message?: string
 }
 
@@ -23,13 +24,17 @@ const WAIT_MS = 15 * 60_000
 export async function awaitImage (client: GatewayClient, name: string, context: Context, { quiet }: { quiet: boolean }): Promise<{ ready: number, failures: readonly string[] }> {
   const live = (await client.json({ method: 'GET', path: '/system/workers' }) as readonly WorkerStatus[]).map(worker => worker.name)
   const progress = createProgress(context, { quiet })
+  const before = new Map<string, string>()
   const startedAt = performance.now()
   for (;;) {
     const { workers } = await client.json({ method: 'GET', path: `/system/function/${encodeURIComponent(name)}/pulls` }) as { workers: readonly WorkerPull[] }
     const pulls = workers.filter(pull => live.includes(pull.worker))
     // Of several workers the first to pull is shown; the others fetch the same layers.
     const shown = pulls.find(pull => pull.layers.length > 0)
-    for (const layer of shown?.layers ?? []) progress.onLayer({ image: name, layer: layer.digest, receivedBytes: layer.receivedBytes, sizeBytes: layer.sizeBytes })
+    for (const layer of shown?.layers ?? []) {
+      if (before.get(layer.layer) !== JSON.stringify(layer)) progress.onLayer(layer)
+      before.set(layer.layer, JSON.stringify(layer))
+    }
     const waitedMs = performance.now() - startedAt
     const isSilent = (worker: string): boolean => !pulls.some(pull => pull.worker === worker)
     const isOver = pulls.every(pull => pull.state !== 'pulling') && (waitedMs > BEGIN_MS || !live.some(isSilent))

@@ -41,3 +41,21 @@ export interface Image {
   readonly config: ImageConfig
   readonly layers: readonly string[]
 }
+
+/**
+ * What becomes of a layer, in this order.  'present': it was there already; nothing follows.  'queued': it will be fetched.  'receiving': its bytes
+ * come, and are unpacked on the way.  'unpacking': all have come, files are still being written.  'done': it is there.
+ */
+export type LayerState = 'present' | 'queued' | 'receiving' | 'unpacking' | 'done'
+
+/** How far the pull of one layer is. */
+export interface LayerProgress {
+  /** Digest of the packed layer. */
+  readonly layer: string
+  readonly state: LayerState
+  /** Packed bytes that came, of how many. */
+  readonly receivedBytes: number
+  readonly sizeBytes: number
+  /** What they have become so far, counted every few MiB while 'receiving' and 'unpacking'; else 0. */
+  readonly unpackedBytes: number
+}

@@ -1,15 +1,14 @@
 // How far each worker is with the image of a deployment: one Redis hash per digest, worker → report as JSON, with a short life.
 // Workers write, gateways read.  Refuses to know what a layer is and who wants to see it.
 
+import type { LayerProgress } from '../contract/image.ts'
 import { asOverloaded, type RedisClient } from '../platform/redis.ts'
-
-export interface LayerReport { readonly digest: string, readonly receivedBytes: number, readonly sizeBytes: number }
 
 export interface PullReport {
   readonly worker: string
   readonly state: 'pulling' | 'ready' | 'failed'
   /** Those that had to be fetched, in the order they began. */
-  readonly layers: readonly LayerReport[]
+  readonly layers: readonly LayerProgress[]
   /** Why it failed. */
   readonly message?: string
 }
@@ -35,8 +34,8 @@ function parseReport (worker: string, text: string): PullReport | undefined {
   return {
     worker,
     state: state as PullReport['state'],
-    layers: layers.slice(0, LAYERS_MAX).filter((layer): layer is LayerReport => typeof layer === 'object' && layer !== null &&
-      typeof layer.digest === 'string' && typeof layer.receivedBytes === 'number' && typeof layer.sizeBytes === 'number'),
+    layers: layers.slice(0, LAYERS_MAX).filter((layer): layer is LayerProgress => typeof layer === 'object' && layer !== null &&
+      typeof layer.layer === 'string' && typeof layer.state === 'string' && [layer.receivedBytes, layer.sizeBytes, layer.unpackedBytes].every(n => typeof n === 'number')),
     ...(message !== undefined && { message }),
   }
 }

@@ -7,7 +7,7 @@ import { constants, type Stats } from 'node:fs'
 import { lstat, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { AppError, ContentError, Overloaded } from '../contract/errors.ts'
-import type { Descriptor, Image, ImageConfig, Manifest } from '../contract/image.ts'
+import type { Descriptor, Image, ImageConfig, LayerProgress, LayerState, Manifest } from '../contract/image.ts'
 import { readBounded } from './bounded-body.ts'
 import { createBudget, fetchLayer } from './layer.ts'
 import { parseImageConfig, parseManifest } from './manifest.ts'
@@ -19,22 +19,9 @@ import { createSingleFlight, createSlots } from './single-flight.ts'
 import type { ImageStore } from './store.ts'
 import { IMAGE_BYTES_MAX } from './unpack.ts'
 
-/**
- * What becomes of a layer, in this order.  'present': it was there already; nothing follows.  'queued': it will be fetched.  'receiving': its bytes
- * come, and are unpacked on the way.  'unpacking': all have come, files are still being written.  'done': it is there.
- */
-export type LayerState = 'present' | 'queued' | 'receiving' | 'unpacking' | 'done'
-
-export interface PullProgress {
+/** How far one layer of IMAGE is. */
+export interface PullProgress extends LayerProgress {
   readonly image: string
-  /** Digest of the packed layer. */
-  readonly layer: string
-  readonly state: LayerState
-  /** Packed bytes that came, of how many. */
-  readonly receivedBytes: number
-  readonly sizeBytes: number
-  /** What they have become so far, counted every few MiB while 'receiving' and 'unpacking'; else 0. */
-  readonly unpackedBytes: number
 }
 
 export interface PullerDeps {

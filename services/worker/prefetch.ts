@@ -4,7 +4,8 @@
 
 import { AppError } from '../contract/errors.ts'
 import type { FunctionRecord } from '../contract/function-spec.ts'
-import type { LayerReport, PullReport, PullReports } from '../functions/pull-reports.ts'
+import type { LayerProgress } from '../contract/image.ts'
+import type { PullReport, PullReports } from '../functions/pull-reports.ts'
 import type { PullProgress, Puller } from '../image/pull.ts'
 import { parseReference } from '../image/reference.ts'
 import type { Log } from '../platform/log.ts'
@@ -23,7 +24,7 @@ const PARALLEL_MAX = 2
 const QUEUE_MAX = 1000
 const REPORT_MS = 200
 
-interface Pull { readonly record: FunctionRecord, readonly layers: Map<string, LayerReport>, timer: NodeJS.Timeout | undefined }
+interface Pull { readonly record: FunctionRecord, readonly layers: Map<string, LayerProgress>, timer: NodeJS.Timeout | undefined }
 
 export function createPrefetch ({ workerName, puller, reports, log }: PrefetchDeps) {
   const waiting: FunctionRecord[] = []
@@ -32,7 +33,7 @@ export function createPrefetch ({ workerName, puller, reports, log }: PrefetchDe
   let stopped = false
 
   /** A report that does not reach Redis is not missed: the next one says more. */
-  function say (digest: string, state: PullReport['state'], layers: readonly LayerReport[], message?: string): Promise<void> {
+  function say (digest: string, state: PullReport['state'], layers: readonly LayerProgress[], message?: string): Promise<void> {
     return reports.write(digest, { worker: workerName, state, layers, ...(message !== undefined && { message }) })
       .catch((err: unknown) => log.debug({ err }, 'how far a pull is did not reach Redis'))
   }
@@ -76,10 +77,10 @@ export function createPrefetch ({ workerName, puller, reports, log }: PrefetchDe
     },
 
     /** A puller's progress, of whatever image. */
-    onProgress ({ image, layer, receivedBytes, sizeBytes }: PullProgress): void {
+    onProgress ({ image, ...progress }: PullProgress): void {
       const own = active.get(image)
       if (!own) return
-      own.layers.set(layer, { digest: layer, receivedBytes, sizeBytes })
+      own.layers.set(progress.layer, progress)
       own.timer ??= setTimeout(() => {
         own.timer = undefined
         if (active.get(image) === own) void say(image, 'pulling', [...own.layers.values()])

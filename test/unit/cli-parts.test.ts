@@ -13,7 +13,7 @@ import type { Context } from '../../services/cli/context.ts'
 import { describeFailure, Failure, failureOf } from '../../services/cli/failure.ts'
 import { createGatewayClient } from '../../services/cli/gateway-client.ts'
 import { createProgress, describeLayer } from '../../services/cli/image/progress.ts'
-import type { LayerState } from '../../services/image/pull.ts'
+import type { LayerState } from '../../services/contract/image.ts'
 import { runProgram } from '../../services/cli/program.ts'
 import { formatAge, formatSize, formatTable, printable } from '../../services/cli/terminal.ts'
 import { createPart, type PartEvents } from '../../services/cli/up/child.ts'
@@ -118,7 +118,7 @@ function capture (env: Record<string, string> = {}): Captured {
 
 t.test('deploy speaks the gateway’s words', async t => {
   const bodies: unknown[] = []
-  let pulls = [{ worker: 'w1', state: 'pulling', layers: [{ digest: `sha256:${'b'.repeat(64)}`, receivedBytes: 1, sizeBytes: 2 }] }, { worker: 'gone', state: 'pulling', layers: [] }] as object[]
+  let pulls = [{ worker: 'w1', state: 'pulling', layers: [{ layer: `sha256:${'b'.repeat(64)}`, state: 'receiving', receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 }] }, { worker: 'gone', state: 'pulling', layers: [] }] as object[]
   const url = await serve(t, async (request, reply) => {
     if (request.url === '/system/workers') return void reply.end('[{"name":"w1"}]')
     if (request.url === '/system/function/f/pulls') {
@@ -277,7 +277,7 @@ t.test('a supervised part', async t => {
 })
 
 t.test('the progress of a pull', async t => {
-  const layer = (state: LayerState, receivedBytes: number) => ({ image: 'sha256:1', layer: `sha256:${'ab'.repeat(32)}`, state, receivedBytes, sizeBytes: 4 * 1024 ** 2, unpackedBytes: 2 * receivedBytes })
+  const layer = (state: LayerState, receivedBytes: number) => ({ layer: `sha256:${'ab'.repeat(32)}`, state, receivedBytes, sizeBytes: 4 * 1024 ** 2, unpackedBytes: 2 * receivedBytes })
   const shownOn = (isTTY: boolean, quiet: boolean): string => {
     const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY })
     const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal () {}, setExitCode () {} }

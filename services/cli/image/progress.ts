@@ -2,7 +2,7 @@
 // over itself; elsewhere one line when a layer begins and one when it is there.  Knows the terminal;
 // refuses to know where the bytes come from.
 
-import type { PullProgress } from '../../image/pull.ts'
+import type { LayerProgress } from '../../contract/image.ts'
 import type { Context } from '../context.ts'
 import { formatAge, formatSize } from '../terminal.ts'
 import { shortDigest } from './open.ts'
@@ -13,7 +13,7 @@ const LINES_MAX = 20
 const BAR_CHARACTERS = 20
 
 /** A layer as it was last heard of; `startedAt` is when its first bytes came. */
-export type LayerLine = Omit<PullProgress, 'image' | 'layer'> & { readonly startedAt: number }
+export type LayerLine = Omit<LayerProgress, 'layer'> & { readonly startedAt: number }
 
 /** "[=====>    ] 3.1 MiB of 9.0 MiB  12.1 MiB/s  1s left" */
 export function describeLayer ({ state, startedAt, receivedBytes, sizeBytes, unpackedBytes }: LayerLine, now: number): string {
@@ -46,7 +46,7 @@ export function createProgress ({ stderr }: Context, { quiet }: { quiet: boolean
   }
 
   return {
-    onLayer (progress: PullProgress): void {
+    onLayer (progress: LayerProgress): void {
       if (quiet) return
       const { layer, state, sizeBytes } = progress
       const known = layers.get(layer)

@@ -33,8 +33,8 @@ async function pushing (flags: PushFlags, context: Context, work: (pushing: Push
   const interrupted = new AbortController()
   context.onSignal(() => { interrupted.abort(new Failure(WHAT, 'it was interrupted')) })
   const onProgress = ({ digest, sizeBytes, sentBytes, result }: CopyProgress): void => {
-    if (result === undefined) progress.onLayer({ image: '', layer: digest, receivedBytes: sentBytes, sizeBytes })
-    else if (result !== 'uploaded' && flags.quiet !== true) context.stderr.write(`${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already there'}\n`)
+    if (result === undefined || result === 'uploaded') progress.onLayer({ layer: digest, state: result === undefined ? 'receiving' : 'done', receivedBytes: sentBytes, sizeBytes, unpackedBytes: 0 })
+    else if (flags.quiet !== true) context.stderr.write(`${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already there'}\n`)
   }
   try {
     await work({ registry, signal: interrupted.signal, onProgress, settle: progress.end })
