@@ -33,11 +33,14 @@ t.test('functions', async t => {
     const reply = await send('GET', '/system/functions')
     const [status] = JSON.parse(reply.text)
     t.match(status, {
-      ...kept, limits: { memory: '64Mi', cpu: '0.5', pids: 9 }, timeout: '1m30s', name: 'resize', namespace: '', replicas: 0, availableReplicas: 0,
+      ...kept, limits: { memory: '64Mi', cpu: '0.5', pids: 9 }, timeout: '1m30s', name: 'resize', namespace: 'openfaas-fn', replicas: 0, availableReplicas: 0,
       invocationCount: 0, createdAt: /^\d{4}-.*Z$/, queue: { waiting: 0, active: 0, delayed: 0 },
     })
     t.same(JSON.parse((await send('GET', '/system/function/resize')).text), status)
     t.match(await send('GET', '/system/function/nope'), { status: 404, text: /ERR_FUNCTION_NOT_FOUND/ })
+    t.match(JSON.parse((await send('GET', '/system/function/resize?tag=now')).text), { tagDigest: DIGEST, tagMoved: false })
+    t.same(JSON.parse((await send('GET', '/system/function/resize/pulls')).text), { imageDigest: DIGEST, workers: [] })
+    t.match(await send('GET', '/system/function/nope/pulls'), { status: 404, text: /ERR_FUNCTION_NOT_FOUND/ })
   })
   await t.test('PUT and POST replace it and keep its date of birth', async t => {
     const before = JSON.parse((await send('GET', '/system/function/resize')).text)
