@@ -52,7 +52,7 @@ const oneLine = (text: string): string => text.replaceAll(/\s*[\r\n]+\s*/g, ' ')
 /** The text for stderr; ends with a newline. */
 export function describeFailure (failure: Failure): string {
   const head = `wherry: ${failure.what}: ${oneLine(failure.message)}${failure.remedy === undefined ? '' : `; ${failure.remedy}`}`
-  const faults = failure.faults.slice(0, FAULTS_MAX).map(f => `  ${f.path === '' ? '' : `${f.path}: `}${oneLine(f.problem)}`)
+  const faults = failure.faults.slice(0, FAULTS_MAX).map(f => `  ${f.path === '' ? '' : `${f.path}: `}${oneLine(f.problem)}${f.excerpt === undefined ? '' : `\n\n${f.excerpt}\n`}`)
   const more = failure.faults.length - faults.length
   return [head, ...faults, ...(more > 0 ? [`  … and ${more} more`] : [])].join('\n') + '\n'
 }

@@ -2,8 +2,8 @@
 // whether trying again can help.  Users match on `code`; the table is mirrored in docs/errors.md.
 // Expected ends of a call are not here: they are outcomes (outcome.ts).
 
-/** One wrong field: `path` in the caller's own words ("limits.memory"), `problem` a whole sentence part. */
-export interface Fault { readonly path: string, readonly problem: string }
+/** One wrong field: `path` in the caller's own words ("limits.memory"), `problem` a whole sentence part; of a text file also the lines around, as they are shown. */
+export interface Fault { readonly path: string, readonly problem: string, readonly excerpt?: string }
 
 export interface ErrorFacts {
   readonly code: string
@@ -31,7 +31,7 @@ export class AppError extends Error {
 export class InvalidRequest extends AppError {
   readonly faults: readonly Fault[]
 
-  constructor (faults: readonly Fault[], code: 'ERR_INVALID_REQUEST' | 'ERR_INVALID_REFERENCE' = 'ERR_INVALID_REQUEST') {
+  constructor (faults: readonly Fault[], code: 'ERR_INVALID_REQUEST' | 'ERR_INVALID_REFERENCE' | 'ERR_INVALID_DOCKERFILE' = 'ERR_INVALID_REQUEST') {
     super(faults.map(f => f.path === '' ? f.problem : `${f.path}: ${f.problem}`).join('; '), { code, statusCode: 400, retryable: false })
     this.faults = faults
   }

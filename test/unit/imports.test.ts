@@ -14,7 +14,7 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const RANKS: Readonly<Record<string, number>> = {
   contract: 0, platform: 1,
   queue: 2, functions: 2, image: 2, runtime: 2, network: 2,
-  gateway: 3, worker: 3, engine: 3, console: 3, oci: 3,
+  gateway: 3, worker: 3, engine: 3, console: 3, oci: 3, build: 3,
   cli: 4,
 }
 

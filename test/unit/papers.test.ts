@@ -15,7 +15,7 @@ import { workerSettings } from '../../services/worker/config.ts'
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const FILE_LINES_MAX = 400
 const FUNCTION_LINES_MAX = 70
-const LEFT_OUT = /(?:^|\/)(?:node_modules|build|\.tap|\.git)\//
+const LEFT_OUT = /(?:^|\/)(?:node_modules|\.tap|\.git)\/|^build\//
 
 const read = (path: string): string => readFileSync(join(ROOT, path), 'utf8')
 const find = (...patterns: string[]): string[] => globSync(patterns, { cwd: ROOT, exclude: ['node_modules', 'build', '.tap', '.git'] }).filter(path => !LEFT_OUT.test(path)).sort()

@@ -1,0 +1,74 @@
+// RUN as a step: the command with its shell, heredocs, environment and mounts.
+// Knows what a process needs; refuses to know how it is started and isolated.
+
+import { posix } from 'node:path'
+import { quoted } from './build-failure.ts'
+import { PROXY_ARGS, resolveFrom } from './build-plan.ts'
+import { absolute, valueIn, withShell, type StageState } from './stage-state.ts'
+import { heredocText, parseHeredocMark } from './heredoc.ts'
+import type { RunInstruction } from './instructions.ts'
+import { parseMount } from './mounts.ts'
+import type { RunStep, StepMount } from './steps.ts'
+
+/** execve(2) takes no longer argument (MAX_ARG_STRLEN, its end counted). */
+const ARGUMENT_BYTES_MAX = 128 * 1024 - 1
+/** Where BuildKit puts the scripts that begin with "#!". */
+const SCRIPT_DIR = '/dev/pipes'
+
+/**
+ * The program: a lone heredoc is the script itself, which runs from a file if it begins with "#!"; with a
+ * command before it, the shell gets the lines as they are written.
+ */
+function programOf (state: StageState, instruction: RunInstruction): Pick<RunStep, 'argv' | 'script'> {
+  const { command, heredocs } = instruction
+  const [first] = heredocs
+  if (first === undefined || command.form === 'exec') return { argv: withShell(state.config, command) }
+  if (parseHeredocMark(command.script) === undefined) {
+    const bodies = heredocs.map(({ content, name }) => `\n${content}${name}`)
+    return { argv: withShell(state.config, { form: 'shell', script: command.script + bodies.join('') }) }
+  }
+  const content = heredocText(first)
+  if (!content.startsWith('#!')) return { argv: withShell(state.config, { form: 'shell', script: content }) }
+  const path = `${SCRIPT_DIR}/${/^[\w.-]{1,100}$/.test(first.name) && !/^\.+$/.test(first.name) ? first.name : 'script'}`
+  return { argv: [path], script: { path, content } }
+}
+
+function mountsOf (state: StageState, instruction: RunInstruction): StepMount[] {
+  return instruction.mounts.map(({ text }): StepMount => {
+    const mount = parseMount(text, value => valueIn(state, instruction, value))
+    if ('problem' in mount) throw instruction.fault(mount.problem, mount)
+    if (mount.type === 'secret') {
+      const { target, ...secret } = mount
+      return { ...secret, ...(target !== undefined && { targetPath: absolute(state.config, target) }) }
+    }
+    const { target, ...rest } = mount
+    const targetPath = absolute(state.config, target)
+    if (targetPath === '/') throw instruction.fault('nothing can be mounted on "/"', { mark: 'mount', hint: 'write target=/path' })
+    if (rest.type === 'tmpfs') return { ...rest, targetPath }
+    const { from: name, ...sourced } = rest
+    const source = posix.normalize(posix.join('/', rest.source))
+    if (sourced.type === 'cache') return { ...sourced, source, targetPath, from: name === undefined ? { kind: 'scratch' } : resolveFrom(state.plan.stages, name, state.index, instruction) }
+    return { ...sourced, source, targetPath, from: name === undefined ? { kind: 'context' } : resolveFrom(state.plan.stages, name, state.index, instruction) }
+  })
+}
+
+/** What is RUN's own of the step. */
+export function runStep (state: StageState, instruction: RunInstruction): Pick<RunStep, 'kind' | 'createdBy' | 'argv' | 'script' | 'env' | 'proxyEnv' | 'workingDir' | 'user' | 'mounts' | 'network'> {
+  const { config, args, plan } = state
+  const program = programOf(state, instruction)
+  if (program.argv.length === 0) throw instruction.fault('RUN needs a command', { mark: 'RUN' })
+  const long = program.argv.find(argument => Buffer.byteLength(argument) > ARGUMENT_BYTES_MAX)
+  if (long !== undefined) throw instruction.fault(`the command ${quoted(long)} is longer than ${ARGUMENT_BYTES_MAX} bytes`, { hint: 'let the heredoc begin with #!/bin/sh: then it runs from a file' })
+  const own = new Set(config.env.map(variable => variable.split('=', 1)[0]!))
+  const visible = [...args].filter(([name]) => !own.has(name)).map(([name, value]) => `${name}=${value}`)
+  const proxies = PROXY_ARGS.flatMap(name => {
+    const value = plan.options.buildArgs.get(name)
+    return value === undefined || own.has(name) || args.has(name) ? [] : `${name}=${value}`
+  })
+  const command = program.script === undefined ? program.argv.join(' ') : instruction.text.slice('RUN '.length)
+  return {
+    kind: 'run', ...program, env: [...visible, ...config.env], proxyEnv: proxies, workingDir: config.workingDir || '/', user: config.user,
+    mounts: mountsOf(state, instruction), network: instruction.network,
+    createdBy: `RUN ${visible.length > 0 ? `|${visible.length} ${visible.join(' ')} ` : ''}${command}`,
+  }
+}

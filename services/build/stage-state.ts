@@ -1,0 +1,56 @@
+// A stage as the instruction at hand finds it: config, ARGs, and the values and paths that follow from them.
+// Knows how a name gets its value; refuses to know single instructions.
+
+import { posix } from 'node:path'
+import { closest, quoted } from './build-failure.ts'
+import type { BuildConfig } from './build-config.ts'
+import { expandWith, type BuildPlan } from './build-plan.ts'
+import type { Command, Instruction } from './instructions.ts'
+
+export interface StageState {
+  readonly plan: BuildPlan
+  readonly index: number
+  config: BuildConfig
+  /** ARGs that have a value. */
+  readonly args: Map<string, string>
+  readonly declaredArgs: Set<string>
+  /** A CMD of this stage survives an ENTRYPOINT, one of the base image does not. */
+  hasCmd: boolean
+  /** WORKDIR was set, here or in a parent stage. */
+  hasWorkdir: boolean
+}
+
+const DEFAULT_SHELL = ['/bin/sh', '-c']
+
+/** The value of a variable in STATE: ENV beats ARG. */
+export function lookUp (state: StageState, name: string): string | undefined {
+  const entry = state.config.env.find(variable => variable.startsWith(`${name}=`))
+  return entry === undefined ? state.args.get(name) : entry.slice(name.length + 1)
+}
+
+/** NAME, which INSTRUCTION uses, has no value. */
+export function warnOfUnset (state: StageState, instruction: Instruction, name: string): void {
+  if (state.declaredArgs.has(name)) return
+  const { source, location } = instruction
+  const isGlobal = state.plan.globalArgs.has(name)
+  const known = [...state.config.env.map(variable => variable.split('=', 1)[0]!), ...state.declaredArgs]
+  const other = closest(name, known)
+  const hint = isGlobal ? `; write ARG ${name} in this stage to have it here` : other === undefined ? '' : `; did you mean $${other}?`
+  state.plan.warn({ source, location, rule: 'UndefinedVar', text: `the variable ${quoted(name)} is not set${hint}` })
+}
+
+/** TEXT of INSTRUCTION with its variables. */
+export function valueIn (state: StageState, instruction: Instruction, text: string): string {
+  return expandWith(instruction, text, name => lookUp(state, name), name => warnOfUnset(state, instruction, name)).text
+}
+
+/** PATH, or if it is relative, PATH below the working directory. */
+export function absolute (config: BuildConfig, path: string): string {
+  const joined = posix.normalize(posix.join('/', posix.isAbsolute(path) ? '/' : config.workingDir, path))
+  return joined.length > 1 && joined.endsWith('/') ? joined.slice(0, -1) : joined
+}
+
+/** COMMAND as the arguments of a process. */
+export function withShell (config: BuildConfig, command: Command): readonly string[] {
+  return command.form === 'exec' ? command.argv : [...config.shell ?? DEFAULT_SHELL, command.script]
+}
