@@ -1,0 +1,232 @@
+// The folder that a build copies from, as a tree that is read when it is asked for and no further than its
+// ignore rules let it be seen.  Every step goes through a descriptor of the folder above (/proc/self/fd, no links
+// followed), so nothing outside can be reached, also not by swapping a folder for a link meanwhile.
+// Knows files on disk; refuses to know instructions and what becomes of the files.
+
+import { createHash } from 'node:crypto'
+import { closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, realpathSync, type BigIntStats } from 'node:fs'
+import { setImmediate } from 'node:timers/promises'
+import { AppError, InvalidRequest } from '../contract/errors.ts'
+import type { IgnoreRules, Verdict } from './dockerignore.ts'
+
+export interface ContextEntry {
+  /** "src/a.ts"; "" is the context itself. */
+  readonly path: string
+  /** "special" cannot be copied; `what` says why. */
+  readonly kind: 'file' | 'directory' | 'link' | 'special'
+  /** 12 bits. */
+  readonly mode: number
+  readonly sizeBytes: number
+  readonly mtimeMs: number
+  /** Of a link, as it is written. */
+  readonly linkTarget?: string
+  readonly what?: string
+  /** To tell whether it is still the same file when it is opened. */
+  readonly identity: string
+  /** An ignored folder that is only there for what is excepted below it. */
+  readonly isHidden: boolean
+}
+
+export interface Folder {
+  /** Sorted by name. */
+  readonly entries: readonly ContextEntry[]
+  /** Names that the rules leave out, and the line of the rule that does. */
+  readonly ignored: ReadonlyMap<string, number>
+}
+
+export interface BuildContext {
+  /** Messages call its ignore file this; "" if there is none. */
+  readonly ignoreName: string
+  readonly root: ContextEntry
+  /** What is in the folder ENTRY. */
+  read (entry: ContextEntry): Promise<Folder>
+  /** A descriptor to read the file ENTRY with, which the caller closes.  Throws InvalidRequest if it is no longer the same file. */
+  open (entry: ContextEntry): number
+  /** sha256 of the file ENTRY's content, in hexadecimal; read once. */
+  digest (entry: ContextEntry): Promise<string>
+}
+
+/** Of the whole context, ignored ones counted. */
+export const CONTEXT_ENTRIES_MAX = 1_000_000
+const PATH_BYTES_MAX = 4096
+const DEPTH_MAX = 256
+const CHUNK_BYTES = 256 * 1024
+/** After so many bytes or files others get a turn. */
+const TURN_BYTES = 4 * 1024 * 1024
+const TURN_ENTRIES = 2000
+
+const FOLDER_FLAGS = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW
+// A pipe that took the place of a file must not stop the build.
+const FILE_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK | constants.O_NOCTTY
+
+function errnoOf (err: unknown): string {
+  return err instanceof Error && 'code' in err ? String(err.code) : ''
+}
+
+function refuse (path: string, problem: string): never {
+  throw new InvalidRequest([{ path: path === '' ? 'the context' : path, problem }])
+}
+
+/** ERR, from a system call on PATH, in words. */
+function failed (path: string, err: unknown): never {
+  if (err instanceof AppError) throw err
+  const code = errnoOf(err)
+  if (code === 'EACCES' || code === 'EPERM') refuse(path, 'may not be read; change its mode, or put it into .dockerignore')
+  if (['ENOENT', 'ELOOP', 'ENOTDIR', 'EISDIR', 'ENXIO'].includes(code)) refuse(path, 'was changed while it was read; build again')
+  throw err
+}
+
+const identityOf = ({ dev, ino }: BigIntStats): string => `${dev}:${ino}`
+
+function whatOf (stats: BigIntStats): string | undefined {
+  if (stats.isFIFO()) return 'a pipe'
+  if (stats.isSocket()) return 'a socket'
+  return stats.isBlockDevice() || stats.isCharacterDevice() ? 'a device' : undefined
+}
+
+function entryOf (path: string, stats: BigIntStats, facts: { isHidden: boolean, linkTarget?: string, what?: string | undefined }): ContextEntry {
+  const { isHidden, linkTarget, what } = facts
+  return {
+    path, kind: what !== undefined ? 'special' : stats.isDirectory() ? 'directory' : stats.isSymbolicLink() ? 'link' : 'file',
+    mode: Number(stats.mode) & 0o7777, sizeBytes: Number(stats.size), mtimeMs: Number(stats.mtimeNs / 1_000_000n),
+    identity: identityOf(stats), isHidden, ...(linkTarget !== undefined && { linkTarget }), ...(what !== undefined && { what }),
+  }
+}
+
+/** A descriptor of the folder PARTS below DIR. */
+function openFolder (dir: string, parts: readonly string[]): number {
+  let fd = openSync(dir, FOLDER_FLAGS)
+  for (const part of parts) {
+    try {
+      const next = openSync(`/proc/self/fd/${fd}/${part}`, FOLDER_FLAGS)
+      closeSync(fd)
+      fd = next
+    } catch (err) {
+      closeSync(fd)
+      throw err
+    }
+  }
+  return fd
+}
+
+function within<T> (fd: number, act: (at: string) => T): T {
+  try {
+    return act(`/proc/self/fd/${fd}`)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+const partsOf = (path: string): string[] => path === '' ? [] : path.split('/')
+
+/** The context DIR, seen through RULES.  Throws InvalidRequest if it is no folder, here and whenever something in it cannot be read. */
+export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules }): BuildContext {
+  const folders = new Map<string, Folder>()
+  const verdicts = new Map<string, Verdict>([['', rules.root]])
+  const digests = new Map<string, string>()
+  let entriesRead = 0
+  let sinceTurn = 0
+  let root: ContextEntry
+  let real: string
+  try {
+    real = realpathSync(dir)
+    root = entryOf('', within(openSync(real, FOLDER_FLAGS), at => lstatSync(`${at}/.`, { bigint: true })), { isHidden: false })
+  } catch (err) {
+    const why: Readonly<Record<string, string>> = { ENOENT: 'there is no such folder', ENOTDIR: 'it is no folder', EACCES: 'it may not be read' }
+    throw new InvalidRequest([{ path: 'context', problem: `${dir}: ${why[errnoOf(err)] ?? String(err)}` }])
+  }
+
+  function child (at: string, nameBytes: Buffer, parent: ContextEntry, ignored: Map<string, number>): ContextEntry | undefined {
+    const name = nameBytes.toString()
+    const path = parent.path === '' ? name : `${parent.path}/${name}`
+    const verdict = rules.judge(path, verdicts.get(parent.path)!)
+    const isText = Buffer.from(name).equals(nameBytes)
+    const stats = lstatSync(isText ? `${at}/${name}` : Buffer.concat([Buffer.from(`${at}/`), nameBytes]), { bigint: true, throwIfNoEntry: false })
+    if (stats === undefined) return undefined // gone since the folder was listed
+    const isHidden = verdict.isIgnored && stats.isDirectory() && rules.mayHoldExceptions(path)
+    if (verdict.isIgnored) ignored.set(name, verdict.rule!.line)
+    if (verdict.isIgnored && !isHidden) return undefined
+    if (!isText) return entryOf(path, stats, { isHidden, what: 'a name that is not UTF-8' })
+    if (Buffer.byteLength(path) > PATH_BYTES_MAX || partsOf(path).length > DEPTH_MAX) refuse(path, `the path is longer than ${PATH_BYTES_MAX} bytes or ${DEPTH_MAX} folders deep`)
+    if (stats.isDirectory()) verdicts.set(path, verdict)
+    return entryOf(path, stats, { isHidden, what: whatOf(stats), ...(stats.isSymbolicLink() && { linkTarget: readlinkSync(`${at}/${name}`) }) })
+  }
+
+  function list (entry: ContextEntry): Folder {
+    const ignored = new Map<string, number>()
+    const entries = within(openFolder(real, partsOf(entry.path)), at => {
+      if (identityOf(lstatSync(`${at}/.`, { bigint: true })) !== entry.identity) refuse(entry.path, 'was changed while it was read; build again')
+      const names = readdirSync(at, { encoding: 'buffer' })
+      entriesRead += names.length
+      sinceTurn += names.length
+      if (entriesRead > CONTEXT_ENTRIES_MAX) refuse('', `has more than ${CONTEXT_ENTRIES_MAX} files; put what the build does not need into .dockerignore`)
+      return names.sort(Buffer.compare).flatMap(name => child(at, name, entry, ignored) ?? [])
+    })
+    return { entries, ignored }
+  }
+
+  function open (entry: ContextEntry): number {
+    const parts = partsOf(entry.path)
+    try {
+      const fd = within(openFolder(real, parts.slice(0, -1)), at => openSync(`${at}/${parts.at(-1)!}`, FILE_FLAGS))
+      const stats = fstatSync(fd, { bigint: true })
+      if (stats.isFile() && identityOf(stats) === entry.identity && Number(stats.size) === entry.sizeBytes) return fd
+      closeSync(fd)
+      return refuse(entry.path, 'was changed while it was read; build again')
+    } catch (err) {
+      return failed(entry.path, err)
+    }
+  }
+
+  async function hashFile (entry: ContextEntry): Promise<string> {
+    const hash = createHash('sha256')
+    const fd = open(entry)
+    try {
+      const buffer = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, entry.sizeBytes + 1))
+      let total = 0
+      for (let length = readSync(fd, buffer); length > 0; length = readSync(fd, buffer)) {
+        total += length
+        hash.update(buffer.subarray(0, length))
+        await takeTurns(length)
+      }
+      if (total !== entry.sizeBytes) refuse(entry.path, 'was changed while it was read; build again')
+    } finally {
+      closeSync(fd)
+    }
+    return hash.digest('hex')
+  }
+
+  let bytesSinceTurn = 0
+  async function takeTurns (lengthBytes: number): Promise<void> {
+    bytesSinceTurn += lengthBytes
+    if (bytesSinceTurn < TURN_BYTES && sinceTurn < TURN_ENTRIES) return
+    bytesSinceTurn = 0
+    sinceTurn = 0
+    await setImmediate()
+  }
+
+  return {
+    root, ignoreName: rules.name, open,
+    async read (entry) {
+      const known = folders.get(entry.path)
+      if (known !== undefined) return known
+      await takeTurns(0)
+      try {
+        const folder = list(entry)
+        folders.set(entry.path, folder)
+        return folder
+      } catch (err) {
+        return failed(entry.path, err)
+      }
+    },
+    async digest (entry) {
+      const known = digests.get(entry.path)
+      if (known !== undefined) return known
+      sinceTurn++
+      await takeTurns(0)
+      const digest = await hashFile(entry)
+      digests.set(entry.path, digest)
+      return digest
+    },
+  }
+}
