@@ -84,15 +84,20 @@ export function formatWarning ({ source, location, rule, text }: BuildWarning): 
   return `${source.name}:${location.line}: ${text} (${rule})`
 }
 
-/** How many letters have to change, come or go to make A of B (Levenshtein's distance). */
+/** How many letters have to change, come, go or swap places to make A of B (Damerau and Levenshtein's distance). */
 function distance (a: string, b: string): number {
-  let above = Array.from({ length: b.length + 1 }, (_, i) => i)
+  const rows = [Array.from({ length: b.length + 1 }, (_, i) => i)]
   for (let i = 1; i <= a.length; i++) {
+    const above = rows[i - 1]!
     const row = [i]
-    for (let j = 1; j <= b.length; j++) row.push(Math.min(above[j]! + 1, row[j - 1]! + 1, above[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)))
-    above = row
+    for (let j = 1; j <= b.length; j++) {
+      const steps = Math.min(above[j]! + 1, row[j - 1]! + 1, above[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1))
+      const isSwap = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
+      row.push(isSwap ? Math.min(steps, rows[i - 2]![j - 2]! + 1) : steps)
+    }
+    rows.push(row)
   }
-  return above[b.length]!
+  return rows[a.length]![b.length]!
 }
 
 const COMPARED_CHARACTERS_MAX = 64

@@ -85,13 +85,13 @@ function globalArgsOf (dockerfile: Dockerfile, options: PlanOptions): Map<string
 }
 
 /** NAME as the name of an image, for INSTRUCTION.  Only how it is written is checked. */
-function imageSource (stages: readonly Stage[], name: string, instruction: Faulty): StageSource {
+function imageSource (stages: readonly Stage[], name: string, instruction: Faulty, facts: FaultFacts = {}): StageSource {
   const suggestion = closest(name, stages.flatMap(stage => stage.from.stageName ?? []))
   try {
     parseReference(name)
   } catch (err) {
     if (!(err instanceof InvalidRequest)) throw err
-    throw instruction.fault(err.faults[0]!.problem, { mark: name, hint: suggestion === undefined ? undefined : `did you mean the stage ${suggestion}?` })
+    throw instruction.fault(err.faults[0]!.problem, { mark: name, hint: suggestion === undefined ? undefined : `did you mean the stage ${suggestion}?`, ...facts })
   }
   return { kind: 'image', reference: name, ...(suggestion !== undefined && { suggestion }) }
 }
@@ -121,7 +121,8 @@ export function fromNames (instruction: Instruction): string[] {
   return []
 }
 
-function baseOf (stages: readonly Stage[], stage: Stage, name: string, warn: Warn): StageSource {
+/** NAME, FROM's image with its variables, of which UNSET have no value. */
+function baseOf (stages: readonly Stage[], stage: Stage, name: string, { warn, unset }: { warn: Warn, unset: readonly string[] }): StageSource {
   if (name === 'scratch') return { kind: 'scratch' }
   const named = stageNamed(stages, name, stage.index)
   if (named !== undefined) return { kind: 'stage', index: named.index }
@@ -130,20 +131,22 @@ function baseOf (stages: readonly Stage[], stage: Stage, name: string, warn: War
   if (later !== undefined) {
     warn({ source, location, rule: 'StageComesLater', text: `the stage ${quoted(name)} comes later, in line ${later.from.location.line}; FROM here means an image of that name` })
   }
-  return imageSource(stages, name, stage.from)
+  return imageSource(stages, name, stage.from, unset.length === 0 ? {} : { mark: stage.from.base, hint: `${quoted(unset[0]!)} is not set: no ARG before the first FROM declares it` })
 }
 
 function planStage (dockerfile: Dockerfile, stage: Stage, platforms: ReadonlyArray<PlannedStage>, context: { globalArgs: ReadonlyMap<string, string>, options: PlanOptions, warn: Warn }): PlannedStage {
   const { from, index } = stage
   const { globalArgs, warn } = context
-  const unset = (name: string): void => {
+  const unset: string[] = []
+  const warnOfUnset = (name: string): void => {
+    unset.push(name)
     const hint = closest(name, globalArgs.keys())
     warn({ source: from.source, location: from.location, rule: 'UndefinedArgInFrom', text: `FROM uses ${quoted(name)}, which no ARG before the first FROM declares${hint === undefined ? '' : `; did you mean ${hint}?`}` })
   }
-  const name = expandWith(from, from.base, other => globalArgs.get(other), unset).text
+  const name = expandWith(from, from.base, other => globalArgs.get(other), warnOfUnset).text
   if (name === '') throw from.fault(`${quoted(from.base)} is empty`, { mark: from.base, hint: 'give its ARG, before the first FROM, a value, or give one with --build-arg' })
-  const base = baseOf(dockerfile.stages, stage, name, warn)
-  const platformText = from.platform === undefined ? undefined : expandWith(from, from.platform, other => globalArgs.get(other), unset).text
+  const base = baseOf(dockerfile.stages, stage, name, { warn, unset })
+  const platformText = from.platform === undefined ? undefined : expandWith(from, from.platform, other => globalArgs.get(other), warnOfUnset).text
   const platform = platformText === undefined ? base.kind === 'stage' ? platforms[base.index]!.platform : context.options.platform : parsePlatform(platformText)
   if (platform === undefined) throw from.fault(`${quoted(platformText!)} is no platform`, { mark: from.platform, hint: 'write linux/amd64 or linux/arm64' })
   // What a parent stage's ONBUILD asks for, its child has to wait for.

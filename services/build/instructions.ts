@@ -103,6 +103,11 @@ function fromOf (node: Node, written: Written): FromInstruction {
   return { kind: 'from', ...written, base, ...(stageName !== undefined && { stageName }), ...(platform !== undefined && { platform }) }
 }
 
+/** Which stages there are to build has to be known before variables have values. */
+function checkFrom (node: Node, from: string): void {
+  if (/\$./.test(from)) throw node.fault('"from" takes no variables', { mark: from, hint: 'name a stage with FROM … AS, where they are allowed' })
+}
+
 function runOf (node: Node, written: Written, warn: Warn): RunInstruction {
   const network = (node.flags.text('network') ?? 'default').toLowerCase()
   if (network !== 'default' && network !== 'none' && network !== 'host') throw node.fault(`--network is default, none or host, not ${quoted(network)}`, { mark: '--network' })
@@ -118,6 +123,7 @@ function runOf (node: Node, written: Written, warn: Warn): RunInstruction {
     kind: 'run', ...written, command: commandOf(node, warn), heredocs: node.heredocs, network,
     mounts: mounts.map(text => {
       const from = mountFrom(text)
+      if (from !== undefined) checkFrom(node, from)
       return { text, ...(from !== undefined && { from }) }
     }),
   }
@@ -134,7 +140,7 @@ function copyOf (node: Node, written: Written, warn: Warn): CopyInstruction {
   const badName = node.heredocs.find(({ name }) => name.includes('/') || name === '.' || name === '..')
   if (badName !== undefined) throw node.fault(`the heredoc ${quoted(badName.name)} would be a file of that name, which cannot be`, { mark: badName.name })
   const from = node.flags.text('from')
-  if (from !== undefined && /\$./.test(from)) throw node.fault('--from takes no variables', { mark: from, hint: 'name a stage with FROM … AS, where they are allowed' })
+  if (from !== undefined) checkFrom(node, from)
   if (from !== undefined && node.heredocs.length > 0 && sources.length === 0) throw node.fault('a heredoc is not copied from anywhere', { mark: '--from' })
   const optional = { chown: node.flags.text('chown'), chmod: node.flags.text('chmod'), checksum: node.flags.text('checksum'), from }
   const unpack = node.flags.isOn('unpack')

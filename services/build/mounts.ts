@@ -141,8 +141,8 @@ export function mountFrom (text: string): string | undefined {
 }
 
 /**
- * TEXT, the value of one --mount, with each value passed through RESOLVE (variables).  A name in FROM takes no
- * variables.  What is wrong comes back as a `problem`.
+ * TEXT, the value of one --mount, with each value but that of "from" passed through RESOLVE (variables).
+ * What is wrong comes back as a `problem`.
  */
 export function parseMount (text: string, resolve: (value: string) => string): Mount | MountProblem {
   const fields = splitCommas(text)
@@ -155,7 +155,6 @@ export function parseMount (text: string, resolve: (value: string) => string): M
     if (key === undefined) return { problem: `--mount has no "${written}"`, mark: written, hint: didYouMean(written, Object.keys(KEYS)) }
     if (equals < 0 && !SWITCHES.includes(key)) return { problem: `"${written}" in --mount has no value`, mark: written, hint: `write ${written}=…` }
     const raw = equals < 0 ? 'true' : field.slice(equals + 1)
-    if (key === 'from' && /\$./.test(raw)) return { problem: '"from" takes no variables', mark: raw, hint: 'name a stage with FROM … AS, where they are allowed' }
     values.set(key, key === 'from' ? raw : resolve(raw))
   }
   const type = (values.get('type') ?? 'bind').toLowerCase()

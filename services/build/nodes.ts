@@ -89,7 +89,7 @@ function heredocMarks (keyword: Keyword, rest: string, line: string, escape: str
   if (keyword === 'ONBUILD') {
     const inner = splitInstruction(rest, escape)
     const name = inner.keyword.toUpperCase()
-    return name === 'RUN' || name === 'COPY' || name === 'ADD' ? heredocMarks(name, inner.rest, rest, escape) : []
+    return name === 'RUN' || name === 'COPY' || name === 'ADD' ? heredocMarks(name, inner.rest, line, escape) : []
   }
   if (keyword !== 'RUN' && keyword !== 'COPY' && keyword !== 'ADD') return []
   return Array.isArray(parseJsonArray(rest)) ? [] : findHeredocs(line)

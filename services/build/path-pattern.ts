@@ -1,4 +1,4 @@
-// Patterns of paths: Go's filepath.Match ("*" and "?" stop at "/", "[a-z]", "[^a]", "\*"), and with "**" as
+// Patterns of paths: Go's filepath.Match ("*" and "?" stop at "/", sets like "[a-z]" and "[^a]" do not, "\*" is a star), and with "**" as
 // .dockerignore has it.  A pattern is a list of small steps that are followed all at once, so its cost is its
 // length times the path's, whatever a hostile one says.  Knows strings; refuses to know files.
 
@@ -44,7 +44,7 @@ function readSet (characters: readonly string[], from: number): { takes: (charac
     ranges.push([low.codePointAt(0)! <= high.codePointAt(0)! ? low : '', high])
   }
   const isIn = (character: string): boolean => ranges.some(([low, high]) => low !== '' && character.codePointAt(0)! >= low.codePointAt(0)! && character.codePointAt(0)! <= high.codePointAt(0)!)
-  return { takes: character => character !== '/' && isIn(character) !== isNegated, end: at + 1 }
+  return { takes: character => isIn(character) !== isNegated, end: at + 1 }
 }
 
 /** "**" takes all that is left where it ends the pattern, and anything where plain text follows it at once ("**.log"); else whole parts. */
