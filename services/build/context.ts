@@ -1,10 +1,11 @@
 // The folder that a build copies from, as a tree that is read when it is asked for and no further than its
-// ignore rules let it be seen.  Every step goes through a descriptor of the folder above (/proc/self/fd, no links
-// followed), so nothing outside can be reached, also not by swapping a folder for a link meanwhile.
+// ignore rules let it be seen.  What a path leads to is looked at through a descriptor that opens nothing (O_PATH,
+// open(2)) and used only if it is still what was listed, so a link that takes a folder's place leads nowhere.
 // Knows files on disk; refuses to know instructions and what becomes of the files.
 
 import { createHash } from 'node:crypto'
 import { closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, realpathSync, type BigIntStats } from 'node:fs'
+import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { AppError, InvalidRequest } from '../contract/errors.ts'
 import type { IgnoreRules, Verdict } from './dockerignore.ts'
@@ -55,9 +56,9 @@ const CHUNK_BYTES = 256 * 1024
 const TURN_BYTES = 4 * 1024 * 1024
 const TURN_ENTRIES = 2000
 
-const FOLDER_FLAGS = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW
-// A pipe that took the place of a file must not stop the build.
-const FILE_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK | constants.O_NOCTTY
+/** open(2): only a handle on the place, which reading goes through; Node has no name for it. */
+const O_PATH = 0o10000000
+const PLACE_FLAGS = O_PATH | constants.O_NOFOLLOW
 
 function errnoOf (err: unknown): string {
   return err instanceof Error && 'code' in err ? String(err.code) : ''
@@ -93,31 +94,15 @@ function entryOf (path: string, stats: BigIntStats, facts: { isHidden: boolean, 
   }
 }
 
-/** A descriptor of the folder PARTS below DIR. */
-function openFolder (dir: string, parts: readonly string[]): number {
-  let fd = openSync(dir, FOLDER_FLAGS)
-  for (const part of parts) {
-    try {
-      const next = openSync(`/proc/self/fd/${fd}/${part}`, FOLDER_FLAGS)
-      closeSync(fd)
-      fd = next
-    } catch (err) {
-      closeSync(fd)
-      throw err
-    }
-  }
-  return fd
-}
-
-function within<T> (fd: number, act: (at: string) => T): T {
+/** What ACT makes of the place PATH, as "/proc/self/fd/N", and of what is there. */
+function atPlace<T> (path: string, act: (at: string, stats: BigIntStats) => T): T {
+  const fd = openSync(path, PLACE_FLAGS)
   try {
-    return act(`/proc/self/fd/${fd}`)
+    return act(`/proc/self/fd/${fd}`, fstatSync(fd, { bigint: true }))
   } finally {
     closeSync(fd)
   }
 }
-
-const partsOf = (path: string): string[] => path === '' ? [] : path.split('/')
 
 /** The context DIR, seen through RULES.  Throws InvalidRequest if it is no folder, here and whenever something in it cannot be read. */
 export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules }): BuildContext {
@@ -130,11 +115,12 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
   let real: string
   try {
     real = realpathSync(dir)
-    root = entryOf('', within(openSync(real, FOLDER_FLAGS), at => lstatSync(`${at}/.`, { bigint: true })), { isHidden: false })
+    root = entryOf('', atPlace(real, (_, stats) => stats), { isHidden: false })
   } catch (err) {
-    const why: Readonly<Record<string, string>> = { ENOENT: 'there is no such folder', ENOTDIR: 'it is no folder', EACCES: 'it may not be read' }
+    const why: Readonly<Record<string, string>> = { ENOENT: 'there is no such folder', ENOTDIR: 'there is no such folder', EACCES: 'it may not be read' }
     throw new InvalidRequest([{ path: 'context', problem: `${dir}: ${why[errnoOf(err)] ?? String(err)}` }])
   }
+  if (root.kind !== 'directory') throw new InvalidRequest([{ path: 'context', problem: `${dir}: it is no folder` }])
 
   function child (at: string, nameBytes: Buffer, parent: ContextEntry, ignored: Map<string, number>): ContextEntry | undefined {
     const name = nameBytes.toString()
@@ -147,15 +133,15 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
     if (verdict.isIgnored) ignored.set(name, verdict.rule!.line)
     if (verdict.isIgnored && !isHidden) return undefined
     if (!isText) return entryOf(path, stats, { isHidden, what: 'a name that is not UTF-8' })
-    if (Buffer.byteLength(path) > PATH_BYTES_MAX || partsOf(path).length > DEPTH_MAX) refuse(path, `the path is longer than ${PATH_BYTES_MAX} bytes or ${DEPTH_MAX} folders deep`)
+    if (Buffer.byteLength(path) > PATH_BYTES_MAX || path.split('/').length > DEPTH_MAX) refuse(path, `the path is longer than ${PATH_BYTES_MAX} bytes or ${DEPTH_MAX} folders deep`)
     if (stats.isDirectory()) verdicts.set(path, verdict)
     return entryOf(path, stats, { isHidden, what: whatOf(stats), ...(stats.isSymbolicLink() && { linkTarget: readlinkSync(`${at}/${name}`) }) })
   }
 
   function list (entry: ContextEntry): Folder {
     const ignored = new Map<string, number>()
-    const entries = within(openFolder(real, partsOf(entry.path)), at => {
-      if (identityOf(lstatSync(`${at}/.`, { bigint: true })) !== entry.identity) refuse(entry.path, 'was changed while it was read; build again')
+    const entries = atPlace(join(real, entry.path), (at, stats) => {
+      if (identityOf(stats) !== entry.identity) refuse(entry.path, 'was changed while it was read; build again')
       const names = readdirSync(at, { encoding: 'buffer' })
       entriesRead += names.length
       sinceTurn += names.length
@@ -166,13 +152,11 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
   }
 
   function open (entry: ContextEntry): number {
-    const parts = partsOf(entry.path)
     try {
-      const fd = within(openFolder(real, parts.slice(0, -1)), at => openSync(`${at}/${parts.at(-1)!}`, FILE_FLAGS))
-      const stats = fstatSync(fd, { bigint: true })
-      if (stats.isFile() && identityOf(stats) === entry.identity && Number(stats.size) === entry.sizeBytes) return fd
-      closeSync(fd)
-      return refuse(entry.path, 'was changed while it was read; build again')
+      return atPlace(join(real, entry.path), (at, stats) => {
+        const isSame = stats.isFile() && identityOf(stats) === entry.identity && Number(stats.size) === entry.sizeBytes
+        return isSame ? openSync(at, constants.O_RDONLY) : refuse(entry.path, 'was changed while it was read; build again')
+      })
     } catch (err) {
       return failed(entry.path, err)
     }
@@ -184,7 +168,8 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
     try {
       const buffer = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, entry.sizeBytes + 1))
       let total = 0
-      for (let length = readSync(fd, buffer); length > 0; length = readSync(fd, buffer)) {
+      for (let length = buffer.length; length === buffer.length;) {
+        length = readSync(fd, buffer)
         total += length
         hash.update(buffer.subarray(0, length))
         await takeTurns(length)

@@ -3,7 +3,12 @@
 // length times the path's, whatever a hostile one says.  Knows strings; refuses to know files.
 
 /** "one" takes one character, "loop" any number of them, "parts" any number of whole parts of the path with their "/". */
-interface PatternStep { readonly kind: 'one' | 'loop' | 'parts', readonly takes: (character: string) => boolean }
+interface PatternStep {
+  readonly kind: 'one' | 'loop' | 'parts'
+  readonly takes: (character: string) => boolean
+  /** The only character it takes. */
+  readonly literal?: string
+}
 
 export interface PathPattern {
   readonly text: string
@@ -75,7 +80,7 @@ function compile (text: string, hasDeep: boolean): PatternStep[] | undefined {
     } else {
       const literal = character === '\\' ? characters[++at] : character
       if (literal === undefined) return undefined
-      steps.push({ kind: 'one', takes: other => other === literal })
+      steps.push({ kind: 'one', takes: other => other === literal, literal })
       at++
     }
   }
@@ -124,5 +129,7 @@ export function parsePathPattern (text: string, hasDeep: boolean): PathPattern |
   if (steps === undefined) return undefined
   const [prefix = ''] = /^[^*?[\\]*/.exec(text) ?? []
   const isLiteral = prefix.length === text.length
-  return { text, isLiteral, prefix, matches: path => isLiteral ? path === text : path.startsWith(prefix) && isMatch(steps, path) }
+  // Nearly all paths fail here already: "**/*.log" ends in ".log".
+  const suffix = steps.slice(steps.findLastIndex(({ literal }) => literal === undefined) + 1).map(({ literal }) => literal).join('')
+  return { text, isLiteral, prefix, matches: path => isLiteral ? path === text : path.startsWith(prefix) && path.endsWith(suffix) && isMatch(steps, path) }
 }
