@@ -41,17 +41,18 @@ function readIfThere (file: string, roots: readonly string[], bytesMax: number):
 }
 
 /**
- * What to build in CONTEXTDIR: FILE (a path as it is, -f), or Dockerfile in the context; the rules are those of
+ * What to build in CONTEXTDIR: CONTENT (from stdin), FILE (a path as it is, -f), or Dockerfile in the context; the rules are those of
  * FILE.dockerignore beside it, or of .dockerignore in the context.
  * Throws InvalidRequest ERR_INVALID_DOCKERFILE when there is none, or when it is no file.
  */
-export function readBuildFiles ({ contextDir, file }: { contextDir: string, file?: string }): BuildFiles {
+export function readBuildFiles ({ contextDir, file, content }: { contextDir: string, file?: string, content?: Uint8Array }): BuildFiles {
   let root: string
   try {
     root = realpathSync(contextDir)
   } catch {
     return refuse(contextDir, 'there is no such folder')
   }
+  if (content !== undefined) return { dockerfile: { name: 'Dockerfile', content }, rules: readRules(root, join(root, 'Dockerfile'), [root]) }
   const candidates = file === undefined ? [join(root, 'Dockerfile'), join(root, 'dockerfile')] : [file]
   const roots = file === undefined ? [root] : [root, realpathOr(dirname(file))]
   for (const path of candidates) {

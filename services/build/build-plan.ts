@@ -21,11 +21,11 @@ export interface PlanOptions {
   readonly buildPlatform: Platform
 }
 
-/** Where a stage begins, or COPY --from takes from.  SUGGESTION names a stage that may have been meant, should the image not be there. */
+/** Where a stage begins, or COPY --from takes from. */
 export type StageSource =
   | { readonly kind: 'scratch' }
   | { readonly kind: 'stage', readonly index: number }
-  | { readonly kind: 'image', readonly reference: string, readonly suggestion?: string }
+  | { readonly kind: 'image', readonly reference: string }
 
 export interface PlannedStage extends Stage {
   /** "builder", or "stage-1" where it has no name. */
@@ -48,7 +48,12 @@ export interface BuildPlan {
   /** Those of the file, of the plan, and of stages that were evaluated since. */
   readonly warnings: readonly BuildWarning[]
   readonly warn: Warn
+  /** Counts what INSTRUCTION makes of config entries and values, in entries and characters.  Throws a fault when the file has made too much. */
+  readonly spend: (instruction: Faulty, amount: number) => void
 }
+
+/** A few lines can double a value again and again, and every step keeps the config as it was. */
+export const SPENDING_MAX = 32 * 1024 * 1024
 
 /** May be given as --build-arg without an ARG; RUN gets them, caches and history do not (reference, "Predefined ARGs"). */
 export const PROXY_ARGS = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap(name => [name, name.toLowerCase()])
@@ -84,16 +89,21 @@ function globalArgsOf (dockerfile: Dockerfile, options: PlanOptions): Map<string
   return values
 }
 
+/** "did you mean the stage X?", for an image NAME that cannot be had. */
+export function stageMeant (stages: readonly Stage[], name: string): string | undefined {
+  const other = closest(name, stages.flatMap(stage => stage.from.stageName ?? []))
+  return other === undefined ? undefined : `did you mean the stage ${other}?`
+}
+
 /** NAME as the name of an image, for INSTRUCTION.  Only how it is written is checked. */
 function imageSource (stages: readonly Stage[], name: string, instruction: Faulty, facts: FaultFacts = {}): StageSource {
-  const suggestion = closest(name, stages.flatMap(stage => stage.from.stageName ?? []))
   try {
     parseReference(name)
   } catch (err) {
     if (!(err instanceof InvalidRequest)) throw err
-    throw instruction.fault(err.faults[0]!.problem, { mark: name, hint: suggestion === undefined ? undefined : `did you mean the stage ${suggestion}?`, ...facts })
+    throw instruction.fault(err.faults[0]!.problem, { mark: name, hint: stageMeant(stages, name), ...facts })
   }
-  return { kind: 'image', reference: name, ...(suggestion !== undefined && { suggestion }) }
+  return { kind: 'image', reference: name }
 }
 
 /** The latest stage of that name before BEFORE. */
@@ -140,8 +150,8 @@ function planStage (dockerfile: Dockerfile, stage: Stage, platforms: ReadonlyArr
   const unset: string[] = []
   const warnOfUnset = (name: string): void => {
     unset.push(name)
-    const hint = closest(name, globalArgs.keys())
-    warn({ source: from.source, location: from.location, rule: 'UndefinedArgInFrom', text: `FROM uses ${quoted(name)}, which no ARG before the first FROM declares${hint === undefined ? '' : `; did you mean ${hint}?`}` })
+    const text = (): string => [`FROM uses ${quoted(name)}, which no ARG before the first FROM declares`, didYouMean(name, globalArgs.keys()) ?? []].flat().join('; ')
+    warn({ source: from.source, location: from.location, rule: 'UndefinedArgInFrom', text })
   }
   const name = expandWith(from, from.base, other => globalArgs.get(other), warnOfUnset).text
   if (name === '') throw from.fault(`${quoted(from.base)} is empty`, { mark: from.base, hint: 'give its ARG, before the first FROM, a value, or give one with --build-arg' })
@@ -183,5 +193,10 @@ export function planBuild (dockerfile: Dockerfile, options: PlanOptions): BuildP
   const stages: PlannedStage[] = []
   for (const stage of dockerfile.stages) stages.push(planStage(dockerfile, stage, stages, { globalArgs, options, warn }))
   const target = targetOf(dockerfile, options.target)
-  return { dockerfile, options, globalArgs, stages, target, needed: reachable(stages, target), warnings, warn }
+  let spent = 0
+  const spend = (instruction: Faulty, amount: number): void => {
+    spent += amount
+    if (spent > SPENDING_MAX) throw instruction.fault('variables, labels and ports of this file become too many or too long')
+  }
+  return { dockerfile, options, globalArgs, stages, target, needed: reachable(stages, target), warnings, warn, spend }
 }

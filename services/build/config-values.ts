@@ -1,4 +1,4 @@
-// The small values of an image's config: variables, ports, signals.  Knows how they are written; refuses to
+// The small values of an image's config: ports and signals.  Knows how they are written; refuses to
 // know instructions' order and what the values are for.
 
 import { constants } from 'node:os'
@@ -6,17 +6,6 @@ import { PORTS_MAX } from './build-config.ts'
 import { quoted } from './build-failure.ts'
 import type { StageState } from './stage-state.ts'
 import type { ListInstruction } from './instructions.ts'
-
-/** ENV with NAME set to VALUE, at its old place if it had one. */
-export function withVariable (env: readonly string[], name: string, value: string): string[] {
-  const at = env.findIndex(variable => variable.startsWith(`${name}=`))
-  return at < 0 ? [...env, `${name}=${value}`] : env.with(at, `${name}=${value}`)
-}
-
-/** LIST with ENTRY, once. */
-export function withEntry (list: readonly string[], entry: string): readonly string[] {
-  return list.includes(entry) ? list : [...list, entry]
-}
 
 /** "SIGTERM", "TERM", "15", "SIGRTMIN+3" */
 export function isSignal (text: string): boolean {

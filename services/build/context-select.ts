@@ -66,8 +66,8 @@ function selector (context: BuildContext, request: CopyRequest, excludes: Ignore
     const { entries, ignored } = await context.read(folder)
     const path = posix.join(folder.path, name)
     const line = ignored.get(name)
-    if (line !== undefined) throw request.fault(`${quoted(path)} is left out of the context`, { mark: source, hint: `${context.ignoreName}, line ${line}, does that` })
-    throw request.fault(`there is no ${quoted(path)} in the context`, { mark: source, hint: didYouMean(name, entries.map(entry => posix.basename(entry.path))) })
+    if (line !== undefined) throw request.fault(`${quoted(path)} is left out of ${context.name}`, { mark: source, hint: `${context.ignoreName}, line ${line}, does that` })
+    throw request.fault(`there is no ${quoted(path)} in ${context.name}`, { mark: source, hint: didYouMean(name, entries.map(entry => posix.basename(entry.path))) })
   }
 
   async function find (folder: ContextEntry, name: string): Promise<ContextEntry | undefined> {

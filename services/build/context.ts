@@ -36,6 +36,8 @@ export interface Folder {
 }
 
 export interface BuildContext {
+  /** For messages: "the context". */
+  readonly name: string
   /** Messages call its ignore file this; "" if there is none. */
   readonly ignoreName: string
   readonly root: ContextEntry
@@ -191,7 +193,7 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
   }
 
   return {
-    root, ignoreName: rules.name, open,
+    name: 'the context', root, ignoreName: rules.name, open,
     async read (entry) {
       const known = folders.get(entry.path)
       if (known !== undefined) return known

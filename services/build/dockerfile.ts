@@ -23,7 +23,7 @@ export interface Dockerfile {
   readonly warnings: readonly BuildWarning[]
 }
 
-export const INSTRUCTIONS_MAX = 5000
+export const INSTRUCTIONS_MAX = 2000
 export const STAGES_MAX = 256
 /** The frontend whose language this is; naming it changes nothing. */
 const DOCKERS_FRONTEND = /^(?:docker\.io\/)?docker\/dockerfile(?:-upstream)?(?:[:@]|$)/
@@ -37,8 +37,10 @@ export function createWarnings (directives: Directives, before: readonly BuildWa
     warnings,
     warn (warning) {
       if (directives.skippedRules === 'all' || directives.skippedRules.includes(warning.rule)) return
-      if (directives.warningsAreErrors) throw dockerfileFault(warning, `${warning.text} (${warning.rule})`, { hint: 'the file asks for "check=error=true"' })
-      if (warnings.length < WARNINGS_MAX) warnings.push(warning)
+      if (warnings.length >= WARNINGS_MAX) return
+      const text = typeof warning.text === 'string' ? warning.text : warning.text()
+      if (directives.warningsAreErrors) throw dockerfileFault(warning, `${text} (${warning.rule})`, { hint: 'the file asks for "check=error=true"' })
+      warnings.push({ ...warning, text })
     },
   }
 }

@@ -31,6 +31,7 @@ function filesOf (state: StageState, instruction: CopyInstruction): InlineFile[]
     if (!heredoc.isExpanded) return { name: heredoc.name, content: text }
     const result = expand(text, { lookup: name => lookUp(state, name), escape: '\\', quotes: 'plain', charactersMax: HEREDOC_BYTES_MAX })
     if ('problem' in result) throw instruction.fault(`the heredoc ${quoted(heredoc.name)} cannot be expanded: ${result.problem}`, { mark: heredoc.name, hint: `<<"${heredoc.name}" leaves "$" alone` })
+    state.plan.spend(instruction, result.text.length)
     return { name: heredoc.name, content: result.text }
   })
 }

@@ -59,11 +59,11 @@ export function runStep (state: StageState, instruction: RunInstruction): Pick<R
   if (program.argv.length === 0) throw instruction.fault('RUN needs a command', { mark: 'RUN' })
   const long = program.argv.find(argument => Buffer.byteLength(argument) > ARGUMENT_BYTES_MAX)
   if (long !== undefined) throw instruction.fault(`the command ${quoted(long)} is longer than ${ARGUMENT_BYTES_MAX} bytes`, { hint: 'let the heredoc begin with #!/bin/sh: then it runs from a file' })
-  const own = new Set(config.env.map(variable => variable.split('=', 1)[0]!))
-  const visible = [...args].filter(([name]) => !own.has(name)).map(([name, value]) => `${name}=${value}`)
+  const visible = [...args].filter(([name]) => !state.env.has(name)).map(([name, value]) => `${name}=${value}`)
+  plan.spend(instruction, config.env.length + visible.length)
   const proxies = PROXY_ARGS.flatMap(name => {
     const value = plan.options.buildArgs.get(name)
-    return value === undefined || own.has(name) || args.has(name) ? [] : `${name}=${value}`
+    return value === undefined || state.env.has(name) || args.has(name) ? [] : `${name}=${value}`
   })
   const command = program.script === undefined ? program.argv.join(' ') : instruction.text.slice('RUN '.length)
   return {

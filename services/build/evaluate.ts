@@ -6,14 +6,14 @@
 import { posix } from 'node:path'
 import { quoted } from './build-failure.ts'
 import { EMPTY_CONFIG } from './build-config.ts'
-import { exposedPorts, isSignal, withEntry, withVariable } from './config-values.ts'
+import { exposedPorts, isSignal } from './config-values.ts'
 import { expandWith, fromNames, PROXY_ARGS, resolveFrom, type BuildPlan } from './build-plan.ts'
 import { parseTrigger } from './dockerfile.ts'
 import { expand } from './expand.ts'
 import { filesStep } from './evaluate-files.ts'
 import { runStep } from './evaluate-run.ts'
 import type { ArgInstruction, CommandInstruction, Instruction, ListInstruction, PairsInstruction, WordInstruction } from './instructions.ts'
-import { absolute, lookUp, valueIn, warnOfUnset, withShell, type StageState } from './stage-state.ts'
+import { absolute, lookUp, valueIn, variablesOf, warnOfUnset, withShell, type StageState } from './stage-state.ts'
 import type { EvaluatedStage, StageStart, Step } from './steps.ts'
 
 /** FROM scratch. */
@@ -47,9 +47,11 @@ function setPairs (state: StageState, instruction: PairsInstruction): string {
   const pairs = instruction.pairs.map(({ name, value }) => ({ name: valueIn(state, instruction, name), value: valueIn(state, instruction, value) }))
   for (const { name, value } of pairs) {
     if (name === '' || (instruction.kind === 'env' && name.includes('='))) throw instruction.fault(`${quoted(name)} is no name`, { mark: instruction.pairs[0]!.name })
-    if (instruction.kind === 'env') state.config = { ...state.config, env: withVariable(state.config.env, name, value) }
-    else state.config = { ...state.config, labels: new Map([...state.config.labels, [name, value]]) }
+    if (instruction.kind === 'env') state.env.set(name, value)
   }
+  if (instruction.kind === 'env') state.config = { ...state.config, env: [...state.env].map(([name, value]) => `${name}=${value}`) }
+  else state.config = { ...state.config, labels: new Map([...state.config.labels, ...pairs.map(({ name, value }) => [name, value] as const)]) }
+  state.plan.spend(instruction, instruction.kind === 'env' ? state.env.size : state.config.labels.size)
   return `${instruction.kind.toUpperCase()} ${pairs.map(({ name, value }) => `${name}=${value}`).join(' ')}`
 }
 
@@ -99,11 +101,13 @@ function setList (state: StageState, instruction: ListInstruction): string {
   if (instruction.kind === 'volume') {
     const volumes = instruction.words.map(word => valueIn(state, instruction, word))
     if (volumes.includes('')) throw instruction.fault('VOLUME needs a path', { mark: instruction.words[volumes.indexOf('')]! })
-    state.config = { ...state.config, volumes: volumes.reduce(withEntry, state.config.volumes) }
+    state.config = { ...state.config, volumes: [...new Set([...state.config.volumes, ...volumes])] }
+    state.plan.spend(instruction, state.config.volumes.length)
     return `VOLUME ${volumes.join(' ')}`
   }
   const ports = exposedPorts(instruction, instruction.words.flatMap(word => expandWith(instruction, word, name => lookUp(state, name), name => warnOfUnset(state, instruction, name)).words), state)
   state.config = { ...state.config, exposedPorts: [...new Set([...state.config.exposedPorts, ...ports])] }
+  state.plan.spend(instruction, state.config.exposedPorts.length + ports.length)
   return `EXPOSE ${ports.join(' ')}`
 }
 
@@ -148,9 +152,9 @@ function stepOf (state: StageState, instruction: Instruction, isTrigger: boolean
  */
 export function evaluateStage (plan: BuildPlan, index: number, start: StageStart): EvaluatedStage {
   const { onbuild, ...config } = start.config
-  const hasPath = config.env.some(variable => variable.startsWith('PATH='))
+  const variables = config.env.some(variable => variable.startsWith('PATH=')) ? config.env : [...config.env, DEFAULT_PATH]
   const state: StageState = {
-    plan, index, config: { ...config, onbuild: [], env: hasPath ? config.env : [...config.env, DEFAULT_PATH] },
+    plan, index, config: { ...config, onbuild: [], env: variables }, env: variablesOf(variables),
     args: new Map(start.args), declaredArgs: new Set(start.args.keys()), hasCmd: false, hasWorkdir: config.workingDir !== '',
   }
   const triggers = onbuild.map(trigger => parseTrigger(start.name, trigger, plan.warn))

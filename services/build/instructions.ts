@@ -61,7 +61,8 @@ export interface OnbuildInstruction extends Written { readonly kind: 'onbuild', 
 export type Instruction = FromInstruction | RunInstruction | CopyInstruction | ArgInstruction | PairsInstruction | CommandInstruction
   | WordInstruction | ListInstruction | HealthcheckInstruction | OnbuildInstruction
 
-export type Warn = (warning: BuildWarning) => void
+/** A text that takes work to find is a function: not every warning is wanted. */
+export type Warn = (warning: Omit<BuildWarning, 'text'> & { readonly text: string | (() => string) }) => void
 
 const STAGE_NAME = /^[a-z][a-z0-9._-]*$/
 const SECRET_NAME = /(?:^|_)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)/i

@@ -6,11 +6,14 @@ import { closest, quoted } from './build-failure.ts'
 import type { BuildConfig } from './build-config.ts'
 import { expandWith, type BuildPlan } from './build-plan.ts'
 import type { Command, Instruction } from './instructions.ts'
+import { splitPair } from './words.ts'
 
 export interface StageState {
   readonly plan: BuildPlan
   readonly index: number
   config: BuildConfig
+  /** ENV of the config by name. */
+  readonly env: Map<string, string>
   /** ARGs that have a value. */
   readonly args: Map<string, string>
   readonly declaredArgs: Set<string>
@@ -24,8 +27,15 @@ const DEFAULT_SHELL = ['/bin/sh', '-c']
 
 /** The value of a variable in STATE: ENV beats ARG. */
 export function lookUp (state: StageState, name: string): string | undefined {
-  const entry = state.config.env.find(variable => variable.startsWith(`${name}=`))
-  return entry === undefined ? state.args.get(name) : entry.slice(name.length + 1)
+  return state.env.get(name) ?? state.args.get(name)
+}
+
+/** ENV of a config by name; the last of two with one name counts. */
+export function variablesOf (env: readonly string[]): Map<string, string> {
+  return new Map(env.map(variable => {
+    const { name, value } = splitPair(variable)
+    return [name, value ?? '']
+  }))
 }
 
 /** NAME, which INSTRUCTION uses, has no value. */
@@ -33,15 +43,19 @@ export function warnOfUnset (state: StageState, instruction: Instruction, name: 
   if (state.declaredArgs.has(name)) return
   const { source, location } = instruction
   const isGlobal = state.plan.globalArgs.has(name)
-  const known = [...state.config.env.map(variable => variable.split('=', 1)[0]!), ...state.declaredArgs]
-  const other = closest(name, known)
-  const hint = isGlobal ? `; write ARG ${name} in this stage to have it here` : other === undefined ? '' : `; did you mean $${other}?`
-  state.plan.warn({ source, location, rule: 'UndefinedVar', text: `the variable ${quoted(name)} is not set${hint}` })
+  const text = (): string => {
+    const other = closest(name, [...state.env.keys(), ...state.declaredArgs])
+    const hint = isGlobal ? `; write ARG ${name} in this stage to have it here` : other === undefined ? '' : `; did you mean $${other}?`
+    return `the variable ${quoted(name)} is not set${hint}`
+  }
+  state.plan.warn({ source, location, rule: 'UndefinedVar', text })
 }
 
 /** TEXT of INSTRUCTION with its variables. */
 export function valueIn (state: StageState, instruction: Instruction, text: string): string {
-  return expandWith(instruction, text, name => lookUp(state, name), name => warnOfUnset(state, instruction, name)).text
+  const value = expandWith(instruction, text, name => lookUp(state, name), name => warnOfUnset(state, instruction, name)).text
+  state.plan.spend(instruction, value.length)
+  return value
 }
 
 /** PATH, or if it is relative, PATH below the working directory. */

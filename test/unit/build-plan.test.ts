@@ -4,7 +4,7 @@
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
 import { EMPTY_CONFIG, readBuildConfig, writeBuildConfig, type BuildConfig } from '../../services/build/build-config.ts'
-import { planBuild, type BuildPlan } from '../../services/build/build-plan.ts'
+import { planBuild, stageMeant, type BuildPlan } from '../../services/build/build-plan.ts'
 import { applyChmod, parseChmod } from '../../services/build/chmod.ts'
 import { parseDockerfile } from '../../services/build/dockerfile.ts'
 import { EMPTY_START, evaluateStage, unusedBuildArgs } from '../../services/build/evaluate.ts'
@@ -69,7 +69,8 @@ t.test('a stage takes from those above it only', async t => {
     ['FROM $x', /"\$x" is empty.*--build-arg/], ['FROM --platform=linux/vax a', /no platform/], ['FROM ${x', /cannot be expanded/],
   ] as const) t.match(faultOf(() => plan(text)), why, text)
   t.match(plan('FROM a AS builder\nFROM b\nCOPY --from=bilder x y').stages[1], { dependencies: [] })
-  t.match(evaluate('FROM a AS builder\nFROM b\nCOPY --from=bilder x y').steps, [{ from: { kind: 'image', reference: 'bilder', suggestion: 'builder' } }], 'a slip is an image, and what was meant is known when that is missing')
+  t.match(evaluate('FROM a AS builder\nFROM b\nCOPY --from=bilder x y').steps, [{ from: { kind: 'image', reference: 'bilder' } }], 'a slip is an image')
+  t.equal(stageMeant(plan('FROM a AS builder\nFROM b').stages, 'bilder'), 'did you mean the stage builder?', 'and what was meant can be asked for when that is missing')
   t.match(plan('FROM later\nFROM a AS later'), { stages: [{ base: { kind: 'image' } }], warnings: [{ rule: 'StageComesLater' }] })
   t.match(plan('FROM a AS b\nFROM c AS b\nFROM b').stages[2]!.base, { index: 1 }, 'of two with one name the later one counts')
 })
@@ -166,6 +167,15 @@ t.test('instructions change the config as Docker does', async t => {
     ['ENV $none=1', /"" is no name/], ['WORKDIR $none', /is empty/], ['STOPSIGNAL SIGNOPE', /no signal/], ['STOPSIGNAL 0', /no signal/], ['EXPOSE 70000', /no port/], ['EXPOSE 9-8', /no port/], ['EXPOSE 80/xyz', /no protocol/], ['VOLUME $none', /needs a path/], ['ENV a="${b:?set b}"', /b: set b/], ['ENV a=\'b', /' is not closed/],
   ] as const) t.match(faultOf(() => configOf(text)), why, text)
   t.same(rulesOf('WORKDIR a\nCMD b\nENV p=$none\nEXPOSE 1.2.3.4:80:81'), ['WorkdirRelativePath', 'JSONArgsRecommended', 'UndefinedVar', 'ExposeInvalidFormat'])
+})
+
+t.test('a file cannot make the config grow without end', async t => {
+  const doubling = Array.from({ length: 40 }, (_, i) => `ENV v${i + 1}=$v${i}$v${i}`).join('\n')
+  t.match(faultOf(() => configOf(`ENV v0=${'x'.repeat(1000)}\n${doubling}`)), /becomes longer than/)
+  const wide = `ENV v=${'x'.repeat(60_000)}\n${Array.from({ length: 600 }, (_, i) => `ENV w${i}=$v`).join('\n')}`
+  t.match(faultOf(() => configOf(wide)), /too many or too long/)
+  t.match(faultOf(() => configOf(Array.from({ length: 1000 }, (_, i) => `EXPOSE 1-65000 ${i}/udp`).join('\n'))), /too many or too long/)
+  t.equal(configOf(Array.from({ length: 1500 }, (_, i) => `ENV a${i}=b`).join('\n')).env.length, 1501, 'what people write fits')
 })
 
 t.test('triggers run first in the child, with its variables, and are gone then', async t => {

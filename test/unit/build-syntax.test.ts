@@ -144,7 +144,7 @@ t.test('everything has a bound', async t => {
   t.match(faultOf(`FROM a\n#${'x'.repeat(DOCKERFILE_BYTES_MAX)}`), { problem: /may have/ })
   t.match(faultOf(`FROM a\nRUN ${'x'.repeat(LINE_CHARACTERS_MAX)}`), { path: 'Dockerfile:2', problem: /may have/ })
   t.match(faultOf('FROM a\n'.repeat(STAGES_MAX + 1)), { problem: /stages/ })
-  t.match(faultOf(`FROM a\n${'USER b\n'.repeat(5001)}`), { problem: /instructions/ })
+  t.match(faultOf(`FROM a\n${'USER b\n'.repeat(2001)}`), { problem: /instructions/ })
   t.match(faultOf('\n'.repeat(60_000)), { problem: /lines/ })
   t.match(faultOf(`FROM a\nRUN ${'<<a '.repeat(101)}`), { problem: /heredocs/ })
   t.match(faultOf(`FROM a\nCOPY <<E /x\n${`${'y'.repeat(1000)}\n`.repeat(HEREDOC_BYTES_MAX / 1000)}E\n`), { problem: /longer/ })
