@@ -120,6 +120,8 @@ t.test('what is not allowed is found, in each way of writing it', async t => {
     ['services/gateway/a.ts', "export { x } from '../worker/worker.ts'", 'neighbours'],
     ['services/oci/a.ts', "const x = await import('../gateway/gateway.ts')", 'neighbours'],
     ['services/worker/a.ts', "import { x } from '../cli/program.ts'", 'higher'],
+    ['services/worker/up/a.ts', "const x = await import('../../gateway/gateway.ts')", 'neighbours'],
+    ['services/build/a.ts', "import { x } from '../cli/context.ts'", 'higher'],
     ['services/cli/a.ts', "type X = import('bullmq').Queue", 'only queue'],
     ['services/image/a.ts', "import { x } from './pull'", 'ends in .ts'],
     ['services/image/a.ts', "import { x } from './pull.js'", 'ends in .ts'],

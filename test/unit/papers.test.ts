@@ -18,7 +18,7 @@ const FUNCTION_LINES_MAX = 70
 const LEFT_OUT = /(?:^|\/)(?:node_modules|\.tap|\.git)\/|^build\//
 
 const read = (path: string): string => readFileSync(join(ROOT, path), 'utf8')
-const find = (...patterns: string[]): string[] => globSync(patterns, { cwd: ROOT, exclude: ['node_modules', 'build', '.tap', '.git'] }).filter(path => !LEFT_OUT.test(path)).sort()
+const find = (...patterns: string[]): string[] => globSync(patterns, { cwd: ROOT, exclude: ['node_modules', 'build/**', '.tap', '.git'] }).filter(path => !LEFT_OUT.test(path)).sort()
 
 const papers = find('*.md', '*/**/*.md')
 const code = find('services/**/*.ts').map(path => ({ path, text: read(path) }))
