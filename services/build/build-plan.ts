@@ -8,7 +8,7 @@ import { InvalidRequest } from '../contract/errors.ts'
 import type { Platform } from '../contract/image.ts'
 import { closest, didYouMean, quoted, type BuildWarning, type FaultFacts } from './build-failure.ts'
 import { createWarnings, type Dockerfile, type Stage } from './dockerfile.ts'
-import { expand } from './expand.ts'
+import { expand, type Expanded } from './expand.ts'
 import type { Instruction, Warn } from './instructions.ts'
 import { formatPlatform, parsePlatform } from './platform.ts'
 
@@ -61,7 +61,7 @@ export const PROXY_ARGS = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY',
 interface Faulty { fault (problem: string, facts?: FaultFacts): Error }
 
 /** TEXT of INSTRUCTION with the variables of VALUES; those that are not there are empty, and a warning. */
-export function expandWith (instruction: Instruction, text: string, values: (name: string) => string | undefined, unset: (name: string) => void): { text: string, words: readonly string[] } {
+export function expandWith (instruction: Instruction, text: string, values: (name: string) => string | undefined, unset: (name: string) => void): Expanded {
   const result = expand(text, { lookup: values, escape: instruction.escape })
   if ('problem' in result) throw instruction.fault(`${quoted(text)} cannot be expanded: ${result.problem}`, { mark: text })
   for (const name of result.missing) unset(name)

@@ -24,10 +24,14 @@ export interface Expanded {
   readonly words: readonly string[]
   /** Variables that are not set, and of which the expression does not say what then. */
   readonly missing: readonly string[]
+  /** Characters that patterns were held against, for who keeps count. */
+  readonly work: number
 }
 
 /** So long may a value become; the kernel takes no longer argument or variable (execve(2), MAX_ARG_STRLEN). */
 export const VALUE_CHARACTERS_MAX = 128 * 1024
+/** Characters that patterns are held against in one text: many expressions can look at one long value. */
+const WORK_MAX = 8 * 1024 * 1024
 /** Of ${a:-${b:-…}}. */
 const NESTED_MAX = 50
 const MISSING_MAX = 100
@@ -70,10 +74,11 @@ const NAME = /[\p{L}_][\p{L}\p{Nd}_]*|\p{Nd}+|[@*#?\-$!]/uy
 
 /** Reads SOURCE from left to right; one per call of `expand`. */
 function createLexer (source: string, options: ExpandOptions) {
-  const { lookup, escape, quotes = 'remove', keepUnset = false } = options
+  const { lookup, escape, quotes = 'remove', keepUnset = false, charactersMax = VALUE_CHARACTERS_MAX } = options
   const missing = new Set<string>()
   let at = 0
   let depth = 0
+  let work = 0
 
   function readName (): string {
     NAME.lastIndex = at
@@ -101,6 +106,7 @@ function createLexer (source: string, options: ExpandOptions) {
     for (at++; source[at] !== '"';) {
       const character = source[at]
       if (character === undefined) refuse('a " is not closed')
+      if (text.length > charactersMax) refuse(`it becomes longer than ${charactersMax} characters`)
       if (character === '$') {
         text += dollar()
         continue
@@ -119,7 +125,7 @@ function createLexer (source: string, options: ExpandOptions) {
 
   /** Up to STOP (which is taken), or to the end when there is none. */
   function until (stop: string | undefined, keepEscapes: boolean): ReturnType<typeof createOutput> {
-    const output = createOutput(options.charactersMax ?? VALUE_CHARACTERS_MAX)
+    const output = createOutput(charactersMax)
     if (++depth > NESTED_MAX) refuse(`variables stand in each other more than ${NESTED_MAX} deep`)
     for (;;) {
       const character = source[at]
@@ -147,7 +153,10 @@ function createLexer (source: string, options: ExpandOptions) {
     return output
   }
 
-  function patternOf (text: string): Exclude<ReturnType<typeof parsePattern>, string> {
+  /** TEXT as a pattern that VALUE is held against. */
+  function patternOf (text: string, value: string): Exclude<ReturnType<typeof parsePattern>, string> {
+    work += text.length + value.length
+    if (work > WORK_MAX) refuse('its patterns have too much to look at')
     const pattern = parsePattern(text)
     return typeof pattern === 'string' ? refuse(pattern) : pattern
   }
@@ -160,7 +169,7 @@ function createLexer (source: string, options: ExpandOptions) {
     const replacement = until('}', true).text()
     const value = valueOf(name)
     if (value === undefined && keepUnset) return `\${${name}/${isEach ? '/' : ''}${pattern}/${replacement}}`
-    return replace(value ?? '', patternOf(pattern), replacement, isEach)
+    return replace(value ?? '', patternOf(pattern, value ?? ''), replacement, isEach)
   }
 
   /** ${NAME#pattern} and its three sisters behind the sign. */
@@ -170,7 +179,7 @@ function createLexer (source: string, options: ExpandOptions) {
     const word = until('}', true).text()
     const value = valueOf(name)
     if (value === undefined && keepUnset) return `\${${name}${sign}${isLongest ? sign : ''}${word}}`
-    return (sign === '#' ? trimStart : trimEnd)(value ?? '', patternOf(word), isLongest)
+    return (sign === '#' ? trimStart : trimEnd)(value ?? '', patternOf(word, value ?? ''), isLongest)
   }
 
   /** ${NAME-word}, with + or ? for the -; after a ":" an empty value counts as none. */
@@ -205,7 +214,7 @@ function createLexer (source: string, options: ExpandOptions) {
     return refuse(`"${source.slice(from, at)}" is no form of expansion; there are :- - :+ + :? ? # ## % %% / //`)
   }
 
-  return { until, missing }
+  return { until, missing, work: () => work }
 }
 
 /** SOURCE with its variables, quotes and escapes resolved, or what is wrong with it. */
@@ -213,7 +222,7 @@ export function expand (source: string, options: ExpandOptions): Expanded | { re
   const lexer = createLexer(source, options)
   try {
     const output = lexer.until(undefined, options.keepEscapes ?? false)
-    return { text: output.text(), words: output.words(), missing: [...lexer.missing] }
+    return { text: output.text(), words: output.words(), missing: [...lexer.missing], work: lexer.work() }
   } catch (err) {
     if (err instanceof ExpansionProblem) return { problem: err.message }
     throw err

@@ -53,9 +53,9 @@ export function warnOfUnset (state: StageState, instruction: Instruction, name: 
 
 /** TEXT of INSTRUCTION with its variables. */
 export function valueIn (state: StageState, instruction: Instruction, text: string): string {
-  const value = expandWith(instruction, text, name => lookUp(state, name), name => warnOfUnset(state, instruction, name)).text
-  state.plan.spend(instruction, value.length)
-  return value
+  const value = expandWith(instruction, text, name => lookUp(state, name), name => warnOfUnset(state, instruction, name))
+  state.plan.spend(instruction, value.text.length + value.work)
+  return value.text
 }
 
 /** PATH, or if it is relative, PATH below the working directory. */

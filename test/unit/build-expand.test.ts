@@ -74,6 +74,8 @@ t.test('no input makes it slow, deep or large', async t => {
   t.match(expand('$a', { ...long, charactersMax: 10 }), { problem: /longer than 10/ })
   t.ok(VALUE_CHARACTERS_MAX <= 128 * 1024, 'not more than execve takes')
   t.match(expand(`\${a//${'*a'.repeat(500)}b/}`, long), { text: 'a'.repeat(100_000) }, 'a pattern that makes backtracking matchers stand still')
+  t.match(expand('"$a$a"', long), { problem: /longer than/ }, 'inside of quotes, too')
+  t.match(expand('${a##*}'.repeat(100), long), { problem: /too much to look at/ })
   t.type(parsePattern('a\\'), 'string')
 })
 
