@@ -43,6 +43,9 @@ export interface Root {
   /** Bounds of everything that the container writes outside of volumes. */
   readonly scratchBytes: number
   readonly scratchInodes: number
+  /** A folder on the host with empty folders "upper" and "work": what is written to the root is kept in "upper", and not in
+   * memory.  On disk it has the container's own ids. */
+  readonly writable?: string
 }
 
 export interface Mount {
@@ -50,7 +53,7 @@ export interface Mount {
   readonly type: 'bind' | 'proc' | 'dev' | 'scratch'
   /** A path on the host, for "bind" only. */
   readonly source?: string
-  /** "ro", "nosuid", "nodev", "noexec"; for "scratch" also "mode=1777". */
+  /** "ro", "nosuid", "nodev", "noexec"; for "scratch" also "mode=1777", for "bind" of a file also "file". */
   readonly options: readonly string[]
 }
 

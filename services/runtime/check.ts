@@ -21,7 +21,7 @@ const PIDS_MAX = 4_194_304
 const QUOTED_MAX = 80
 const CAPABILITY_SETS = ['bounding', 'permitted', 'inheritable', 'effective', 'ambient'] as const
 const MOUNT_TYPES: readonly string[] = ['bind', 'proc', 'dev', 'scratch'] satisfies ReadonlyArray<Mount['type']>
-const MOUNT_OPTION = /^(?:ro|nosuid|nodev|noexec|mode=[0-7]{3,4})$/
+const MOUNT_OPTION = /^(?:ro|nosuid|nodev|noexec|file|mode=[0-7]{3,4})$/
 
 const quote = (text: string): string => JSON.stringify(text.slice(0, QUOTED_MAX))
 const isWhole = (value: number, min: number, max: number): boolean => Number.isInteger(value) && value >= min && value <= max
@@ -100,10 +100,11 @@ export function checkSpec (spec: RuntimeSpec): void {
   const faults: Fault[] = []
   const note: Note = (path, problem) => { faults.push({ path, problem }) }
   const { process, hostname = '', mounts, linux } = spec
-  const { layers, scratchBytes, scratchInodes } = spec.root
+  const { layers, scratchBytes, scratchInodes, writable } = spec.root
   checkProcess(note, process)
   if (layers.length < 1 || layers.length > LAYERS_MAX) note('root.layers', `has ${layers.length} layers, 1 to ${LAYERS_MAX} can be stacked`)
   for (const [i, layer] of layers.entries()) checkPath(note, `root.layers[${i}]`, layer)
+  if (writable !== undefined) checkPath(note, 'root.writable', writable)
   checkNumbers(note, { 'root.scratchBytes': scratchBytes, 'root.scratchInodes': scratchInodes }, 1, Number.MAX_SAFE_INTEGER)
   if (hostname.includes('\0') || Buffer.byteLength(hostname) > HOSTNAME_BYTES_MAX) note('hostname', `is longer than ${HOSTNAME_BYTES_MAX} bytes or contains a NUL character`)
   for (const [i, mount] of mounts.entries()) {

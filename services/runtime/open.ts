@@ -13,7 +13,7 @@ import { claimIdRanges } from './id-ranges.ts'
 import { forgetInstance, instanceName, registerInstance, sweepDead } from './janitor.ts'
 import { openNative } from './native.ts'
 import { compileSeccomp } from './seccomp.ts'
-import { FUNCTION_PROFILE } from './seccomp-profile.ts'
+import { FUNCTION_PROFILE, type SyscallRule } from './seccomp-profile.ts'
 import { createSlots, type Slots } from './slots.ts'
 import { MASKED_PATHS, READONLY_PATHS } from './spec.ts'
 import { tryContainer } from './trial.ts'
@@ -23,6 +23,8 @@ export interface RuntimeOptions {
   readonly dataDir: string
   /** Containers that may live at once. */
   readonly slots: number
+  /** Which system calls containers may make. */
+  readonly seccomp?: readonly SyscallRule[]
   readonly log: Log
 }
 
@@ -42,7 +44,7 @@ function hashOf (dataDir: string): number {
 }
 
 /** Throws Unsupported naming what this machine lacks. */
-export async function openRuntime ({ nativeDir, dataDir, slots: count, log }: RuntimeOptions): Promise<Runtime> {
+export async function openRuntime ({ nativeDir, dataDir, slots: count, seccomp = FUNCTION_PROFILE, log }: RuntimeOptions): Promise<Runtime> {
   if (process.getuid?.() !== 0) throw new Unsupported('running containers needs root; start the worker as root (sudo)')
   const runDir = join(dataDir, 'run')
   const [devRoot, stageDir, emptyDir] = ['dev', 'stage', 'empty'].map(name => join(runDir, name)) as [string, string, string]
@@ -55,7 +57,7 @@ export async function openRuntime ({ nativeDir, dataDir, slots: count, log }: Ru
   const instance = instanceName()
   const driver = createCgroupDriver({ native, instance, folder: dataDir })
   registerInstance(runDir, instance, driver.roots)
-  const host = { stageDir, seccomp: compileSeccomp(FUNCTION_PROFILE), procPaths: findProcPaths() }
+  const host = { stageDir, seccomp: compileSeccomp(seccomp), procPaths: findProcPaths() }
   let slots: Slots | undefined
   try {
     slots = createSlots({ native, ranges: claimIdRanges({ native, count, preferred: hashOf(dataDir) }), idmap: unmapped === undefined, devRoot })

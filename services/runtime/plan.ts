@@ -73,13 +73,18 @@ function hostTrees (spec: RuntimeSpec, facts: HostFacts, slots: Slots) {
     const path = mount.type === 'dev' ? facts.devDir : mount.source!
     ops.push({ kind: 'tree', slot, texts: [path], wide: attributesOf(mount.options), flags })
   }
-  return { ops, layers, mounts }
+  const { writable } = spec.root
+  if (writable === undefined) return { ops, layers, mounts }
+  const slot = slots.take()
+  ops.push({ kind: 'tree', slot, texts: [writable], wide: ATTR.nosuid | ATTR.nodev, flags: FLAG.idmap })
+  return { ops, layers, mounts, writable: slot }
 }
 
 /** The scratch file system with the overlay on it; leaves the cwd in it and the root at "root". */
-function rootOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, layers: readonly number[]): { ops: Op[], scratch: number } {
+function rootOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, { layers, writable }: ReturnType<typeof hostTrees>): { ops: Op[], scratch: number } {
   const scratch = slots.take()
   const lower = layers.map((_, i) => `l${i}`)
+  const above = writable === undefined ? '' : 'disk/'
   // Owner in the container's ids: the file system is made by somebody who is not yet root there.
   const options = [`size=${spec.root.scratchBytes}`, `nr_inodes=${spec.root.scratchInodes}`, 'mode=0755', 'uid=0', 'gid=0']
   return {
@@ -89,13 +94,15 @@ function rootOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, layers: rea
       { kind: 'attach', slot: scratch, texts: [facts.stageDir] },
       { kind: 'setupIds' },
       { kind: 'chdirSlot', slot: scratch },
-      ...['upper', 'work', 'root', 'empty', ...lower].map((name): Op => ({ kind: 'mkdir', slot: scratch, texts: [name], num: ROOT_MODE })),
+      ...[...(writable === undefined ? ['upper', 'work'] : ['disk']), 'root', 'empty', ...lower].map((name): Op => ({ kind: 'mkdir', slot: scratch, texts: [name], num: ROOT_MODE })),
       ...layers.map((slot, i): Op => ({ kind: 'attach', slot, texts: [lower[i]!] })),
+      ...(writable === undefined ? [] : [{ kind: 'attach', slot: writable, texts: ['disk'] } as const]),
       {
         kind: 'mount',
         // userxattr: an overlay of a user namespace keeps its notes in user.overlay.* (overlayfs.rst).
-        texts: ['overlay', 'root', 'overlay', `lowerdir=${lower.toReversed().join(':')},upperdir=upper,workdir=work,userxattr`],
-        wide: MS.nosuid | MS.nodev,
+        texts: ['overlay', 'root', 'overlay', `lowerdir=${lower.toReversed().join(':')},upperdir=${above}upper,workdir=${above}work,userxattr`],
+        // Set-user-ID programs get nothing where no new privileges are to be had anyway.
+        wide: (spec.process.noNewPrivileges ? MS.nosuid : 0) | MS.nodev,
       },
     ],
   }
@@ -127,7 +134,8 @@ function innerTrees (spec: RuntimeSpec, slots: Slots, scratch: number) {
  * /tmp may lie behind a link (/var/run), which then is resolved inside the container's root, and may not lead to /proc. */
 function attachOp (mount: Mount, slot: number): Op {
   const system = mount.type === 'proc' || mount.type === 'dev'
-  return { kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | (system ? FLAG.noSymlinks : FLAG.notOnProc) }
+  const made = mount.options.includes('file') ? FLAG.makeFile : FLAG.makeDir
+  return { kind: 'attach', slot, texts: [mount.destination], flags: made | (system ? FLAG.noSymlinks : FLAG.notOnProc) }
 }
 
 /** Masked files become the null device, masked directories an empty one, both read-only. */
@@ -166,16 +174,19 @@ function processOps (spec: RuntimeSpec, facts: HostFacts): Op[] {
   const { process } = spec
   const groups = new Uint8Array(Uint32Array.from(process.user.additionalGids).buffer)
   const programs = programPaths(process.args[0]!, process.env)
+  const filter: Op = { kind: 'seccomp', texts: [facts.seccomp], num: facts.seccomp.length }
   return [
     ...process.rlimits.map((limit): Op => ({ kind: 'rlimit', num: RLIMIT[limit.type as keyof typeof RLIMIT], wide: limit.soft, wide2: limit.hard })),
     { kind: 'closeFds' },
     { kind: 'chdir', texts: [process.cwd], flags: FLAG.makeDir },
+    // Without no_new_privs only CAP_SYS_ADMIN may install a filter (seccomp(2)), so it comes before the capabilities go.
+    ...(process.noNewPrivileges ? [] : [filter]),
     { kind: 'ids', num: process.user.uid, num2: process.user.gid, from: process.user.additionalGids.length, texts: [groups] },
     { kind: 'capabilities', texts: [capabilitySets(process.capabilities)] },
     ...(process.noNewPrivileges ? [{ kind: 'noNewPrivs' } as const] : []),
     // After the ids: a change of credentials forgets it (prctl(2)).
     { kind: 'parentDeath', num: SIGKILL },
-    { kind: 'seccomp', texts: [facts.seccomp], num: facts.seccomp.length },
+    ...(process.noNewPrivileges ? [filter] : []),
     { kind: 'exec', texts: [programs, process.args, process.env], num: programs.length, num2: process.args.length, wide: process.env.length },
   ]
 }
@@ -185,7 +196,7 @@ export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
   checkSpec(spec)
   const slots = createSlots()
   const host = hostTrees(spec, facts, slots)
-  const root = rootOps(spec, facts, slots, host.layers)
+  const root = rootOps(spec, facts, slots, host)
   const inner = innerTrees(spec, slots, root.scratch)
   const hiding = hidingOps(spec, facts, slots, root.scratch)
   const newNetwork = spec.linux.namespaces.includes('network') && facts.netnsFd < 0
@@ -216,7 +227,7 @@ export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
     cloneFlags: atClone.reduce((flags, name) => flags | CLONE[name], 0),
     cgroupFd: facts.cgroupFd,
     idmapFd: facts.idmapFd,
-    netnsFd: facts.netnsFd,
+    netnsFd: spec.linux.namespaces.includes('network') ? facts.netnsFd : -1,
     idBase: facts.idBase,
     idCount: ID_COUNT,
     pipeOwner: facts.idBase + spec.process.user.uid,

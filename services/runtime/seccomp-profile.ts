@@ -93,3 +93,19 @@ export const FUNCTION_PROFILE: readonly SyscallRule[] = [
   // Its flags lie in memory, where a filter cannot look; libc falls back to clone on ENOSYS.
   { name: 'clone3', errno: ENOSYS },
 ]
+
+/** What installing packages and compiling need beyond that, as Docker's default profile allows it. */
+const BUILD_ALLOWED = `
+io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit kcmp mknod mknodat name_to_handle_at process_vm_readv process_vm_writev ptrace sync
+`.trim().split(/\s+/)
+
+const EPROTONOSUPPORT = 93
+
+/** The calls of a step of an image build.  It may set its death signal to SIGKILL, which is what it has. */
+export const BUILD_PROFILE: readonly SyscallRule[] = [
+  ...FUNCTION_PROFILE,
+  // useradd(8) asks for the kernel's audit, and goes on without one only if the kernel seems to have none.
+  { name: 'socket', when: [int(0, AF_NETLINK), { arg: 2, op: 'ne', value: NETLINK_ROUTE }], errno: EPROTONOSUPPORT },
+  ...BUILD_ALLOWED.map(name => ({ name })),
+  { name: 'prctl', when: [int(0, 1), int(1, 9)] },
+]

@@ -1,0 +1,94 @@
+/* The one line that wherry-layer says on standard error, and the end of the process.
+ *
+ * A refusal can come from any depth, what was written is thrown away by the parent in every case but
+ * "ok", and nothing outlives the process; so errors do not travel up, they end it.  Names come
+ * from strangers: control characters are shown as \xNN so that a line stays one line.
+ */
+
+#include "layer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SHOWN_BYTES_MAX 200u
+
+static uint64_t entries;
+
+static void
+show (char *out, size_t cap, const char *name)
+{
+  size_t used = 0;
+  for (size_t i = 0; name[i] != '\0' && i < SHOWN_BYTES_MAX && used + 5 < cap; i++)
+    {
+      unsigned char c = (unsigned char) name[i];
+      if (c < 0x20 || c == 0x7f || c == '\\')
+        used += (size_t) snprintf (out + used, cap - used, "\\x%02x", c);
+      else
+        out[used++] = (char) c;
+    }
+  out[used] = '\0';
+}
+
+void
+wy_answer_ok (uint64_t count)
+{
+  if (dprintf (STDERR_FILENO, "ok %llu\n", (unsigned long long) count) < 0)
+    _exit (WY_SYSTEM);
+}
+
+/* Say 'refused "NAME" REASON' and end. */
+wy_noreturn void
+wy_refuse (const char *name, const char *reason)
+{
+  char shown[SHOWN_BYTES_MAX * 4 + 1];
+  show (shown, sizeof shown, name);
+  (void) dprintf (STDERR_FILENO, "refused \"%s\" %s\n", shown, reason);
+  _exit (WY_REFUSED);
+}
+
+/* The kernel refused CALL (errno says why) while NAME was handled: 'system ERRNO CALL "NAME"'. */
+wy_noreturn void
+wy_fail (const char *call, const char *name)
+{
+  char shown[SHOWN_BYTES_MAX * 4 + 1];
+  const char *error = strerrorname_np (errno);
+  show (shown, sizeof shown, name);
+  (void) dprintf (STDERR_FILENO, "system %s %s \"%s\"\n", error == NULL ? "EIO" : error, call, shown);
+  _exit (WY_SYSTEM);
+}
+
+/* One more file, directory or link was handled. */
+void
+wy_count_entry (const char *name)
+{
+  if (++entries > WY_ENTRIES_MAX)
+    wy_refuse (name, "is one file more than a layer may have (1000000)");
+}
+
+uint64_t
+wy_entries (void)
+{
+  return entries;
+}
+
+/* malloc that does not return NULL. */
+void *
+wy_alloc (size_t size)
+{
+  void *p = malloc (size);
+  if (p == NULL)
+    wy_fail ("malloc", "");
+  return p;
+}
+
+/* strdup that does not return NULL. */
+char *
+wy_copy_text (const char *text)
+{
+  char *copy = strdup (text);
+  if (copy == NULL)
+    wy_fail ("malloc", text);
+  return copy;
+}

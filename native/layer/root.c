@@ -1,0 +1,137 @@
+/* The world that this process works in: an overlay of layers, or one folder, as its root.
+ *
+ * Layers are named to overlayfs by descriptors (/proc/self/fd/N): their paths are long, and mount(2) takes one page
+ * of options.  "userxattr", because the containers of RUN steps mount the same layers in a user namespace and can
+ * read no other marks.  Behind wy_enter nothing of the machine is left but the descriptors that were opened before.
+ */
+
+#include "layer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* openat2(2): EAGAIN when some rename or mount anywhere raced a ".."; the caller should try again. */
+#define OPEN_TRIES_MAX 1000
+#define OPTIONS_BYTES_MAX 4096u
+
+/* Mounts made from here on are this process's own and end with it. */
+void
+wy_private_mounts (void)
+{
+  if (unshare (CLONE_NEWNS) < 0)
+    wy_fail ("unshare", "");
+  if (mount (NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+    wy_fail ("mount", "/");
+}
+
+int
+wy_open_dir (const char *path)
+{
+  int fd = open (path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0)
+    wy_fail ("open", path);
+  return fd;
+}
+
+static size_t
+append (char *options, size_t used, const char *before, int fd)
+{
+  int len = snprintf (options + used, OPTIONS_BYTES_MAX - used, "%s/proc/self/fd/%d", before, fd);
+  if (len < 0 || used + (size_t) len >= OPTIONS_BYTES_MAX)
+    wy_refuse ("", "is a stage with more layers than can be mounted at once");
+  return used + (size_t) len;
+}
+
+/* Mount COUNT LAYERS (lowest first), and below them the folder EMPTY, at AT; writable when UPPER is not NULL. */
+void
+wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsigned count, const char *upper, const char *work)
+{
+  int fds[WY_LAYERS_MAX + 3];
+  unsigned opened = 0;
+  char options[OPTIONS_BYTES_MAX];
+  size_t used = 0;
+  if (count > WY_LAYERS_MAX)
+    wy_refuse ("", "is a stage with more than 128 layers");
+  for (unsigned i = count; i > 0; i--)
+    {
+      fds[opened] = wy_open_dir (layers[i - 1]);
+      used = append (options, used, i == count ? "userxattr,lowerdir=" : ":", fds[opened++]);
+    }
+  fds[opened] = wy_open_dir (empty);
+  used = append (options, used, count == 0 ? "userxattr,lowerdir=" : ":", fds[opened++]);
+  if (upper == NULL)
+    {
+      /* An overlay has two folders at least; the same one twice is refused, so a single one is bound. */
+      if (count == 0 && mount (empty, at, NULL, MS_BIND, NULL) < 0)
+        wy_fail ("mount", at);
+    }
+  else
+    {
+      fds[opened] = wy_open_dir (upper);
+      used = append (options, used, ",upperdir=", fds[opened++]);
+      fds[opened] = wy_open_dir (work);
+      (void) append (options, used, ",workdir=", fds[opened++]);
+    }
+  if ((upper != NULL || count > 0) && mount ("overlay", at, "overlay", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+    wy_fail ("mount", at);
+  while (opened > 0)
+    close (fds[--opened]);
+}
+
+/* Owners, modes, times and file capabilities of others' files can be read and set; nothing else of root is left. */
+static void
+drop_capabilities (void)
+{
+  struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+  const uint32_t kept = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_FSETID | 1u << CAP_SETFCAP;
+  const struct __user_cap_data_struct sets[2] = { { .effective = kept, .permitted = kept } };
+  if (syscall (SYS_capset, &header, sets) < 0)
+    wy_fail ("capset", "");
+}
+
+/* DIR becomes "/", and the machine is left behind. */
+void
+wy_enter (const char *dir)
+{
+  umask (0);
+  if (prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+    wy_fail ("prctl", "");
+  /* pivot_root wants a mount; an overlay bound onto itself is one as well. */
+  if (mount (dir, dir, NULL, MS_BIND, NULL) < 0)
+    wy_fail ("mount", dir);
+  if (mount (NULL, dir, NULL, MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+    wy_fail ("mount", dir);
+  if (chdir (dir) < 0)
+    wy_fail ("chdir", dir);
+  /* pivot_root(".", ".") stacks the old root on the new one (pivot_root(2), NOTES). */
+  if (syscall (SYS_pivot_root, ".", ".") < 0)
+    wy_fail ("pivot_root", dir);
+  if (umount2 (".", MNT_DETACH) < 0)
+    wy_fail ("umount2", dir);
+  if (chdir ("/") < 0)
+    wy_fail ("chdir", "/");
+  drop_capabilities ();
+}
+
+/* Open PATH ("" is the root) below the directory ROOT; RESOLVE as openat2(2).  Return: a descriptor, or -1 with errno. */
+int
+wy_open_in (int root, const char *path, int flags, uint64_t resolve)
+{
+  struct open_how how = { .flags = (unsigned) flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS };
+  long fd = -1;
+  for (int tries = 0; tries < OPEN_TRIES_MAX; tries++)
+    {
+      fd = syscall (SYS_openat2, root, *path == '\0' ? "." : path, &how, sizeof how);
+      if (fd >= 0 || (errno != EAGAIN && errno != EINTR))
+        break;
+    }
+  return (int) fd;
+}
