@@ -8,7 +8,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 
 RUN_PACKAGES=(redis-server docker-registry libseccomp2 util-linux tar ca-certificates)
 BUILD_PACKAGES=(gcc libc6-dev make libisal-dev libzstd-dev libssl-dev)
-TEST_PACKAGES=(busybox-static curl skopeo runc openssl)
+TEST_PACKAGES=(busybox-static curl skopeo runc openssl bzip2 xz-utils)
 ENGINE_PACKAGES=(podman docker.io buildah umoci)
 POLICY=/usr/sbin/policy-rc.d
 WANTED=("${RUN_PACKAGES[@]}" "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}")

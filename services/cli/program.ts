@@ -2,6 +2,7 @@
 // refuses to know what any command does.
 
 import { Command, CommanderError } from 'commander'
+import { addBuild } from './commands/build.ts'
 import { addDeploy } from './commands/deploy.ts'
 import { addDescribe } from './commands/describe.ts'
 import { addDoctor } from './commands/doctor.ts'
@@ -23,7 +24,10 @@ import { addVersion } from './commands/version.ts'
 import type { Context } from './context.ts'
 import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
 
-const COMMANDS = [addUp, addDown, addInit, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addPush, addLogin, addLogout, addDoctor, addVersion, addGateway, addWorker, addOci]
+const COMMANDS = [
+  addUp, addDown, addInit, addBuild, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addPush, addLogin, addLogout, addDoctor, addVersion,
+  addGateway, addWorker, addOci,
+]
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
 export async function runProgram (argv: readonly string[], context: Context): Promise<number> {

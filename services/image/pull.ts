@@ -255,7 +255,7 @@ async function findInLayer (layer: string, parts: readonly string[]): Promise<St
  * layers are immutable and root's, so looking before opening is safe.  Throws ContentError ERR_CONTENT_LIMIT above 1 MiB.
  * Does not see opaque directories: a file that only a lower layer has is found although a directory above hides it.
  */
-export async function readImageFile (image: Image, path: string): Promise<string | undefined> {
+export async function readImageFile (image: Pick<Image, 'layers'>, path: string): Promise<string | undefined> {
   const parts = path.split('/').filter(part => part !== '' && part !== '.')
   if (parts.length === 0 || parts.includes('..')) return undefined
   for (const layer of image.layers.toReversed()) {

@@ -7,6 +7,7 @@
 // it is made before the pivot and attached behind it.  And nothing is looked up through the image
 // before the pivot, so that no symbolic link in it can lead outside.
 
+import { StartError } from '../contract/errors.ts'
 import type { Capabilities, Mount, RuntimeSpec } from '../contract/runtime-spec.ts'
 import { capabilityMask } from './capability.ts'
 import { checkSpec } from './check.ts'
@@ -75,6 +76,7 @@ function hostTrees (spec: RuntimeSpec, facts: HostFacts, slots: Slots) {
   }
   const { writable } = spec.root
   if (writable === undefined) return { ops, layers, mounts }
+  if (facts.idmapFd < 0) throw new StartError('what is written to the root cannot be kept: the file system of the data folder cannot be mounted with mapped ids', 'ERR_START')
   const slot = slots.take()
   ops.push({ kind: 'tree', slot, texts: [writable], wide: ATTR.nosuid | ATTR.nodev, flags: FLAG.idmap })
   return { ops, layers, mounts, writable: slot }

@@ -1,0 +1,98 @@
+// What a stage begins with: an image of the store, under its local name or fetched from its registry, with the parts of its config that
+// a build carries on.  A name that somebody gave here means that image, as `docker build` has it; the registry is
+// asked when there is none, or when the build says so.  Refuses to know stages and instructions.
+
+import { ContentError } from '../contract/errors.ts'
+import type { Manifest, Platform } from '../contract/image.ts'
+import { parseImageConfig, parseManifest } from '../image/manifest.ts'
+import { choosePlatform, hostPlatform } from '../image/platform.ts'
+import type { Puller } from '../image/pull.ts'
+import { formatReference, parseReference } from '../image/reference.ts'
+import type { RegistryClient } from '../image/registry.ts'
+import type { ImageStore } from '../image/store.ts'
+import { readBuildConfig, type BuildConfig } from './build-config.ts'
+
+/** One layer of an image that is being built; those that are made here are all gzip. */
+export interface StageLayer { readonly diffId: string, readonly digest: string, readonly sizeBytes: number, readonly mediaType?: string }
+
+/** An entry of an image config's history (image-spec, config.md). */
+export type HistoryEntry = Readonly<Record<string, unknown>>
+
+export interface Base {
+  /** Of the manifest or index it was asked for by; undefined for scratch. */
+  readonly digest?: string
+  /** "registry/repository" where packed layers can be had. */
+  readonly source?: string
+  readonly config: BuildConfig
+  readonly layers: readonly StageLayer[]
+  readonly history: readonly HistoryEntry[]
+  readonly created?: string
+}
+
+export interface BaseDeps {
+  readonly store: ImageStore
+  readonly registry: RegistryClient
+  readonly puller: Puller
+  /** Ask the registry also where there is an image of that name. */
+  readonly alwaysPull: boolean
+}
+
+const HISTORY_MAX = 1024
+
+type Fields = Readonly<Record<string, unknown>>
+
+const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+function historyOf (fields: Fields): readonly HistoryEntry[] {
+  const history = fields['history']
+  return Array.isArray(history) ? history.filter(isFields).slice(0, HISTORY_MAX) : []
+}
+
+function readJson (bytes: Uint8Array): Fields {
+  const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
+  return isFields(value) ? value : {}
+}
+
+export function createBases ({ store, registry, puller, alwaysPull }: BaseDeps) {
+  async function blobOf (digest: string, name: string): Promise<Uint8Array> {
+    const bytes = await store.readBlob(digest)
+    if (bytes === undefined) throw new ContentError(`${name} lost a part in the image store (${digest}); pull it again`, 'ERR_INVALID_CONTENT')
+    return bytes
+  }
+
+  async function manifestOf (digest: string, platform: Platform, name: string): Promise<{ manifest: Manifest, manifestDigest: string }> {
+    const top = parseManifest(await blobOf(digest, name))
+    if (!('manifests' in top)) return { manifest: top, manifestDigest: digest }
+    const host = hostPlatform()
+    const wanted = platform.architecture === host.architecture ? host : { os: 'linux' as const, architecture: platform.architecture, variants: [platform.variant ?? ''] }
+    const chosen = choosePlatform(top, wanted).digest
+    const manifest = parseManifest(await blobOf(chosen, name))
+    if ('manifests' in manifest) throw new ContentError(`${name} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
+    return { manifest, manifestDigest: chosen }
+  }
+
+  return {
+    /** The image REFERENCE, with all its layers on the disk.  Throws InvalidRequest, RegistryError, ContentError. */
+    async find (reference: string, platform: Platform): Promise<Base> {
+      const ref = parseReference(reference)
+      const name = formatReference(ref)
+      const local = alwaysPull ? undefined : ref.digest ?? store.catalog.find(name)
+      const digest = local ?? (await registry.resolve(ref)).digest
+      store.catalog.pin(digest)
+      await puller.ensure(ref, digest)
+      const { manifest, manifestDigest } = await manifestOf(digest, platform, name)
+      const config = await blobOf(manifest.config.digest, name)
+      const { diffIds } = parseImageConfig(config)
+      const layers = manifest.layers.map((layer, i) => ({ diffId: diffIds[i]!, digest: layer.digest, sizeBytes: layer.size, mediaType: layer.mediaType }))
+      const kept = store.catalog.image(digest)
+      const source = kept?.source ?? `${ref.registry}/${ref.repository}`
+      if (kept === undefined) store.catalog.recordImage({ digest, manifestDigest, configDigest: manifest.config.digest, source, layers: layers.map(({ diffId, digest, sizeBytes }) => ({ diffId, digest, sizeBytes })) })
+      store.catalog.touch(digest)
+      const fields = readJson(config)
+      const created = fields['created']
+      return { digest, source, config: readBuildConfig(fields), layers, history: historyOf(fields), ...(typeof created === 'string' && { created }) }
+    },
+  }
+}
+
+export type Bases = ReturnType<typeof createBases>

@@ -1,0 +1,102 @@
+// From what a step writes to a layer of the store: a draft folder that the step fills, packed in one pass
+//   upper folder -> wherry-layer -> [diffID] -> gzip -> blob
+// and committed as the unpacked layer it already is.  The same files give the same bytes: names are sorted,
+// gzip has one level and no time.  Knows the store; refuses to know what a step is.
+
+import { createHash } from 'node:crypto'
+import { chmod, chown, readdir, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { createGzip } from 'node:zlib'
+import type { ImageStore } from '../image/store.ts'
+import { prepareDraft, type LayerTool } from './layer-tool.ts'
+
+export interface BuiltLayer {
+  readonly diffId: string
+  /** Of the packed layer, gzip. */
+  readonly digest: string
+  readonly sizeBytes: number
+  /** When it was made, or SOURCE_DATE_EPOCH; ISO 8601. */
+  readonly createdAt: string
+}
+
+export type LayerMaker = ReturnType<typeof createLayerMaker>
+
+/** The fastest: a layer of 240 MB takes 3 s, and 5 s to be 8 % smaller.  Part of what makes a packed layer's digest. */
+const GZIP_LEVEL = 1
+const CHUNK_BYTES = 256 * 1024
+
+export interface LayerMakerDeps {
+  readonly store: ImageStore
+  readonly tool: LayerTool
+  /** Times of files after this become it (SOURCE_DATE_EPOCH). */
+  readonly clampSeconds: number | undefined
+}
+
+/** overlayfs shows the root of the highest folder: a new one has the owner and mode of the one below. */
+async function inheritRoot (upper: string, below: string | undefined): Promise<void> {
+  if (below === undefined) return
+  const { mode, uid, gid } = await stat(below)
+  await chown(upper, uid, gid)
+  await chmod(upper, mode & 0o7777)
+}
+
+export function createLayerMaker ({ store, tool, clampSeconds }: LayerMakerDeps) {
+  const pathsOf = (diffIds: readonly string[]): readonly string[] => diffIds.map(store.layerPath)
+
+  async function commit (upper: string, below: readonly string[]): Promise<BuiltLayer | undefined> {
+    const { stdout, ended } = tool.pack(upper, below, clampSeconds)
+    const hash = createHash('sha256')
+    const gzip = createGzip({ level: GZIP_LEVEL, chunkSize: CHUNK_BYTES })
+    /** The end passes only when the packer says that it was the end. */
+    async function * hashed (source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+      for await (const piece of source) {
+        hash.update(piece)
+        yield piece
+      }
+      await ended
+    }
+    const [blob] = await Promise.all([store.putBlob(gzip), pipeline(stdout, hashed, gzip)])
+    if ((await ended).entries === 0) return undefined
+    const diffId = `sha256:${hash.digest('hex')}`
+    store.catalog.pin(diffId, blob.digest)
+    await store.commitLayer(upper, diffId)
+    const createdAt = new Date(clampSeconds === undefined ? Date.now() : clampSeconds * 1000).toISOString()
+    return { diffId, digest: blob.digest, sizeBytes: blob.size, createdAt }
+  }
+
+  return {
+    /** The folders of the layers DIFFIDS. */
+    pathsOf,
+
+    /**
+     * The layer that FILL writes over the layers BELOW (diffIDs, lowest first) into "upper" of the draft folder it is given; undefined
+     * when it writes nothing.  The draft is gone afterwards, whatever happens.
+     */
+    async make (below: readonly string[], fill: (draft: string, layers: readonly string[]) => Promise<void>): Promise<BuiltLayer | undefined> {
+      const layers = pathsOf(below)
+      const draft = await store.makeDraft()
+      try {
+        await prepareDraft(draft)
+        const upper = join(draft, 'upper')
+        await inheritRoot(upper, layers.at(-1))
+        await fill(draft, layers)
+        const isEmpty = (await readdir(upper)).length === 0
+        return isEmpty ? undefined : await commit(upper, layers)
+      } finally {
+        await store.discard(draft)
+      }
+    },
+
+    /** Give WORK a draft folder to look into layers with. */
+    async withDraft<T> (work: (draft: string) => Promise<T>): Promise<T> {
+      const draft = await store.makeDraft()
+      try {
+        await prepareDraft(draft)
+        return await work(draft)
+      } finally {
+        await store.discard(draft)
+      }
+    },
+  }
+}

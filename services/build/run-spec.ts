@@ -1,0 +1,79 @@
+// A RUN step as a runtime spec: what Docker's build container is, in a user namespace.  Root inside has Docker's 14
+// capabilities over files and processes of its own and none over the host; set-user-ID programs work.
+// Pure: values in, a value out.  Refuses to know where mounts come from.
+
+import type { Capabilities, Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
+import { MASKED_PATHS, READONLY_PATHS } from '../runtime/spec.ts'
+
+export interface RunSpecRequest {
+  /** Folders on the host, lowest first; the lowest has the mount points that the image lacks. */
+  readonly layers: readonly string[]
+  /** Folder with "upper" and "work". */
+  readonly writable: string
+  readonly args: readonly string[]
+  readonly env: readonly string[]
+  readonly cwd: string
+  readonly user: User
+  readonly mounts: readonly Mount[]
+  readonly network: 'none' | 'host'
+  readonly memoryBytes: number
+  readonly cpus: number
+}
+
+const CPU_PERIOD_US = 100_000
+const PIDS_MAX = 8192
+/** As a function has them: no host has less, and a user namespace cannot ask for more than the host has. */
+const SIGNALS_PENDING_MAX = 1024
+const MESSAGE_QUEUE_BYTES_MAX = 65_536
+/** Of /dev/shm and tmpfs mounts together; counts as memory. */
+const SCRATCH_BYTES_MAX = 1024 ** 3
+const SCRATCH_INODES_MAX = 262_144
+export const HOSTNAME = 'build'
+
+/** moby's default set (oci/caps/defaults.go). */
+const NAMES = [
+  'CAP_CHOWN', 'CAP_DAC_OVERRIDE', 'CAP_FSETID', 'CAP_FOWNER', 'CAP_MKNOD', 'CAP_NET_RAW', 'CAP_SETGID', 'CAP_SETUID', 'CAP_SETFCAP',
+  'CAP_SETPCAP', 'CAP_NET_BIND_SERVICE', 'CAP_SYS_CHROOT', 'CAP_KILL', 'CAP_AUDIT_WRITE',
+]
+/** A program of another user than root keeps none of them across exec (capabilities(7)). */
+const CAPABILITIES: Capabilities = { bounding: NAMES, permitted: NAMES, inheritable: [], effective: NAMES, ambient: [] }
+
+/** The spec of the container of one RUN step. */
+export function buildRunSpec (request: RunSpecRequest): RuntimeSpec {
+  const { layers, writable, args, env, cwd, user, network, memoryBytes } = request
+  return {
+    hostname: HOSTNAME,
+    process: {
+      args,
+      env: [...env, ...(env.some(variable => variable.startsWith('HOSTNAME=')) ? [] : [`HOSTNAME=${HOSTNAME}`])],
+      cwd,
+      user,
+      capabilities: CAPABILITIES,
+      // Open files are as many as this process may have: compilers and linkers want all there are.
+      rlimits: [
+        // 1, not 0: that also keeps the kernel from handing a dump to the program in core_pattern (core(5)).
+        { type: 'RLIMIT_CORE', soft: 1, hard: 1 },
+        { type: 'RLIMIT_SIGPENDING', soft: SIGNALS_PENDING_MAX, hard: SIGNALS_PENDING_MAX },
+        { type: 'RLIMIT_MSGQUEUE', soft: MESSAGE_QUEUE_BYTES_MAX, hard: MESSAGE_QUEUE_BYTES_MAX },
+      ],
+      noNewPrivileges: false,
+    },
+    root: { layers, writable, readonly: false, scratchBytes: Math.min(SCRATCH_BYTES_MAX, memoryBytes), scratchInodes: SCRATCH_INODES_MAX },
+    mounts: [
+      { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
+      { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
+      { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
+      ...request.mounts,
+    ],
+    linux: {
+      namespaces: ['mount', 'pid', 'ipc', 'uts', 'user', 'cgroup', ...(network === 'none' ? ['network'] as const : [])],
+      resources: {
+        memory: { limit: memoryBytes },
+        cpu: { quota: Math.round(request.cpus * CPU_PERIOD_US), period: CPU_PERIOD_US },
+        pids: { limit: PIDS_MAX },
+      },
+      maskedPaths: MASKED_PATHS,
+      readonlyPaths: READONLY_PATHS,
+    },
+  }
+}

@@ -1,0 +1,65 @@
+// Secrets of a build on their way into a container: files in memory (tmpfs), never on a disk, in a layer or in a cache key.
+// What a killed build left is removed by the next one.  Refuses to know what is secret about them.
+
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Unsupported } from '../contract/errors.ts'
+import { startTimeOf } from '../platform/process-identity.ts'
+
+/** As BuildKit has it. */
+export const SECRET_BYTES_MAX = 500 * 1024
+const PLACES = ['/run', '/dev/shm']
+/** statfs(2) */
+const TMPFS_MAGIC = 0x01021994
+const NAME = /^wherry-secrets-(\d{1,10})-(\d{1,20})$/
+
+export type Secrets = ReturnType<typeof createSecrets>
+
+function findMemory (): string {
+  const place = PLACES.find(path => existsSync(path) && statfsSync(path).type === TMPFS_MAGIC)
+  if (place === undefined) throw new Unsupported(`secrets are kept in memory only, and neither ${PLACES.join(' nor ')} is a tmpfs here; mount one, or build without --secret`)
+  return place
+}
+
+/** Remove the secrets of builds that were killed. */
+export function sweepSecrets (): void {
+  for (const place of PLACES.filter(path => existsSync(path))) {
+    for (const name of readdirSync(place)) {
+      const owner = NAME.exec(name)
+      if (owner && startTimeOf(Number(owner[1])) !== owner[2]) rmSync(join(place, name), { recursive: true, force: true })
+    }
+  }
+}
+
+/** VALUES by their ids. */
+export function createSecrets (values: ReadonlyMap<string, Uint8Array>) {
+  let folder: string | undefined
+  let count = 0
+
+  function open (): string {
+    if (folder !== undefined) return folder
+    const place = findMemory()
+    folder = join(place, `wherry-secrets-${process.pid}-${startTimeOf(process.pid)}`)
+    mkdirSync(folder, { mode: 0o700 })
+    return folder
+  }
+
+  return {
+    value: (id: string): Uint8Array | undefined => values.get(id),
+    /** The secret ID as a file with this owner and mode, or undefined when there is no such secret. */
+    file (id: string, { mode, uid, gid }: { mode: number, uid: number, gid: number }): string | undefined {
+      const value = values.get(id)
+      if (value === undefined) return undefined
+      const path = join(open(), String(count++))
+      writeFileSync(path, value, { mode: 0o600 })
+      chownSync(path, uid, gid)
+      chmodSync(path, mode)
+      return path
+    },
+    /** Remove all files. */
+    close (): void {
+      if (folder !== undefined) rmSync(folder, { recursive: true, force: true })
+      folder = undefined
+    },
+  }
+}

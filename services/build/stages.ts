@@ -1,0 +1,160 @@
+// Stages of a plan, built one after the other as they are asked for: what each begins with, its steps, and the image config
+// and history that grow with them.  Knows the order of things; refuses to know how a single step is performed.
+
+import { ContentError, RegistryError, StartError, SyscallError } from '../contract/errors.ts'
+import type { Platform } from '../contract/image.ts'
+import type { Base, Bases, HistoryEntry, StageLayer } from './base.ts'
+import type { BuildShared } from './build-context.ts'
+import { excerpt } from './build-failure.ts'
+import type { BuildPlan, PlannedStage, StageSource } from './build-plan.ts'
+import { EMPTY_START, evaluateStage } from './evaluate.ts'
+import { formatPlatform } from './platform.ts'
+import { createTail, type Progress } from './progress.ts'
+import { StepFailed } from './run-container.ts'
+import { performCopy, performWorkdir, type PerformedStep } from './step-copy.ts'
+import { performRun } from './step-run.ts'
+import type { StageStart, Step } from './steps.ts'
+
+export interface BuiltStage {
+  readonly layers: readonly StageLayer[]
+  readonly history: readonly HistoryEntry[]
+  readonly end: StageStart
+  readonly declaredArgs: readonly string[]
+  readonly platform: Platform
+  /** When the newest of its layers was made; ISO 8601. */
+  readonly createdAt: string
+  /** "registry/repository" where layers of its base can be had. */
+  readonly source: string | undefined
+}
+
+/** A step of the Dockerfile did not end well: where it stands, the last that it wrote, and why (its `cause`). */
+export class BuildStepFailed extends Error {
+  /** "Dockerfile:3" */
+  readonly path: string
+  readonly excerpt: string
+  readonly output: readonly string[]
+
+  constructor (step: Step, output: readonly string[], cause: Error) {
+    super(cause.message, { cause })
+    this.name = 'BuildStepFailed'
+    this.path = `${step.source.name}:${step.location.line}`
+    this.excerpt = excerpt(step)
+    this.output = output
+  }
+}
+
+/** Its container needs one place more, for mount points (runtime/plan.ts has 128). */
+const LAYERS_MAX = 127
+const COMMENT = 'wherry'
+const EPOCH = new Date(0).toISOString()
+
+type LayerStep = Exclude<Step, { kind: 'config' }>
+
+export interface StagesDeps {
+  readonly plan: BuildPlan
+  readonly bases: Bases
+  readonly shared: Omit<BuildShared, 'layersOf'>
+  readonly progress: Progress
+}
+
+export function createStages ({ plan, bases, shared: parts, progress }: StagesDeps) {
+  const built = new Map<number, Promise<BuiltStage>>()
+  const images = new Map<string, Promise<Base>>()
+  const shared: BuildShared = { ...parts, layersOf }
+
+  function imageOf (reference: string, platform: Platform, title: string): Promise<Base> {
+    const key = `${reference} ${formatPlatform(platform)}`
+    const known = images.get(key)
+    if (known) return known
+    const found = progress.follow(title, async () => ({ ...await bases.find(reference, platform), isCached: false }))
+    images.set(key, found)
+    return found
+  }
+
+  async function layersOf (source: StageSource): Promise<{ layers: readonly StageLayer[], name: string }> {
+    if (source.kind === 'scratch') return { layers: [], name: 'scratch' }
+    if (source.kind === 'stage') return { layers: (await stage(source.index)).layers, name: `the stage ${plan.stages[source.index]!.title}` }
+    const image = await imageOf(source.reference, plan.options.platform, `FROM ${source.reference}`)
+    return { layers: image.layers, name: source.reference }
+  }
+
+  /** What STAGE begins with, as if it had been built. */
+  async function begin (stage: PlannedStage, title: string): Promise<Omit<BuiltStage, 'declaredArgs'>> {
+    const { base, platform } = stage
+    if (base.kind === 'stage') return await stageOf(base.index)
+    if (base.kind === 'scratch') return { layers: [], history: [], end: EMPTY_START, platform, createdAt: EPOCH, source: undefined }
+    const image = await imageOf(base.reference, platform, title)
+    return {
+      layers: image.layers, history: image.history, platform, source: image.source, createdAt: image.created ?? EPOCH,
+      end: { config: image.config, args: new Map(), name: base.reference },
+    }
+  }
+
+  async function performStep (step: LayerStep, platform: Platform, diffIds: readonly string[], onOutput: (bytes: Buffer) => void): Promise<PerformedStep> {
+    if (step.kind === 'workdir') return await performWorkdir(shared, step, { diffIds, onOutput })
+    if (step.kind !== 'run') return await performCopy(shared, step, { diffIds, onOutput })
+    const here = plan.options.buildPlatform
+    if (platform.architecture !== here.architecture) {
+      throw step.fault(`programs for ${formatPlatform(platform)} cannot run on this machine, which is ${formatPlatform(here)}`, { mark: 'RUN', hint: 'only stages without RUN can be built for other platforms' })
+    }
+    return await performRun(shared, step, { diffIds, onOutput })
+  }
+
+  /** As above, with an error that says where in the Dockerfile it happened. */
+  async function performPlaced (step: LayerStep, platform: Platform, diffIds: readonly string[], onOutput: (bytes: Buffer) => void): Promise<PerformedStep> {
+    const tail = createTail()
+    try {
+      if (diffIds.length >= LAYERS_MAX) throw step.fault(`this would be layer number ${diffIds.length + 1}; an image can have ${LAYERS_MAX} here`, { hint: 'join several RUN into one' })
+      return await performStep(step, platform, diffIds, bytes => {
+        tail.add(bytes)
+        onOutput(bytes)
+      })
+    } catch (err) {
+      shared.signal.throwIfAborted()
+      if (err instanceof StartError) throw step.fault(err.message)
+      const isPlaced = err instanceof StepFailed || err instanceof ContentError || err instanceof RegistryError || err instanceof SyscallError
+      if (isPlaced) throw new BuildStepFailed(step, tail.lines(), err)
+      throw err
+    }
+  }
+
+  async function buildStage (index: number): Promise<BuiltStage> {
+    const planned = plan.stages[index]!
+    const label = plan.stages.length > 1 || planned.from.stageName !== undefined ? `${planned.title} ` : ''
+    const base = await begin(planned, `[${label}base] FROM ${planned.base.kind === 'image' ? planned.base.reference : planned.base.kind}`)
+    const { steps, end, dependencies, declaredArgs } = evaluateStage(plan, index, base.end)
+    for (const other of dependencies) await stageOf(other)
+    const layers = [...base.layers]
+    const history = [...base.history]
+    let { createdAt } = base
+    const total = steps.filter(step => step.kind !== 'config').length
+    let number = 0
+    for (const step of steps) {
+      const entry = { created_by: step.createdBy, comment: COMMENT }
+      if (step.kind === 'config') {
+        history.push({ created: createdAt, ...entry, empty_layer: true })
+        continue
+      }
+      const title = `[${label}${++number}/${total}] ${step.title}`
+      const { layer } = await progress.follow(title, onOutput => performPlaced(step, base.platform, layers.map(({ diffId }) => diffId), onOutput))
+      if (layer) {
+        layers.push(layer)
+        createdAt = layer.createdAt
+      }
+      history.push({ created: createdAt, ...entry, ...(layer === undefined && { empty_layer: true }) })
+    }
+    return { layers, history, end, declaredArgs, platform: planned.platform, createdAt, source: base.source }
+  }
+
+  function stageOf (index: number): Promise<BuiltStage> {
+    const known = built.get(index)
+    if (known) return known
+    const stage = buildStage(index)
+    built.set(index, stage)
+    return stage
+  }
+
+  /** Stage number INDEX, built once. */
+  const stage = stageOf
+  return { stage, declaredArgs: async () => (await Promise.all(built.values())).flatMap(stage => stage.declaredArgs) }
+}

@@ -1,0 +1,100 @@
+// What `wherry build` does: options become a request, the build's parts are opened on the data folder, progress is shown, and the
+// image's name and digest are printed.  Knows wording and files that options name; what a build is, is build's to know.
+
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { availableParallelism, tmpdir, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { readBuildFiles, type BuildFiles } from '../../build/build-files.ts'
+import { buildImage, type BuilderDeps, type BuildRequest } from '../../build/builder.ts'
+import type { BuiltImage } from '../../build/result.ts'
+import { BuildStepFailed } from '../../build/stages.ts'
+import { createLocalFirst } from '../../image/local-first.ts'
+import { createPuller } from '../../image/pull.ts'
+import { createDownload } from '../../image/download.ts'
+import { openRegistryClient } from '../../image/open-registry.ts'
+import { createLog } from '../../platform/log.ts'
+import { NATIVE_DEFAULT } from '../commands/version.ts'
+import type { Context } from '../context.ts'
+import { Failure } from '../failure.ts'
+import { dataFolder, shortDigest, withStore } from '../image/open.ts'
+import { createProgress as createPullProgress } from '../image/progress.ts'
+import { registryAccess } from '../registry-access.ts'
+import { formatSize } from '../terminal.ts'
+import { parseBuildFlags, type BuildFlags } from './flags.ts'
+import { createBuildProgress } from './progress.ts'
+
+const STDIN_BYTES_MAX = 4 * 1024 ** 2
+/** Of the machine's memory, for one RUN. */
+const MEMORY_SHARE = 0.8
+
+/** All of stdin, which has to be a Dockerfile. */
+async function readStdin ({ stdin }: Context): Promise<Uint8Array> {
+  const pieces: Buffer[] = []
+  let sizeBytes = 0
+  for await (const piece of stdin) {
+    const bytes = Buffer.from(piece as Uint8Array | string)
+    sizeBytes += bytes.length
+    if (sizeBytes > STDIN_BYTES_MAX) throw new Failure('build', `stdin has more than ${formatSize(STDIN_BYTES_MAX)}`, { remedy: 'a Dockerfile is expected there' })
+    pieces.push(bytes)
+  }
+  return Buffer.concat(pieces)
+}
+
+async function readFiles (contextDir: string, isEmpty: boolean, file: string | undefined, context: Context): Promise<BuildFiles> {
+  const content = isEmpty || file === '-' ? await readStdin(context) : undefined
+  return readBuildFiles({ contextDir, ...(file !== undefined && file !== '-' && { file }), ...(content && { content }) })
+}
+
+/** A step that failed, as people want to see it: where, the lines around, and the last that it wrote. */
+function stepFailure (err: BuildStepFailed): Failure {
+  const output = err.output.filter(line => line !== '')
+  const shown = output.length === 0 ? err.excerpt : `${err.excerpt}\n\n  the last that it wrote:\n${output.map(line => `  | ${line}`).join('\n')}`
+  return new Failure('build', 'a step failed', { faults: [{ path: err.path, problem: err.message, excerpt: shown }], cause: err })
+}
+
+async function perform (deps: BuilderDeps, request: BuildRequest): Promise<BuiltImage> {
+  try {
+    return await buildImage(deps, request)
+  } catch (err) {
+    if (request.signal.aborted) throw new Failure('build', 'it was stopped', { cause: err })
+    throw err instanceof BuildStepFailed ? stepFailure(err) : err
+  }
+}
+
+/** The options of a command line as a build, from the beginning to what is printed. */
+export async function buildFromFlags (folder: string, flags: BuildFlags, context: Context): Promise<void> {
+  const { env, stdout, onSignal } = context
+  const options = parseBuildFlags(flags, env)
+  const isEmpty = folder === '-'
+  const stopping = new AbortController()
+  onSignal(() => { stopping.abort(new Error('the build was stopped')) })
+  const progress = createBuildProgress(context, flags.quiet === true || flags.json === true ? 'quiet' : flags.progress)
+  const pulls = createPullProgress(context, { quiet: flags.quiet === true || flags.json === true })
+  const contextDir = isEmpty ? mkdtempSync(join(tmpdir(), 'wherry-build-')) : folder
+  try {
+    const files = await readFiles(contextDir, isEmpty, flags.file, context)
+    const built = await withStore('build', flags, context, async store => {
+      const registry = openRegistryClient(registryAccess(flags, context))
+      const nativeDir = env.WHERRY_NATIVE || NATIVE_DEFAULT
+      const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress: pulls.onLayer })
+      stopping.signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
+      try {
+        return await perform(
+          { store, registry, puller, download: createDownload(env), nativeDir, dataDir: dataFolder(flags, context), log: createLog({ name: 'build', level: 'silent' }) },
+          { ...options, contextDir, files, signal: stopping.signal, onEvent: event => { pulls.end(); progress.onEvent(event) },
+            memoryBytes: options.memoryBytes ?? Math.floor(totalmem() * MEMORY_SHARE), cpus: availableParallelism() })
+      } finally {
+        pulls.end()
+        progress.end()
+        await puller.stop()
+        await registry.close()
+      }
+    }, { create: true })
+    if (flags.iidfile !== undefined) writeFileSync(flags.iidfile, built.digest)
+    if (flags.json) stdout.write(`${JSON.stringify({ ...built, names: options.names })}\n`)
+    else if (flags.quiet) stdout.write(`${built.digest}\n`)
+    else stdout.write(`built ${options.names.join(', ') || 'an image without a name'}, ${shortDigest(built.digest)}, ${formatSize(built.sizeBytes)} packed\n`)
+  } finally {
+    if (isEmpty) rmSync(contextDir, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,72 @@
+// A file from anywhere by http or https, for ADD in builds.  Knows the transport's rules (redirects by hand, never from https to
+// http, bounded waits and tries); refuses to know what the file is.
+
+import { createHash } from 'node:crypto'
+import { open } from 'node:fs/promises'
+import { ContentError, RegistryError } from '../contract/errors.ts'
+import { createConnections, type ConnectionDeps } from './connections.ts'
+import { readProxyRule } from './proxy.ts'
+import { readPem } from './registry-config.ts'
+import { createTransport, discardBody, unreachable } from './transport.ts'
+
+const FILE_BYTES_MAX = 4 * 1024 ** 3
+const REQUEST_TIMEOUT_MS = 30_000
+
+type Network = Pick<ConnectionDeps, 'proxyOf' | 'roots'>
+
+export interface DownloadRequest {
+  readonly url: string
+  /** A file that is not there yet. */
+  readonly path: string
+  /** "sha256:…" that it must have. */
+  readonly checksum: string | undefined
+  readonly signal: AbortSignal
+}
+
+export type Download = (request: DownloadRequest) => Promise<void>
+
+/** `downloadFile` with the proxies and the CAs that ENV, the process's environment, names. */
+export function createDownload (env: Readonly<Record<string, string | undefined>>): Download {
+  const rootsFile = env['SSL_CERT_FILE'] || undefined
+  const network = { proxyOf: readProxyRule(env), ...(rootsFile !== undefined && { roots: readPem('SSL_CERT_FILE', rootsFile) }) }
+  return request => downloadFile(request, network)
+}
+
+/**
+ * Fetch URL into the file PATH, mode 600, with the time that the server says it was changed, else none (1970).
+ * Throws RegistryError when it cannot be had, ContentError when it is too large or another.
+ */
+async function downloadFile ({ url, path, checksum, signal }: DownloadRequest, network: Network): Promise<void> {
+  const transport = createTransport({ requestTimeoutMs: REQUEST_TIMEOUT_MS, connections: createConnections({ ...network, requestTimeoutMs: REQUEST_TIMEOUT_MS }) })
+  const target = new URL(url)
+  const { host } = target
+  try {
+    const response = await transport.request({ registry: host, url: target, method: 'GET', headers: {}, signal })
+    if (response.status !== 200) {
+      await discardBody(response)
+      throw new RegistryError(`${url} cannot be had: ${host} answered ${response.status}`, { registryCode: 'UNKNOWN', retryable: response.status >= 500 })
+    }
+    const hash = createHash('sha256')
+    let sizeBytes = 0
+    const file = await open(path, 'wx', 0o600)
+    try {
+      for await (const piece of response.body as AsyncIterable<Buffer>) {
+        sizeBytes += piece.length
+        if (sizeBytes > FILE_BYTES_MAX) throw new ContentError(`${url} is larger than ${FILE_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
+        hash.update(piece)
+        await file.writeFile(piece)
+      }
+      const changedAt = new Date(Date.parse(response.header('last-modified') ?? '') || 0)
+      await file.utimes(changedAt, changedAt)
+    } catch (error) {
+      if (signal.aborted) throw signal.reason
+      throw unreachable(host, error)
+    } finally {
+      await file.close()
+    }
+    const digest = `sha256:${hash.digest('hex')}`
+    if (checksum !== undefined && digest !== checksum) throw new ContentError(`${url} should have the checksum ${checksum}, but what came has ${digest}`, 'ERR_DIGEST_MISMATCH')
+  } finally {
+    await transport.close()
+  }
+}

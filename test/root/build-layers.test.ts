@@ -1,0 +1,115 @@
+// What wherry build keeps and what it leaves: layers that are the same packed and unpacked, and nothing at all of a build
+// that failed or was stopped.
+
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Readable } from 'node:stream'
+import t, { type Test } from 'tap'
+import { createLayerTool } from '../../services/build/layer-tool.ts'
+import type { BuildEvent } from '../../services/build/progress.ts'
+import { startUnpacker } from '../../services/image/unpack.ts'
+import { BASE, buildRig, type BuildRig, type Built } from '../helpers/build.ts'
+import { takeCensus } from '../helpers/census.ts'
+import { needsRoot, NATIVE_DIR } from '../helpers/container.ts'
+
+const onBase = (...lines: readonly string[]): string => `${BASE}${lines.join('\n')}\n`
+
+/** One line for each thing below DIR, with all that lstat(2) and reading it tell. */
+function walk (dir: string, path = ''): string[] {
+  return readdirSync(join(dir, path)).sort().flatMap(name => {
+    const below = join(path, name)
+    const file = join(dir, below)
+    const { mode, uid, gid, size, rdev, nlink, mtimeNs } = lstatSync(file, { bigint: true })
+    const isFolder = lstatSync(file).isDirectory()
+    const content = lstatSync(file).isSymbolicLink() ? readlinkSync(file) : lstatSync(file).isFile() ? createHash('sha256').update(readFileSync(file)).digest('hex') : ''
+    // overlayfs links its signs together; their count and time mean nothing.
+    if (lstatSync(file).isCharacterDevice()) return [`${below} hidden ${rdev}`]
+    const line = [below, mode.toString(8), uid, gid, isFolder ? '' : size, isFolder ? '' : nlink, mtimeNs, content].join(' ')
+    return isFolder ? [line, ...walk(dir, below)] : [line]
+  })
+}
+
+async function digestOf (stream: Readable): Promise<string> {
+  const hash = createHash('sha256')
+  for await (const piece of stream) hash.update(piece as Buffer)
+  return `sha256:${hash.digest('hex')}`
+}
+
+/** Unpack the blob of BUILT's last layer as a pull would.  Returns the folder. */
+async function unpackLast (t: Test, rig: BuildRig, built: Built): Promise<string> {
+  const folder = join(rig.data, 'unpacked')
+  mkdirSync(folder)
+  const { digest } = rig.store.catalog.image(built.image.digest)!.layers.at(-1)!
+  const unpacker = startUnpacker({ nativeDir: NATIVE_DIR, directory: folder, layer: digest })
+  unpacker.stdin.end(execFileSync('zcat', ['-f'], { input: readFileSync(rig.store.blobPath(digest)), maxBuffer: 1 << 28 }))
+  t.match(await unpacker.result, { ok: true })
+  return folder
+}
+
+async function sameTwice (t: Test, rig: BuildRig): Promise<void> {
+  const long = 'x'.repeat(120)
+  const built = await rig.build(onBase(
+    `RUN mkdir -p /low/deep /gone /old/a && touch /low/deep/f /gone/f /old/a/b && mkdir /${long}`,
+    `RUN rm -r /gone /low/deep && mkdir /low/deep && touch /low/deep/new && rm /old/a/b && echo x >/f && ln /f /hard && ln -s ${long}/${long} /soft && mkfifo /p && chmod 4755 /f && chown -h 3:4 /soft && touch -d "1999-01-02 03:04:05" /f && echo y >/${long}/${long} && mkdir -p /tmp/d && chmod 1777 /tmp/d`,
+  ))
+  const folder = rig.layers(built).at(-1)!
+  const { diffId } = rig.store.catalog.image(built.image.digest)!.layers.at(-1)!
+  const unpacked = await unpackLast(t, rig, built)
+  t.strictSame(walk(unpacked), walk(folder), 'file by file')
+  t.ok(walk(folder).some(line => line.startsWith('gone ')), 'with the sign that something was deleted')
+  const tool = createLayerTool({ nativeDir: NATIVE_DIR, signal: new AbortController().signal })
+  for (const path of [folder, unpacked]) {
+    const { stdout, ended } = tool.pack(path, rig.layers(built).slice(0, -1), undefined)
+    t.equal(await digestOf(stdout), diffId, 'packed again it is the same archive, attributes and all')
+    await ended
+  }
+  const tree = await rig.tree(built)
+  t.notOk(tree.has('gone'))
+  t.strictSame([...tree.keys()].filter(path => path.startsWith('low')), ['low', 'low/deep', 'low/deep/new'], 'a folder that was made anew hides the old one')
+}
+
+async function failures (t: Test, rig: BuildRig): Promise<void> {
+  await t.test('a failed step says its line and the last that it wrote', async t => {
+    await t.rejects(rig.build(onBase('RUN true', 'RUN echo out; echo err >&2; exit 3')), {
+      name: 'BuildStepFailed', path: 'Dockerfile:3', message: 'it ended with exit code 3', output: ['out', 'err'], excerpt: />    3 \| RUN echo out/,
+    })
+    await t.rejects(rig.build(onBase('RUN ["/nothing"]')), { message: /Dockerfile:2: command "\/nothing" is not in the image/ })
+    await t.rejects(rig.build(onBase('USER ghost', 'RUN true')), { message: /Dockerfile:3: .*no user "ghost"/ })
+    await t.rejects(rig.build(onBase('RUN x=x; while true; do x=$x$x; done'), {}, { memoryBytes: 64 << 20 }), { message: /needed more memory than its limit of 64Mi.*--memory/ })
+    await t.rejects(rig.build('FROM base\nRUN true', {}, { platform: { os: 'linux', architecture: 's390x' } }), { message: /s390x/ })
+    const other = await rig.build('FROM scratch\nCOPY a /', { a: 'a' }, { platform: { os: 'linux', architecture: 's390x' } })
+    t.equal((await rig.config(other)).architecture, 's390x', 'without RUN another platform is possible')
+    await t.rejects(rig.build('FROM scratch\nRUN true', {}, { platform: { os: 'linux', architecture: 's390x' } }), { message: /cannot run on this machine/ })
+  })
+
+  await t.test('a name that means "deleted" in a layer cannot be kept', async t => {
+    await t.rejects(rig.build(onBase('RUN touch /.wh.bin')), { message: /".wh.bin" has a name that layers use/ })
+    await t.rejects(rig.build(onBase('COPY . /'), { '.wh.etc': '' }), { message: /".wh.etc" has a name that layers use/ })
+  })
+
+  await t.test('overlayfs’s own signs cannot be made by a step', async t => {
+    const built = await rig.build(onBase('RUN mkdir /d && mknod /d/etc c 0 0 2>&- || echo no node', 'RUN touch /d/ok'))
+    t.match(built.output, /no node/)
+    t.ok((await rig.tree(built)).has('etc'))
+  })
+
+  await t.test('a stopped build ends its container and leaves nothing', async t => {
+    const before = takeCensus()
+    const stopping = new AbortController()
+    const onEvent = (event: BuildEvent): void => { if (event.kind === 'output') stopping.abort(new Error('enough')) }
+    await t.rejects(rig.build(onBase('COPY a /a', 'RUN touch /half; echo started; sleep 4242'), { a: '' }, { signal: stopping.signal, onEvent }), { message: 'enough' })
+    t.strictSame(readdirSync(join(rig.data, 'images/tmp')), [], 'no draft')
+    t.strictSame(readdirSync(join(rig.data, 'build/run')).filter(name => name.startsWith('wherry-')), [])
+    const { cgroups, mounts, children } = takeCensus()
+    t.strictSame({ cgroups, mounts, children }, { cgroups: before.cgroups, mounts: before.mounts, children: before.children })
+    t.equal(rig.store.catalog.images().filter(image => image.names.includes('docker.io/library/stopped:latest')).length, 0)
+  })
+}
+
+t.test('a build', { skip: needsRoot }, async t => {
+  const rig = await buildRig(t)
+  await t.test('keeps layers that are the same packed and unpacked', t => sameTwice(t, rig))
+  await t.test('leaves nothing when it fails', t => failures(t, rig))
+})
