@@ -2,12 +2,10 @@
 
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
-import { awaitImage } from '../await-image.ts'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
+import { deployOne, type Deployment } from '../deployment.ts'
 import { Failure, usageFailure } from '../failure.ts'
-import type { GatewayClient } from '../gateway-client.ts'
-import { printable } from '../terminal.ts'
 
 interface Flags extends ConnectOptions {
   readonly file?: string
@@ -24,6 +22,8 @@ interface Flags extends ConnectOptions {
   readonly workdir?: string
   readonly readOnly?: boolean
   readonly label?: string[]
+  readonly registry?: string
+  readonly build: boolean
   readonly wait: boolean
   readonly json?: boolean
 }
@@ -49,7 +49,9 @@ export function addDeploy (program: Command, context: Context): void {
     .option('--workdir <path>', 'working directory, instead of the image’s')
     .option('--read-only', 'no writing to the root file system (/tmp stays writable)')
     .option('--label <name=value>', 'label to find it by', collect)
-    .option('-f, --file <path>', 'JSON file with the function ("-" = stdin); options win over it')
+    .option('-f, --file <path>', 'JSON file with the function ("-" = stdin), options win over it; or wherry.yaml or OpenFaaS’s stack.yaml: all of its functions, built, pushed and deployed')
+    .option('--registry <host>', 'with a YAML file: where built images go whose names have no registry (default: that of the running wherry up)')
+    .option('--no-build', 'with a YAML file: deploy the images as they are in their registries')
     .option('--no-wait', 'do not wait until the workers have the image')
     .option('--json', 'print what was deployed as JSON')
     .addHelpText('after', `
@@ -58,9 +60,17 @@ Examples:
   wherry deploy count --image 127.0.0.1:5000/tools --command /bin/sh --memory 32Mi --timeout 2s -- -c 'wc -w'
   wherry deploy notes --image busybox --volume notes:/data --env GREETING=hi -- sh -c 'cat >>/data/all; wc -l </data/all'
   wherry deploy -f function.json
+  wherry deploy -f wherry.yaml           # build, push and deploy all of it
+  wherry deploy resize -f stack.yaml     # one function of OpenFaaS’s file
 
 Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not found, 2 wrong usage.`)
-    .action(async (name: string | undefined, args: string[], flags: Flags) => {
+    .action(async (name: string | undefined, args: string[], flags: Flags, command: Command) => {
+      if (flags.file !== undefined && /\.ya?ml$/i.test(flags.file)) {
+        refuseOthers(command, args)
+        const { deployProject } = await import('../project/deploy-project.ts')
+        await deployProject(flags.file, name, flags, context)
+        return
+      }
       const deployment = { ...(flags.file !== undefined && await readFunction(flags.file, context)), ...describeFlags(name, args, flags, context) }
       if (deployment.service === undefined) throw usageFailure('deploy', 'the function has no name')
       if (deployment.image === undefined) throw usageFailure('deploy', '--image is missing')
@@ -68,20 +78,12 @@ Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not fou
     })
 }
 
-type Deployment = Record<string, unknown>
+const PROJECT_OPTIONS: readonly string[] = ['file', 'gateway', 'data', 'registry', 'build', 'wait', 'json']
 
-/** Deploys one function and waits until workers have its image.  Throws Failure when it was refused, or no worker can have the image. */
-async function deployOne (client: GatewayClient, deployment: Deployment, { wait, json }: Pick<Flags, 'wait' | 'json'>, context: Context): Promise<void> {
-  const answer = await client.json({ method: 'POST', path: '/system/functions', json: deployment })
-  const { imageDigest, warnings } = (answer ?? {}) as { imageDigest?: unknown, warnings?: readonly string[] }
-  const name = String(deployment.service)
-  for (const warning of warnings ?? []) context.stderr.write(`wherry: deploy: ${printable(warning)}\n`)
-  if (json) context.stdout.write(`${JSON.stringify(answer)}\n`)
-  else context.stdout.write(`deployed ${name}: ${String(deployment.image)} (${String(imageDigest)})\n`)
-  if (!wait) return
-  const { ready, failures } = await awaitImage(client, name, context, { quiet: json === true })
-  for (const failure of failures) context.stderr.write(`wherry: deploy: no image on worker ${failure}\n`)
-  if (ready === 0 && failures.length > 0) throw new Failure('deploy', `${name} is deployed, but no worker can have its image`, { remedy: 'calls end as pull_fail until one can' })
+/** What describes one function has no meaning for a file with several. */
+function refuseOthers (command: Command, args: readonly string[]): void {
+  const given = command.options.find(option => command.getOptionValueSource(option.attributeName()) === 'cli' && !PROJECT_OPTIONS.includes(option.attributeName()))
+  if (given || args.length > 0) throw usageFailure('deploy', `${given ? given.long : 'arguments'} cannot be used with a YAML file; write it into the file`)
 }
 
 /** The deployment (OpenFaaS's words) that the options say. */
