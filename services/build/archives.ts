@@ -3,10 +3,9 @@
 // Knows magic numbers; refuses to know where the files go then.
 
 import { spawn } from 'node:child_process'
-import { constants } from 'node:fs'
-import { mkdir, open, type FileHandle } from 'node:fs/promises'
-import { join } from 'node:path'
-import type { Readable } from 'node:stream'
+import { closeSync, createReadStream, openSync, readSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { pipeline as pipe, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { AppError, ContentError, Unsupported } from '../contract/errors.ts'
@@ -15,9 +14,10 @@ import { startUnpacker } from '../image/unpack.ts'
 export interface UnpackRequest {
   readonly nativeDir: string
   readonly signal: AbortSignal
-  readonly directory: string
-  /** Of the archive, in DIRECTORY. */
-  readonly path: string
+  /** Of the archive, at its beginning; stays the caller's. */
+  readonly fd: number
+  /** For messages. */
+  readonly name: string
   /** A folder to be made. */
   readonly folder: string
 }
@@ -46,9 +46,16 @@ function isTarHeader (block: Uint8Array): boolean {
   return Number.parseInt(digits, 8) === sum
 }
 
-/** FILE through the system's PROGRAM: Node has neither bzip2 nor xz.  `ended` throws when it failed. */
-function throughProgram (file: FileHandle, program: string): { stream: Readable, ended: Promise<void> } {
-  const child = spawn(program, ['-dc'], { stdio: [file.fd, 'pipe', 'ignore'], cwd: '/', env: { PATH: PROGRAM_PATH } })
+/** FD's file from its beginning: descriptors that are only copied share one place in it, and a stream closes its own. */
+function reopen (fd: number): number {
+  return openSync(`/proc/self/fd/${fd}`, 'r')
+}
+
+/** FD through the system's PROGRAM: Node has neither bzip2 nor xz.  `ended` throws when it failed. */
+function throughProgram (fd: number, program: string): { stream: Readable, ended: Promise<void> } {
+  const own = reopen(fd)
+  const child = spawn(program, ['-dc'], { stdio: [own, 'pipe', 'ignore'], cwd: '/', env: { PATH: PROGRAM_PATH } })
+  closeSync(own)
   const ended = new Promise<void>((resolve, reject) => {
     child.once('error', error => { reject(new Unsupported(`this archive needs the program ${program}, which cannot be started; install it (apt-get install ${PACKAGES[program]})`, error)) })
     child.once('close', (code, signal) => {
@@ -61,19 +68,19 @@ function throughProgram (file: FileHandle, program: string): { stream: Readable,
   return { stream: child.stdout!, ended }
 }
 
-/** The contents of FILE, from its beginning. */
-function decompressed (file: FileHandle, packing: Packing): { stream: Readable, ended: Promise<void> } {
-  if (packing === 'bzip2' || packing === 'xz') return throughProgram(file, packing)
-  const source = file.createReadStream({ start: 0, autoClose: false })
+/** The contents of FD, from its beginning. */
+function decompressed (fd: number, packing: Packing): { stream: Readable, ended: Promise<void> } {
+  if (packing === 'bzip2' || packing === 'xz') return throughProgram(fd, packing)
+  const source = createReadStream('', { fd: reopen(fd) })
   if (packing === 'none') return { stream: source, ended: Promise.resolve() }
   const stream = packing === 'gzip' ? createGunzip() : createZstdDecompress()
-  source.on('error', error => stream.destroy(error))
-  return { stream: source.pipe(stream), ended: Promise.resolve() }
+  pipe(source, stream, () => {}) // whoever reads the second hears of its errors, and closes both
+  return { stream, ended: Promise.resolve() }
 }
 
-/** The first block of what FILE holds. */
-async function firstBlock (file: FileHandle, packing: Packing): Promise<Buffer> {
-  const { stream, ended } = decompressed(file, packing)
+/** The first block of what FD holds. */
+async function firstBlock (fd: number, packing: Packing): Promise<Buffer> {
+  const { stream, ended } = decompressed(fd, packing)
   const pieces: Buffer[] = []
   let size = 0
   for await (const piece of stream as AsyncIterable<Buffer>) {
@@ -85,30 +92,27 @@ async function firstBlock (file: FileHandle, packing: Packing): Promise<Buffer> 
   return Buffer.concat(pieces)
 }
 
-async function isArchive (path: string): Promise<Packing | undefined> {
-  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+/** How the archive FD is packed; undefined when it is none. */
+async function archivePacking (fd: number): Promise<Packing | undefined> {
   try {
-    const { buffer, bytesRead } = await file.read({ buffer: Buffer.alloc(BLOCK_BYTES), position: 0 })
-    const packing = packingOf(buffer.subarray(0, bytesRead))
-    const block = packing === 'none' ? buffer.subarray(0, bytesRead) : await firstBlock(file, packing)
-    return isTarHeader(block) ? packing : undefined
+    const buffer = Buffer.alloc(BLOCK_BYTES)
+    const head = buffer.subarray(0, readSync(fd, buffer, { position: 0 }))
+    const packing = packingOf(head)
+    return isTarHeader(packing === 'none' ? head : await firstBlock(fd, packing)) ? packing : undefined
   } catch (error) {
     if (error instanceof AppError) throw error
     return undefined // it only begins like one: a file as any other
-  } finally {
-    await file.close()
   }
 }
 
-/** Unpack the archive at PATH into FOLDER; false, and nothing done, when it is none.  Throws ContentError, SyscallError, Unsupported. */
-export async function unpackArchive ({ nativeDir, signal, directory, path, folder }: UnpackRequest): Promise<boolean> {
-  const packing = await isArchive(join(directory, path))
+/** Unpack the archive FD into FOLDER; false, and nothing done, when it is none.  Throws ContentError, SyscallError, Unsupported. */
+export async function unpackArchive ({ nativeDir, signal, fd, name, folder }: UnpackRequest): Promise<boolean> {
+  const packing = await archivePacking(fd)
   if (packing === undefined) return false
   await mkdir(folder, { mode: 0o755 })
-  const file = await open(join(directory, path), constants.O_RDONLY | constants.O_NOFOLLOW)
-  const unpacker = startUnpacker({ nativeDir, directory: folder, layer: path })
+  const unpacker = startUnpacker({ nativeDir, directory: folder, layer: name })
   try {
-    const { stream, ended } = decompressed(file, packing)
+    const { stream, ended } = decompressed(fd, packing)
     await pipeline(stream, unpacker.stdin, { signal })
     await ended
   } catch (error) {
@@ -118,9 +122,7 @@ export async function unpackArchive ({ nativeDir, signal, directory, path, folde
     if (error instanceof AppError) throw error
     // When the unpacker refused it, the stream broke because of that.
     const refused = !result.ok && result.error instanceof AppError ? result.error : undefined
-    throw refused ?? new ContentError(`the archive ${path} is damaged`, 'ERR_INVALID_CONTENT', error)
-  } finally {
-    await file.close()
+    throw refused ?? new ContentError(`the archive ${name} is damaged`, 'ERR_INVALID_CONTENT', error)
   }
   const result = await unpacker.result
   if (!result.ok) throw result.error

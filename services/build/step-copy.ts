@@ -1,6 +1,7 @@
 // COPY, ADD and WORKDIR: files into the stage.  What is copied is found and hashed first; only when the cache has no
 // layer of the same files at the same places is anything written.  Refuses to know how files are written.
 
+import { closeSync, openSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { unpackArchive } from './archives.ts'
@@ -64,16 +65,25 @@ async function inlineParts (work: Work): Promise<Part[]> {
   return [await madePart(work, folder)]
 }
 
+/** Unpack what OPEN gives, called NAME, into FOLDER, if it is an archive. */
+async function unpackOpened ({ nativeDir, signal }: BuildShared, open: () => number, name: string, folder: string): Promise<boolean> {
+  const fd = open()
+  try {
+    return await unpackArchive({ nativeDir, signal, fd, name, folder })
+  } finally {
+    closeSync(fd)
+  }
+}
+
 /** ADD: ITEMS that are archives are unpacked; the rest is for copying. */
 async function archiveParts (work: Work, items: readonly CopyItem[]): Promise<{ parts: Part[], rest: CopyItem[] }> {
   const { shared, draft } = work
-  const { copySource } = shared.context
   const parts: Part[] = []
   const rest: CopyItem[] = []
   for (const [i, item] of items.entries()) {
     const folder = join(draft, `archive${i}`)
-    const isFile = item.isDirect && item.entry.kind === 'file' && 'directory' in copySource
-    if (isFile && await unpackArchive({ ...shared, directory: copySource.directory, path: item.entry.path, folder })) parts.push(await madePart(work, folder, true))
+    const isFile = item.isDirect && item.entry.kind === 'file'
+    if (isFile && await unpackOpened(shared, () => shared.context.context.open(item.entry), item.entry.path, folder)) parts.push(await madePart(work, folder, true))
     else rest.push(item)
   }
   return { parts, rest }
@@ -102,7 +112,7 @@ async function remoteParts (work: Work): Promise<Part[]> {
     const file = name === '' ? basename(step.destination) : name
     await shared.download({ url, path: join(folder, file), checksum: step.checksum, signal: shared.signal })
     const unpacked = join(draft, `unpacked${i}`)
-    const isUnpacked = step.unpacksRemote && await unpackArchive({ ...shared, directory: folder, path: file, folder: unpacked })
+    const isUnpacked = step.unpacksRemote && await unpackOpened(shared, () => openSync(join(folder, file), 'r'), url, unpacked)
     parts.push(await madePart(work, isUnpacked ? unpacked : folder, isUnpacked))
   }
   return parts

@@ -30,7 +30,7 @@ t.test('a wrong command line is exit code 2 and says where the right one is told
 t.test('help has an example for every command', async t => {
   const { stdout } = await runWherry(['--help'])
   const commands = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)?(?: (?:\[|<)| {2,}\S)/gm)].map(match => match[1]!).filter(name => name !== 'help')
-  t.same(commands, ['up', 'down', 'deploy', 'invoke', 'list', 'describe', 'remove', 'logs', 'ps', 'image', 'push', 'login', 'logout', 'doctor', 'version', 'gateway', 'worker', 'oci'])
+  t.same(commands, ['up', 'down', 'init', 'build', 'deploy', 'invoke', 'list', 'describe', 'remove', 'logs', 'ps', 'image', 'push', 'login', 'logout', 'doctor', 'version', 'gateway', 'worker', 'oci'])
   for (const command of commands) t.match(await runWherry([command, '--help']), { code: 0, stdout: new RegExp(`Examples:\\n(?:.*\\n)*.*wherry[ -]${command}`) }, command)
 })
 

@@ -141,6 +141,17 @@ async function stages (t: Test, rig: BuildRig): Promise<void> {
     await t.rejects(rig.build('FROM base AS maker\nFROM scratch\nCOPY --from=maker /bim/busybox /\n'), { message: /there is no "bim" in the stage maker; did you mean bin/ })
   })
 
+  await t.test('with file capabilities and other attributes, byte for byte', async t => {
+    const pax = { 'SCHILY.xattr.security.capability': Buffer.from('0100000200200000000000000000000000000000', 'hex'), 'SCHILY.xattr.user.note': Buffer.from([0, 255, 10]) }
+    const archive = tar([{ name: 'with', data: 'x', pax }, { name: 'without', data: 'x' }])
+    const built = await rig.build('FROM base AS one\nADD a.tar /\nRUN touch /with\nFROM scratch\nCOPY --from=one /with /without /to/\nCOPY --from=one --chown=5 /with /owned\n', { 'a.tar': archive })
+    const tree = await rig.tree(built)
+    t.not(tree.get('to/with')?.digest, tree.get('to/without')?.digest, 'a digest of contents and attributes')
+    t.equal(tree.get('owned')?.digest, tree.get('to/with')?.digest)
+    const packed = execFileSync('zcat', ['-f', rig.store.blobPath(rig.store.catalog.image(built.image.digest)!.layers.at(-1)!.digest)])
+    for (const [key, value] of Object.entries(pax)) t.ok(packed.includes(Buffer.concat([Buffer.from(`${key}=`), value, Buffer.from('\n')])), key)
+  })
+
   await t.test('begins where another stage ended, and runs its triggers', async t => {
     const built = await rig.build('FROM base AS parent\nENV WHO=parent\nONBUILD RUN echo "triggered $WHO" >/triggered\nFROM parent\nRUN cat /triggered\n')
     t.match(built.output, /triggered parent/)

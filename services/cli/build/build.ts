@@ -76,7 +76,7 @@ export async function buildFromFlags (folder: string, flags: BuildFlags, context
     const built = await withStore('build', flags, context, async store => {
       const registry = openRegistryClient(registryAccess(flags, context))
       const nativeDir = env.WHERRY_NATIVE || NATIVE_DEFAULT
-      const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress: pulls.onLayer })
+      const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress: layer => { if (layer.state !== 'present') pulls.onLayer(layer) } })
       stopping.signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
       try {
         return await perform(
