@@ -10,7 +10,7 @@ import type { Puller } from '../image/pull.ts'
 import { formatReference, parseReference } from '../image/reference.ts'
 import type { RegistryClient } from '../image/registry.ts'
 import type { ImageStore } from '../image/store.ts'
-import { readBuildConfig, type BuildConfig } from './build-config.ts'
+import { readBuildConfig, type BuildConfig } from './dockerfile/build-config.ts'
 
 /** One layer of an image that is being built; those that are made here are all gzip. */
 export interface StageLayer { readonly diffId: string, readonly digest: string, readonly sizeBytes: number, readonly mediaType?: string }

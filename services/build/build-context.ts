@@ -10,7 +10,7 @@ import type { CacheFolders } from './cache-folders.ts'
 import type { LayerMaker } from './layers.ts'
 import type { Secrets } from './secrets.ts'
 import { layersSource, type FileSource } from './sources.ts'
-import type { StageSource } from './build-plan.ts'
+import type { StageSource } from './dockerfile/build-plan.ts'
 
 export interface BuildShared {
   readonly tool: LayerTool

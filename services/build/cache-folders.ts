@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { chmod, chown, mkdir, readdir, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Catalog } from '../image/catalog.ts'
-import type { CacheMount } from './mounts.ts'
+import type { CacheMount } from './dockerfile/mounts.ts'
 
 const UNUSED_MAX_MS = 14 * 24 * 3_600_000
 

@@ -3,8 +3,8 @@
 // files come from and who copies them.
 
 import { posix } from 'node:path'
-import type { ContextEntry } from './context.ts'
-import type { CopySelection } from './context-select.ts'
+import type { ContextEntry } from './context/context.ts'
+import type { CopySelection } from './context/context-select.ts'
 import type { CopyOperation } from './layer-tool.ts'
 
 export interface CopyPlanOptions {

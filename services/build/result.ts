@@ -5,7 +5,7 @@ import type { Platform } from '../contract/image.ts'
 import { OCI_CONFIG, OCI_MANIFEST } from '../image/manifest.ts'
 import type { ImageStore } from '../image/store.ts'
 import type { HistoryEntry, StageLayer } from './base.ts'
-import { writeBuildConfig, type BuildConfig } from './build-config.ts'
+import { writeBuildConfig, type BuildConfig } from './dockerfile/build-config.ts'
 
 const OCI_GZIP_LAYER = 'application/vnd.oci.image.layer.v1.tar+gzip'
 const OCI_ZSTD_LAYER = 'application/vnd.oci.image.layer.v1.tar+zstd'

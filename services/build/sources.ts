@@ -3,8 +3,8 @@
 // Refuses to know wildcards and where files go.
 
 import { realpathSync } from 'node:fs'
-import type { BuildContext, ContextEntry, Folder } from './context.ts'
-import type { CopySelection } from './context-select.ts'
+import type { BuildContext, ContextEntry, Folder } from './context/context.ts'
+import type { CopySelection } from './context/context-select.ts'
 import type { CopySource, LayerTool } from './layer-tool.ts'
 import type { ListedEntry } from './layer-listing.ts'
 

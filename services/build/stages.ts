@@ -5,15 +5,15 @@ import { ContentError, RegistryError, StartError, SyscallError } from '../contra
 import type { Platform } from '../contract/image.ts'
 import type { Base, Bases, HistoryEntry, StageLayer } from './base.ts'
 import type { BuildShared } from './build-context.ts'
-import { excerpt } from './build-failure.ts'
-import type { BuildPlan, PlannedStage, StageSource } from './build-plan.ts'
-import { EMPTY_START, evaluateStage } from './evaluate.ts'
-import { formatPlatform } from './platform.ts'
+import { excerpt } from './dockerfile/build-failure.ts'
+import type { BuildPlan, PlannedStage, StageSource } from './dockerfile/build-plan.ts'
+import { EMPTY_START, evaluateStage } from './dockerfile/evaluate.ts'
+import { formatPlatform } from './dockerfile/platform.ts'
 import { createTail, type Progress } from './progress.ts'
 import { StepFailed } from './run-container.ts'
 import { performCopy, performWorkdir, type PerformedStep } from './step-copy.ts'
 import { performRun } from './step-run.ts'
-import type { StageStart, Step } from './steps.ts'
+import type { StageStart, Step } from './dockerfile/steps.ts'
 
 export interface BuiltStage {
   readonly layers: readonly StageLayer[]

@@ -7,13 +7,13 @@ import { basename, join } from 'node:path'
 import { unpackArchive } from './archives.ts'
 import { stageFiles, type BuildShared, type StepStage } from './build-context.ts'
 import type { CachedLayer } from './cache.ts'
-import { applyChmod } from './chmod.ts'
-import { selectFiles, type CopyItem, type CopySelection } from './context-select.ts'
+import { applyChmod } from './dockerfile/chmod.ts'
+import { selectFiles, type CopyItem, type CopySelection } from './context/context-select.ts'
 import { planCopy, type CopyPlan } from './copy-plan.ts'
 import type { CopyOperation, CopySource } from './layer-tool.ts'
 import { ownerOf, userOf } from './owners.ts'
 import { layersSource, type FileSource } from './sources.ts'
-import type { AddStep, CopyStep, WorkdirStep } from './steps.ts'
+import type { AddStep, CopyStep, WorkdirStep } from './dockerfile/steps.ts'
 
 export type PerformedStep = CachedLayer & { readonly isCached: boolean }
 

@@ -5,12 +5,12 @@ import { mkdir, readdir, rename, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { stageFiles, type BuildShared, type StepStage } from './build-context.ts'
 import type { CachedLayer } from './cache.ts'
-import { selectFiles } from './context-select.ts'
+import { selectFiles } from './context/context-select.ts'
 import { planCopy, type CopyPlan } from './copy-plan.ts'
 import { homeOf, userOf } from './owners.ts'
 import { prepareDraft, type CopySource } from './layer-tool.ts'
 import { runInContainer, type ReadyMount } from './run-container.ts'
-import type { RunStep, StepMount } from './steps.ts'
+import type { RunStep, StepMount } from './dockerfile/steps.ts'
 
 type BindMount = Extract<StepMount, { type: 'bind' }>
 type CacheMount = Extract<StepMount, { type: 'cache' }>

@@ -7,11 +7,11 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { readBuildFiles } from '../../services/build/build-files.ts'
-import { createContext, type BuildContext } from '../../services/build/context.ts'
-import { hashSelection, selectFiles, type CopyRequest, type CopySelection } from '../../services/build/context-select.ts'
-import { excludeRules, NO_RULES, parseDockerignore } from '../../services/build/dockerignore.ts'
-import { parsePathPattern } from '../../services/build/path-pattern.ts'
+import { readBuildFiles } from '../../services/build/context/build-files.ts'
+import { createContext, type BuildContext } from '../../services/build/context/context.ts'
+import { hashSelection, selectFiles, type CopyRequest, type CopySelection } from '../../services/build/context/context-select.ts'
+import { excludeRules, NO_RULES, parseDockerignore } from '../../services/build/context/dockerignore.ts'
+import { parsePathPattern } from '../../services/build/context/path-pattern.ts'
 
 type Tree = Parameters<typeof t.testdir>[0]
 

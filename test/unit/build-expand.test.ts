@@ -2,9 +2,9 @@
 // on random inputs; what is here are the cases that say something.
 
 import t from 'tap'
-import { expand, VALUE_CHARACTERS_MAX } from '../../services/build/expand.ts'
-import { parseHeredocMark, findHeredocs, heredocText } from '../../services/build/heredoc.ts'
-import { parsePattern } from '../../services/build/shell-pattern.ts'
+import { expand, VALUE_CHARACTERS_MAX } from '../../services/build/dockerfile/expand.ts'
+import { parseHeredocMark, findHeredocs, heredocText } from '../../services/build/dockerfile/heredoc.ts'
+import { parsePattern } from '../../services/build/dockerfile/shell-pattern.ts'
 
 const VALUES: Readonly<Record<string, string>> = { x: 'foobar', empty: '', path: '/usr/local/lib/a.tar.gz', words: 'two words', star: 'a*b*c', '한': 'ko', over: 'aXbXc' }
 const options = { lookup: (name: string) => VALUES[name], escape: '\\' }

@@ -2,7 +2,7 @@
 
 import { Readable, Writable } from 'node:stream'
 import t from 'tap'
-import type { ContextEntry } from '../../services/build/context.ts'
+import type { ContextEntry } from '../../services/build/context/context.ts'
 import { planCopy, type CopyPlanOptions } from '../../services/build/copy-plan.ts'
 import { distinctHighest } from '../../services/build/layer-tool.ts'
 import { readRecords } from '../../services/build/layer-listing.ts'

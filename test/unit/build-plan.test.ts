@@ -3,13 +3,13 @@
 
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
-import { EMPTY_CONFIG, readBuildConfig, writeBuildConfig, type BuildConfig } from '../../services/build/build-config.ts'
-import { planBuild, stageMeant, type BuildPlan } from '../../services/build/build-plan.ts'
-import { applyChmod, parseChmod } from '../../services/build/chmod.ts'
-import { parseDockerfile } from '../../services/build/dockerfile.ts'
-import { EMPTY_START, evaluateStage, unusedBuildArgs } from '../../services/build/evaluate.ts'
-import { formatPlatform, parsePlatform } from '../../services/build/platform.ts'
-import type { EvaluatedStage, StageStart, Step } from '../../services/build/steps.ts'
+import { EMPTY_CONFIG, readBuildConfig, writeBuildConfig, type BuildConfig } from '../../services/build/dockerfile/build-config.ts'
+import { planBuild, stageMeant, type BuildPlan } from '../../services/build/dockerfile/build-plan.ts'
+import { applyChmod, parseChmod } from '../../services/build/dockerfile/chmod.ts'
+import { parseDockerfile } from '../../services/build/dockerfile/dockerfile.ts'
+import { EMPTY_START, evaluateStage, unusedBuildArgs } from '../../services/build/dockerfile/evaluate.ts'
+import { formatPlatform, parsePlatform } from '../../services/build/dockerfile/platform.ts'
+import type { EvaluatedStage, StageStart, Step } from '../../services/build/dockerfile/steps.ts'
 
 const AMD64 = { os: 'linux', architecture: 'amd64' }
 const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'

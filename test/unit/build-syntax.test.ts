@@ -3,11 +3,11 @@
 
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
-import { closest, excerpt, formatWarning } from '../../services/build/build-failure.ts'
-import { parseDockerfile, parseTrigger, STAGES_MAX } from '../../services/build/dockerfile.ts'
-import type { Instruction } from '../../services/build/instructions.ts'
-import { DOCKERFILE_BYTES_MAX, HEREDOC_BYTES_MAX, LINE_CHARACTERS_MAX } from '../../services/build/lines.ts'
-import { splitCommas } from '../../services/build/words.ts'
+import { closest, excerpt, formatWarning } from '../../services/build/dockerfile/build-failure.ts'
+import { parseDockerfile, parseTrigger, STAGES_MAX } from '../../services/build/dockerfile/dockerfile.ts'
+import type { Instruction } from '../../services/build/dockerfile/instructions.ts'
+import { DOCKERFILE_BYTES_MAX, HEREDOC_BYTES_MAX, LINE_CHARACTERS_MAX } from '../../services/build/dockerfile/lines.ts'
+import { splitCommas } from '../../services/build/dockerfile/words.ts'
 import { describeFailure, failureOf } from '../../services/cli/failure.ts'
 
 /** The instructions of the one stage of LINES after FROM scratch. */

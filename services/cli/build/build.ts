@@ -4,7 +4,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
-import { readBuildFiles, type BuildFiles } from '../../build/build-files.ts'
+import { readBuildFiles, type BuildFiles } from '../../build/context/build-files.ts'
 import { buildImage, type BuilderDeps, type BuildRequest } from '../../build/builder.ts'
 import type { BuiltImage } from '../../build/result.ts'
 import { BuildStepFailed } from '../../build/stages.ts'

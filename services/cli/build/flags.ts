@@ -3,7 +3,7 @@
 
 import { readFileSync, statSync } from 'node:fs'
 import type { BuildRequest } from '../../build/builder.ts'
-import { parsePlatform } from '../../build/platform.ts'
+import { parsePlatform } from '../../build/dockerfile/platform.ts'
 import { parseBytes } from '../../contract/quantity.ts'
 import { SECRET_BYTES_MAX } from '../../build/secrets.ts'
 import { formatReference, parseReference } from '../../image/reference.ts'

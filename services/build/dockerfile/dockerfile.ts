@@ -1,7 +1,7 @@
 // A Dockerfile's text as its stages: the door of the syntactic half.  Knows which instruction may stand where
 // and what is only bad style; refuses to know values of variables, images and files.
 
-import { InvalidRequest } from '../contract/errors.ts'
+import { InvalidRequest } from '../../contract/errors.ts'
 import { dockerfileFault, quoted, type BuildWarning, type SourceFile } from './build-failure.ts'
 import { parseInstruction, type ArgInstruction, type FromInstruction, type Instruction, type Warn } from './instructions.ts'
 import { createLineReader, type Directives } from './lines.ts'

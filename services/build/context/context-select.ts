@@ -4,7 +4,7 @@
 
 import { createHash } from 'node:crypto'
 import { posix } from 'node:path'
-import { didYouMean, quoted, type FaultFacts } from './build-failure.ts'
+import { didYouMean, quoted, type FaultFacts } from '../dockerfile/build-failure.ts'
 import type { BuildContext, ContextEntry } from './context.ts'
 import { excludeRules, type IgnoreRules, type Verdict } from './dockerignore.ts'
 import { parsePathPattern } from './path-pattern.ts'

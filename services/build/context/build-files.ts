@@ -4,9 +4,9 @@
 
 import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync } from 'node:fs'
 import { basename, dirname, join, sep } from 'node:path'
-import { InvalidRequest } from '../contract/errors.ts'
+import { InvalidRequest } from '../../contract/errors.ts'
 import { DOCKERIGNORE_BYTES_MAX, NO_RULES, parseDockerignore, type IgnoreRules } from './dockerignore.ts'
-import { DOCKERFILE_BYTES_MAX } from './lines.ts'
+import { DOCKERFILE_BYTES_MAX } from '../dockerfile/lines.ts'
 
 export interface BuildFiles {
   readonly dockerfile: { readonly name: string, readonly content: Uint8Array }

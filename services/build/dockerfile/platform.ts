@@ -1,7 +1,7 @@
 // Platforms as people write them ("linux/arm64/v8", "arm64", "linux/x86_64") in the words of the OCI image
 // index.  Knows spellings; refuses to know which machine this is.
 
-import type { Platform } from '../contract/image.ts'
+import type { Platform } from '../../contract/image.ts'
 
 const ARCHITECTURES: Readonly<Record<string, { readonly architecture: string, readonly variant?: string }>> = {
   amd64: { architecture: 'amd64' }, x86_64: { architecture: 'amd64' }, 'x86-64': { architecture: 'amd64' },

@@ -2,7 +2,7 @@
 // way BuildKit reads them (Dockerfile reference, "Format" and "Parser directives").
 // Knows lines; refuses to know instructions.  A heredoc's body is taken raw, when the caller has found its mark.
 
-import { InvalidRequest } from '../contract/errors.ts'
+import { InvalidRequest } from '../../contract/errors.ts'
 import { dockerfileFault, quoted, type BuildWarning, type Location, type SourceFile } from './build-failure.ts'
 
 export interface LogicalLine { readonly text: string, readonly location: Location }

@@ -3,8 +3,8 @@
 // Knows patterns and paths with "/"; refuses to know files and folders on disk.
 
 import { posix } from 'node:path'
-import { InvalidRequest } from '../contract/errors.ts'
-import { dockerfileFault, quoted, type SourceFile } from './build-failure.ts'
+import { InvalidRequest } from '../../contract/errors.ts'
+import { dockerfileFault, quoted, type SourceFile } from '../dockerfile/build-failure.ts'
 import { parsePathPattern, type PathPattern } from './path-pattern.ts'
 
 interface Rule extends PathPattern {

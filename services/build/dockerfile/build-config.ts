@@ -2,7 +2,7 @@
 // (config.md) with Docker's additions, and `author`.  Images are read with distrust: what has the wrong shape
 // is left out, what is too large is refused.  Knows the JSON; refuses to know layers, history and platforms.
 
-import { ContentError } from '../contract/errors.ts'
+import { ContentError } from '../../contract/errors.ts'
 import type { Healthcheck } from './healthcheck.ts'
 
 export interface BuildConfig {

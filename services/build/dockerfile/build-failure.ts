@@ -2,7 +2,7 @@
 // around with a mark under the word.  Knows text and line numbers; refuses to know what an instruction
 // means.  Everything shown is cut and cleaned first: a Dockerfile can be a stranger's.
 
-import { InvalidRequest } from '../contract/errors.ts'
+import { InvalidRequest } from '../../contract/errors.ts'
 
 /** A text that people wrote, by its lines, and the name they know it by ("Dockerfile", "ONBUILD of node:22"). */
 export interface SourceFile { readonly name: string, readonly lines: readonly string[] }

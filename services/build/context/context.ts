@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, realpathSync, type BigIntStats } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
-import { AppError, InvalidRequest } from '../contract/errors.ts'
+import { AppError, InvalidRequest } from '../../contract/errors.ts'
 import type { IgnoreRules, Verdict } from './dockerignore.ts'
 
 export interface ContextEntry {
