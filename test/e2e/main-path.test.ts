@@ -163,13 +163,20 @@ t.test('an image stays as long as a function or a running call needs it, and can
   const [{ digest }] = JSON.parse((await images('ls', '--json')).stdout) as [{ digest: string }]
   t.match(JSON.parse((await images('ls', '--json')).stdout), [{ isDeployed: true, isPinned: true }])
   t.match(await images('rm', digest), { code: 1, stderr: /is needed by a function that is deployed; remove the function first \(ERR_IMAGE_IN_USE\)/ })
-  const names = (JSON.parse((await wherry.run(['list', '--json'])).stdout) as Array<{ name: string }>).map(f => f.name)
+  // The function gets another image and the others go: a removal of this one would end its call, too.
+  const other = `${wherry.addresses.registry}/other`
+  t.match(await wherry.run(['build', '-t', other, '-f', '-', '--data', wherry.data, '-'], { input: `FROM ${image}\nLABEL other=yes\n` }), { code: 0 })
+  t.equal((await wherry.run(['push', other, '--data', wherry.data])).code, 0)
+  t.equal((await wherry.run(['deploy', 'held', '--image', other, ...sh('true')])).code, 0)
+  const names = (JSON.parse((await wherry.run(['list', '--json'])).stdout) as Array<{ name: string }>).map(f => f.name).filter(name => name !== 'held')
   t.equal((await wherry.run(['remove', ...names])).code, 0)
-  while (JSON.parse((await images('ls', '--json')).stdout)[0].isDeployed) { /* the worker hears of it */ }
+  const first = async (): Promise<{ isDeployed: boolean } | undefined> => (JSON.parse((await images('ls', '--json')).stdout) as Array<{ digest: string, isDeployed: boolean }>).find(one => one.digest === digest)
+  while ((await first())?.isDeployed === true) { /* the worker hears of it */ }
   t.match(JSON.parse((await images('prune', '--all', '--json')).stdout), { images: [] }, 'the call still runs')
   process.kill(pid, 'SIGKILL')
-  while (JSON.parse((await images('prune', '--json')).stdout).images.length === 0) { /* the worker collects its end */ }
-  t.same(JSON.parse((await images('ls', '--json')).stdout), [])
+  while (JSON.parse((await images('prune', '--all', '--json')).stdout).images.length === 0) { /* the worker collects its end */ }
+  t.equal(await first(), undefined)
+  t.equal((await wherry.run(['remove', 'held'])).code, 0)
   await deploy(wherry, 'upper', '--', 'tr', 'a-z', 'A-Z')
   t.equal((await wherry.run(['invoke', 'upper', '-d', 'again'])).stdout, 'AGAIN', 'and it is pulled again when it is needed again')
 })
