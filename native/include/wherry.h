@@ -187,6 +187,10 @@ int wy_wait (int32_t pidfd, struct wy_exit *out);
 /* Return: 0, or -errno (ESRCH: it is gone). */
 int wy_kill (int32_t pidfd, int32_t signal);
 
+/* Give the process PID, started a moment ago, the score TEXT of LEN bytes ("1000"): proc_pid_oom_score_adj(5).
+ * Return: 0, also when it has ended or when this process may not look whose memory it has; -errno. */
+int wy_oom_score (int32_t pid, const char *text, uint64_t len);
+
 /* A user namespace with these texts of uid_map and gid_map, held by nothing but the descriptor returned.
  * Return: a descriptor, or -errno. */
 int wy_userns_new (const char *uid_map, const char *gid_map);

@@ -1,14 +1,19 @@
-/* process.c - what can be done to a container's first process: collect its exit, signal it.
+/* process.c - what can be done to a container's first process: collect its exit, signal it, give it a score.
  *
- * Both work on the pidfd, so a number that the kernel has given to somebody else is never hit.
+ * The first two work on the pidfd, so a number that the kernel has given to somebody else is never hit.
  * The first process of a pid namespace takes all others with it, and is reported as exited only
  * after the last of them is gone (pid_namespaces(7)).
  */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
 #include <linux/wait.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "sys.h"
 #include "wherry.h"
@@ -43,4 +48,38 @@ int
 wy_kill (int32_t pidfd, int32_t signal)
 {
   return (int) wy_sys (SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+}
+
+/* How often to look whether exec has come to its end; each look lets others run. */
+#define OWN_MEMORY_LOOKS_MAX 10000
+
+/* Does PID have memory of its own by now?  1, 0, or -errno.
+ * exec wakes whoever waits for the thread's number (exec_mm_release) a moment before it takes the new memory (exec_mmap). */
+static int
+has_own_memory (int32_t pid)
+{
+  for (int i = 0; i < OWN_MEMORY_LOOKS_MAX; i++)
+    {
+      long result = wy_sys (SYS_kcmp, getpid (), pid, KCMP_VM, 0, 0);
+      if (result != 0)
+        return result < 0 ? (int) result : 1;
+      wy_sys (SYS_sched_yield);
+    }
+  return 0;
+}
+
+/* The kernel gives all processes that share memory one score: written too early, it would be the worker's own. */
+int
+wy_oom_score (int32_t pid, const char *text, uint64_t len)
+{
+  char path[64];
+  if (has_own_memory (pid) != 1)
+    return 0;
+  snprintf (path, sizeof path, "/proc/%d/oom_score_adj", pid);
+  long fd = wy_sys (SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0)
+    return fd == -ENOENT ? 0 : (int) fd;
+  long result = wy_sys (SYS_write, fd, text, len);
+  wy_sys (SYS_close, fd);
+  return result >= 0 || result == -ESRCH ? 0 : (int) result;
 }

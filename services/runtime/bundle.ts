@@ -2,7 +2,7 @@
 // word to start.  The steps are apart because engines ask for them one by one, from processes of their own;
 // what has to be kept in between is the caller's business (services/oci/store.ts).
 
-import { closeSync, existsSync, openSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readlinkSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { InvalidRequest, StartError, SyscallError, Unsupported } from '../contract/errors.ts'
 import type { BundleMount, BundleNamespaceType, BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
@@ -55,7 +55,7 @@ function enter ({ native, nativeDir }: InitDeps, request: EntryRequest): Entered
     const started = joinCgroup(request.cgroup, cgroup => native.start(buildEntryPlan({ ...request, ...cgroup, ...clocks, initFd, socketFd: theirs }), false))
     if (request.created.includes('time')) checkClocks(started.pid)
     // From outside: inside it would need a /proc, and the right to lower it.
-    if (request.oomScoreAdj !== undefined) writeFileSync(`/proc/${started.pid}/oom_score_adj`, String(request.oomScoreAdj))
+    if (request.oomScoreAdj !== undefined) native.oomScore(started.pid, request.oomScoreAdj)
     return { pid: started.pid, pidfd: started.pidfd, socket: ours }
   } catch (err) {
     closeSync(ours)

@@ -3,7 +3,7 @@
 // when `exited` resolves.  Everything a container takes (slot, cgroup, descriptors) has one owner,
 // this file, which gives it back exactly once, also when starting fails halfway.
 
-import { closeSync, writeFileSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { constants } from 'node:os'
 import type { Usage } from '../contract/call-record.ts'
 import { StartError, SyscallError } from '../contract/errors.ts'
@@ -151,9 +151,8 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
       const control = controls(started, cgroup, exited)
       kill = control.kill
       try {
-        // Not before its program runs: until then it shares the worker's memory, and the kernel gives all who share it one score.
-        // What it forked in the meantime has the worker's score, and ends with it all the same.
-        if (spec.process.oomScoreAdj !== undefined) writeFileSync(`/proc/${started.pid}/oom_score_adj`, String(spec.process.oomScoreAdj))
+        // Not before its program runs, when it shared the worker's memory.  What it forked in the meantime has the worker's score, and ends with it all the same.
+        if (spec.process.oomScoreAdj !== undefined) native.oomScore(started.pid, spec.process.oomScoreAdj)
         cgroup.started()
       } catch (err) {
         kill() // without its limit it must not run; its exit gives back the rest of what it holds

@@ -45,6 +45,8 @@ export interface Native {
   wait (pidfd: number): Exit | undefined
   /** Send SIGNAL; false when the process is gone already. */
   kill (pidfd: number, signal: number): boolean
+  /** Give PID, just started, this oom_score_adj, once it shares memory with nobody; harmless when it has ended.  Throws SyscallError. */
+  oomScore (pid: number, score: number): void
   newUserNamespace (base: number, count: number): number
   /** The same with lines of uid_map and gid_map (user_namespaces(7)). */
   newMappedNamespace (uidMap: string, gidMap: string): number
@@ -143,6 +145,7 @@ export function openNative (nativeDir: string): Native {
   const wyStart = lib.func('wy_start', 'int', ['const uint8_t *', 'uint64_t', 'int32_t', out(child), out(error)])
   const wyWait = lib.func('wy_wait', 'int', ['int32_t', out(exit)])
   const wyKill = lib.func('int wy_kill(int32_t pidfd, int32_t signal)')
+  const wyOomScore = lib.func('int wy_oom_score(int32_t pid, const char *text, uint64_t len)')
   const wyUserns = lib.func('int wy_userns_new(const char *uid_map, const char *gid_map)')
   const wyNetns = lib.func('int wy_netns_new()')
   const wyNetnsUsed = lib.func('int wy_netns_used(int32_t netns)')
@@ -200,6 +203,7 @@ export function openNative (nativeDir: string): Native {
       return { exitCode: seen.exitCode < 0 ? undefined : seen.exitCode, signal: seen.signal, userUs: Number(seen.userUs), systemUs: Number(seen.systemUs) }
     },
     kill: (pidfd, signal) => wyKill(pidfd, signal) === 0,
+    oomScore (pid, score) { descriptor(wyOomScore(pid, String(score), String(score).length), 'oom score') },
     newUserNamespace: (base, count) => descriptor(wyUserns(`0 ${base} ${count}`, `0 ${base} ${count}`), 'user namespace'),
     newMappedNamespace: (uidMap, gidMap) => descriptor(wyUserns(uidMap, gidMap), 'user namespace'),
     newNetworkNamespace: () => descriptor(wyNetns(), 'network namespace'),
