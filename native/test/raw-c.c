@@ -119,6 +119,13 @@ make_root (void)
   attach (layer_fd, "l0");
   must (mount ("overlay", "root", "overlay", MS_NOSUID | MS_NODEV, "lowerdir=l0,upperdir=upper,workdir=work,userxattr"), "overlay");
   int proc = fs_new ("proc", none, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+  static const char *const limits[][2] = { { "sys/user/max_inotify_instances", "8" }, { "sys/user/max_inotify_watches", "8192" } };
+  for (unsigned i = 0; i < 2; i++)
+    {
+      int fd = (int) must (openat (proc, limits[i][0], O_WRONLY | O_CLOEXEC), limits[i][0]);
+      must (write (fd, limits[i][1], strlen (limits[i][1])), limits[i][0]);
+      close (fd);
+    }
   int shm = part (scratch, "m2", 01777, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
   int tmp = part (scratch, "m3", 01777, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
   struct mount_attr hidden = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC };
@@ -260,6 +267,7 @@ run_one (char *stack)
   syscall (SYS_futex, &maps_written, FUTEX_WAKE, 1, NULL, NULL, 0);
   for (int seen; (seen = child_tid) != 0;)
     syscall (SYS_futex, &child_tid, FUTEX_WAIT, seen, NULL, NULL, 0);
+  write_file (pid, "oom_score_adj", "1000");
   close (layer_fd);
   close (dev_fd);
   for (int i = 0; i < task_count; i++)
