@@ -8,28 +8,10 @@
 #include "layer.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define SHOWN_BYTES_MAX 200u
-
 static uint64_t entries;
-
-static void
-show (char *out, size_t cap, const char *name)
-{
-  size_t used = 0;
-  for (size_t i = 0; name[i] != '\0' && i < SHOWN_BYTES_MAX && used + 5 < cap; i++)
-    {
-      unsigned char c = (unsigned char) name[i];
-      if (c < 0x20 || c == 0x7f || c == '\\')
-        used += (size_t) snprintf (out + used, cap - used, "\\x%02x", c);
-      else
-        out[used++] = (char) c;
-    }
-  out[used] = '\0';
-}
 
 void
 wy_answer_ok (uint64_t count)
@@ -42,8 +24,8 @@ wy_answer_ok (uint64_t count)
 wy_noreturn void
 wy_refuse (const char *name, const char *reason)
 {
-  char shown[SHOWN_BYTES_MAX * 4 + 1];
-  show (shown, sizeof shown, name);
+  char shown[WY_SHOWN_CAP];
+  wy_show (shown, name);
   (void) dprintf (STDERR_FILENO, "refused \"%s\" %s\n", shown, reason);
   _exit (WY_REFUSED);
 }
@@ -52,9 +34,9 @@ wy_refuse (const char *name, const char *reason)
 wy_noreturn void
 wy_fail (const char *call, const char *name)
 {
-  char shown[SHOWN_BYTES_MAX * 4 + 1];
+  char shown[WY_SHOWN_CAP];
   const char *error = strerrorname_np (errno);
-  show (shown, sizeof shown, name);
+  wy_show (shown, name);
   (void) dprintf (STDERR_FILENO, "system %s %s \"%s\"\n", error == NULL ? "EIO" : error, call, shown);
   _exit (WY_SYSTEM);
 }
@@ -71,16 +53,6 @@ uint64_t
 wy_entries (void)
 {
   return entries;
-}
-
-/* malloc that does not return NULL. */
-void *
-wy_alloc (size_t size)
-{
-  void *p = malloc (size);
-  if (p == NULL)
-    wy_fail ("malloc", "");
-  return p;
 }
 
 /* strdup that does not return NULL. */

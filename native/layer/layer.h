@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-#define wy_noreturn __attribute__ ((noreturn))
+#include "../confine/confine.h"
 
 /* What a layer may hold; services/image/unpack.ts has the same numbers for layers that come from a registry. */
 #define WY_ENTRIES_MAX 1000000u
@@ -52,11 +52,9 @@ struct wy_links
 
 /* answer.c */
 wy_noreturn void wy_refuse (const char *name, const char *reason);
-wy_noreturn void wy_fail (const char *call, const char *name);
 void wy_answer_ok (uint64_t entries);
 void wy_count_entry (const char *name);
 uint64_t wy_entries (void);
-void *wy_alloc (size_t size);
 char *wy_copy_text (const char *text);
 
 /* root.c */
@@ -65,6 +63,10 @@ void wy_mount_overlay (const char *at, const char *empty, char *const *layers, u
 void wy_enter (const char *dir);
 int wy_open_dir (const char *path);
 int wy_open_in (int root, const char *path, int flags, uint64_t resolve);
+
+/* output.c */
+void wy_put (const void *bytes, size_t size);
+void wy_put_file (int fd, uint64_t size, const char *shown);
 
 /* names.c */
 struct wy_names wy_names_read (int dir, const char *shown);

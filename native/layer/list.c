@@ -18,38 +18,15 @@
 static bool with_contents;
 
 static void
-put (const void *bytes, size_t size)
-{
-  if (size > 0 && fwrite (bytes, 1, size, stdout) != size)
-    wy_fail ("write", "");
-}
-
-static void
-put_contents (int fd, uint64_t size, const char *shown)
-{
-  static char buffer[256 * 1024];
-  for (uint64_t left = size; left > 0;)
-    {
-      ssize_t got = read (fd, buffer, left < sizeof buffer ? (size_t) left : sizeof buffer);
-      if (got < 0)
-        wy_fail ("read", shown);
-      if (got == 0)
-        wy_refuse (shown, "became shorter while it was read");
-      put (buffer, (size_t) got);
-      left -= (uint64_t) got;
-    }
-}
-
-static void
 put_record (char type, const struct stat *st, const char *name, const char *link, const struct wy_xattrs *xattrs)
 {
   size_t name_size = strlen (name), link_size = strlen (link);
   if (printf ("%c %o %u %u %llu %zu %zu %zu\n", type, (unsigned) (st->st_mode & 07777), st->st_uid, st->st_gid,
               (unsigned long long) (type == 'f' ? st->st_size : 0), name_size, link_size, xattrs->size) < 0)
     wy_fail ("write", "");
-  put (name, name_size);
-  put (link, link_size);
-  put (xattrs->bytes, xattrs->size);
+  wy_put (name, name_size);
+  wy_put (link, link_size);
+  wy_put (xattrs->bytes, xattrs->size);
 }
 
 static void list_entry (int parent, const char *last, const char *name, unsigned depth);
@@ -63,7 +40,7 @@ list_open (int fd, const struct stat *st, const char *name, unsigned depth)
   if (!S_ISDIR (st->st_mode))
     {
       if (with_contents)
-        put_contents (fd, (uint64_t) st->st_size, name);
+        wy_put_file (fd, (uint64_t) st->st_size, name);
       return;
     }
   if (depth > WY_DEPTH_MAX)

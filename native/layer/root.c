@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <sched.h>
 #include <string.h>
@@ -87,16 +86,6 @@ wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsign
 }
 
 /* Owners, modes, times and file capabilities of others' files can be read and set; nothing else of root is left. */
-static void
-drop_capabilities (void)
-{
-  struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-  const uint32_t kept = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_FSETID | 1u << CAP_SETFCAP;
-  const struct __user_cap_data_struct sets[2] = { { .effective = kept, .permitted = kept } };
-  if (syscall (SYS_capset, &header, sets) < 0)
-    wy_fail ("capset", "");
-}
-
 /* DIR becomes "/", and the machine is left behind. */
 void
 wy_enter (const char *dir)
@@ -104,21 +93,8 @@ wy_enter (const char *dir)
   umask (0);
   if (prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
     wy_fail ("prctl", "");
-  /* pivot_root wants a mount; an overlay bound onto itself is one as well. */
-  if (mount (dir, dir, NULL, MS_BIND, NULL) < 0)
-    wy_fail ("mount", dir);
-  if (mount (NULL, dir, NULL, MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
-    wy_fail ("mount", dir);
-  if (chdir (dir) < 0)
-    wy_fail ("chdir", dir);
-  /* pivot_root(".", ".") stacks the old root on the new one (pivot_root(2), NOTES). */
-  if (syscall (SYS_pivot_root, ".", ".") < 0)
-    wy_fail ("pivot_root", dir);
-  if (umount2 (".", MNT_DETACH) < 0)
-    wy_fail ("umount2", dir);
-  if (chdir ("/") < 0)
-    wy_fail ("chdir", "/");
-  drop_capabilities ();
+  wy_pivot_into (dir);
+  wy_drop_capabilities (WY_FILE_CAPABILITIES);
 }
 
 /* Open PATH ("" is the root) below the directory ROOT; RESOLVE as openat2(2).  Return: a descriptor, or -1 with errno. */

@@ -27,17 +27,10 @@ struct records
 };
 
 static void
-put (const void *bytes, size_t size)
-{
-  if (fwrite (bytes, 1, size, stdout) != size)
-    wy_fail ("write", "");
-}
-
-static void
 pad (uint64_t size)
 {
   static const char zeros[BLOCK];
-  put (zeros, (size_t) ((BLOCK - size % BLOCK) % BLOCK));
+  wy_put (zeros, (size_t) ((BLOCK - size % BLOCK) % BLOCK));
 }
 
 /* "LENGTH KEY=VALUE\n", where LENGTH counts itself. */
@@ -150,7 +143,7 @@ put_header (const char *name, const char *link, char type, const struct stat *st
     sum += ((const unsigned char *) &h)[i];
   put_octal (h.chksum, sizeof h.chksum - 1, sum);
   h.chksum[6] = '\0';
-  put (&h, sizeof h);
+  wy_put (&h, sizeof h);
 }
 
 /* Write the headers of ENTRY.  The contents of a file follow by wy_tar_contents. */
@@ -162,7 +155,7 @@ wy_tar_entry (const struct wy_tar_entry *entry)
   if (r.size > 0)
     {
       put_header ("././@PaxHeader", "", 'x', &plain, r.size);
-      put (r.bytes, r.size);
+      wy_put (r.bytes, r.size);
       pad (r.size);
     }
   free (r.bytes);
@@ -173,18 +166,7 @@ wy_tar_entry (const struct wy_tar_entry *entry)
 void
 wy_tar_contents (int fd, uint64_t size, const char *shown)
 {
-  static char buffer[256 * 1024];
-  uint64_t left = size;
-  while (left > 0)
-    {
-      ssize_t got = read (fd, buffer, left < sizeof buffer ? (size_t) left : sizeof buffer);
-      if (got < 0)
-        wy_fail ("read", shown);
-      if (got == 0)
-        wy_refuse (shown, "became shorter while it was read");
-      put (buffer, (size_t) got);
-      left -= (uint64_t) got;
-    }
+  wy_put_file (fd, size, shown);
   pad (size);
 }
 
@@ -193,5 +175,5 @@ void
 wy_tar_end (void)
 {
   static const char zeros[2 * BLOCK];
-  put (zeros, sizeof zeros);
+  wy_put (zeros, sizeof zeros);
 }

@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,21 +37,6 @@ end (enum wy_verdict verdict)
   _exit ((int)verdict);
 }
 
-static void
-show (char *out, size_t cap, const char *name)
-{
-  size_t used = 0;
-  for (size_t i = 0; name[i] != '\0' && i < WY_SHOWN_BYTES_MAX && used + 5 < cap; i++)
-    {
-      unsigned char c = (unsigned char)name[i];
-      if (c < 0x20 || c == 0x7f || c == '\\')
-        used += (size_t)snprintf (out + used, cap - used, "\\x%02x", c);
-      else
-        out[used++] = (char)c;
-    }
-  out[used] = '\0';
-}
-
 /* Say "ok ENTRIES BYTES DROPPED" and end. */
 wy_noreturn void
 wy_answer_ok (const struct wy_unpack *u)
@@ -66,8 +50,8 @@ wy_answer_ok (const struct wy_unpack *u)
 wy_noreturn void
 wy_refuse (enum wy_verdict verdict, const char *name, const char *reason)
 {
-  char shown[WY_SHOWN_BYTES_MAX * 4 + 1];
-  show (shown, sizeof shown, name);
+  char shown[WY_SHOWN_CAP];
+  wy_show (shown, name);
   (void)dprintf (STDOUT_FILENO, "%s \"%s\" %s\n", verdict_words[verdict], shown, reason);
   end (verdict);
 }
@@ -76,19 +60,9 @@ wy_refuse (enum wy_verdict verdict, const char *name, const char *reason)
 wy_noreturn void
 wy_fail (const char *call, const char *name)
 {
-  char shown[WY_SHOWN_BYTES_MAX * 4 + 1];
+  char shown[WY_SHOWN_CAP];
   const char *error = strerrorname_np (errno);
-  show (shown, sizeof shown, name);
+  wy_show (shown, name);
   (void)dprintf (STDOUT_FILENO, "system %s %s \"%s\"\n", error == NULL ? "EIO" : error, call, shown);
   end (WY_SYSTEM);
-}
-
-/* malloc that does not return NULL. */
-void *
-wy_alloc (size_t size)
-{
-  void *p = malloc (size);
-  if (p == NULL)
-    wy_fail ("malloc", "");
-  return p;
 }

@@ -9,10 +9,9 @@
 #include <sys/types.h>
 #include <time.h>
 
-#define wy_noreturn __attribute__ ((noreturn))
+#include "../confine/confine.h"
 
-/* Bytes of a name that an answer shows; the rest is cut. */
-#define WY_SHOWN_BYTES_MAX 200u
+
 /* linux/limits.h XATTR_NAME_MAX. */
 #define WY_XATTR_NAME_MAX 255u
 #define WY_ACCESS_ACL "system.posix_acl_access"
@@ -94,8 +93,6 @@ struct wy_unpack
 void wy_answer_before (pid_t reader);
 wy_noreturn void wy_answer_ok (const struct wy_unpack *u);
 wy_noreturn void wy_refuse (enum wy_verdict verdict, const char *name, const char *reason);
-wy_noreturn void wy_fail (const char *call, const char *name);
-void *wy_alloc (size_t size);
 
 /* feed.c */
 void wy_feed_start (const char *compression, const struct wy_limits *limits);
@@ -139,6 +136,5 @@ void wy_times_set (struct wy_unpack *u);
 
 /* confine.c */
 void wy_confine (const char *dir);
-void wy_drop_capabilities (uint32_t kept);
 
 #endif
