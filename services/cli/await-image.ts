@@ -2,18 +2,11 @@
 // answers about that and the terminal; refuses to know how an image is pulled.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { LayerProgress } from '../contract/image.ts'
+import type { PullReport } from '../functions/pull-reports.ts'
 import type { Context } from './context.ts'
 import type { GatewayClient, WorkerStatus } from './gateway-client.ts'
 import { createProgress } from './image/progress.ts'
 import { formatAge, printable } from './terminal.ts'
-
-interface WorkerPull {
-  readonly worker: string
-  readonly state: 'pulling' | 'ready' | 'failed'
-  readonly layers: readonly LayerProgress[]
-  readonly message?: string
-}
 
 const POLL_MS = 150
 /** A worker that has not begun by then does not prefetch (it is older, or about to end). */
@@ -27,7 +20,7 @@ export async function awaitImage (client: GatewayClient, name: string, context: 
   const before = new Map<string, string>()
   const startedAt = performance.now()
   for (;;) {
-    const { workers } = await client.json({ method: 'GET', path: `/system/function/${encodeURIComponent(name)}/pulls` }) as { workers: readonly WorkerPull[] }
+    const { workers } = await client.json({ method: 'GET', path: `/system/function/${encodeURIComponent(name)}/pulls` }) as { workers: readonly PullReport[] }
     const pulls = workers.filter(pull => live.includes(pull.worker))
     // Of several workers the first to pull is shown; the others fetch the same layers.
     const shown = pulls.find(pull => pull.layers.length > 0)
