@@ -45,8 +45,8 @@ test-root: ## containers, images, native code: needs root
 test-e2e: ## the whole product, as a user runs it
 
 test-vm: LAYOUT ?= v2
-test-vm: setup ## the root tier on Debian's kernel, pure cgroup v2, emulated (LAYOUT=v1: pure v1)
-	@infra/vm/run.sh -l $(LAYOUT) tap -t0 $(wildcard test/root/*.test.ts); status=$$?; \
+test-vm: setup ## the containers of the root tier on Debian's kernel, pure cgroup v2, emulated (LAYOUT=v1: pure v1)
+	@infra/vm/run.sh -l $(LAYOUT) tap -t0 $(filter-out $(addprefix test/root/,image-% registry-% signatures%),$(wildcard test/root/*.test.ts)); status=$$?; \
 	if [ $$status = 77 ]; then echo '0 passed, 0 failed, 1 skipped'; [ "$$CI" = true ] || status=0; fi; exit $$status
 
 t: ## one test file: make t F=test/unit/x.test.ts

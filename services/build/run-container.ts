@@ -8,11 +8,13 @@ import { closeSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { Socket } from 'node:net'
 import { dirname, join } from 'node:path'
-import type { Mount, User } from '../contract/runtime-spec.ts'
+import { SyscallError, Unsupported } from '../contract/errors.ts'
+import type { Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
 import { formatBytes, formatDuration } from '../contract/quantity.ts'
 import type { Container, ContainerExit, Runtime } from '../runtime/container.ts'
 import { distinctHighest } from './layer-tool.ts'
 import { buildRunSpec, HOSTNAME } from './run-spec.ts'
+import { SECRETS_FOLDER } from './secrets.ts'
 
 /** A mount of a step, ready: SOURCE is a file or folder of the host, undefined makes an empty folder in memory. */
 export interface ReadyMount {
@@ -122,12 +124,22 @@ async function untilEnd (container: Container, request: RunRequest): Promise<voi
   }
 }
 
+/** SPEC's container.  Throws Unsupported where the kernel cannot give it what is in memory, and what `start` throws. */
+function begin (runtime: Runtime, spec: RuntimeSpec): Container {
+  try {
+    return runtime.start(spec)
+  } catch (err) {
+    const isSecret = err instanceof SyscallError && err.syscall === 'mount_setattr' && err.errno === 'EINVAL' && err.op.includes(SECRETS_FOLDER)
+    throw isSecret ? new Unsupported('this kernel cannot give secrets to a step (ids cannot be mapped on tmpfs); Linux 6.3 or newer can', err) : err
+  }
+}
+
 /** Run REQUEST to its end.  Throws StepFailed when the program fails, StartError when it cannot start, or the signal's reason. */
 export async function runInContainer (runtime: Runtime, request: RunRequest): Promise<void> {
   const mounts = [...await networkFiles(request), ...request.mounts]
   const points = await makeMountPoints(request.draft, mounts)
   request.signal.throwIfAborted()
-  await untilEnd(runtime.start(buildRunSpec({
+  await untilEnd(begin(runtime, buildRunSpec({
     ...request, layers: [points, ...distinctHighest(request.layers)], writable: request.draft, mounts: mounts.map(mountOf),
   })), request)
 }

@@ -8,6 +8,8 @@ import { startTimeOf } from '../platform/process-identity.ts'
 
 /** As BuildKit has it. */
 export const SECRET_BYTES_MAX = 500 * 1024
+/** How the folders of secrets begin. */
+export const SECRETS_FOLDER = 'wherry-secrets-'
 const PLACES = ['/run', '/dev/shm']
 /** statfs(2) */
 const TMPFS_MAGIC = 0x01021994
@@ -39,7 +41,7 @@ export function createSecrets (values: ReadonlyMap<string, Uint8Array>) {
   function open (): string {
     if (folder !== undefined) return folder
     const place = findMemory()
-    folder = join(place, `wherry-secrets-${process.pid}-${startTimeOf(process.pid)}`)
+    folder = join(place, `${SECRETS_FOLDER}${process.pid}-${startTimeOf(process.pid)}`)
     mkdirSync(folder, { mode: 0o700 })
     return folder
   }
