@@ -218,7 +218,7 @@ int wy_pair (int32_t ends[2]);
 int wy_listen (const char *dir, const char *name);
 int wy_connect (const char *dir, const char *name);
 
-/* The descriptor that the other end of SOCKET sends.  Return: it, or -errno. */
+/* The descriptor that the other end of SOCKET sends, non-blocking from now on.  Return: it, or -errno. */
 int wy_receive_fd (int32_t socket);
 
 /* An unchangeable copy of the program at PATH, in memory: whoever executes it shows a container no file

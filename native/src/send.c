@@ -138,5 +138,13 @@ wy_receive_fd (int32_t socket)
     return -EBADMSG;
   int fd;
   memcpy (&fd, CMSG_DATA (header), sizeof fd);
+  /* A terminal takes no more than its reader leaves room for, and nobody may wait for that in a write. */
+  int flags = fcntl (fd, F_GETFL);
+  if (flags < 0 || fcntl (fd, F_SETFL, flags | O_NONBLOCK) < 0)
+    {
+      int result = -errno;
+      close (fd);
+      return result;
+    }
   return fd;
 }

@@ -173,18 +173,21 @@ export function startCreated (context: Context, id: string): void {
 export async function runContainer (context: Context, request: CreateRequest, deleteContainer: (id: string) => Promise<void>): Promise<number> {
   const forwardTo = request.detached ? () => {} : forwardSignals(context.native, context.world.onSignal)
   const { record, pidfd, console } = await createContainer(context, request)
+  let runs = false
   try {
-    const detach = request.detached ? () => {} : console.attach()
+    const detach = request.detached ? async () => {} : console.attach()
     try {
       startCreated(context, record.id)
+      runs = true
       if (request.detached) return 0
       forwardTo(pidfd)
       return await waitForProcess(context.native(), pidfd)
     } finally {
-      detach()
+      await detach()
       closeSync(pidfd)
     }
   } finally {
-    if (!request.detached || statusOf(context.store, record) === 'stopped') await deleteContainer(record.id)
+    // A detached one that ran is its caller's to delete, however soon it ended.
+    if (!request.detached || !runs) await deleteContainer(record.id)
   }
 }

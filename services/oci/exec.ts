@@ -1,6 +1,7 @@
 // `exec`: a further process in a container that runs.
 
 import { readFileSync } from 'node:fs'
+import { constants } from 'node:os'
 import { resolve } from 'node:path'
 import type { BundleProcess, BundleSpec } from '../contract/bundle-spec.ts'
 import { execProcess, joinContainer } from '../runtime/bundle.ts'
@@ -88,8 +89,13 @@ export async function execInContainer (context: Context, request: ExecRequest): 
   try {
     const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, { cgroup: record.cgroup, preserveFds: request.preserveFds, oomScoreAdj: process.oomScoreAdj })
     pidfd = entered.pidfd
-    execProcess(native, entered, process, { spec, pid: record.pid }, { preserveFds: request.preserveFds, consoleFd: console.fd, keyring: undefined })
-    writePidFile(request.pidFile, entered.pid)
+    try {
+      execProcess(native, entered, process, { spec, pid: record.pid }, { preserveFds: request.preserveFds, consoleFd: console.fd, keyring: undefined })
+      writePidFile(request.pidFile, entered.pid)
+    } catch (err) {
+      native.kill(pidfd, constants.signals.SIGKILL) // who is told of a failure expects no process
+      throw err
+    }
   } finally {
     console.release()
   }
@@ -99,6 +105,6 @@ export async function execInContainer (context: Context, request: ExecRequest): 
     forwardTo(pidfd)
     return await waitForProcess(native, pidfd)
   } finally {
-    detach()
+    await detach()
   }
 }

@@ -26,7 +26,12 @@ export async function killContainer (context: Context, id: string, signal: numbe
   if (all) return signalAll(record.cgroup, signal)
   const status = statusOf(context.store, record)
   if (status === 'stopped' || status === 'creating') throw new OciError(`container not running: "${id}" is ${status}`)
-  process.kill(record.pid, signal)
+  try {
+    process.kill(record.pid, signal)
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err
+    throw new OciError(`container not running: "${id}" ended just now`)
+  }
   // A frozen process dies when it is thawed.
   if (status === 'paused' && signal === constants.signals.SIGKILL) await setFrozen(record.cgroup, false)
 }
