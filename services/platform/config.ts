@@ -8,7 +8,6 @@ import { parseArgs } from 'node:util'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import { BODY_MAX_BYTES_DEFAULT } from '../contract/invocation.ts'
 import { formatBytes, formatDuration, parseBytes, parseDurationMs } from '../contract/quantity.ts'
-import { LOG_LEVELS, type LogLevel } from './log.ts'
 
 /** How a value is read and shown.  `parse` returns undefined for what it does not understand; `expected` says what it would. */
 export interface Kind<T> {
@@ -28,6 +27,9 @@ export interface Setting<T> extends Kind<T> {
 export type Table = Readonly<Record<string, Setting<unknown>>>
 export type Config<T extends Table> = { readonly [K in keyof T]: NonNullable<ReturnType<T[K]['parse']>> }
 export type Environment = Readonly<Record<string, string | undefined>>
+
+export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
+export type LogLevel = typeof LOG_LEVELS[number]
 
 export interface ListenAddress { readonly host: string, /** 0 = any free port. */ readonly port: number }
 

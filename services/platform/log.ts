@@ -6,11 +6,9 @@
 
 import { write, writeSync } from 'node:fs'
 import { pino } from 'pino'
+import type { LogLevel } from './config.ts'
 
 export type Log = pino.Logger
-
-export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
-export type LogLevel = typeof LOG_LEVELS[number]
 
 const STDERR = 2
 /** What may wait for a slow reader of stderr before lines are dropped. */

@@ -111,6 +111,23 @@ t.test('every dependency of package.json has an owner, and the other way round',
   for (const name of Object.keys(OWNERS)) t.ok(used.has(name), `${name} is used`)
 })
 
+/** What FILE loads before it does anything: its imports that are neither of types nor inside of a function, and theirs. */
+function loadedAtStart (file: string, seen = new Set<string>()): Set<string> {
+  if (seen.has(file)) return seen
+  seen.add(file)
+  const source = files.find(one => one.file === file)?.source ?? ''
+  const values = source.replaceAll(/^\s*(?:import|export)\s+type\b.*$/gm, '').replaceAll(/\bimport\s*\(/g, '(')
+  for (const name of importsOf(values)) name.startsWith('.') ? loadedAtStart(normalize(join(dirname(file), name)), seen) : seen.add(name)
+  return seen
+}
+
+t.test('the command line starts without what most commands do not need', async t => {
+  const loaded = [...loadedAtStart('services/cli/main.ts')]
+  t.ok(loaded.includes('services/cli/commands/list.ts'), 'the commands are found')
+  t.same(loaded.filter(name => /^[a-z@]/.test(name) && !/^(?:node:|services\/|package\.json$)/.test(name)), ['commander'])
+  t.same(loaded.filter(name => /^node:sqlite$|^services\/(?:image|build|runtime|queue|gateway|worker|functions)\//.test(name)), [], 'they are loaded inside of the commands that need them')
+})
+
 t.test('what is not allowed is found, in each way of writing it', async t => {
   const cases = [
     ['services/queue/a.ts', "import { x } from '../image/pull.ts'", 'neighbours'],

@@ -11,7 +11,8 @@ import { NATIVE_DEFAULT } from '../commands/version.ts'
 import type { Context } from '../context.ts'
 import { registryAccess } from '../registry-access.ts'
 import { Failure, usageFailure } from '../failure.ts'
-import { findImage, shortDigest, withStore, type StoreOptions } from './open.ts'
+import { shortDigest } from '../terminal.ts'
+import { findImage, withStore, type StoreOptions } from './open.ts'
 
 export interface SaveFlags extends StoreOptions { readonly output: string, readonly format: string }
 export interface LoadFlags extends StoreOptions { readonly input: string }

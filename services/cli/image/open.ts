@@ -9,6 +9,7 @@ import { createImageStore, type ImageStore } from '../../image/store.ts'
 import { DATA_DEFAULT } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { Failure } from '../failure.ts'
+import { shortDigest } from '../terminal.ts'
 
 export interface StoreOptions { readonly data?: string, readonly json?: boolean }
 
@@ -35,11 +36,6 @@ export async function withStore<T> (what: string, options: StoreOptions, context
   } finally {
     store.close()
   }
-}
-
-/** "sha256:0123…" → its first 12 digits. */
-export function shortDigest (digest: string): string {
-  return digest.replace('sha256:', '').slice(0, 12)
 }
 
 /** TEXT as the name of an image here, if it can be one: "busybox" → "docker.io/library/busybox:latest". */

@@ -4,8 +4,7 @@
 
 import type { LayerProgress } from '../../contract/image.ts'
 import type { Context } from '../context.ts'
-import { formatAge, formatSize } from '../terminal.ts'
-import { shortDigest } from './open.ts'
+import { formatAge, formatSize, shortDigest } from '../terminal.ts'
 
 const PAINT_MS = 100
 /** More lines than a screen has cannot be painted over. */

@@ -7,7 +7,8 @@ import { openRegistryClient } from '../../image/open-registry.ts'
 import { NATIVE_DEFAULT } from '../commands/version.ts'
 import type { Context } from '../context.ts'
 import { registryAccess } from '../registry-access.ts'
-import { shortDigest, withStore, type StoreOptions } from './open.ts'
+import { shortDigest } from '../terminal.ts'
+import { withStore, type StoreOptions } from './open.ts'
 import { createProgress } from './progress.ts'
 
 export async function pullImages (texts: readonly string[], options: StoreOptions & { readonly quiet?: boolean }, context: Context): Promise<void> {

@@ -4,8 +4,8 @@ import { parseDurationMs } from '../../contract/quantity.ts'
 import type { Freed } from '../../image/collect.ts'
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
-import { formatSize } from '../terminal.ts'
-import { findImage, nameOf, shortDigest, withStore, type StoreOptions } from './open.ts'
+import { formatSize, shortDigest } from '../terminal.ts'
+import { findImage, nameOf, withStore, type StoreOptions } from './open.ts'
 
 export interface PruneFlags extends StoreOptions { readonly all?: boolean, readonly older?: string, readonly dryRun?: boolean }
 
