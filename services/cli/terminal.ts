@@ -72,13 +72,24 @@ export function formatSize (sizeBytes: number): string {
   return `${value.toFixed(unit === 0 || value >= 100 ? 0 : 1)} ${units[unit]}`
 }
 
+/** "sha256:0123…" → its first 12 digits. */
+export function shortDigest (digest: string): string {
+  return digest.replace('sha256:', '').slice(0, 12)
+}
+
 /** VALUE's fields, one a line, inner ones indented; what is empty is left out. */
 export function formatFields (value: object, indent = ''): string[] {
   const entries = Object.entries(value).filter(([, field]) => field !== '' && field !== null && !(typeof field === 'object' && Object.keys(field as object).length === 0))
   const width = Math.max(0, ...entries.map(([key]) => key.length))
   return entries.flatMap(([key, field]: [string, unknown]) => {
     if (typeof field !== 'object' || field === null) return [`${indent}${`${key}:`.padEnd(width + 1)} ${String(field)}`]
+    if (Array.isArray(field) && typeof field[0] === 'object') return [`${indent}${key}:`, ...field.flatMap(formatItem(indent))]
     if (Array.isArray(field)) return [`${indent}${`${key}:`.padEnd(width + 1)} ${JSON.stringify(field)}`]
     return [`${indent}${key}:`, ...formatFields(field, `${indent}  `)]
   })
+}
+
+/** One object of a list, marked with a dash. */
+function formatItem (indent: string) {
+  return (item: object): string[] => formatFields(item, `${indent}    `).map((line, i) => i === 0 ? `${indent}  - ${line.slice(indent.length + 4)}` : line)
 }

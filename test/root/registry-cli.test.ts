@@ -77,6 +77,7 @@ t.test('wherry push', { skip }, async t => {
     t.match(await run(['login', closed, '-u', USER, '--password-stdin'], PASSWORD), { code: 0 })
     t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), { code: 0 })
     t.match(await run(['image', 'pull', `${closed}/app`]), { code: 0 }, 'the same login pulls')
+    t.match(await run(['login', from, '-u', USER, '--password-stdin'], PASSWORD), { code: 0, stdout: /^the login of .* is kept in .*, and was not tried/ }, 'where nobody asks for one')
   })
 
   t.test('with a wrong line says what is right', async t => {

@@ -15,7 +15,7 @@ import { createGatewayClient } from '../../services/cli/gateway-client.ts'
 import { createProgress, describeLayer } from '../../services/cli/image/progress.ts'
 import type { LayerState } from '../../services/contract/image.ts'
 import { runProgram } from '../../services/cli/program.ts'
-import { formatAge, formatSize, formatTable, printable } from '../../services/cli/terminal.ts'
+import { formatAge, formatFields, formatSize, formatTable, printable } from '../../services/cli/terminal.ts'
 import { createPart, type PartEvents } from '../../services/cli/up/child.ts'
 import { formatChildLine } from '../../services/cli/up/output.ts'
 import { probePorts } from '../../services/cli/up/ports.ts'
@@ -34,6 +34,12 @@ t.test('tables', async t => {
   t.test('carry no control characters of their cells', async t => {
     t.equal(formatTable(columns, [['a\u001b[2Jb\nc', '1']]), 'NAME      N\na�[2Jb c  1\n')
   })
+})
+
+t.test('fields are one a line, those of objects and of lists of objects below each other', async t => {
+  t.same(formatFields({ name: 'a', args: ['x', 'y'], none: [], empty: '', limits: { cpu: '1' }, layers: [{ id: 'l', size: 1 }, { id: 'm', size: 2 }] }), [
+    'name:   a', 'args:   ["x","y"]', 'limits:', '  cpu: 1', 'layers:', '  - id:   l', '    size: 1', '  - id:   m', '    size: 2',
+  ])
 })
 
 t.test('texts for people', async t => {

@@ -117,8 +117,9 @@ t.test('wherry init', async t => {
   for (const [template, [program, ...args]] of Object.entries(TESTS)) {
     t.test(`--template ${template} writes a function whose own test passes`, async t => {
       const own = join(folder, template)
-      const { code, stderr } = await run(['init', 'my-function', '--template', template, '--into', own])
+      const { code, stdout, stderr } = await run(['init', 'my-function', '--template', template, '--into', own])
       t.equal(code, 0, stderr)
+      t.match(stdout, /Next:\n    cd .*\n(?:    .*\n)+    wherry invoke my-function -d '.*'\n$/, 'says what to do next, as its README does')
       for (const file of ['Dockerfile', '.dockerignore', 'wherry.yaml', 'README.md']) t.ok(statSync(join(own, file)).isFile(), file)
       t.notMatch(readdirSync(own).map(file => readFileSync(join(own, file), 'utf8')).join(''), /\{\{/, 'no placeholder is left')
       const { functions: [only] } = readProject(join(own, 'wherry.yaml'), {})

@@ -35,8 +35,13 @@ Exit codes: 0 written, 1 the folder is there already or cannot be written, 2 wro
       const folder = flags.into ?? name
       if (existsSync(folder)) throw new Failure('init', `${folder} is there already`, { remedy: 'choose another --into, or remove it' })
       writeTemplate(join(TEMPLATES, flags.template), folder, name)
-      context.stdout.write(`${folder}: a function from the template ${flags.template}\n\nNext:\n  cd ${folder}\n  wherry deploy -f wherry.yaml\n  wherry invoke ${name} -d river\n`)
+      context.stdout.write(`${folder}: a function from the template ${flags.template}\n\nNext:\n    cd ${folder}\n${commandsOf(join(folder, 'README.md'))}`)
     })
+}
+
+/** The lines of a README that are commands: its indented ones. */
+function commandsOf (readme: string): string {
+  return readFileSync(readme, 'utf8').split('\n').filter(line => line.startsWith('    ')).map(line => `${line}\n`).join('')
 }
 
 /** All of the template or nothing. */

@@ -125,6 +125,8 @@ async function showReply (name: string, reply: Reply, { flags, gateway, context,
   if (flags.json && outcome !== undefined) stdout.write(`${JSON.stringify(record ?? describeReply(name, reply))}\n`)
   else if (!flags.json && error === undefined) stdout.write(reply.body)
   if (flags.timing) {
+    // A function need not end its answer with a newline; in a terminal the table still begins on a line of its own.
+    if (stdout.isTTY === true && !flags.json && error === undefined && reply.body.at(-1) !== 0x0a) stderr.write('\n')
     stderr.write(formatTiming(String(reply.headers['server-timing'] ?? ''), tookMs))
     if (record?.usage) stderr.write(formatUsage(record.usage))
   }

@@ -50,11 +50,11 @@ async function login (registry: string, { username, password }: { username: stri
   const { openRegistryClient, loginFile } = await import('../../image/open-registry.ts')
   const { writeLogin } = await import('../../image/login-file.ts')
   const access = registryAccess(flags, context)
+  let isTried = false
   const client = openRegistryClient(access, { find: async () => ({ credential: { kind: 'password', username, password }, problems: [] }) })
   try {
     if (client.isPlainHttp(registry)) context.stderr.write(`wherry: login: ${registry} speaks plain http: everybody on the way can read the password\n`)
-    const isAsked = await client.checkLogin(registry)
-    if (!isAsked) context.stderr.write(`wherry: login: ${registry} did not ask for a login, so it was not tried\n`)
+    isTried = await client.checkLogin(registry)
   } finally {
     await client.close()
   }
@@ -64,5 +64,6 @@ async function login (registry: string, { username, password }: { username: stri
   } catch (err) {
     throw new Failure('login', `the login cannot be kept (${(err as Error).message})`, { remedy: 'run it as the owner of the data folder, or choose another with --data', cause: err })
   }
-  context.stdout.write(`logged in to ${registry} as ${username}; kept in ${file}\n`)
+  if (isTried) context.stdout.write(`logged in to ${registry} as ${username}; kept in ${file}\n`)
+  else context.stdout.write(`the login of ${username} is kept in ${file}, and was not tried: ${registry} did not ask for one\n`)
 }

@@ -4,8 +4,8 @@ import type { StoredImage } from '../../image/catalog.ts'
 import { readDetails } from '../../image/details.ts'
 import type { ImageStore } from '../../image/store.ts'
 import type { Context } from '../context.ts'
-import { formatAge, formatFields, formatSize, formatTable, printable, terminalWidth } from '../terminal.ts'
-import { findImage, shortDigest, withStore, type StoreOptions } from './open.ts'
+import { formatAge, formatFields, formatSize, formatTable, printable, shortDigest, terminalWidth } from '../terminal.ts'
+import { findImage, withStore, type StoreOptions } from './open.ts'
 
 const LIST_COLUMNS = [
   { title: 'NAME', shrinks: true }, { title: 'DIGEST' }, { title: 'SIZE', right: true }, { title: 'PULLED', right: true }, { title: 'USED', right: true }, { title: 'KEPT FOR' },
@@ -14,7 +14,7 @@ const HISTORY_COLUMNS = [{ title: 'CREATED', right: true }, { title: 'SIZE', rig
 
 /** Why IMAGE is not removed by itself. */
 function reasonOf (image: StoredImage): string {
-  return image.isPinned ? 'a process' : image.isDeployed ? 'a function' : image.names.length > 0 ? 'its name' : '-'
+  return image.isDeployed ? 'a function' : image.isPinned ? 'a process' : image.names.length > 0 ? 'its name' : '-'
 }
 
 /** Unpacked, on the disk; layers that others have too are counted in each. */
