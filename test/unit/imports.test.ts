@@ -117,7 +117,10 @@ function loadedAtStart (file: string, seen = new Set<string>()): Set<string> {
   seen.add(file)
   const source = files.find(one => one.file === file)?.source ?? ''
   const values = source.replaceAll(/^\s*(?:import|export)\s+type\b.*$/gm, '').replaceAll(/\bimport\s*\(/g, '(')
-  for (const name of importsOf(values)) name.startsWith('.') ? loadedAtStart(normalize(join(dirname(file), name)), seen) : seen.add(name)
+  for (const name of importsOf(values)) {
+    if (name.startsWith('.')) loadedAtStart(normalize(join(dirname(file), name)), seen)
+    else seen.add(name)
+  }
   return seen
 }
 
