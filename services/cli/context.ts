@@ -7,7 +7,7 @@ export interface Context {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly stdin: Readable & { readonly fd?: number, readonly isTTY?: boolean }
   readonly stdout: Writable & { readonly isTTY?: boolean, readonly columns?: number }
-  readonly stderr: Writable & { readonly isTTY?: boolean }
+  readonly stderr: Writable & { readonly isTTY?: boolean, readonly columns?: number }
   /** Tells the parent process, when there is one with a channel to us. */
   readonly tellParent: (message: object) => void
   /** Aborts on the first SIGTERM or SIGINT, for commands that end in order; `onSignal` sees each one. */

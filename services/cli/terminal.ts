@@ -12,6 +12,8 @@ export interface Column {
 
 const GAP = '  '
 const SHRUNK_MIN = 12
+const COLUMNS_DEFAULT = 80
+const PROGRESS_COLUMNS_MIN = 20
 
 /** TEXT without control characters: text of functions and registries may not steer the reader's terminal. */
 export function printable (text: string): string {
@@ -19,7 +21,8 @@ export function printable (text: string): string {
   return text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, c => c === '\r' ? '' : '�')
 }
 
-function cut (text: string, width: number): string {
+/** TEXT in at most WIDTH characters, with an ellipsis where it was cut. */
+export function cut (text: string, width: number): string {
   return text.length <= width ? text : `${text.slice(0, width - 1)}…`
 }
 
@@ -44,6 +47,11 @@ export function formatTable (columns: readonly Column[], rows: readonly (readonl
 /** Columns of the terminal behind stdout; no limit when it is a file or a pipe. */
 export function terminalWidth ({ stdout }: Context): number {
   return stdout.isTTY === true && stdout.columns !== undefined ? stdout.columns : Infinity
+}
+
+/** The longest line that does not wrap on the terminal behind stderr: what is painted over itself may not. */
+export function progressWidth ({ stderr }: Context): number {
+  return Math.max(PROGRESS_COLUMNS_MIN, (stderr.columns ?? COLUMNS_DEFAULT) - 1)
 }
 
 /** 93784000 → "1d2h", 61000 → "1m1s", 420 → "420ms". */

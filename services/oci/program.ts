@@ -45,6 +45,8 @@ interface Command {
   readonly name: string
   readonly args: string
   readonly about: string
+  /** What may stand behind its name. */
+  readonly examples: readonly string[]
   readonly flags: readonly Flag[]
   /** How many arguments it takes. */
   readonly count: readonly [min: number, max: number]
@@ -106,29 +108,29 @@ function exec ({ context, given }: CommandContext): Promise<number> {
 }
 
 const COMMANDS: readonly Command[] = [
-  { name: 'create', args: 'ID', about: 'make a container of a bundle, ready to start', flags: CREATE_FLAGS, count: [1, 1], async run (command) { await createContainer(command.context, createRequest(command, true)) } },
-  { name: 'start', args: 'ID', about: 'let a created container run its program', flags: [], count: [1, 1], run: ({ context, given }) => startCreated(context, given.rest[0]!) },
+  { name: 'create', args: 'ID', about: 'make a container of a bundle, ready to start', examples: ['--bundle ./bundle box'], flags: CREATE_FLAGS, count: [1, 1], async run (command) { await createContainer(command.context, createRequest(command, true)) } },
+  { name: 'start', args: 'ID', about: 'let a created container run its program', examples: ['box'], flags: [], count: [1, 1], run: ({ context, given }) => startCreated(context, given.rest[0]!) },
   {
-    name: 'run', args: 'ID', about: 'create and start; ends with the container, and with its exit code', flags: [...CREATE_FLAGS, DETACH, { names: ['keep'], about: 'do not delete it when it has ended' }, { names: ['no-subreaper'], about: 'accepted' }],
+    name: 'run', args: 'ID', about: 'create and start; ends with the container, and with its exit code', examples: ['box', '-d --bundle ./bundle --pid-file box.pid box'], flags: [...CREATE_FLAGS, DETACH, { names: ['keep'], about: 'do not delete it when it has ended' }, { names: ['no-subreaper'], about: 'accepted' }],
     count: [1, 1],
     run: command => runContainer(command.context, createRequest(command, command.given.on('detach')), async id => { if (!command.given.on('keep')) await deleteContainer(command.context, id, true) }),
   },
-  { name: 'state', args: 'ID', about: 'print what it is, as JSON', flags: [], count: [1, 1], run: ({ context, given }) => context.world.print(json(reportOf(context.store, context.store.load(given.rest[0]!)))) },
-  { name: 'kill', args: 'ID [SIGNAL]', about: 'send a signal (TERM)', flags: [ALL], count: [1, 2], run: ({ context, given }) => killContainer(context, given.rest[0]!, parseSignal(given.rest[1] ?? 'TERM'), given.on('all')) },
-  { name: 'delete', args: 'ID', about: 'remove a stopped container', flags: [{ names: ['force', 'f'], about: 'kill it first; no failure if there is none' }], count: [1, 1], run: ({ context, given }) => deleteContainer(context, given.rest[0]!, given.on('force')) },
-  { name: 'list', args: '', about: 'all containers', flags: [FORMAT, { names: ['quiet', 'q'], about: 'names only' }], count: [0, 0], run: listContainers },
-  { name: 'ps', args: 'ID [PS OPTIONS]', about: 'its processes', flags: [FORMAT], count: [1, 64], run: printProcesses },
-  { name: 'exec', args: 'ID COMMAND [ARG...]', about: 'run one more process in it', flags: EXEC_FLAGS, count: [1, 8192], run: exec },
-  { name: 'pause', args: 'ID', about: 'freeze it', flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, true) },
-  { name: 'resume', args: 'ID', about: 'thaw it', flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, false) },
-  { name: 'update', args: 'ID', about: 'change limits of a running container', flags: UPDATE_FLAGS, count: [1, 1], run: ({ context, given }) => updateContainer(context, given.rest[0]!, given) },
+  { name: 'state', args: 'ID', about: 'print what it is, as JSON', examples: ['box | jq -r .status'], flags: [], count: [1, 1], run: ({ context, given }) => context.world.print(json(reportOf(context.store, context.store.load(given.rest[0]!)))) },
+  { name: 'kill', args: 'ID [SIGNAL]', about: 'send a signal (TERM)', examples: ['box', 'box KILL'], flags: [ALL], count: [1, 2], run: ({ context, given }) => killContainer(context, given.rest[0]!, parseSignal(given.rest[1] ?? 'TERM'), given.on('all')) },
+  { name: 'delete', args: 'ID', about: 'remove a stopped container', examples: ['box', '--force box'], flags: [{ names: ['force', 'f'], about: 'kill it first; no failure if there is none' }], count: [1, 1], run: ({ context, given }) => deleteContainer(context, given.rest[0]!, given.on('force')) },
+  { name: 'list', args: '', about: 'all containers', examples: ['', "--format json | jq -r '.[].id'"], flags: [FORMAT, { names: ['quiet', 'q'], about: 'names only' }], count: [0, 0], run: listContainers },
+  { name: 'ps', args: 'ID [PS OPTIONS]', about: 'its processes', examples: ['box', 'box -o pid,args'], flags: [FORMAT], count: [1, 64], run: printProcesses },
+  { name: 'exec', args: 'ID COMMAND [ARG...]', about: 'run one more process in it', examples: ['box ls /', '--user 1000 --env A=b --cwd /tmp box sh -c id'], flags: EXEC_FLAGS, count: [1, 8192], run: exec },
+  { name: 'pause', args: 'ID', about: 'freeze it', examples: ['box'], flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, true) },
+  { name: 'resume', args: 'ID', about: 'thaw it', examples: ['box'], flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, false) },
+  { name: 'update', args: 'ID', about: 'change limits of a running container', examples: ['--memory 128m --memory-swap 256m --pids-limit 50 box', '--resources - box <limits.json'], flags: UPDATE_FLAGS, count: [1, 1], run: ({ context, given }) => updateContainer(context, given.rest[0]!, given) },
   {
-    name: 'events', args: 'ID', about: 'print what it uses, and when memory ran out, as lines of JSON',
+    name: 'events', args: 'ID', about: 'print what it uses, and when memory ran out, as lines of JSON', examples: ['--stats box', '--interval 1s box'],
     flags: [{ names: ['interval'], value: 'TIME', about: 'how often (5s)' }, { names: ['stats'], about: 'once' }], count: [1, 1],
     run: ({ context, given }) => printEvents(context, given.rest[0]!, { once: given.on('stats'), intervalMs: parseInterval(given.text('interval') ?? '5s') }),
   },
-  { name: 'features', args: '', about: 'what this runtime can do, as JSON', flags: [], count: [0, 0], run: ({ context }) => context.world.print(json(featureReport())) },
-  { name: 'spec', args: '', about: 'write a config.json to begin with', flags: [{ names: ['bundle', 'b'], value: 'DIR', about: 'folder for it (the current one)' }, { names: ['rootless'], about: 'refused' }], count: [0, 0], run: writeSpec },
+  { name: 'features', args: '', about: 'what this runtime can do, as JSON', examples: ['| jq .linux.namespaces'], flags: [], count: [0, 0], run: ({ context }) => context.world.print(json(featureReport())) },
+  { name: 'spec', args: '', about: 'write a config.json to begin with', examples: ['', '--bundle ./bundle'], flags: [{ names: ['bundle', 'b'], value: 'DIR', about: 'folder for it (the current one)' }, { names: ['rootless'], about: 'refused' }], count: [0, 0], run: writeSpec },
 ]
 
 function helpText (): string {
@@ -149,8 +151,9 @@ Exit codes: that of the container for run and exec, else 0 done, 1 failed.  wher
 `
 }
 
-const commandHelp = (command: Command): string =>
-  `wherry-oci ${command.name}: ${command.about}\n\nUsage: wherry-oci [OPTIONS] ${command.name} [OPTIONS] ${command.args}\n${command.flags.length > 0 ? `\nOptions:\n${describeFlags(command.flags)}` : ''}`
+const commandHelp = ({ name, args, about, examples, flags }: Command): string =>
+  `wherry-oci ${name}: ${about}\n\nUsage: ${`wherry-oci [OPTIONS] ${name} [OPTIONS] ${args}`.trimEnd()}\n${flags.length > 0 ? `\nOptions:\n${describeFlags(flags)}` : ''}
+Examples:\n${examples.map(example => `${`  wherry-oci ${name} ${example}`.trimEnd()}\n`).join('')}`
 
 async function runCommand (command: Command, argv: readonly string[], context: Context): Promise<number> {
   const help: Flag = { names: ['help', 'h'], about: '' }

@@ -31,6 +31,10 @@ t.test('help has an example for every command', async t => {
   const { stdout } = await runWherry(['--help'])
   const commands = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)?(?: (?:\[|<)| {2,}\S)/gm)].map(match => match[1]!).filter(name => name !== 'help')
   t.same(commands, ['up', 'down', 'init', 'build', 'deploy', 'invoke', 'list', 'describe', 'remove', 'logs', 'ps', 'image', 'push', 'login', 'logout', 'doctor', 'version', 'gateway', 'worker', 'oci'])
+  const { stdout: ociHelp } = await runWherry(['oci', '--help'])
+  const ociCommands = [...ociHelp.split('Options:')[0]!.matchAll(/^ {2}([a-z]+) /gm)].map(match => match[1]!)
+  t.equal(ociCommands.length, 15)
+  for (const command of ociCommands) t.match(await runWherry(['oci', command, '--help']), { code: 0, stdout: new RegExp(`Examples:\\n {2}wherry-oci ${command}`) }, command)
   for (const command of commands) t.match(await runWherry([command, '--help']), { code: 0, stdout: new RegExp(`Examples:\\n(?:.*\\n)*.*wherry[ -]${command}`) }, command)
 })
 

@@ -284,8 +284,8 @@ t.test('a supervised part', async t => {
 
 t.test('the progress of a pull', async t => {
   const layer = (state: LayerState, receivedBytes: number) => ({ layer: `sha256:${'ab'.repeat(32)}`, state, receivedBytes, sizeBytes: 4 * 1024 ** 2, unpackedBytes: 2 * receivedBytes })
-  const shownOn = (isTTY: boolean, quiet: boolean): string => {
-    const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY })
+  const shownOn = (isTTY: boolean, quiet: boolean, columns = 80): string => {
+    const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY, columns })
     const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal () {}, setExitCode () {} }
     const progress = createProgress(context, { quiet })
     for (const [state, mib] of [['queued', 0], ['receiving', 0], ['receiving', 1], ['unpacking', 4], ['unpacking', 4], ['done', 4]] as const) progress.onLayer(layer(state, mib * 1024 ** 2))
@@ -295,6 +295,8 @@ t.test('the progress of a pull', async t => {
   t.match(shownOn(false, false), /^abababababab {2}4.0 MiB\nabababababab {2}4.0 MiB in \d+ms\n$/, 'two plain lines where nobody can be painted over')
   // oxlint-disable-next-line no-control-regex
   t.match(shownOn(true, false), /^\u001b\[2Kabababababab {2}4.0 MiB in \d+ms\n$/, 'one line on a terminal')
+  // oxlint-disable-next-line no-control-regex
+  t.match(shownOn(true, false, 24), /^\u001b\[2Kabababababab {2}4.0 Mi.*…\n$/, 'which fits, because a line that wraps cannot be painted over')
   t.equal(shownOn(false, true), '')
   const describe = (state: LayerState): string => describeLayer({ ...layer(state, 1024 ** 2), startedAt: 0 }, 500)
   t.equal(describe('receiving'), '[=====>               ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')

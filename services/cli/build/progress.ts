@@ -4,7 +4,7 @@
 
 import type { BuildEvent } from '../../build/progress.ts'
 import type { Context } from '../context.ts'
-import { printable } from '../terminal.ts'
+import { printable, progressWidth } from '../terminal.ts'
 
 export interface BuildProgress {
   readonly onEvent: (event: BuildEvent) => void
@@ -14,7 +14,6 @@ export interface BuildProgress {
 
 const PAINT_MS = 100
 const LIVE_LINES = 6
-const COLUMNS_DEFAULT = 80
 /** A line that is longer is cut into several. */
 const LINE_BYTES_MAX = 4096
 
@@ -63,19 +62,19 @@ function plainProgress ({ stderr }: Context): BuildProgress {
   }
 }
 
-function liveProgress ({ stderr, stdout }: Context): BuildProgress {
+function liveProgress (context: Context): BuildProgress {
+  const { stderr } = context
   const running = new Map<number, { title: string, startedAt: number }>()
   let tail: string[] = []
   let painted = 0
   let timer: NodeJS.Timeout | undefined
   const lines = createLines(line => { tail = [...tail, line].slice(-LIVE_LINES) })
-  const width = (): number => Math.max(20, (stdout.columns ?? COLUMNS_DEFAULT) - 1)
-  const cut = (text: string): string => text.replaceAll(/[\n\t]/g, ' ').slice(0, width())
+  const cut = (text: string): string => text.replaceAll(/[\n\t]/g, ' ').slice(0, progressWidth(context))
   const wipe = (): string => painted === 0 ? '' : `\u001b[${painted}A\u001b[J`
 
   function paint (finished = ''): void {
     const now = performance.now()
-    const live = [...running.values()].map(({ title, startedAt }) => cut(`=> ${title.slice(0, width() - 12)}  ${seconds(now - startedAt)}`))
+    const live = [...running.values()].map(({ title, startedAt }) => cut(`=> ${title.slice(0, progressWidth(context) - 12)}  ${seconds(now - startedAt)}`))
     const shown = running.size === 0 ? [] : [...live, ...tail.map(line => cut(`   | ${line}`))]
     stderr.write(`${wipe()}${finished}${shown.map(line => `${line}\n`).join('')}`)
     painted = shown.length

@@ -4,7 +4,7 @@
 
 import type { LayerProgress } from '../../contract/image.ts'
 import type { Context } from '../context.ts'
-import { formatAge, formatSize, shortDigest } from '../terminal.ts'
+import { cut, formatAge, formatSize, progressWidth, shortDigest } from '../terminal.ts'
 
 const PAINT_MS = 100
 /** More lines than a screen has cannot be painted over. */
@@ -31,7 +31,8 @@ export function describeLayer ({ state, startedAt, receivedBytes, sizeBytes, unp
 }
 
 /** Shows layers on stderr; `end` finishes what is shown and begins anew. */
-export function createProgress ({ stderr }: Context, { quiet }: { quiet: boolean }) {
+export function createProgress (context: Context, { quiet }: { quiet: boolean }) {
+  const { stderr } = context
   const isLive = stderr.isTTY === true
   const layers = new Map<string, LayerLine>()
   let painted = 0
@@ -39,7 +40,8 @@ export function createProgress ({ stderr }: Context, { quiet }: { quiet: boolean
 
   function paint (): void {
     const now = performance.now()
-    const lines = [...layers].slice(-LINES_MAX).map(([digest, layer]) => `\u001b[2K${shortDigest(digest)}  ${describeLayer(layer, now)}\n`)
+    const width = progressWidth(context)
+    const lines = [...layers].slice(-LINES_MAX).map(([digest, layer]) => `\u001b[2K${cut(`${shortDigest(digest)}  ${describeLayer(layer, now)}`, width)}\n`)
     stderr.write(`${painted > 0 ? `\u001b[${painted}A` : ''}${lines.join('')}`)
     painted = lines.length
   }
