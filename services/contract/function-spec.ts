@@ -18,6 +18,8 @@ export const TIMEOUT_MAX_MS = 24 * 3_600_000
 export const FUNCTION_NAME_MAX = 63
 const LIST_MAX = 256
 const TEXT_MAX = 32_768
+/** Ids inside a container are 0 … 65535 (runtime/user.ts). */
+const ID_MAX = 65_535
 const VOLUMES_MAX = 32
 
 export const DEFAULT_LIMITS = { memoryBytes: 128 * 1024 ** 2, cpus: 1, pids: 128 } as const
@@ -116,7 +118,8 @@ const deployment = z.strictObject({
   limits: limits.nullable().optional(),
   timeout: quantity(parseDurationMs, { min: TIMEOUT_MIN_MS, max: TIMEOUT_MAX_MS, example: '2s', least: '10ms', most: '24h' }).optional(),
   volumes: z.array(volume).max(VOLUMES_MAX, `has more than ${VOLUMES_MAX} items`).nullable().optional(),
-  user: z.string().regex(/^[^\s:\0]{1,64}(?::[^\s:\0]{1,64})?$/, 'must be "user" or "user:group", names or numbers').optional(),
+  user: z.string().regex(/^[^\s:\0]{1,64}(?::[^\s:\0]{1,64})?$/, 'must be "user" or "user:group", names or numbers')
+    .refine(user => user.split(':').every(part => !/^\d+$/.test(part) || Number(part) <= ID_MAX), `has a number above ${ID_MAX}, the last id that a container has`).optional(),
   workingDir: absolutePath.optional(),
   readOnlyRootFilesystem: z.boolean().optional(),
   labels: textMap.nullable().optional(),

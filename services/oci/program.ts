@@ -64,7 +64,7 @@ function createRequest ({ given }: CommandContext, detached: boolean): CreateReq
 }
 
 function listContainers ({ context, given }: CommandContext): void {
-  const reports = context.store.list().map(record => ({ ...reportOf(context.store, record), owner: 'root' }))
+  const reports = context.store.list(id => context.log.warn(`the record of container "${id}" is damaged; delete --force removes it`)).map(record => ({ ...reportOf(context.store, record), owner: 'root' }))
   if (given.on('quiet')) return context.world.print(reports.map(({ id }) => `${id}\n`).join(''))
   if (given.text('format') === 'json') return context.world.print(`${JSON.stringify(reports)}\n`)
   const rows = [['ID', 'PID', 'STATUS', 'BUNDLE', 'CREATED', 'OWNER'], ...reports.map(r => [r.id, String(r.pid), r.status, r.bundle, r.created, r.owner])]

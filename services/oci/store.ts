@@ -57,7 +57,8 @@ export interface Store {
   /** Keep TEXT, the config.json that the container is made from: its bundle may change or go. */
   saveConfig (id: string, text: string): void
   loadConfig (record: ContainerRecord): BundleSpec
-  list (): ContainerRecord[]
+  /** All that can be read; one that goes meanwhile is not there, ONBROKEN hears of one whose record is damaged. */
+  list (onBroken: (id: string) => void): ContainerRecord[]
   forget (id: string): void
 }
 
@@ -95,9 +96,17 @@ export function createStore (root: string): Store {
       if (!existsSync(file)) throw new OciError(`container "${id}" does not exist`)
       return JSON.parse(readFileSync(file, 'utf8')) as ContainerRecord
     },
-    list () {
+    list (onBroken) {
       if (!existsSync(root)) return []
-      return readdirSync(root).filter(id => ID.test(id) && existsSync(join(root, id, 'state.json'))).sort().map(id => store.load(id))
+      return readdirSync(root).filter(id => ID.test(id) && existsSync(join(root, id, 'state.json'))).sort().flatMap(id => {
+        try {
+          return [store.load(id)]
+        } catch (err) {
+          if (err instanceof SyntaxError) onBroken(id)
+          else if (!(err instanceof OciError) && (err as NodeJS.ErrnoException).code !== 'ENOENT') throw err
+          return []
+        }
+      })
     },
     saveConfig (id, text) { writeFileSync(join(directoryOf(id), 'config.json'), text, { mode: 0o600 }) },
     loadConfig: record => parseConfig(readFileSync(join(directoryOf(record.id), 'config.json'), 'utf8'), record.bundle).spec,

@@ -217,13 +217,22 @@ export async function setFrozen (tree: CgroupTree, frozen: boolean): Promise<voi
   }
 }
 
+/** Stand TREE still so that nobody forks meanwhile.  Who cannot be frozen (in vfork, in uninterruptible sleep) is no reason not to KILL. */
+async function freezeFor (tree: CgroupTree, isKill: boolean): Promise<void> {
+  try {
+    await setFrozen(tree, true)
+  } catch (err) {
+    if (!isKill) throw err
+  }
+}
+
 /** Send SIGNAL to everybody in TREE.  SIGKILL leaves nobody, also if they fork as fast as they can. */
 export async function signalAll (tree: CgroupTree, signal: number): Promise<void> {
   const SIGKILL = 9
   if (signal === SIGKILL && tree.version === 2 && existsSync(join(leading(tree), 'cgroup.kill'))) return write(leading(tree), 'cgroup.kill', '1')
   const freeze = existsSync(leading(tree)) && !isFrozen(tree)
-  if (freeze) await setFrozen(tree, true)
   try {
+    if (freeze) await freezeFor(tree, signal === SIGKILL)
     for (const pid of pidsOf(tree)) {
       try {
         process.kill(pid, signal)

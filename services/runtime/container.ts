@@ -73,12 +73,23 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
     }
   }
 
+  /** The exit behind PIDFD, if it has come.  What cannot be waited for will not come: all that it held goes back. */
+  function collect (pidfd: number, slot: Slot, cgroup: Cgroup): ReturnType<Native['wait']> {
+    try {
+      return native.wait(pidfd)
+    } catch (err) {
+      closeSync(pidfd)
+      giveBack(slot, cgroup)
+      throw err
+    }
+  }
+
   /** OOM says whether the cgroup's event came first: killing on it may beat the kernel's own count. */
   function watchExit (pidfd: number, slot: Slot, cgroup: Cgroup, oom: () => boolean): Promise<ContainerExit> {
     const { promise, resolve, reject } = Promise.withResolvers<ContainerExit>()
     const stop = native.onReadable(pidfd, () => {
       try {
-        const exit = native.wait(pidfd)
+        const exit = collect(pidfd, slot, cgroup)
         if (!exit) return
         stop()
         const endedAt = performance.now()

@@ -43,7 +43,7 @@ t.test('every wrong field is named by its path, all of them at once', async t =>
     ['limits.cpu', { limits: { cpu: '0' } }], ['limits.cpu', { limits: { cpu: 'NaN' } }], ['limits.disk', { limits: { disk: '1Gi' } }],
     ['timeout', { timeout: '1ms' }], ['timeout', { timeout: '2 days' }], ['timeout', { timeout: '25h' }],
     ['volumes[0].name', { volumes: [{ name: '../v', target: '/v' }] }], ['volumes[0].target', { volumes: [{ name: 'v' }] }], ['volumes[0].mode', { volumes: [{ name: 'v', target: '/v', mode: 'rw' }] }],
-    ['user', { user: 'a:b:c' }], ['user', { user: '' }], ['user', { user: 'a b' }], ['user', { user: ':0' }],
+    ['user', { user: 'a:b:c' }], ['user', { user: '' }], ['user', { user: 'a b' }], ['user', { user: ':0' }], ['user', { user: '65536' }], ['user', { user: '0:4294967296' }],
     ['workingDir', { workingDir: 'tmp' }], ['workingDir', { workingDir: '/a/../b' }], ['workingDir', { workingDir: '/a\0' }], ['workingDir', { workingDir: '/a'.repeat(65) }],
     ['readOnlyRootFilesystem', { readOnlyRootFilesystem: 'yes' }], ['labels.a', { labels: { a: 1 } }], ['secrets', { secrets: ['s'] }], ['memory', { memory: '64Mi' }],
   ]

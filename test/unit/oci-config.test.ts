@@ -6,6 +6,7 @@ import t from 'tap'
 import { parseFlags, type Flag } from '../../services/oci/command-line.ts'
 import { parseConfig, parseProcess } from '../../services/oci/config.ts'
 import { parseSignal } from '../../services/oci/manage.ts'
+import { createStore } from '../../services/oci/store.ts'
 import { specTemplate } from '../../services/oci/template.ts'
 import { buildContainerPlan, buildEntryPlan } from '../../services/runtime/bundle-plan.ts'
 import { limitsV1, limitsV2 } from '../../services/runtime/cgroup-limits.ts'
@@ -140,6 +141,13 @@ t.test('a command line is read as runc reads it', async t => {
   t.throws(() => parseFlags(['--bundle'], flags), /needs a value/)
   t.same(['TERM', 'SIGTERM', 'sigterm', '15'].map(parseSignal), [15, 15, 15, 15])
   for (const wrong of ['', '0', '65', 'NONE', '-9']) t.throws(() => parseSignal(wrong), /is not a signal/, `"${wrong}"`)
+})
+
+t.test('list shows what can be read when a record is damaged or goes meanwhile', async t => {
+  const root = t.testdir({ good: { 'state.json': '{"id":"good"}' }, bad: { 'state.json': '{"id":' }, half: {}, 'not an id': { 'state.json': '{}' } })
+  const broken: string[] = []
+  t.same(createStore(root).list(id => broken.push(id)), [{ id: 'good' }])
+  t.same(broken, ['bad'])
 })
 
 t.test('the launcher hands over to the project’s Node', async t => {
