@@ -18,16 +18,22 @@ export interface Referrer {
   readonly annotations: Readonly<Record<string, string>>
 }
 
+/** An image of one platform: what its name stands for, and its own manifest; the same unless it came by an index. */
+export interface ImageDigests { readonly digest: string, readonly manifestDigest: string }
+
 export interface ArtifactLayer { readonly mediaType: string, readonly digest: string, readonly size: number, readonly annotations: Readonly<Record<string, string>> }
 export interface ArtifactManifest { readonly digest: string, readonly artifactType: string, readonly layers: readonly ArtifactLayer[] }
 
 const REFERRERS_MAX = 256
 const LAYERS_MAX = 64
+/** Manifests of one index that are fetched. */
+const ATTESTATIONS_MAX = 16
 const ANNOTATIONS_MAX = 64
 const WORD_CHARACTERS_MAX = 255
 const ANNOTATION_CHARACTERS_MAX = 65_536
 const OCI_INDEX = 'application/vnd.oci.image.index.v1+json'
 const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
+const INDEXES = `${OCI_INDEX}, application/vnd.docker.distribution.manifest.list.v2+json`
 const DIGEST = /^sha256:[0-9a-f]{64}$/
 /** cosign's tags, and what their manifests are. */
 const COSIGN_TAGS: ReadonlyArray<readonly [suffix: string, artifactType: string]> = [
@@ -78,8 +84,8 @@ function parseArtifact (bytes: Uint8Array, digest: string): ArtifactManifest {
 }
 
 /** GET of TARGET in REF's repository: its bytes, or undefined when it is not there.  Throws RegistryError, ContentError. */
-async function getOrNothing (registry: RegistryClient, ref: Reference, target: string, accept: string): Promise<Buffer | undefined> {
-  const response = await registry.call(ref, { method: 'GET', target, headers: { accept } })
+async function getOrNothing (registry: RegistryClient, ref: Reference, target: string, accept: string, signal?: AbortSignal): Promise<Buffer | undefined> {
+  const response = await registry.call(ref, { method: 'GET', target, headers: { accept }, ...(signal && { signal }) })
   if (response.status === 200) return await readBounded(response.body, MANIFEST_BYTES_MAX, `the answer to ${target}`, ref.registry)
   await discardBody(response)
   // 400 and 405: what registries without the API have been seen to answer.
@@ -88,15 +94,15 @@ async function getOrNothing (registry: RegistryClient, ref: Reference, target: s
 }
 
 /** The manifests whose subject is DIGEST in REF's repository (distribution-spec, "Listing Referrers").  Throws RegistryError, ContentError. */
-export async function listReferrers (registry: RegistryClient, ref: Reference, digest: string): Promise<readonly Referrer[]> {
-  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/referrers/${digest}`, OCI_INDEX) ??
-    await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${tagOf(digest)}`, OCI_INDEX)
+export async function listReferrers (registry: RegistryClient, ref: Reference, digest: string, signal?: AbortSignal): Promise<readonly Referrer[]> {
+  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/referrers/${digest}`, OCI_INDEX, signal) ??
+    await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${tagOf(digest)}`, OCI_INDEX, signal)
   return bytes === undefined ? [] : parseReferrers(bytes)
 }
 
 /** The artifact manifest NAME (a digest or a tag) of REF's repository, if it is there.  Throws RegistryError, ContentError. */
-export async function readArtifact (registry: RegistryClient, ref: Reference, name: string): Promise<ArtifactManifest | undefined> {
-  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${name}`, OCI_MANIFEST)
+export async function readArtifact (registry: RegistryClient, ref: Reference, name: string, signal?: AbortSignal): Promise<ArtifactManifest | undefined> {
+  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${name}`, OCI_MANIFEST, signal)
   if (bytes === undefined) return undefined
   const digest = digestOf(bytes)
   return DIGEST.test(name) && name !== digest ? undefined : parseArtifact(bytes, digest)
@@ -107,22 +113,33 @@ export function cosignTag (digest: string, suffix: string): string {
   return `${tagOf(digest)}.${suffix}`
 }
 
-/** Everything that is known to point at DIGEST, for people to look at.  Throws RegistryError, ContentError. */
-export async function listArtifacts (registry: RegistryClient, ref: Reference, digest: string): Promise<readonly Referrer[]> {
-  const tagged = await Promise.all(COSIGN_TAGS.map(async ([suffix, artifactType]): Promise<Referrer[]> => {
-    const artifact = await readArtifact(registry, ref, cosignTag(digest, suffix))
-    return artifact === undefined ? [] : artifact.layers.map(layer => ({ digest: layer.digest, artifactType: layer.mediaType || artifactType, sizeBytes: layer.size, annotations: layer.annotations }))
-  }))
-  return [...await listReferrers(registry, ref, digest), ...await listAttestations(registry, ref, digest), ...tagged.flat()]
+/** A layer of an artifact as something to list: what it says is in it, rather than what that is wrapped in. */
+function listed ({ mediaType, digest, size, annotations }: ArtifactLayer, otherwise: string): Referrer {
+  const predicate = annotations['in-toto.io/predicate-type'] ?? annotations['predicateType']
+  return { digest, artifactType: word(predicate) || mediaType || otherwise, sizeBytes: size, annotations }
 }
 
-/** BuildKit's attestations: manifests of the same index that name another as what they are about. */
-async function listAttestations (registry: RegistryClient, ref: Reference, digest: string): Promise<readonly Referrer[]> {
-  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${digest}`, `${OCI_INDEX}, ${OCI_MANIFEST}, application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json`)
-  if (bytes === undefined || digestOf(bytes) !== digest) return []
-  const about = parseReferrers(bytes).filter(item => item.annotations['vnd.docker.reference.type'] === 'attestation-manifest')
-  const artifacts = await Promise.all(about.map(item => readArtifact(registry, ref, item.digest)))
-  return artifacts.flatMap(artifact => artifact?.layers ?? []).slice(0, REFERRERS_MAX).map(layer => ({
-    digest: layer.digest, artifactType: layer.annotations['in-toto.io/predicate-type'] ?? layer.mediaType, sizeBytes: layer.size, annotations: layer.annotations,
+/** What cosign's tags keep about DIGEST. */
+async function listTagged (registry: RegistryClient, ref: Reference, digest: string, signal?: AbortSignal): Promise<readonly Referrer[]> {
+  const tagged = await Promise.all(COSIGN_TAGS.map(async ([suffix, artifactType]) => {
+    const artifact = await readArtifact(registry, ref, cosignTag(digest, suffix), signal)
+    return (artifact?.layers ?? []).map(layer => listed(layer, artifactType))
   }))
+  return tagged.flat()
+}
+
+/** BuildKit's attestations: manifests of the index that name the image's as what they are about. */
+async function listAttestations (registry: RegistryClient, ref: Reference, { digest, manifestDigest }: ImageDigests, signal?: AbortSignal): Promise<readonly Referrer[]> {
+  const bytes = digest === manifestDigest ? undefined : await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${digest}`, INDEXES, signal)
+  if (bytes === undefined || digestOf(bytes) !== digest) return []
+  const about = parseReferrers(bytes).filter(({ annotations }) => annotations['vnd.docker.reference.type'] === 'attestation-manifest' && annotations['vnd.docker.reference.digest'] === manifestDigest)
+  const artifacts = await Promise.all(about.slice(0, ATTESTATIONS_MAX).map(item => readArtifact(registry, ref, item.digest, signal)))
+  return artifacts.flatMap(artifact => artifact?.layers ?? []).map(layer => listed(layer, ''))
+}
+
+/** Everything that is known to point at an image or at the index that it came by, for people to look at.  Throws RegistryError, ContentError. */
+export async function listArtifacts (registry: RegistryClient, ref: Reference, image: ImageDigests, signal?: AbortSignal): Promise<readonly Referrer[]> {
+  const lists = [...new Set([image.digest, image.manifestDigest])].flatMap(digest => [listReferrers(registry, ref, digest, signal), listTagged(registry, ref, digest, signal)])
+  const found = (await Promise.all([...lists, listAttestations(registry, ref, image, signal)])).flat()
+  return [...new Map(found.map(artifact => [artifact.digest, artifact])).values()].slice(0, REFERRERS_MAX)
 }

@@ -2,9 +2,11 @@
 // kept in a real registry; and what a gateway with a policy says to a deployment.
 
 import { createSign, generateKeyPairSync, sign, type KeyObject } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { makeBusyboxLayer, pushBusybox } from '../../infra/demo/image.ts'
 import { NotSigned } from '../../services/contract/errors.ts'
 import { createSignatureCheck } from '../../services/gateway/signatures.ts'
 import { pushBlob, pushImage, pushManifest } from '../../services/image/push.ts'
@@ -14,13 +16,15 @@ import { createRegistryClient, digestOf, type RegistryClient } from '../../servi
 import { isSigned } from '../../services/image/signature.ts'
 import { createLog } from '../../services/platform/log.ts'
 import { noRegistry, startFake, startRegistry } from '../helpers/registry.ts'
+import { runWherry } from '../helpers/wherry.ts'
 
+const OCI_INDEX = 'application/vnd.oci.image.index.v1+json'
 const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
 const SIMPLE = 'application/vnd.dev.cosign.simplesigning.v1+json'
 const BUNDLE = 'application/vnd.dev.sigstore.bundle.v0.3+json'
 const EMPTY = Buffer.from('{}')
 
-interface Rig { readonly registry: RegistryClient, readonly ref: Reference, readonly digest: string, readonly host: string }
+interface Rig { readonly registry: RegistryClient, readonly ref: Reference, readonly digest: string, readonly manifestDigest: string, readonly host: string }
 
 /** An image in a registry of its own. */
 async function setup (t: Test): Promise<Rig> {
@@ -29,7 +33,8 @@ async function setup (t: Test): Promise<Rig> {
   t.teardown(() => registry.close())
   const ref = parseReference(`${host}/app:1`)
   await pushImage({ registry, reference: ref, layers: [], config: { config: { Cmd: ['x'] } } })
-  return { registry, ref, host, digest: (await registry.resolve(ref)).digest }
+  const { digest } = await registry.resolve(ref)
+  return { registry, ref, host, digest, manifestDigest: digest }
 }
 
 /** Puts an artifact with one layer beside the image, under TAG. */
@@ -97,15 +102,59 @@ t.test('signatures', { skip: noRegistry }, async t => {
       await pushManifest(rig.registry, { ...rig.ref, tag: rig.digest.replace(':', '-') }, 'application/vnd.oci.image.index.v1+json', index)
       t.equal(await isSigned({ ...rig, keys: [publicKey] }), good, what)
     }
-    t.match(await listArtifacts(rig.registry, rig.ref, rig.digest), [{ artifactType: BUNDLE }], 'and it is listed')
+    t.match(await listArtifacts(rig.registry, rig.ref, rig), [{ artifactType: BUNDLE }], 'and it is listed')
   })
 
   t.test('SBOMs and attestations beside an image are listed', async t => {
     const rig = await setup(t)
     await attach(rig, cosignTag(rig.digest, 'sbom'), { bytes: Buffer.from('{"spdxVersion":"SPDX-2.3"}'), mediaType: 'text/spdx+json' })
     await attach(rig, cosignTag(rig.digest, 'att'), { bytes: Buffer.from('{}'), mediaType: 'application/vnd.dsse.envelope.v1+json', annotations: { predicateType: 'https://slsa.dev/provenance/v1' } })
-    t.same((await listArtifacts(rig.registry, rig.ref, rig.digest)).map(a => a.artifactType).toSorted(), ['application/vnd.dsse.envelope.v1+json', 'text/spdx+json'])
+    t.same((await listArtifacts(rig.registry, rig.ref, rig)).map(a => a.artifactType).toSorted(), ['https://slsa.dev/provenance/v1', 'text/spdx+json'])
   })
+})
+
+t.test('wherry image inspect lists what points at an image, and does without it when its registry is away', { skip: noRegistry || (process.getuid?.() !== 0 && 'needs root') }, async t => {
+  const data = mkdtempSync(join(tmpdir(), 'wherry-inspect-'))
+  t.teardown(() => { rmSync(data, { recursive: true, force: true }) })
+  const image = async (...args: string[]) => await runWherry(['image', ...args, '--data', data])
+  const list = async (...args: string[]) => {
+    const { stdout, stderr, code } = await image('inspect', '--json', name, ...args)
+    const [inspected] = JSON.parse(stdout) as [{ artifacts?: Array<{ artifactType: string, sizeBytes: number }> }]
+    return { code, stderr, types: inspected.artifacts?.map(artifact => artifact.artifactType).toSorted() }
+  }
+  let name = ''
+
+  await t.test('SBOM, provenance of this platform alone, and signatures of the index and of the image', async t => {
+    const rig = await setup(t)
+    const { registry, host, ref } = rig
+    const { arch } = process
+    const architecture = arch === 'x64' ? 'amd64' : arch
+    const busybox = parseReference(await pushBusybox(host, makeBusyboxLayer()))
+    const to = { ...ref, repository: busybox.repository }
+    const beside = { ...rig, ref: to }
+    const { digest: manifestDigest, size } = await registry.resolve(busybox)
+    const attestation = async (about: string) => ({
+      mediaType: OCI_MANIFEST,
+      ...await attach(beside, 'made', { bytes: Buffer.from(about), mediaType: 'application/vnd.in-toto+json', annotations: { 'in-toto.io/predicate-type': `https://${about.slice(7, 9)}.example/v1` } }),
+      platform: { architecture: 'unknown', os: 'unknown' },
+      annotations: { 'vnd.docker.reference.type': 'attestation-manifest', 'vnd.docker.reference.digest': about },
+    })
+    const index = Buffer.from(JSON.stringify({
+      schemaVersion: 2,
+      mediaType: OCI_INDEX,
+      manifests: [{ mediaType: OCI_MANIFEST, digest: manifestDigest, size, platform: { architecture, os: 'linux' } }, await attestation(manifestDigest), await attestation(`sha256:${'0'.repeat(64)}`)],
+    }))
+    await pushManifest(registry, { ...to, tag: 'multi' }, OCI_INDEX, index)
+    await attach(beside, cosignTag(manifestDigest, 'sbom'), { bytes: Buffer.from('{"spdxVersion":"SPDX-2.3"}'), mediaType: 'text/spdx+json' })
+    await attach(beside, cosignTag(digestOf(index), 'sig'), { bytes: payloadFor(digestOf(index)), mediaType: SIMPLE })
+    name = `${host}/busybox:multi`
+    t.match(await image('pull', '-q', name), { code: 0 })
+    t.same(await list(), { code: 0, stderr: '', types: [SIMPLE, `https://${manifestDigest.slice(7, 9)}.example/v1`, 'text/spdx+json'].toSorted() })
+    t.same(await list('--offline'), { code: 0, stderr: '', types: undefined })
+    t.match(await image('inspect', name), { stdout: /^artifacts: +\[\{"artifactType"/m })
+  })
+  // The registry ended with its test.
+  t.match(await list(), { code: 0, stderr: /^wherry: image inspect: what 127.* has about [0-9a-f]{12} is not known: registry .* cannot be reached .*; --offline does not ask\n$/, types: undefined })
 })
 
 t.test('a registry that fails or lies does not make an image signed', async t => {

@@ -36,8 +36,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`)
     .option('-q, --quiet', 'show no progress')
     .action(async (refs: string[], flags) => { await (await import('../image/pull.ts')).pullImages(refs, flags, context) })
 
-  add('inspect <refs...>', 'show images in full', 'Shows images in full: digests, configuration, labels, layers.',
+  add('inspect <refs...>', 'show images in full', 'Shows images in full: digests, configuration, labels, layers; and the SBOMs, provenance and signatures that their registries have.',
     ['inspect busybox', "inspect --json busybox | jq '.[0].layers'"])
+    .option('--offline', 'do not ask the registry')
     .action(async (refs: string[], flags) => { await (await import('../image/list.ts')).inspectImages(refs, flags, context) })
 
   add('history <ref>', 'show how an image was made', 'Shows the steps that made an image, the last one first, with the size of each layer unpacked on the disk.',

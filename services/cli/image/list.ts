@@ -5,6 +5,7 @@ import { readDetails } from '../../image/details.ts'
 import type { ImageStore } from '../../image/store.ts'
 import type { Context } from '../context.ts'
 import { formatAge, formatFields, formatSize, formatTable, printable, shortDigest, terminalWidth } from '../terminal.ts'
+import { findArtifacts } from './artifacts.ts'
 import { findImage, withStore, type StoreOptions } from './open.ts'
 
 const LIST_COLUMNS = [
@@ -34,7 +35,7 @@ export async function listImages (options: StoreOptions, context: Context): Prom
       return
     }
     const rows = images.flatMap(image => {
-      const names = image.names.length > 0 ? image.names : [image.source === undefined ? '-' : `${image.source} (no name)`]
+      const names = image.names.length > 0 ? image.names : [image.source === undefined ? '-' : `(no name) from ${image.source}`]
       return names.map(name => [name, shortDigest(image.digest), formatSize(sizeOf(image, sizes)), ago(image.pulledAtMs), ago(image.usedAtMs), reasonOf(image)])
     })
     context.stdout.write(formatTable(LIST_COLUMNS, rows, terminalWidth(context)))
@@ -56,11 +57,15 @@ async function inspectOne (store: ImageStore, image: StoredImage) {
   }
 }
 
-export async function inspectImages (texts: readonly string[], options: StoreOptions, context: Context): Promise<void> {
+export async function inspectImages (texts: readonly string[], options: StoreOptions & { readonly offline?: boolean }, context: Context): Promise<void> {
   await withStore('image inspect', options, context, async store => {
     const images = texts.map(text => findImage('image inspect', store, text).image)
+    const found = options.offline ? undefined : await findArtifacts(images, options, context)
     const inspected = []
-    for (const image of images) inspected.push(await inspectOne(store, image))
+    for (const image of images) {
+      const artifacts = found?.get(image.digest)
+      inspected.push({ ...await inspectOne(store, image), ...(artifacts && { artifacts }) })
+    }
     if (options.json) context.stdout.write(`${JSON.stringify(inspected)}\n`)
     else context.stdout.write(inspected.map(one => printable(`${formatFields(one).join('\n')}\n`)).join('\n'))
   })
