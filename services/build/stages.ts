@@ -5,8 +5,8 @@ import { ContentError, RegistryError, StartError, SyscallError } from '../contra
 import type { Platform } from '../contract/image.ts'
 import type { Base, Bases, HistoryEntry, StageLayer } from './base.ts'
 import type { BuildShared } from './build-context.ts'
-import { excerpt } from './dockerfile/build-failure.ts'
-import type { BuildPlan, PlannedStage, StageSource } from './dockerfile/build-plan.ts'
+import { excerpt, type Place } from './dockerfile/build-failure.ts'
+import { stageMeant, type BuildPlan, type PlannedStage, type StageSource } from './dockerfile/build-plan.ts'
 import { EMPTY_START, evaluateStage } from './dockerfile/evaluate.ts'
 import { formatPlatform } from './dockerfile/platform.ts'
 import { createTail, type Progress } from './progress.ts'
@@ -27,18 +27,18 @@ export interface BuiltStage {
   readonly source: string | undefined
 }
 
-/** A step of the Dockerfile did not end well: where it stands, the last that it wrote, and why (its `cause`). */
+/** A step or a FROM did not end well: where it stands, the last that it wrote, and why (its `cause`). */
 export class BuildStepFailed extends Error {
   /** "Dockerfile:3" */
   readonly path: string
   readonly excerpt: string
   readonly output: readonly string[]
 
-  constructor (step: Step, output: readonly string[], cause: Error) {
+  constructor (place: Place, output: readonly string[], cause: Error) {
     super(cause.message, { cause })
     this.name = 'BuildStepFailed'
-    this.path = `${step.source.name}:${step.location.line}`
-    this.excerpt = excerpt(step)
+    this.path = `${place.source.name}:${place.location.line}`
+    this.excerpt = excerpt(place)
     this.output = output
   }
 }
@@ -66,9 +66,20 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
     const key = `${reference} ${formatPlatform(platform)}`
     const known = images.get(key)
     if (known) return known
-    const found = progress.follow(title, async () => ({ ...await bases.find(reference, platform), isCached: false }))
+    const found = progress.follow(title, async () => ({ ...await findImage(reference, platform), isCached: false }))
     images.set(key, found)
     return found
+  }
+
+  /** The image REFERENCE; when no registry has it, the error says which stage was probably meant. */
+  async function findImage (reference: string, platform: Platform): Promise<Base> {
+    try {
+      return await bases.find(reference, platform)
+    } catch (err) {
+      const hint = stageMeant(plan.stages, reference)
+      if (!(err instanceof RegistryError) || hint === undefined) throw err
+      throw new RegistryError(`${err.message}; ${hint}`, { registryCode: err.registryCode, retryable: err.retryable, cause: err })
+    }
   }
 
   async function layersOf (source: StageSource): Promise<{ layers: readonly StageLayer[], name: string }> {
@@ -83,7 +94,7 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
     const { base, platform } = stage
     if (base.kind === 'stage') return await stageOf(base.index)
     if (base.kind === 'scratch') return { layers: [], history: [], end: EMPTY_START, platform, createdAt: EPOCH, source: undefined }
-    const image = await imageOf(base.reference, platform, title)
+    const image = await imageOf(base.reference, platform, title).catch((err: unknown) => { throw placed(stage.from, [], err) })
     return {
       layers: image.layers, history: image.history, platform, source: image.source, createdAt: image.created ?? EPOCH,
       end: { config: image.config, args: new Map(), name: base.reference },
@@ -100,6 +111,13 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
     return await performRun(shared, step, { diffIds, onOutput })
   }
 
+  /** ERR with PLACE, where it is one that people can do something about there; the signal's reason when there is one. */
+  function placed (place: Place, output: readonly string[], err: unknown): unknown {
+    if (shared.signal.aborted) return shared.signal.reason
+    const isPlaced = err instanceof StepFailed || err instanceof ContentError || err instanceof RegistryError || err instanceof SyscallError
+    return isPlaced ? new BuildStepFailed(place, output, err) : err
+  }
+
   /** As above, with an error that says where in the Dockerfile it happened. */
   async function performPlaced (step: LayerStep, platform: Platform, diffIds: readonly string[], onOutput: (bytes: Buffer) => void): Promise<PerformedStep> {
     const tail = createTail()
@@ -110,11 +128,8 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
         onOutput(bytes)
       })
     } catch (err) {
-      shared.signal.throwIfAborted()
-      if (err instanceof StartError) throw step.fault(err.message)
-      const isPlaced = err instanceof StepFailed || err instanceof ContentError || err instanceof RegistryError || err instanceof SyscallError
-      if (isPlaced) throw new BuildStepFailed(step, tail.lines(), err)
-      throw err
+      if (err instanceof StartError && !shared.signal.aborted) throw step.fault(err.message)
+      throw placed(step, tail.lines(), err)
     }
   }
 

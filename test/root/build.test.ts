@@ -160,6 +160,13 @@ async function stages (t: Test, rig: BuildRig): Promise<void> {
     const target = await rig.build('FROM base AS one\nRUN echo 1 >/1\nFROM base\nRUN exit 1', {}, { target: 'one' })
     t.equal(await rig.text(target, '/1'), '1\n')
   })
+
+  await t.test('and says where an image was wanted that cannot be had, and which stage was probably meant', async t => {
+    const message = /registry 127\.0\.0\.1:1 cannot be reached/
+    await t.rejects(rig.build('# about\nFROM 127.0.0.1:1/none\n'), { name: 'BuildStepFailed', path: 'Dockerfile:2', message, excerpt: />    2 \| FROM 127/ })
+    await t.rejects(rig.build(onBase('COPY --from=127.0.0.1:1/none /a /b')), { name: 'BuildStepFailed', path: 'Dockerfile:2', message })
+    await t.rejects(rig.build('FROM base AS localhost.x\nFROM base\nCOPY --from=localhost/x /a /b\n'), { path: 'Dockerfile:3', message: /did you mean the stage localhost\.x\?$/ })
+  })
 }
 
 async function adds (t: Test, rig: BuildRig): Promise<void> {

@@ -91,6 +91,7 @@ function globalArgsOf (dockerfile: Dockerfile, options: PlanOptions): Map<string
 
 /** "did you mean the stage X?", for an image NAME that cannot be had. */
 export function stageMeant (stages: readonly Stage[], name: string): string | undefined {
+  if (stages.some(({ from }) => from.stageName === name.toLowerCase())) return `the stage ${name} comes later; a stage takes from those above it only`
   const other = closest(name, stages.flatMap(stage => stage.from.stageName ?? []))
   return other === undefined ? undefined : `did you mean the stage ${other}?`
 }
