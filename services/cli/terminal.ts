@@ -85,12 +85,12 @@ export function shortDigest (digest: string): string {
   return digest.replace('sha256:', '').slice(0, 12)
 }
 
-/** VALUE's fields, one a line, inner ones indented; what is empty is left out. */
+/** VALUE's fields, one a line, inner ones indented; what is empty is left out.  A text of several lines cannot look like several fields. */
 export function formatFields (value: object, indent = ''): string[] {
   const entries = Object.entries(value).filter(([, field]) => field !== '' && field !== null && !(typeof field === 'object' && Object.keys(field as object).length === 0))
   const width = Math.max(0, ...entries.map(([key]) => key.length))
-  return entries.flatMap(([key, field]: [string, unknown]) => {
-    if (typeof field !== 'object' || field === null) return [`${indent}${`${key}:`.padEnd(width + 1)} ${String(field)}`]
+  return entries.map(([key, field]): [string, unknown] => [key.replaceAll('\n', ' '), field]).flatMap(([key, field]) => {
+    if (typeof field !== 'object' || field === null) return [`${indent}${`${key}:`.padEnd(width + 1)} ${String(field).replaceAll('\n', `\n${indent}${' '.repeat(width + 2)}`)}`]
     if (Array.isArray(field) && typeof field[0] === 'object') return [`${indent}${key}:`, ...field.flatMap(formatItem(indent))]
     if (Array.isArray(field)) return [`${indent}${`${key}:`.padEnd(width + 1)} ${JSON.stringify(field)}`]
     return [`${indent}${key}:`, ...formatFields(field, `${indent}  `)]

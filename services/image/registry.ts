@@ -75,7 +75,7 @@ function parseErrors (bytes: Uint8Array, authorization: string | undefined): { c
   }
 }
 
-function problemText (ref: Reference, code: string, detail: string | undefined, { status, authorization }: RegistryResponse): string {
+function problemText (ref: Reference, code: string, detail: string | undefined, { status, authorization, url }: RegistryResponse): string {
   const image = `${ref.repository}${ref.digest === undefined ? `:${ref.tag}` : `@${ref.digest}`}`
   switch (code) {
     case 'MANIFEST_UNKNOWN':
@@ -91,8 +91,11 @@ function problemText (ref: Reference, code: string, detail: string | undefined, 
         : `registry ${ref.registry} refuses access to ${image} (${code}); it may not exist, or be private (wherry login ${ref.registry})`
     case 'TOOMANYREQUESTS':
       return `registry ${ref.registry} has a rate limit that was reached (${code}); try again later`
-    default:
-      return `registry ${ref.registry} answered ${status} for ${image} (${code}${detail === undefined ? '' : `: ${detail}`})`
+    default: {
+      // What servers for https answer to plain http; without a word of ours nobody finds out.
+      const hint = code === 'UNKNOWN' && status === 400 && url.protocol === 'http:' ? '; we spoke plain http, if it wants https, say so in the file of registries ("http": false)' : ''
+      return `registry ${ref.registry} answered ${status} for ${image} (${code}${detail === undefined ? '' : `: ${detail}`})${hint}`
+    }
   }
 }
 

@@ -23,6 +23,11 @@ import { identityOf, isAlive, startTimeOf, waitUntilGone } from '../../services/
 import { lockDataDir, readHolder, readState, writeState } from '../../services/cli/up/state.ts'
 import { Conflict, InvalidRequest } from '../../services/contract/errors.ts'
 
+t.test('fields are one a line, and a stranger’s text of several lines looks like none of them', async t => {
+  t.same(formatFields({ user: '', labels: { note: 'a\nisDeployed: true', 'x\ny': 1 }, list: ['a'], deep: {} }),
+    ['labels:', '  note: a\n        isDeployed: true', '  x y:  1', 'list:   ["a"]'])
+})
+
 t.test('tables', async t => {
   const columns = [{ title: 'NAME', shrinks: true }, { title: 'N', right: true }]
   t.test('are as wide as their cells', async t => {

@@ -109,6 +109,11 @@ async function run (argv: readonly string[]): Promise<{ code: number, stdout: st
   return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') }
 }
 
+t.test('wherry deploy -f refuses a wrong function before anything is built or asked', async t => {
+  const file = join(t.testdir({ 'wherry.yaml': 'functions:\n  good:\n    image: x\n  bad:\n    build: .\n    bild: .\n    timeout: soon\n' }), 'wherry.yaml')
+  t.match(await run(['deploy', '-f', file]), { code: 1, stderr: /wherry\.yaml is wrong\n {2}functions\.bad\.timeout: "soon" is not understood.*\n {2}functions\.bad\.bild: is not a known field\n$/ })
+})
+
 t.test('wherry init', async t => {
   const folder = t.testdir()
   const TESTS: Record<string, readonly string[]> = {

@@ -181,6 +181,11 @@ t.test('a registry in trouble', async t => {
     t.equal(late.requests.length, 1)
   })
 
+  t.test('that wants https and is spoken to in plain http is found out', async t => {
+    const { client, ref } = await setup(t, (_request, response) => { response.writeHead(400).end('Client sent an HTTP request to an HTTPS server.\n') })
+    await t.rejects(client.resolve(ref), { registryCode: 'UNKNOWN', message: /answered 400 .*; we spoke plain http, if it wants https, say so in the file of registries/ })
+  })
+
   t.test('that refuses with 429 gives nothing to anybody: it does not fail open', async t => {
     const { client, ref } = await setup(t, (_request, response) => { response.writeHead(429, { 'retry-after': '999', 'docker-content-digest': BLOB.digest }).end() })
     await t.rejects(client.resolve(ref), { code: 'ERR_REGISTRY', registryCode: 'TOOMANYREQUESTS' })

@@ -5,6 +5,8 @@ import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Writable } from 'node:stream'
+import { InvalidRequest } from '../../contract/errors.ts'
+import { parseDeployment } from '../../contract/function-spec.ts'
 import type { ProjectBuild, ProjectFunction } from '../../contract/project-file.ts'
 import { parseReference } from '../../image/reference.ts'
 import { buildFromFlags } from '../build/build.ts'
@@ -52,8 +54,13 @@ function composeTemplate ({ folder }: Project, { template, context }: ProjectBui
     })
   }
   const composed = mkdtempSync(join(tmpdir(), 'wherry-template-'))
-  cpSync(from, composed, { recursive: true, verbatimSymlinks: true })
-  cpSync(resolve(folder, context), join(composed, 'function'), { recursive: true, verbatimSymlinks: true })
+  try {
+    cpSync(from, composed, { recursive: true, verbatimSymlinks: true })
+    cpSync(resolve(folder, context), join(composed, 'function'), { recursive: true, verbatimSymlinks: true })
+  } catch (err) {
+    rmSync(composed, { recursive: true, force: true })
+    throw new Failure('deploy', `the template ${template} and ${context} cannot be put together (${(err as Error).message})`, { cause: err })
+  }
   return composed
 }
 
@@ -74,11 +81,22 @@ async function buildFunction (project: Project, build: ProjectBuild, image: stri
   }
 }
 
+/** Refuses F of the file PATH while nothing has been built for it, rather than after. */
+function checkFunction (path: string, f: ProjectFunction): void {
+  try {
+    parseDeployment({ ...f.deployment, image: f.image })
+  } catch (err) {
+    if (!(err instanceof InvalidRequest)) throw err
+    throw new Failure('deploy', `${path} is wrong`, { faults: err.faults.map(fault => ({ ...fault, path: `functions.${f.name}.${fault.path}` })), cause: err })
+  }
+}
+
 /** Deploys the functions of the YAML file PATH, or only ONLY of them.  Throws Failure at the first that fails; those before it stay. */
 export async function deployProject (path: string, only: string | undefined, flags: ProjectFlags, context: Context): Promise<void> {
   const project = readProject(path, context.env)
   const chosen: readonly ProjectFunction[] = project.functions.filter(f => only === undefined || f.name === only)
   if (chosen.length === 0) throw new Failure('deploy', `${path} has no function "${only}"`, { remedy: `it has ${project.functions.map(f => f.name).join(', ')}` })
+  for (const f of chosen) checkFunction(path, f)
   const client = connectGateway('deploy', flags, context)
   // With --json, stdout is for what was deployed alone.
   const aside: Context = flags.json ? { ...context, stdout: new Writable({ write: (_chunk, _encoding, done) => done() }) } : context
