@@ -8,6 +8,7 @@ import { chmod, chown, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
+import { AppError } from '../contract/errors.ts'
 import type { ImageStore } from '../image/store.ts'
 import { prepareDraft, type LayerTool } from './layer-tool.ts'
 
@@ -56,7 +57,15 @@ export function createLayerMaker ({ store, tool, clampSeconds }: LayerMakerDeps)
       }
       await ended
     }
-    const [blob] = await Promise.all([store.putBlob(gzip), pipeline(stdout, hashed, gzip)])
+    const kept = store.putBlob(gzip)
+    const packed = pipeline(stdout, hashed, gzip)
+    // Both to their end: the draft is not taken away from a packer that runs.
+    await Promise.allSettled([kept, packed])
+    const blob = await kept.catch(async (err: unknown) => {
+      if (!(err instanceof AppError)) await packed // says why the stream was cut; on a full disk it is the store that knows
+      throw err
+    })
+    await packed
     if ((await ended).entries === 0) return undefined
     const diffId = `sha256:${hash.digest('hex')}`
     store.catalog.pin(diffId, blob.digest)

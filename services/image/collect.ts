@@ -53,8 +53,6 @@ export interface Usage {
 /** A watermark: bytes of the store, or percent of its disk. */
 export type Watermark = { readonly bytes: number } | { readonly percent: number }
 
-export type Collector = ReturnType<typeof createCollector>
-
 interface Item { readonly path: string, readonly bytes: number, readonly changedAtMs: number }
 interface Listing { readonly layers: ReadonlyMap<string, Item>, readonly blobs: ReadonlyMap<string, Item> }
 

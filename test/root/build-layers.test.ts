@@ -2,13 +2,16 @@
 // that failed or was stopped.
 
 import { execFileSync } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { createHash, randomBytes } from 'node:crypto'
+import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { createLayerTool } from '../../services/build/layer-tool.ts'
+import { createLayerMaker } from '../../services/build/layers.ts'
 import type { BuildEvent } from '../../services/build/progress.ts'
+import { createImageStore } from '../../services/image/store.ts'
 import { startUnpacker } from '../../services/image/unpack.ts'
 import { BASE, buildRig, type BuildRig, type Built } from '../helpers/build.ts'
 import { takeCensus } from '../helpers/census.ts'
@@ -112,4 +115,20 @@ t.test('a build', { skip: needsRoot }, async t => {
   const rig = await buildRig(t)
   await t.test('keeps layers that are the same packed and unpacked', t => sameTwice(t, rig))
   await t.test('leaves nothing when it fails', t => failures(t, rig))
+})
+
+t.test('a disk that has room for a step’s files but not for their layer is said to be full, and nothing stays', { skip: needsRoot }, async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'wherry-full-'))
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m,mode=0700', 'tmpfs', folder])
+  t.teardown(() => {
+    execFileSync('umount', [folder])
+    rmSync(folder, { recursive: true })
+  })
+  const store = createImageStore({ dir: join(folder, 'images') })
+  const tool = createLayerTool({ nativeDir: NATIVE_DIR, signal: new AbortController().signal })
+  const maker = createLayerMaker({ store, tool, clampSeconds: undefined })
+  const made = maker.make([], async draft => { writeFileSync(join(draft, 'upper/large'), randomBytes(9 << 20)) })
+  await t.rejects(made, { errno: 'ENOSPC', message: /no space is left on the disk of the image store/ })
+  store.close()
+  t.strictSame(['blobs/sha256', 'layers/sha256', 'tmp'].flatMap(part => readdirSync(join(folder, 'images', part))), [])
 })

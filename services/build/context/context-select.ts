@@ -2,7 +2,6 @@
 // --exclude and --parents (Dockerfile reference, "COPY", "Source"), and the hash that a layer is found again by.
 // Knows paths in the context's tree; refuses to know the disk below it and the image the files go to.
 
-import { createHash } from 'node:crypto'
 import { posix } from 'node:path'
 import { didYouMean, quoted, type FaultFacts } from '../dockerfile/build-failure.ts'
 import type { BuildContext, ContextEntry } from './context.ts'
@@ -197,14 +196,4 @@ export async function selectFiles (context: BuildContext, request: CopyRequest):
   const all = [...items.values()].sort((a, b) => a.name < b.name ? -1 : 1)
   const isFile = !request.isIntoDirectory && !request.keepsParents && taken === 1 && all.length === 1 && all[0]!.isDirect
   return { items: all, layout: isFile ? 'file' : 'directory', unmatched }
-}
-
-/** sha256, in hexadecimal, of all of SELECTION that an image would show: names, kinds, modes, contents and link targets, not times. */
-export async function hashSelection (context: BuildContext, selection: CopySelection): Promise<string> {
-  const hash = createHash('sha256').update(`${selection.layout}\n`)
-  for (const { entry, name } of selection.items) {
-    const content = entry.kind === 'file' ? await context.digest(entry) : entry.linkTarget ?? ''
-    hash.update(`${JSON.stringify([name, entry.kind, entry.mode, content])}\n`)
-  }
-  return hash.digest('hex')
 }

@@ -22,7 +22,7 @@ const PLACES_MAX = 4
  * The repositories that may have IMAGE: where it came from, and those of its names.  Names of Docker Hub are mostly names of this
  * machine alone, and what was built here came from its base's repository: both are only asked when they agree.
  */
-export function placesOf ({ names, source }: Pick<StoredImage, 'names' | 'source'>): readonly string[] {
+function placesOf ({ names, source }: Pick<StoredImage, 'names' | 'source'>): readonly string[] {
   if (names.length === 0) return source === undefined ? [] : [source]
   const named = names.map(parseReference).map(({ registry, repository }) => ({ registry, place: `${registry}/${repository}` }))
   return [...new Set(named.filter(({ registry, place }) => place === source || registry !== 'docker.io').map(({ place }) => place))].slice(0, PLACES_MAX)
