@@ -40,6 +40,8 @@ t.test('wherry push', { skip }, async t => {
     t.match(await registry.resolve(parseReference(`${to}/team/app:v2`)), { digest })
     t.match(await run(['push', `${from}/app:v1`, `${to}/team/app:v3`]), { code: 0, stderr: /already there/ })
     t.match(await run(['push', `${from}/app:v1`, `${from}/other`, '--json']), { code: 0, stdout: JSON.stringify({ name: `${from}/other:latest`, digest }), stderr: /mounted from another repository/ })
+    t.match(await run(['image', 'tag', `${from}/app:v1`, `${to}/team/app:v2`]), { code: 0 })
+    t.match(await run(['push', `${from}/app:v1`, `${to}/team/third`]), { code: 0, stderr: /mounted from another repository/ }, 'where one of its names was pushed, too')
     t.match(await run(['push', `${from}/app:v1`, '-q']), { code: 0, stdout: `pushed ${from}/app:v1, ${digest}\n`, stderr: '' })
   })
 

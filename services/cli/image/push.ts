@@ -45,14 +45,18 @@ async function pushing (flags: PushFlags, context: Context, work: (pushing: Push
   }
 }
 
+/** Another repository of TO's registry that may have IMAGE's blobs, so that they can be mounted: one of its names, or where it (or its base) came from. */
+function neighbourOf ({ names, source }: StoredImage, to: Reference): Reference | undefined {
+  return [...names, ...(source === undefined ? [] : [source])].map(parseReference).find(({ registry, repository }) => registry === to.registry && repository !== to.repository)
+}
+
 /** IMAGE's parts: from STORE, and what is only unpacked there from where it was pulled. */
-function partsOf (store: ImageStore, { source }: StoredImage, { registry, signal }: Pushing): PartSource {
-  const origin = source === undefined ? undefined : parseReference(source)
-  const stored = storeSource(store, origin)
-  if (!origin) return stored
-  const remote = registrySource(registry, origin, signal)
+function partsOf (store: ImageStore, image: StoredImage, to: Reference, { registry, signal }: Pushing): PartSource {
+  const stored = storeSource(store, neighbourOf(image, to))
+  if (image.source === undefined) return stored
+  const { read, blob } = registrySource(registry, parseReference(image.source), signal)
   // Manifests are not fetched: of an index, only what is here is meant.
-  return eitherSource(stored, { ...remote, read: async descriptor => descriptor.size === undefined ? undefined : await remote.read(descriptor) })
+  return eitherSource(stored, { blob, read: async descriptor => descriptor.size === undefined ? undefined : await read(descriptor) })
 }
 
 /** TEXT as the place to push to. */
@@ -72,7 +76,7 @@ export async function pushOne (images: readonly string[], flags: PushFlags, cont
     const to = written ?? parseReference(name!)
     store.catalog.pin(image.digest)
     try {
-      const { digest, missing } = await copyImage({ ...pushing, source: partsOf(store, image, pushing), digest: image.digest, to })
+      const { digest, missing } = await copyImage({ ...pushing, source: partsOf(store, image, to, pushing), digest: image.digest, to })
       pushing.settle()
       if (missing.length > 0) context.stderr.write(`wherry: push: only this machine's platform is here; not pushed: ${missing.join(', ')}\n`)
       if (flags.json) context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, ...(missing.length > 0 && { missing }) })}\n`)
@@ -84,11 +88,11 @@ export async function pushOne (images: readonly string[], flags: PushFlags, cont
 }
 
 /** TEXT as an image of STORE, if there is one by that name, or of its registry. */
-async function findPart (text: string, store: ImageStore | undefined, pushing: Pushing): Promise<{ source: PartSource, digest: string }> {
+async function findPart (text: string, store: ImageStore | undefined, to: Reference, pushing: Pushing): Promise<{ source: PartSource, digest: string }> {
   const name = nameOf(text)
   const known = name === undefined ? undefined : store?.catalog.find(name)
   const image = known === undefined ? undefined : store?.catalog.image(known)
-  if (store && image) return { source: partsOf(store, image, pushing), digest: image.digest }
+  if (store && image) return { source: partsOf(store, image, to, pushing), digest: image.digest }
   const ref = parseReference(text)
   return { source: registrySource(pushing.registry, ref, pushing.signal), digest: (await pushing.registry.resolve(ref)).digest }
 }
@@ -97,7 +101,7 @@ export async function pushIndexOf (images: readonly string[], index: string, fla
   const to = placeOf(index)
   const work = (store?: ImageStore): Promise<void> => pushing(flags, context, async pushing => {
     const parts = []
-    for (const text of images) parts.push(await findPart(text, store, pushing))
+    for (const text of images) parts.push(await findPart(text, store, to, pushing))
     const { digest, entries } = await pushIndex({ ...pushing, to, parts })
     pushing.settle()
     if (flags.json) context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, manifests: entries })}\n`)
