@@ -16,6 +16,8 @@ export interface RegistryAccess {
   readonly dataDir: string
   /** The file of registries (WHERRY_REGISTRIES). */
   readonly registriesFile: string
+  /** Bounds each wait for a registry, and so how long a connection that is being made can hold up the end of the process. */
+  readonly requestTimeoutMs?: number
 }
 
 /** The file of logins in DATADIR, in the format of Docker's config.json. */
@@ -34,12 +36,13 @@ function loginFiles ({ env, dataDir }: RegistryAccess): readonly string[] {
  * Throws InvalidRequest when what was configured cannot be understood.
  */
 export function openRegistryClient (access: RegistryAccess, credentials?: Credentials): RegistryClient {
-  const { env, registriesFile } = access
+  const { env, registriesFile, requestTimeoutMs } = access
   const rootsFile = env['SSL_CERT_FILE'] || undefined
   return createRegistryClient({
     registries: readRegistries(registriesFile, { optional: registriesFile === REGISTRIES_FILE_DEFAULT }),
     credentials: credentials ?? createCredentials({ files: loginFiles(access), env }),
     proxyOf: readProxyRule(env),
+    ...(requestTimeoutMs !== undefined && { requestTimeoutMs }),
     ...(rootsFile !== undefined && { roots: readPem('SSL_CERT_FILE', rootsFile) }),
   })
 }

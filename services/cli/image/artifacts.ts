@@ -11,7 +11,7 @@ import type { Context } from '../context.ts'
 import { registryAccess, type AccessOptions } from '../registry-access.ts'
 import { printable, shortDigest } from '../terminal.ts'
 
-export interface FoundArtifact { readonly artifactType: string, readonly digest: string, readonly sizeBytes: number }
+interface FoundArtifact { readonly artifactType: string, readonly digest: string, readonly sizeBytes: number }
 
 /** For all images of a command together. */
 const WAIT_MAX_MS = 5000
@@ -34,7 +34,7 @@ function placesOf ({ names, source }: Pick<StoredImage, 'names' | 'source'>): re
  */
 export async function findArtifacts (images: readonly StoredImage[], options: AccessOptions, context: Context): Promise<ReadonlyMap<string, readonly FoundArtifact[]>> {
   const found = new Map<string, readonly FoundArtifact[]>()
-  const registry = openRegistryClient(registryAccess(options, context))
+  const registry = openRegistryClient({ ...registryAccess(options, context), requestTimeoutMs: WAIT_MAX_MS })
   const controller = new AbortController()
   // Not the signal alone: looking for a login does not hear of it.
   const late = new Promise<never>((_resolve, reject) => { controller.signal.addEventListener('abort', () => { reject(controller.signal.reason) }) })
