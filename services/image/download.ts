@@ -32,6 +32,12 @@ export function createDownload (env: Readonly<Record<string, string | undefined>
   return request => downloadFile(request, network)
 }
 
+/** ERROR of the transport, which takes everybody for a registry, about a file at URL. */
+function notHad (url: string, error: unknown): unknown {
+  if (!(error instanceof RegistryError)) return error
+  return new RegistryError(`${url} cannot be had: ${error.message.replace(/^registry /, '')}`, { registryCode: error.registryCode, retryable: error.retryable, cause: error })
+}
+
 /**
  * Fetch URL into the file PATH, mode 600, with the time that the server says it was changed, else none (1970).
  * Throws RegistryError when it cannot be had, ContentError when it is too large or another.
@@ -41,7 +47,7 @@ async function downloadFile ({ url, path, checksum, signal }: DownloadRequest, n
   const target = new URL(url)
   const { host } = target
   try {
-    const response = await transport.request({ registry: host, url: target, method: 'GET', headers: {}, signal })
+    const response = await transport.request({ registry: host, url: target, method: 'GET', headers: {}, signal }).catch((error: unknown) => { throw notHad(url, error) })
     if (response.status !== 200) {
       await discardBody(response)
       throw new RegistryError(`${url} cannot be had: ${host} answered ${response.status}`, { registryCode: 'UNKNOWN', retryable: response.status >= 500 })
@@ -60,7 +66,7 @@ async function downloadFile ({ url, path, checksum, signal }: DownloadRequest, n
       await file.utimes(changedAt, changedAt)
     } catch (error) {
       if (signal.aborted) throw signal.reason
-      throw unreachable(host, error)
+      throw notHad(url, unreachable(host, error))
     } finally {
       await file.close()
     }

@@ -204,6 +204,7 @@ async function adds (t: Test, rig: BuildRig): Promise<void> {
     t.equal(await rig.text(built, '/named'), 'remote')
     await t.rejects(rig.build(onBase(`ADD --checksum=${other} ${url}/dir/file.txt /x`)), { name: 'BuildStepFailed', path: 'Dockerfile:2', message: /should have the checksum/ })
     await t.rejects(rig.build(onBase(`ADD ${url}/nothing /x`)), { message: /answered 404/ })
+    await t.rejects(rig.build(onBase('ADD http://127.0.0.1:1/x /x')), { path: 'Dockerfile:2', message: /^http:\/\/127\.0\.0\.1:1\/x cannot be had: 127\.0\.0\.1:1 cannot be reached/ })
   })
 }
 
