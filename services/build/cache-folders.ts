@@ -2,8 +2,9 @@
 // no build used them for two weeks.  The store's catalog says who has one for himself, by claims that a killed build loses.
 // Refuses to know what is in them: it is whatever steps left there.
 
-import { createHash } from 'node:crypto'
-import { chmod, chown, mkdir, readdir, rm, stat, utimes } from 'node:fs/promises'
+import { createHash, randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { chmod, chown, mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Catalog } from '../image/catalog.ts'
 import type { CacheMount } from './dockerfile/mounts.ts'
@@ -19,6 +20,22 @@ export interface CacheFolder {
 
 export type CacheFolders = ReturnType<typeof createCacheFolders>
 
+/** PATH with its owner and mode, all of it or nothing; false when another build was first.  A draft that a killed build left is trimmed like a cache. */
+async function makeFolder (path: string, { mode, uid, gid }: Pick<CacheMount, 'mode' | 'uid' | 'gid'>): Promise<boolean> {
+  const draft = `${path}.${randomBytes(8).toString('hex')}`
+  await mkdir(draft, { mode: 0o700 })
+  await chown(draft, uid, gid)
+  await chmod(draft, mode)
+  try {
+    await rename(draft, path)
+    return true
+  } catch (err) {
+    await rm(draft, { recursive: true, force: true })
+    if (['EEXIST', 'ENOTEMPTY'].includes((err as NodeJS.ErrnoException).code ?? '')) return false
+    throw err
+  }
+}
+
 /** Caches in folder DIR. */
 export function createCacheFolders ({ dir, catalog }: { dir: string, catalog: Catalog }) {
   return {
@@ -32,14 +49,7 @@ export function createCacheFolders ({ dir, catalog }: { dir: string, catalog: Ca
       if (mount.sharing !== 'shared') await catalog.claimLayer(claim, signal)
       const path = join(dir, key)
       await mkdir(dir, { recursive: true, mode: 0o700 })
-      const isNew = await mkdir(path, { mode: 0o700 }).then(() => true, (err: NodeJS.ErrnoException) => {
-        if (err.code === 'EEXIST') return false
-        throw err
-      })
-      if (isNew) {
-        await chown(path, mount.uid, mount.gid)
-        await chmod(path, mount.mode)
-      }
+      const isNew = !existsSync(path) && await makeFolder(path, mount)
       const now = new Date()
       await utimes(path, now, now)
       return { path, isNew, release: () => { if (mount.sharing !== 'shared') catalog.releaseLayer(claim) } }
