@@ -115,11 +115,12 @@ export async function buildImage (deps: BuilderDeps, request: BuildRequest): Pro
   try {
     const { layers, history, end, platform, createdAt, source } = await stages.stage(plan.target)
     for (const name of unusedBuildArgs(plan, await stages.declaredArgs())) progress.warn(`--build-arg ${quoted(name)} is used by no ARG`)
-    for (const warning of plan.warnings) progress.warn(formatWarning(warning))
     const config = { ...end.config, labels: new Map([...end.config.labels, ...request.labels]) }
     const created = clampSeconds === undefined ? createdAt : new Date(clampSeconds * 1000).toISOString()
     return await keepImage(store, { layers, history, config, platform, created, source, names: request.names })
   } finally {
+    // Also of a build that failed: what it warns of may be the reason.
+    for (const warning of plan.warnings) progress.warn(formatWarning(warning))
     secrets.close()
     await runtime.close()
     await cache.trim()
