@@ -35,7 +35,7 @@ export async function awaitImage (client: GatewayClient, name: string, context: 
       progress.end()
       const failures = pulls.filter(pull => pull.state === 'failed').map(pull => printable(`${pull.worker}: ${pull.message ?? 'no reason was given'}`))
       const ready = pulls.filter(pull => pull.state === 'ready').length
-      if (!quiet && live.length > 0 && failures.length === 0) context.stderr.write(`image ready on ${ready} worker${ready === 1 ? '' : 's'} after ${formatAge(waitedMs)}\n`)
+      if (!quiet && ready > 0 && failures.length === 0) context.stderr.write(`image ready on ${ready} worker${ready === 1 ? '' : 's'} after ${formatAge(waitedMs)}\n`)
       return { ready, failures }
     }
     await sleep(POLL_MS)

@@ -14,6 +14,8 @@ export interface PrefetchDeps {
   readonly workerName: string
   readonly puller: Pick<Puller, 'ensure'>
   readonly reports: Pick<PullReports, 'write'>
+  /** Something was fetched. */
+  readonly onPulled: () => void
   readonly log: Log
 }
 
@@ -24,9 +26,9 @@ const PARALLEL_MAX = 2
 const QUEUE_MAX = 1000
 const REPORT_MS = 200
 
-interface Pull { readonly record: FunctionRecord, readonly layers: Map<string, LayerProgress>, timer: NodeJS.Timeout | undefined }
+interface Pull { readonly record: FunctionRecord, readonly layers: Map<string, LayerProgress>, timer: NodeJS.Timeout | undefined, isOver: boolean }
 
-export function createPrefetch ({ workerName, puller, reports, log }: PrefetchDeps) {
+export function createPrefetch ({ workerName, puller, reports, onPulled, log }: PrefetchDeps) {
   const waiting: FunctionRecord[] = []
   const active = new Map<string, Pull>()
   let known: ReadonlyMap<string, FunctionRecord> | undefined
@@ -38,27 +40,35 @@ export function createPrefetch ({ workerName, puller, reports, log }: PrefetchDe
       .catch((err: unknown) => log.debug({ err }, 'how far a pull is did not reach Redis'))
   }
 
-  async function pull ({ record, layers }: Pull): Promise<void> {
-    const { imageDigest: digest, spec } = record
+  /** The last word on OWN: what was to be said of it before, must not come behind. */
+  async function end (own: Pull, state: 'ready' | 'failed', message?: string): Promise<void> {
+    own.isOver = true
+    clearTimeout(own.timer)
+    await say(own.record.imageDigest, state, [...own.layers.values()], message)
+  }
+
+  async function pull (own: Pull): Promise<void> {
+    const { imageDigest: digest, spec } = own.record
     await say(digest, 'pulling', [])
     try {
-      await puller.ensure(parseReference(spec.image), digest)
-      await say(digest, 'ready', [...layers.values()])
+      const { pulled } = await puller.ensure(parseReference(spec.image), digest)
+      if (pulled) onPulled()
+      await end(own, 'ready')
     } catch (err) {
       if (!stopped) log.warn({ err, function: spec.name, image: spec.image }, 'the image of a new deployment could not be had')
-      await say(digest, 'failed', [...layers.values()], err instanceof AppError ? err.message : 'the worker failed; its log has the reason')
+      await end(own, 'failed', err instanceof AppError ? err.message : 'the worker failed; its log has the reason')
     }
   }
 
   function next (): void {
     while (active.size < PARALLEL_MAX) {
-      const record = waiting.shift()
-      if (!record) return
-      if (active.has(record.imageDigest)) continue
-      const own: Pull = { record, layers: new Map(), timer: undefined }
+      // One that is under way has its turn behind it: its own deployment waits for a report that is younger than itself.
+      const at = waiting.findIndex(record => !active.has(record.imageDigest))
+      if (at < 0) return
+      const record = waiting.splice(at, 1)[0]!
+      const own: Pull = { record, layers: new Map(), timer: undefined, isOver: false }
       active.set(record.imageDigest, own)
       void pull(own).finally(() => {
-        clearTimeout(own.timer)
         active.delete(record.imageDigest)
         next()
       })
@@ -79,11 +89,11 @@ export function createPrefetch ({ workerName, puller, reports, log }: PrefetchDe
     /** A puller's progress, of whatever image. */
     onProgress ({ image, ...progress }: PullProgress): void {
       const own = active.get(image)
-      if (!own) return
+      if (!own || own.isOver) return
       own.layers.set(progress.layer, progress)
       own.timer ??= setTimeout(() => {
         own.timer = undefined
-        if (active.get(image) === own) void say(image, 'pulling', [...own.layers.values()])
+        void say(image, 'pulling', [...own.layers.values()])
       }, REPORT_MS).unref()
     },
 

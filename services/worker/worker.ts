@@ -44,7 +44,7 @@ export async function startWorker (config: WorkerConfig, log: Log, env: Environm
   const store = createImageStore({ dir: join(dataDir, 'images'), onNote: text => log.warn(text) })
   const registry = openRegistryClient({ env, dataDir, registriesFile })
   const puller = createPuller({ store, registry: createLocalFirst({ store, registry }), nativeDir, onProgress: progress => prefetch.onProgress(progress) })
-  const prefetch = createPrefetch({ workerName, puller, reports: createPullReports({ redis, prefix }), log })
+  const prefetch = createPrefetch({ workerName, puller, reports: createPullReports({ redis, prefix }), onPulled: () => images.pulled(), log })
   const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const execute = createExecute({
     find: functions.get,

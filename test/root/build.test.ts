@@ -4,6 +4,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { createServer } from 'node:http'
 import { release } from 'node:os'
 import t, { type Test } from 'tap'
+import type { BuildEvent } from '../../services/build/progress.ts'
 import { BASE, buildRig, type BuildRig } from '../helpers/build.ts'
 import { needsRoot } from '../helpers/container.ts'
 import { tar } from '../helpers/layer.ts'
@@ -58,6 +59,10 @@ async function runs (t: Test, rig: BuildRig): Promise<void> {
     t.equal(await rig.text(built, '/out'), 'top given a b\n')
     t.strictSame((await rig.config(built)).config['Env'], ['PATH=/bin', 'KEPT=a b'])
     t.match(built.warnings, [/"TYPO" is used by no ARG/])
+    const warnings: string[] = []
+    const onEvent = (event: BuildEvent): void => { if (event.kind === 'warning') warnings.push(event.text) }
+    await t.rejects(rig.build(onBase('MAINTAINER me', 'COPY nothing /'), {}, { onEvent }), { code: 'ERR_INVALID_DOCKERFILE' })
+    t.match(warnings, [/^Dockerfile:2: MAINTAINER is deprecated/], 'a build that fails warns, too')
   })
 
   await t.test('with the host’s network or with none', async t => {
