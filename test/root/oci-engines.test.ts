@@ -85,7 +85,8 @@ async function exercise (t: Test, engine: Engine, flags: readonly string[], name
     t.match(engine(['top', name]).stdout, /sleep 1000/)
     t.equal(engine(['stop', '-t', '0', name]).code, 0)
     t.match(engine(['inspect', '--format', '{{.State.Status}} {{.State.ExitCode}}', name]).stdout, /exited 137/)
-    t.equal(engine(['start', name]).code, 0)
+    const again = engine(['start', name])
+    t.equal(again.code, 0, `starts again: ${again.stderr}`)
     t.equal(engine(['rm', '-f', name]).code, 0)
   })
   t.test('limits change while it runs, and its use is told', async t => {
