@@ -1,4 +1,4 @@
-// What a test run shows: one line per file, each failure in full, and as the very last line
+// What a test run shows: one line per file, each failure in full, their names again, and as the very last line
 // "N passed, N failed, N skipped".  Reads the TAP text that tap gives its reporters; knows nothing of
 // what is tested.  Counted are tests, that is named blocks (the innermost ones) and assertions that
 // stand in no block.  Stricter than tap: a file that crashes or asserts nothing is a failure, and
@@ -12,6 +12,9 @@ interface Counts { passed: number, failed: number, skipped: number }
 const INDENT = 4
 /** Lines of one failure's diagnostics that are shown. */
 const DIAGNOSTIC_LINES_MAX = 120
+/** Failures that are named again behind the tiers. */
+const TITLES_MAX = 20
+const TITLE_LENGTH_MAX = 160
 const RESULT = /^(not )?ok \d+(?: - (.*?))?(?: # (SKIP|TODO)\b ?(.*?)| # time=[\d.]+ms)*\s*\{?$/i
 /** Diagnostics that help nobody: how the file was run, what it had open, the source around a line that is named anyway. */
 const DULL = new Set(['stdio', 'cwd', 'externalID', 'command', 'args', 'signal', 'isToplevel', 'typeName', 'columnNumber', 'functionName', 'methodName', 'source', 'handles'])
@@ -67,6 +70,8 @@ export default class Reporter extends Transform {
       this.push('✗ no test ran\n')
     }
     if (this.total.failed > 0) this.#fail()
+    // Whoever sees only the end of a long log sees what to look for.
+    if (this.#failures.length > 1) for (const [title] of this.#failures.slice(0, TITLES_MAX)) this.push(`failed: ${title!.slice(0, TITLE_LENGTH_MAX)}\n`)
     this.push(`${describe(this.total)}\n`)
     done()
   }

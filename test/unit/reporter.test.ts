@@ -78,6 +78,19 @@ not ok 1 - test/redis/b.test.ts # time=1ms
   t.ok(failed)
 })
 
+t.test('several failures are named again behind the tiers', async t => {
+  const { text } = await report(`# Subtest: test/unit/a.test.ts
+    not ok 1 - one
+      ---
+      diff: long
+      ...
+    not ok 2 - two
+    1..2
+not ok 1 - test/unit/a.test.ts # time=1ms
+`)
+  t.match(text, /tier unit: .*\nfailed: test\/unit\/a\.test\.ts > one\nfailed: test\/unit\/a\.test\.ts > two\n0 passed, 2 failed, 0 skipped\n$/)
+})
+
 t.test('what tap lets pass or counts as nothing is a failure', async t => {
   t.test('a file that asserts nothing', async t => {
     const { text, last, failed } = await report('# Subtest: test/unit/c.test.ts\n    1..0 # no tests found\nok 1 - test/unit/c.test.ts # SKIP no tests found\n')
