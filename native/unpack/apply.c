@@ -12,30 +12,10 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 /* linux/limits.h PATH_MAX with its NUL: the longest target that symlink(2) takes. */
 #define TARGET_BYTES_MAX 4095u
-
-/* Count one more entry, or refuse. */
-void
-wy_count_entry (struct wy_unpack *u)
-{
-  if (++u->entries > u->limits.entries)
-    wy_refuse (WY_LIMIT, "", "the layer has more entries than its limit");
-}
-
-/* FD is new, and may have the default ACL of the directory that it is in as its own; the archive names all that it wants.
- * acl(5): what is created in such a directory inherits. */
-void
-wy_forget_inherited (const struct wy_unpack *u, int fd)
-{
-  const char *const inherited[] = { WY_ACCESS_ACL, WY_DEFAULT_ACL };
-  for (size_t i = 0; u->default_acls && i < 2; i++)
-    if (fremovexattr (fd, inherited[i]) < 0 && errno != ENODATA && errno != EACCES && errno != EOPNOTSUPP)
-      wy_fail ("fremovexattr", u->entry.name);
-}
 
 static void
 set_metadata (struct wy_unpack *u, int fd)

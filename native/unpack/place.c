@@ -20,10 +20,30 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* openat2(2): EAGAIN when some rename or mount anywhere raced a ".."; the caller should try again. */
 #define OPEN_TRIES_MAX 1000
+
+/* Count one more entry, or refuse. */
+void
+wy_count_entry (struct wy_unpack *u)
+{
+  if (++u->entries > u->limits.entries)
+    wy_refuse (WY_LIMIT, "", "the layer has more entries than its limit");
+}
+
+/* FD is new, and may have the default ACL of the directory that it is in as its own; the archive names all that it wants.
+ * acl(5): what is created in such a directory inherits. */
+void
+wy_forget_inherited (const struct wy_unpack *u, int fd)
+{
+  const char *const inherited[] = { WY_ACCESS_ACL, WY_DEFAULT_ACL };
+  for (size_t i = 0; u->default_acls && i < 2; i++)
+    if (fremovexattr (fd, inherited[i]) < 0 && errno != ENODATA && errno != EACCES && errno != EOPNOTSUPP)
+      wy_fail ("fremovexattr", u->entry.name);
+}
 
 /* Open PATH below the root, "" being the root.  Return: a descriptor, or -1 with errno. */
 int

@@ -112,6 +112,8 @@ void wy_pax_apply (struct wy_unpack *u, bool keep_name, bool keep_link);
 bool wy_pax_set_xattrs (const struct wy_entry *e, int fd);
 
 /* place.c */
+void wy_count_entry (struct wy_unpack *u);
+void wy_forget_inherited (const struct wy_unpack *u, int fd);
 size_t wy_name_clean (char *name, const struct wy_limits *limits);
 int wy_open_beneath (const struct wy_unpack *u, const char *path, int flags);
 int wy_place (struct wy_unpack *u, char *name, const char **last);
@@ -127,8 +129,6 @@ void wy_opaque_set (int parent, const char *last, const char *shown);
 
 /* apply.c */
 void wy_apply (struct wy_unpack *u);
-void wy_forget_inherited (const struct wy_unpack *u, int fd);
-void wy_count_entry (struct wy_unpack *u);
 
 /* times.c */
 void wy_times_note (struct wy_unpack *u, const char *path, struct timespec mtime);

@@ -2,13 +2,8 @@
 
 import type { Command } from 'commander'
 import type { Context } from '../context.ts'
-import { addAccessOptions, type AccessOptions } from '../registry-access.ts'
-
-export interface PushFlags extends AccessOptions {
-  readonly index?: string
-  readonly quiet?: boolean
-  readonly json?: boolean
-}
+import type { PushFlags } from '../image/push.ts'
+import { addAccessOptions } from '../registry-access.ts'
 
 export function addPush (program: Command, context: Context): void {
   addAccessOptions(program.command('push'))

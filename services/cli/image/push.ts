@@ -9,15 +9,20 @@ import { openRegistryClient } from '../../image/open-registry.ts'
 import { formatReference, parseReference, type Reference } from '../../image/reference.ts'
 import type { RegistryClient } from '../../image/registry.ts'
 import type { ImageStore } from '../../image/store.ts'
-import type { PushFlags } from '../commands/push.ts'
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
-import { registryAccess } from '../registry-access.ts'
+import { registryAccess, type AccessOptions } from '../registry-access.ts'
 import { shortDigest } from '../terminal.ts'
 import { dataFolder, findImage, nameOf, withStore } from './open.ts'
 import { createProgress } from './progress.ts'
 
 const WHAT = 'push'
+
+export interface PushFlags extends AccessOptions {
+  readonly index?: string
+  readonly quiet?: boolean
+  readonly json?: boolean
+}
 
 interface Pushing {
   readonly registry: RegistryClient
