@@ -113,14 +113,14 @@ do_open_files (char **argv)
   return 0;
 }
 
-/* flood BYTES: that much of "x" to both stdout and stderr, without a newline. */
+/* flood FD BYTES: that much of "x" to the descriptor, without a newline. */
 static int
 do_flood (char **argv)
 {
   static char block[65536];
   memset (block, 'x', sizeof block);
-  for (long long left = atoll (argv[0]); left > 0; left -= (long long) sizeof block)
-    if (write (1, block, sizeof block) < 0 || write (2, block, sizeof block) < 0)
+  for (long long left = atoll (argv[1]); left > 0; left -= (long long) sizeof block)
+    if (write (atoi (argv[0]), block, sizeof block) < 0)
       return 1;
   return 7;
 }
@@ -332,7 +332,7 @@ do_count (char **argv)
 
 const struct verb load_verbs[] = {
   { "fill", do_fill, 1 }, { "files", do_files, 1 }, { "memory", do_memory, 1 }, { "child-memory", do_child_memory, 1 },
-  { "fork", do_fork, 0 }, { "open-files", do_open_files, 0 }, { "flood", do_flood, 1 }, { "spin", do_spin, 1 },
+  { "fork", do_fork, 0 }, { "open-files", do_open_files, 0 }, { "flood", do_flood, 2 }, { "spin", do_spin, 1 },
   { "drip", do_drip, 1 }, { "lease", do_lease, 2 }, { "block-stdin", do_block_stdin, 0 }, { "fork-bomb", do_fork_bomb, 0 },
   { "hoard", do_hoard, 1 }, { "count", do_count, 2 },
   { "watch", do_watch, 1 }, { NULL, NULL, 0 },

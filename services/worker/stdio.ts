@@ -60,7 +60,7 @@ function writeNow (fd: number, body: Uint8Array): number | undefined {
 /** One for all pipes: what is read is looked at before anything else can be read, and copied if it is kept. */
 const readBuffer = Buffer.allocUnsafeSlow(PIPE_BYTES)
 
-/** Read FD to its end; what is beyond the bound is read and forgotten, so that the writer never stands still. */
+/** Read FD to its end; what KEEP does not keep is forgotten, so that the writer never stands still. */
 function collect (fd: number, keep: (chunk: Buffer) => void): Promise<void> {
   return new Promise(resolve => {
     const onread = { buffer: readBuffer, callback: (sizeBytes: number) => { keep(readBuffer.subarray(0, sizeBytes)); return true } }
@@ -71,8 +71,8 @@ function collect (fd: number, keep: (chunk: Buffer) => void): Promise<void> {
   })
 }
 
-/** The first MAXBYTES of what comes. */
-function createHead (maxBytes: number) {
+/** The first MAXBYTES of what comes; ONOVERFLOW hears once that there is more. */
+function createHead (maxBytes: number, onOverflow: () => void) {
   let head = Buffer.alloc(0)
   let keptBytes = 0
   let overflowed = false
@@ -86,8 +86,11 @@ function createHead (maxBytes: number) {
         head = larger
       }
       chunk.copy(head, keptBytes, 0, wanted - keptBytes)
-      overflowed ||= keptBytes + chunk.length > maxBytes
+      const isMore = keptBytes + chunk.length > maxBytes
       keptBytes = wanted
+      if (!isMore || overflowed) return
+      overflowed = true
+      onOverflow()
     },
     bytes: (): Buffer => head.subarray(0, keptBytes),
     overflowed: (): boolean => overflowed,
@@ -121,11 +124,12 @@ type Verdict = Pick<StdioResult, 'outcome' | 'message'>
 function judge (call: StdioCall, exit: ContainerExit, why: { timedOut: boolean, overflowed: boolean }): Verdict {
   const { memory } = call.spec.linux.resources
   if (exit.usage.oomKills > 0) return { outcome: 'oom', message: `the function needed more memory than its limit of ${formatBytes(memory.limit)} and was killed` }
+  // Before what follows from it: the container was killed for it, unless it had ended already.
+  if (why.overflowed) return { outcome: 'too_large', message: `the function wrote more than ${formatBytes(call.responseMaxBytes)} to stdout` }
   if (why.timedOut) return { outcome: 'timeout', message: `the function was still running after ${formatDuration(call.timeoutMs)} and was killed` }
   if (call.signal.aborted) return { outcome: 'cancelled', message: 'the call was taken back while the function ran' }
   if (exit.signal !== undefined) return { outcome: 'crash', message: `the function was killed by ${exit.signal}` }
   if (exit.exitCode !== 0) return { outcome: 'app_error', message: `the function ended with exit code ${exit.exitCode}` }
-  if (why.overflowed) return { outcome: 'too_large', message: `the function wrote more than ${formatBytes(call.responseMaxBytes)} to stdout` }
   return { outcome: 'ok' }
 }
 
@@ -139,7 +143,7 @@ export async function runStdio (runtime: Runtime, call: StdioCall): Promise<Stdi
   const timer = setTimeout(() => { timedOut = true; container.kill() }, call.timeoutMs)
   call.signal.addEventListener('abort', container.kill, { once: true })
   if (call.signal.aborted) container.kill()
-  const response = createHead(call.responseMaxBytes)
+  const response = createHead(call.responseMaxBytes, container.kill)
   const log = createTail(LOG_MAX_BYTES)
   const pipes = Promise.all([collect(container.stdout, response.keep), collect(container.stderr, log.keep)])
   feed(container.stdin, call.body)
