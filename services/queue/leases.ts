@@ -2,6 +2,7 @@
 // A lease that is lost aborts its call; whatever the call then still brings is refused by the settle
 // script.  Knows job ids and tokens; does not know what runs under a lease.
 
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Log } from '../platform/log.ts'
 import type { RedisClient } from '../platform/redis.ts'
 import type { Lane } from './lanes.ts'
@@ -42,6 +43,8 @@ export function createLeases ({ commands, lockDurationMs, log }: { commands: Red
         backend.toKey(''), lockDurationMs, ...leases.flatMap(lease => [lease.jobId, lease.token]))
     }
     const answers = valuesOf(await pipeline.exec())
+    // A call that was settled on the same connection just before has lost nothing: whoever waits for that answer releases its lease now.
+    await nextTurn()
     for (const [i, leases] of [...byFunction.values()].entries()) {
       const lost = answers[i]
       for (const lease of leases) {

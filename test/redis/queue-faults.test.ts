@@ -3,7 +3,9 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import t from 'tap'
-import { completion, gate, invocation, queueRig, until, type Rig } from '../helpers/queue-rig.ts'
+import { createLanes } from '../../services/queue/lanes.ts'
+import { createLeases } from '../../services/queue/leases.ts'
+import { completion, gate, invocation, log, queueRig, until, type Rig } from '../helpers/queue-rig.ts'
 import { skipWithoutRedis, startRedis, type TestRedis } from '../helpers/redis.ts'
 
 if (skipWithoutRedis) {
@@ -84,7 +86,34 @@ t.test('workers that fall silent', async t => {
     t.equal(await client.get(`${rig.prefix}:f:${job.id}:lock`), 'another’s')
     t.equal(await job.getState(), 'active')
     t.same(settled, [])
-    t.equal(await client.exists(`${rig.prefix}:@call:f.${job.id}`), 0)
+    t.equal(await client.exists(`${rig.prefix}:@call:f~${job.id}`), 0)
+  })
+
+  t.test('a call that is settled while leases are renewed has not lost its own', async t => {
+    const rig = queueRig(t, redis)
+    const lane = await createLanes(client, { prefix: rig.prefix, workerName: 'w', times: QUICK }).get('f')
+    let renewals = 0
+    const commands = Object.assign(Object.create(client) as typeof client, {
+      disconnect () { /* a busy machine may well be slower than these leases */ },
+      pipeline () {
+        if (renewals++ === 0) void settle() // its commands are on the connection before those of the renewal
+        return client.pipeline()
+      },
+    })
+    const leases = createLeases({ commands, lockDurationMs: 300, log })
+    t.teardown(() => leases.stop())
+    const settled = leases.hold(lane, 'settled', 'token')
+    const lost = leases.hold(lane, 'lost', 'token')
+    await client.lpush(`${rig.prefix}:f:active`, 'settled')
+    async function settle (): Promise<void> {
+      await client.lrem(`${rig.prefix}:f:active`, 1, 'settled')
+      for (let step = 0; step < 10; step++) await undefined // from the answer to the end of an attempt are some steps
+      leases.release(settled)
+    }
+    leases.start()
+    await until(() => renewals > 1)
+    t.ok(lost.signal.aborted, 'a lease that was lost is')
+    t.notOk(settled.signal.aborted)
   })
 
   t.test('a late end of a call that was run again is refused', async t => {
