@@ -133,7 +133,20 @@ const deployment = z.strictObject({
   requests: z.record(z.string(), z.unknown()).nullable().optional(),
 })
 
-/** What ISSUE of zod means, in the words of whoever wrote the input. */
+const KINDS: Readonly<Record<string, string>> = { string: 'a text', number: 'a number', boolean: 'true or false', array: 'a list', object: 'an object', record: 'an object' }
+
+/** How what people write is parsed: where a rule does not say itself what is wrong, this does, in their words. */
+export const INPUT = {
+  reportInput: true,
+  error (issue: z.core.$ZodRawIssue): string | undefined {
+    if (issue.code === 'invalid_type') return `must be ${KINDS[issue.expected] ?? issue.expected}`
+    if (issue.code === 'invalid_union') return 'must be a text or a number'
+    if (issue.code === 'too_big') return `is longer than ${issue.maximum}`
+    return issue.code === 'too_small' ? 'is empty' : undefined
+  },
+} as const
+
+/** What ISSUE of zod means, field by field. */
 export function faultOf (issue: z.core.$ZodIssue): Fault[] {
   const path = issue.path.map((key, i) => typeof key === 'number' ? `[${key}]` : i === 0 ? String(key) : `.${String(key)}`).join('')
   if (issue.code === 'unrecognized_keys') {
@@ -154,7 +167,7 @@ export function parseDeployment (body: unknown): FunctionSpec {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) {
     throw new InvalidRequest([{ path: '', problem: 'the body must be a JSON object that describes a function' }])
   }
-  const result = deployment.safeParse(body, { reportInput: true })
+  const result = deployment.safeParse(body, INPUT)
   if (!result.success) throw new InvalidRequest(result.error.issues.flatMap(faultOf))
   const d = result.data
   const volumes = (d.volumes ?? []).map(v => ({ name: v.name, target: normalise(v.target), readonly: v.readonly ?? false }))

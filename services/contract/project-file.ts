@@ -5,7 +5,7 @@
 
 import { z } from 'zod'
 import { InvalidRequest, type Fault } from './errors.ts'
-import { faultOf } from './function-spec.ts'
+import { faultOf, INPUT } from './function-spec.ts'
 
 /** How a function's image is made; paths are relative to the file. */
 export interface ProjectBuild {
@@ -37,7 +37,7 @@ const LIST_MAX = 256
 
 const text = z.string().max(TEXT_MAX, `is longer than ${TEXT_MAX} characters`).regex(/^[^\0]*$/, 'contains a NUL character')
 /** YAML reads `1.5` and `true` as what they are; an environment has only text. */
-const scalar = z.union([text, z.number(), z.boolean()]).transform(String)
+const scalar = z.union([text, z.number(), z.boolean()], 'must be a text, a number, true or false').transform(String)
 const textMap = z.record(z.string(), scalar)
 const list = z.array(text).max(LIST_MAX, `has more than ${LIST_MAX} items`)
 const functionsOf = <T extends z.ZodType>(one: T) => z.record(z.string().min(1), one)
@@ -133,7 +133,7 @@ function fromOpenfaas (name: string, f: OpenfaasFunction): ProjectFunction {
 /** The functions of a file, parsed from YAML or JSON.  Throws InvalidRequest that lists every wrong field. */
 export function parseProjectFile (parsed: unknown): readonly ProjectFunction[] {
   const isOpenfaas = typeof parsed === 'object' && parsed !== null && 'provider' in parsed
-  const result = isOpenfaas ? openfaasFile.safeParse(parsed, { reportInput: true }) : wherryFile.safeParse(parsed, { reportInput: true })
+  const result = isOpenfaas ? openfaasFile.safeParse(parsed, INPUT) : wherryFile.safeParse(parsed, INPUT)
   if (!result.success) {
     const faults: Fault[] = result.error.issues.flatMap(faultOf)
     throw new InvalidRequest(faults.map(fault => fault.path === '' ? { path: '', problem: 'must hold "functions:" with a name and its fields for each' } : fault))

@@ -4,7 +4,7 @@
 
 import { z } from 'zod'
 import { InvalidRequest } from './errors.ts'
-import { faultOf } from './function-spec.ts'
+import { faultOf, INPUT } from './function-spec.ts'
 
 export interface SignatureRule {
   readonly mode: 'require' | 'warn' | 'off'
@@ -32,7 +32,7 @@ const policy = z.strictObject({
 
 /** PARSED as a policy.  Throws InvalidRequest that lists every wrong field. */
 export function parseSignaturePolicy (parsed: unknown): SignaturePolicy {
-  const result = policy.safeParse(parsed, { reportInput: true })
+  const result = policy.safeParse(parsed, INPUT)
   if (!result.success) throw new InvalidRequest(result.error.issues.flatMap(faultOf))
   return result.data
 }

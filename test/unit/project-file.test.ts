@@ -34,10 +34,12 @@ t.test('wherry.yaml', async t => {
   t.test('names every wrong field at once', async t => {
     t.same(faultsOf({ functions: { one: { build: 7, service: 'x', envVars: { A: [] } } } }), [
       'functions.one.build: must be the path of a folder, or { context, dockerfile, target, args }',
-      'functions.one.envVars.A: Invalid input',
+      'functions.one.envVars.A: must be a text, a number, true or false',
       'functions.one.service: is the name above it; leave it out',
     ])
     t.same(faultsOf({ functions: {} }), ['functions: has no function'])
+    t.same(faultsOf({ functions: [1] }), ['functions: must be an object'])
+    t.same(faultsOf({ functions: { one: { image: 5 } } }), ['functions.one.image: must be a text'])
     t.same(faultsOf({ function: {} }).toSorted(), ['function: is not a known field', 'functions: is missing'])
     for (const nothing of [null, 'text', 3, []]) t.same(faultsOf(nothing), [': must hold "functions:" with a name and its fields for each'], JSON.stringify(nothing))
   })

@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parse } from 'yaml'
+import { InvalidRequest } from '../../contract/errors.ts'
 import { parseProjectFile, type ProjectFunction } from '../../contract/project-file.ts'
 import { Failure } from '../failure.ts'
 
@@ -42,7 +43,16 @@ function readText (path: string): string {
   }
 }
 
-/** The functions of the YAML file PATH.  Throws Failure (unreadable, not YAML) or InvalidRequest (wrong fields). */
+function parseProject (parsed: unknown, path: string): readonly ProjectFunction[] {
+  try {
+    return parseProjectFile(parsed)
+  } catch (err) {
+    if (!(err instanceof InvalidRequest)) throw err
+    throw new Failure('deploy', `${path} is wrong`, { faults: err.faults, cause: err })
+  }
+}
+
+/** The functions of the YAML file PATH.  Throws Failure: unreadable, not YAML, or wrong, with its wrong fields. */
 export function readProject (path: string, env: Readonly<Record<string, string | undefined>>): Project {
   const text = substituteVariables(readText(path), env)
   let parsed: unknown
@@ -52,7 +62,7 @@ export function readProject (path: string, env: Readonly<Record<string, string |
     throw new Failure('deploy', `${path} is not YAML (${(err as Error).message})`, { cause: err })
   }
   const folder = dirname(resolve(path))
-  return { folder, functions: parseProjectFile(parsed).map(f => withEnvironmentFiles(f, folder)) }
+  return { folder, functions: parseProject(parsed, path).map(f => withEnvironmentFiles(f, folder)) }
 }
 
 /** OpenFaaS's environment_file: YAML with `environment:`; what the function itself says wins. */
