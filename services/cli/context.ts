@@ -1,7 +1,10 @@
 // What a command gets from the process that runs it.  main.ts makes it; commands use nothing global.
 
 import type { ChildProcess } from 'node:child_process'
+import { constants } from 'node:os'
 import type { Readable, Writable } from 'node:stream'
+
+const BY_SIGNAL = 128
 
 export interface Context {
   readonly env: Readonly<Record<string, string | undefined>>
@@ -15,10 +18,10 @@ export interface Context {
   readonly setExitCode: (code: number) => void
 }
 
-/** Resolves with how CHILD ended, the way a shell counts it: its code, or 128 + 15 for a signal. */
+/** Resolves with how CHILD ended, the way a shell counts it: its code, or 128 and the number of the signal. */
 export function exitCodeOf (child: ChildProcess): Promise<number> {
   return new Promise((resolve, reject) => {
     child.once('error', reject)
-    child.once('exit', (code, signal) => { resolve(code ?? (signal === null ? 1 : 128 + 15)) })
+    child.once('exit', (code, signal) => { resolve(code ?? BY_SIGNAL + (signal === null ? 0 : constants.signals[signal])) })
   })
 }

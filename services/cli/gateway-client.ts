@@ -118,8 +118,14 @@ function sendWhenAsked (request: ClientRequest, body: Uint8Array): void {
   request.flushHeaders()
 }
 
+const WHY_UNREACHABLE: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'nothing listens there',
+  ENOTFOUND: 'there is no such host',
+  EPROTO: 'what listens there does not speak TLS; is it http?',
+}
+
 function unreachable (what: string, base: string, err: NodeJS.ErrnoException): Failure {
-  const why = err.code === 'ECONNREFUSED' ? 'nothing listens there' : err.code === 'ENOTFOUND' ? 'there is no such host' : err.message || err.code
+  const why = WHY_UNREACHABLE[err.code ?? ''] ?? (err.message || err.code)
   return new Failure(what, `the gateway ${base} cannot be reached (${why})`, {
     remedy: 'start it with wherry up, or say where it is with --gateway URL', cause: err,
   })

@@ -23,6 +23,7 @@ import { addUp } from './commands/up.ts'
 import { addVersion } from './commands/version.ts'
 import type { Context } from './context.ts'
 import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.ts'
+import project from '../../package.json' with { type: 'json' }
 
 const COMMANDS = [
   addUp, addDown, addInit, addBuild, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addPush, addLogin, addLogout, addDoctor, addVersion,
@@ -47,6 +48,7 @@ export async function runProgram (argv: readonly string[], context: Context): Pr
 function createProgram (context: Context): Command {
   const program = new Command('wherry')
     .description('Runs container functions: HTTP and BullMQ in, short-lived isolated containers underneath.')
+    .version(`wherry ${project.version}`, '-V, --version', 'show the version; wherry version shows more')
     .enablePositionalOptions()
     .configureHelp({ showGlobalOptions: false })
     .configureOutput({

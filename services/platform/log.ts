@@ -19,13 +19,26 @@ const RETRY_MS = 50
 /** For the last lines, when the process exits and its reader is slow. */
 const LAST_WAIT_MS = 500
 const PAUSE_MS = 10
+/** How many causes of causes an error's line tells. */
+const CAUSES_MAX = 8
 
 /**
  * A logger for the process NAME that writes lines of LEVEL and above.
  * Writing never blocks the event loop; what is left when the process exits is written then, as far as the reader takes it.
  */
 export function createLog ({ name, level }: { name: string, level: LogLevel }): Log {
-  return pino({ name, level }, createLines(STDERR))
+  return pino({ name, level, serializers: { err: describeError } }, createLines(STDERR))
+}
+
+/** ERR as pino writes it, but for causes that its own message quotes already: pino would say them twice. */
+function describeError (err: unknown): unknown {
+  if (!(err instanceof Error)) return err
+  let message = err.message
+  let { cause } = err
+  for (let depth = 0; cause instanceof Error && depth < CAUSES_MAX; depth++, { cause } = cause) {
+    if (!message.includes(cause.message)) message += `: ${cause.message}`
+  }
+  return { ...pino.stdSerializers.err(err), message }
 }
 
 /** Lines on their way to FD, in order, one write at a time. */

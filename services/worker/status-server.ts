@@ -31,7 +31,7 @@ export async function startStatusServer ({ listen, telemetry, health }: StatusDe
       const { ok, ...facts } = health()
       return json(ok ? 200 : 503, { status: ok ? 'ok' : 'unavailable', ...facts })
     }
-    if (request.url !== '/metrics') return json(404, { error: { code: 'ERR_NOT_FOUND', message: 'here are /healthz and /metrics' } })
+    if (request.url !== '/metrics') return json(404, { error: { code: 'ERR_NOT_FOUND', message: 'this is a worker: it has /healthz and /metrics, and calls go to a gateway' } })
     telemetry.scrape().then(
       ({ contentType, text }) => answer(response, 200, contentType, text),
       (err: unknown) => json(500, { error: { code: 'ERR_INTERNAL', message: String(err) } }))

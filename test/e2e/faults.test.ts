@@ -44,6 +44,12 @@ t.test('a gateway that is not there', async t => {
   t.match(await runWherry(['down', '--data', shortFolder(t)]), { code: 0, stderr: /^nothing runs on / })
 })
 
+t.test('a stdout that is full is a failure with a reason, one whose reader has left is none', async t => {
+  const full = ['sh', '-c', 'exec "$@" >/dev/full', 'sh']
+  t.match(await runWherry(['version'], { through: full }), { code: 1, stderr: /^wherry: stdout cannot be written \(ENOSPC: [^\n]*\)\n$/ })
+  t.match(await runWherry(['--help'], { through: ['sh', '-c', '{ "$@"; echo $? >&2; } | true', 'sh'] }), { stderr: '0\n' })
+})
+
 t.test('up refuses what cannot work, before anything is started', { skip }, async t => {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')

@@ -9,7 +9,7 @@ import type { AddressInfo } from 'node:net'
 import { PassThrough } from 'node:stream'
 import t, { type Test } from 'tap'
 import { connectGateway } from '../../services/cli/connect.ts'
-import type { Context } from '../../services/cli/context.ts'
+import { exitCodeOf, type Context } from '../../services/cli/context.ts'
 import { describeFailure, Failure, failureOf } from '../../services/cli/failure.ts'
 import { createGatewayClient } from '../../services/cli/gateway-client.ts'
 import { createProgress, describeLayer } from '../../services/cli/image/progress.ts'
@@ -308,4 +308,10 @@ t.test('the progress of a pull', async t => {
   t.equal(describe('queued'), '4.0 MiB, waiting')
   t.equal(describe('unpacking'), '4.0 MiB received, unpacking (2.0 MiB so far)')
   t.equal(describe('present'), '4.0 MiB, already there')
+})
+
+t.test('the end of a child is told as a shell tells it', async t => {
+  const ends: ReadonlyArray<readonly [script: string, code: number]> = [['exit 0', 0], ['exit 7', 7], ['kill -KILL $$', 137], ['kill -TERM $$', 143]]
+  for (const [script, code] of ends) t.equal(await exitCodeOf(spawn('sh', ['-c', script])), code, script)
+  await t.rejects(exitCodeOf(spawn('/nothing')), { code: 'ENOENT' })
 })

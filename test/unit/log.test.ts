@@ -25,6 +25,18 @@ t.test('every line arrives in order, also those of the last moment', async t => 
   t.equal(lines.at(-1)?.msg, 'last words')
 })
 
+t.test('an error is told with its causes, each once, and with what else it carries', async t => {
+  const child = start(t, `
+    const cause = Object.assign(new Error('connect ENOENT /a'), { code: 'ENOENT' })
+    log.warn({ err: new Error('Redis at /a: connect ENOENT /a', { cause }) }, 'away')
+    log.warn({ err: Object.assign(new Error('no image', { cause: new Error('no registry', { cause }) }), { registryCode: 'X' }) }, 'away')
+    const ring = new Error('round'); ring.cause = ring
+    log.warn({ err: ring }, 'away')
+    log.warn({ err: 'a text' }, 'away')`)
+  const errors = Buffer.concat(await child.stderr!.toArray() as Buffer[]).toString().trimEnd().split('\n').map(line => (JSON.parse(line) as { err: { message: string, registryCode?: string } }).err)
+  t.match(errors, [{ message: /^Redis at \/a: connect ENOENT \/a$/, stack: /caused by: Error: connect ENOENT/ }, { message: /^no image: no registry: connect ENOENT \/a$/, registryCode: 'X' }, { message: /^round$/ }, 'a text'])
+})
+
 t.test('a process whose reader is gone ends, whatever it still had to say', async t => {
   for (const script of [
     "process.stdin.once('end', () => { log.info('one'); log.info('two'); process.exit(3) }).resume(); process.stdout.write('up')",
