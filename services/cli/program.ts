@@ -30,6 +30,9 @@ const COMMANDS = [
   addGateway, addWorker, addOci,
 ]
 
+/** The last argument of commands that hand words on to a program of somebody else's. */
+const FOREIGN_WORDS = 'args'
+
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
 export async function runProgram (argv: readonly string[], context: Context): Promise<number> {
   let exitCode = 0
@@ -67,7 +70,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.  wherry COMMAND --help shows more o
   for (const command of withSubcommands(program)) {
     command.exitOverride(err => {
       const isHelp = err.exitCode === 0 || err.code === 'commander.help'
-      throw isHelp ? err : usageFailure(titleOf(command), err.message.replace(/^error: /, '').replace(/\.$/, ''))
+      const isForeign = err.code === 'commander.unknownOption' && command.registeredArguments.at(-1)?.name() === FOREIGN_WORDS
+      throw isHelp ? err : usageFailure(titleOf(command), `${err.message.replace(/^error: /, '').replace(/\.$/, '')}${isForeign ? ' (words for the function’s program stand behind --)' : ''}`)
     })
   }
   return program

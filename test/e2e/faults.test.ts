@@ -19,6 +19,8 @@ t.test('a wrong command line is exit code 2 and says where the right one is told
     { args: ['invoke'], says: "wherry: invoke: missing required argument 'name'; see wherry invoke --help" },
     { args: ['deploy', 'x'], says: 'wherry: deploy: --image is missing; see wherry deploy --help' },
     { args: ['deploy', 'x', '--image', 'y', '--volume', 'nope'], says: 'wherry: deploy: --volume "nope" must be NAME:TARGET or NAME:TARGET:ro; see wherry deploy --help' },
+    { args: ['deploy', 'x', '--image', 'y', 'sh', '-c', 'date'], says: "wherry: deploy: unknown option '-c' (words for the function’s program stand behind --); see wherry deploy --help" },
+    { args: ['deploy', 'x', '--image', 'y', '--env', 'NOT_SET'], says: 'wherry: deploy: --env "NOT_SET" must be NAME=VALUE: here is no variable NOT_SET; see wherry deploy --help' },
     { args: ['up', '--gateway', 'nowhere'], says: /^wherry: up: --gateway "nowhere" must be "host:port"/ },
     { args: ['login', 'ghcr.io'], says: 'wherry: login: stdin is no terminal: give -u and --password-stdin; see wherry login --help' },
     { args: ['logout', 'a b'], says: /^wherry: logout: "a b" is not the name of a registry/ },

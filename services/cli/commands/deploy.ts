@@ -111,7 +111,7 @@ function pairs (option: string, written: readonly string[], lookUp: (key: string
     const at = pair.indexOf('=')
     const key = at < 0 ? pair : pair.slice(0, at)
     const value = at < 0 ? lookUp(key) : pair.slice(at + 1)
-    if (key === '' || value === undefined) throw usageFailure('deploy', `${option} "${pair}" must be NAME=VALUE`)
+    if (key === '' || value === undefined) throw usageFailure('deploy', `${option} "${pair}" must be NAME=VALUE${option === '--env' && key !== '' ? `: here is no variable ${key}` : ''}`)
     return [key, value]
   }))
 }
