@@ -92,6 +92,9 @@ export function openRedis (url: string, { temper, name, onError }: OpenOptions):
   return client
 }
 
+/** The client's own words for a connection that is not there say nothing more to a caller. */
+const NOT_CONNECTED = /Connection is closed|isn't writeable/
+
 /** Did this fail because Redis is unreachable, starting, full or read-only, so that the same command can succeed later? */
 export function isRedisAway (error: unknown): boolean {
   if (!(error instanceof Error)) return false
@@ -102,14 +105,15 @@ export function isRedisAway (error: unknown): boolean {
   if (/^(?:LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|NOAUTH|WRONGPASS|BUSY)\b/.test(error.message)) return true
   if ('code' in error && typeof error.code === 'string' && /^E[A-Z]+$/.test(error.code)) return true
   return error.name === 'MaxRetriesPerRequestError' || error.name === 'AbortError' ||
-    /Connection is closed|isn't writeable|Command timed out|Command aborted/.test(error.message)
+    NOT_CONNECTED.test(error.message) || /Command timed out|Command aborted/.test(error.message)
 }
 
 /** ERROR as what the gateway may answer: an AppError stays, Redis being away or full becomes Overloaded, the rest stays (a bug). */
 export function asOverloaded (error: unknown): unknown {
   if (error instanceof AppError || !isRedisAway(error) || !(error instanceof Error)) return error
   if (error.message.startsWith('OOM')) return new Overloaded('Redis has no memory left; try again later', 'ERR_QUEUE_FULL', error)
-  return new Overloaded(`Redis is away (${error.message}); try again later`, 'ERR_REDIS_AWAY', error)
+  const why = NOT_CONNECTED.test(error.message) ? '' : ` (${error.message})`
+  return new Overloaded(`Redis is away${why}; try again later`, 'ERR_REDIS_AWAY', error)
 }
 
 function field (info: string, name: string): string | undefined {

@@ -8,6 +8,7 @@ import type { CallRecord } from '../contract/call-record.ts'
 import { Conflict, InvalidRequest, Overloaded } from '../contract/errors.ts'
 import type { Invocation } from '../contract/invocation.ts'
 import type { Outcome } from '../contract/outcome.ts'
+import { formatDuration } from '../contract/quantity.ts'
 import type { Log } from '../platform/log.ts'
 import { asOverloaded, openRedis, type RedisClient } from '../platform/redis.ts'
 import { preciseNowMs } from './clock.ts'
@@ -180,7 +181,7 @@ export function createProducer ({ redisUrl, prefix, gatewayId, log, queueMax = Q
   async function waitFor (record: CallRecord, expected: Expected, { timeoutMs, queueWaitMs, signal }: CallOptions): Promise<StoredRecord> {
     let answer = await expected.wait(queueWaitMs, signal)
     if (answer === 'late') {
-      const back = await takeBack(record, 'no_capacity', `no worker took the call within ${queueWaitMs} ms`)
+      const back = await takeBack(record, 'no_capacity', `no worker took the call within ${formatDuration(queueWaitMs)}`)
       if (back !== undefined) return back
       answer = await expected.wait(timeoutMs + ANSWER_GRACE_MS, signal)
     }

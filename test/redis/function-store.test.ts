@@ -5,7 +5,7 @@ import t from 'tap'
 import type { FunctionRecord } from '../../services/contract/function-spec.ts'
 import { parseDeployment } from '../../services/contract/function-spec.ts'
 import { createFunctionStore } from '../../services/functions/store.ts'
-import { checkRedis, openRedis, parseRedisUrl, redactRedisUrl } from '../../services/platform/redis.ts'
+import { asOverloaded, checkRedis, openRedis, parseRedisUrl, redactRedisUrl } from '../../services/platform/redis.ts'
 import { gate, log, until } from '../helpers/queue-rig.ts'
 import { skipWithoutRedis, startRedis } from '../helpers/redis.ts'
 
@@ -133,6 +133,15 @@ t.test('a Redis that is away is told once per outage, without its password', asy
   await until(() => attempts >= 3)
   t.equal(errors.length, 1)
   t.match(errors[0], /^Redis at redis:\/\/\*\*\*@127\.0\.0\.1:1: .*ECONNREFUSED/)
+})
+
+t.test('what callers hear of a Redis that is away is why, not how the client says it', async t => {
+  for (const said of ["Stream isn't writeable and enableOfflineQueue options is false", 'Connection is closed.']) {
+    t.match(asOverloaded(new Error(said)), { code: 'ERR_REDIS_AWAY', message: /^Redis is away; try again later$/ })
+  }
+  t.match(asOverloaded(new Error('LOADING Redis is loading the dataset in memory')), { message: /^Redis is away \(LOADING Redis is loading/ })
+  const bug = new Error('x is not a function')
+  t.equal(asOverloaded(bug), bug)
 })
 
 t.test('what Redis must be', async t => {

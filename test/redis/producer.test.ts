@@ -101,7 +101,7 @@ t.test('calls that do not come back', async t => {
 
   t.test('no worker: no_capacity, and the job is gone', async t => {
     const call = invocation('idle', { body: 'x'.repeat(20_000) })
-    t.match(await producer.call(call, { timeoutMs: 10, queueWaitMs: 50 }), { outcome: 'no_capacity', status: 503, message: /no worker took the call within 50 ms/ })
+    t.match(await producer.call(call, { timeoutMs: 10, queueWaitMs: 50 }), { outcome: 'no_capacity', status: 503, message: /no worker took the call within 50ms/ })
     t.match(await producer.find(call.callId), { state: 'finished', outcome: 'no_capacity' })
     t.same(await client.keys(`${rig.prefix}:idle:${call.callId}*`), [])
     t.equal(await client.exists(`${rig.prefix}:@body:${call.callId}`), 0)
