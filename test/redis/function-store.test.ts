@@ -105,7 +105,9 @@ t.test('with Redis away it keeps what it knows, refuses changes, and catches up'
   t.same(store.get('f'), record('f'))
   await own.restart()
   const other = own.client()
+  // Said on the channel, too: where both connections are back already, nothing else would tell for half a minute.
   await other.hset('{away}:@functions', 'late', JSON.stringify(record('late')))
+  await other.publish('{away}:@functions:changed', '')
   await until(() => store.get('late'))
   const late = createFunctionStore({ redis: connection, prefix: '{away}', log })
   await late.stop()
