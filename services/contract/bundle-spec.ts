@@ -168,7 +168,8 @@ export type HookName = typeof HOOK_NAMES[number]
 export interface Hook {
   readonly path: string
   readonly args: readonly string[]
-  readonly env: readonly string[]
+  /** Undefined: the runtime's own; in the container's namespaces an empty one. */
+  readonly env: readonly string[] | undefined
   /** 0 for no limit. */
   readonly timeoutMs: number
 }

@@ -22,8 +22,7 @@ export interface Given {
   readonly rest: readonly string[]
 }
 
-const EXIT_USAGE = 1
-const usage = (problem: string): OciError => new OciError(`${problem}; see wherry-oci --help`, EXIT_USAGE)
+const usage = (problem: string): OciError => new OciError(`${problem}; see wherry-oci --help`)
 
 /** ARGV by FLAGS.  Throws OciError for an option that is not there, or has no value. */
 export function parseFlags (argv: readonly string[], flags: readonly Flag[]): Given {

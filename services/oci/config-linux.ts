@@ -1,7 +1,7 @@
 // The `linux` part of config.json (OCI runtime spec, config-linux.md): namespaces, ids, devices, paths and
 // kernel settings.  Cgroup limits and the seccomp profile have files of their own.
 
-import { isAbsolute } from 'node:path'
+import { isAbsolute, normalize } from 'node:path'
 import type { BundleLinux, BundleNamespaceType, Device, IdMapping, Namespace, Propagation } from '../contract/bundle-spec.ts'
 import { DEVICE_NUMBER_MAX, readResources } from './config-resources.ts'
 import { readSeccomp } from './config-seccomp.ts'
@@ -28,6 +28,13 @@ const SYSCTL_NAMESPACES: ReadonlyArray<readonly [RegExp, BundleNamespaceType]> =
 function absolute (field: Cursor): string {
   const path = field.text()
   if (path !== '' && !isAbsolute(path)) field.fault(`"${path}" is not an absolute path`)
+  return path
+}
+
+/** Nothing can be put over the root from inside; that it is read-only is said elsewhere. */
+function belowRoot (field: Cursor): string {
+  const path = absolute(field)
+  if (path !== '' && normalize(path) === '/') field.fault('is the root itself; use root.readonly')
   return path
 }
 
@@ -135,8 +142,8 @@ export function readLinux (linux: Cursor, warnings: string[]): BundleLinux {
     devices: readDevices(linux.get('devices')),
     resources: readResources(linux.get('resources'), warnings),
     sysctl: readSysctl(linux.get('sysctl'), namespaces),
-    maskedPaths: linux.get('maskedPaths').list(absolute, PATHS_MAX),
-    readonlyPaths: linux.get('readonlyPaths').list(absolute, PATHS_MAX),
+    maskedPaths: linux.get('maskedPaths').list(belowRoot, PATHS_MAX),
+    readonlyPaths: linux.get('readonlyPaths').list(belowRoot, PATHS_MAX),
     ...(timeOffsets !== undefined && { timeOffsets }),
     ...(cgroupsPath !== undefined && { cgroupsPath }),
     ...(seccomp && { seccomp }),

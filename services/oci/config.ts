@@ -4,7 +4,7 @@
 
 import { isAbsolute, join } from 'node:path'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
-import { HOOK_NAMES, type BundleProcess, type BundleSpec, type Hook, type Hooks } from '../contract/bundle-spec.ts'
+import { HOOK_NAMES, type BundleProcess, type BundleSpec, type Hook, type Hooks, type IdMapping } from '../contract/bundle-spec.ts'
 import { makesMounts } from '../runtime/bundle-mounts.ts'
 import { readLinux } from './config-linux.ts'
 import { checkMounts, MOUNTS_MAX, readMount } from './config-mounts.ts'
@@ -31,7 +31,7 @@ function readHook (hook: Cursor): Hook {
   if (!isAbsolute(path)) hook.get('path').fault(`"${path}" is not an absolute path`)
   const args = hook.get('args').list(c => c.text(), TEXTS_MAX)
   const timeout = hook.get('timeout').maybe(c => c.whole(1, TIMEOUT_MAX_S)) ?? 0
-  return { path, args: args.length > 0 ? args : [path], env: hook.get('env').list(c => c.text(), TEXTS_MAX), timeoutMs: timeout * 1000 }
+  return { path, args: args.length > 0 ? args : [path], env: hook.get('env').maybe(c => c.list(entry => entry.text(), TEXTS_MAX)), timeoutMs: timeout * 1000 }
 }
 
 function readHooks (hooks: Cursor): Hooks {
@@ -76,12 +76,25 @@ export function parseConfig (text: string, bundle: string): ParsedConfig {
   return { spec, warnings }
 }
 
+/** Who runs has to be somebody in a new user namespace. */
+function checkIds ({ process: { user }, linux }: BundleSpec, root: Cursor): void {
+  if (!linux.namespaces.some(({ type, path }) => type === 'user' && path === undefined)) return
+  const field = root.get('process').get('user')
+  const check = (id: number, mappings: readonly IdMapping[], at: Cursor, name: string): void => {
+    if (!mappings.some(({ containerID, size }) => id >= containerID && id < containerID + size)) at.fault(`${id} is in none of linux.${name}`)
+  }
+  check(user.uid, linux.uidMappings, field.get('uid'), 'uidMappings')
+  check(user.gid, linux.gidMappings, field.get('gid'), 'gidMappings')
+  for (const gid of user.additionalGids) check(gid, linux.gidMappings, field.get('additionalGids'), 'gidMappings')
+}
+
 /** What is right by itself and wrong together. */
 function checkTogether (spec: BundleSpec, root: Cursor): void {
   const makesUts = spec.linux.namespaces.some(namespace => namespace.type === 'uts')
   for (const name of ['hostname', 'domainname'] as const) {
     if (spec[name] !== undefined && !makesUts) root.get(name).fault('needs a uts namespace of its own; without one it would rename the host')
   }
+  checkIds(spec, root)
   if (!makesMounts(spec) && spec.linux.namespaces.some(({ type }) => type === 'user')) root.get('linux').get('namespaces').fault('has a user namespace and no mount namespace; nothing could be mounted')
 }
 

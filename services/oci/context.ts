@@ -9,6 +9,7 @@ import { createStore, type Store } from './store.ts'
 export interface World {
   readonly nativeDir: string
   readonly cwd: string
+  readonly environment: Readonly<Record<string, string | undefined>>
   /** Write to stdout, at once: whoever reads it may be gone when this process ends. */
   readonly print: (text: string) => void
   readonly complain: (text: string) => void

@@ -14,7 +14,7 @@ import { countMountsAt, detachMountsAt } from '../runtime/shared-root.ts'
 import { parseConfig } from './config.ts'
 import { openConsole, ownSize, type Console } from './console.ts'
 import type { Context } from './context.ts'
-import { messageOf, OciError } from './failure.ts'
+import { OciError } from './failure.ts'
 import { grantable } from './grant.ts'
 import { runHooks } from './hooks.ts'
 import { reportOf, statusOf, type ContainerRecord } from './store.ts'
@@ -109,8 +109,9 @@ export async function createContainer (context: Context, request: CreateRequest)
     store.saveConfig(request.id, text)
     store.save(base)
     createCgroup(cgroup)
-    limitCgroup(context.native(), cgroup, spec.linux.resources)
     entered = enterContainer({ native: context.native(), nativeDir: context.world.nativeDir }, spec, { cgroup, preserveFds: request.preserveFds })
+    // Not before: until it was executed wherry-init shared this process's memory, and whoever is killed for want of memory dies with all that share it.
+    limitCgroup(context.native(), cgroup, spec.linux.resources)
     const record = prepare(context, { ...base, pid: entered.pid, pidStartTime: startTimeOf(entered.pid) ?? '' }, spec, { request, entered, console, directory })
     writePidFile(request.pidFile, record.pid)
     return { record, pidfd: entered.pidfd, console }
@@ -129,7 +130,7 @@ function prepare (context: Context, entering: ContainerRecord, spec: BundleSpec,
   const { store } = context
   store.save(entering)
   const state = { creating: JSON.stringify(reportOf(store, entering, 'creating')), created: JSON.stringify(reportOf(store, entering, 'created')) }
-  for (const name of ['prestart', 'createRuntime'] as const) runHooks(name, spec.hooks[name], state.creating)
+  for (const name of ['prestart', 'createRuntime'] as const) runHooks(name, spec.hooks[name], { state: state.creating, environment: context.world.environment })
   const stageDir = join(directory, 'stage')
   mkdirSync(stageDir, { mode: 0o711 })
   const size = spec.process.consoleSize ?? (request.consoleSocket === undefined && spec.process.terminal ? ownSize() : undefined)
@@ -153,8 +154,8 @@ async function takeBack (context: Context, { id, cgroup, rootfs, mountsBefore }:
 }
 
 /** `start`: the container's program runs when this returns. */
-export function startCreated (context: Context, id: string): void {
-  const { store, log } = context
+export async function startCreated (context: Context, id: string): Promise<void> {
+  const { store } = context
   const record = store.load(id)
   const status = statusOf(store, record)
   if (status !== 'created') throw new OciError(`cannot start container "${id}": it is ${status}, not created`)
@@ -163,9 +164,10 @@ export function startCreated (context: Context, id: string): void {
   startContainer(context.native(), { directory, opNames: record.opNames, args: spec.process.args })
   rmSync(join(directory, START_SOCKET))
   try {
-    runHooks('poststart', spec.hooks.poststart, JSON.stringify(reportOf(store, record, 'running')))
+    runHooks('poststart', spec.hooks.poststart, { state: JSON.stringify(reportOf(store, record, 'running')), environment: context.world.environment })
   } catch (err) {
-    log.warn(messageOf(err)) // the container runs; the spec says: log it and go on
+    await signalAll(record.cgroup, constants.signals.SIGKILL) // runtime.md, Lifecycle: an error, and the container is stopped
+    throw err
   }
 }
 
@@ -177,7 +179,7 @@ export async function runContainer (context: Context, request: CreateRequest, de
   try {
     const detach = request.detached ? async () => {} : console.attach()
     try {
-      startCreated(context, record.id)
+      await startCreated(context, record.id)
       runs = true
       if (request.detached) return 0
       forwardTo(pidfd)

@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs'
 import { constants } from 'node:os'
-import { resolve } from 'node:path'
+import { isAbsolute, resolve } from 'node:path'
 import type { BundleProcess, BundleSpec } from '../contract/bundle-spec.ts'
 import { execProcess, joinContainer } from '../runtime/bundle.ts'
 import { isCapability } from '../runtime/capability.ts'
@@ -43,6 +43,9 @@ function parseId (what: string, text: string): number {
 /** The container's own process with what the command line changes in it. */
 function changedProcess (own: BundleProcess, request: ExecRequest): BundleProcess {
   if (request.args.length === 0) throw new OciError('exec needs a command, or --process FILE')
+  if (request.cwd !== undefined && !isAbsolute(request.cwd)) throw new OciError(`--cwd ${request.cwd} is not an absolute path`)
+  const variable = request.env.find(entry => !/^[^=]+=/.test(entry))
+  if (variable !== undefined) throw new OciError(`--env ${variable} is not NAME=value`)
   const unknown = request.capabilities.find(name => !isCapability(name))
   if (unknown !== undefined) throw new OciError(`"${unknown}" is not a capability`)
   const [uid, gid] = (request.user ?? '').split(':')

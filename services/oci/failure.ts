@@ -6,12 +6,9 @@ import { appendFileSync } from 'node:fs'
 
 /** A command that cannot be done as asked. */
 export class OciError extends Error {
-  readonly exitCode: number
-
-  constructor (message: string, exitCode = 1) {
+  constructor (message: string) {
     super(message)
     this.name = 'OciError'
-    this.exitCode = exitCode
   }
 }
 

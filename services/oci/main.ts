@@ -23,6 +23,7 @@ const write = (fd: number) => (text: string): void => {
 process.exitCode = await runProgram(process.argv.slice(2), {
   nativeDir: process.env.WHERRY_NATIVE ?? fileURLToPath(new URL('../../build/native', import.meta.url)),
   cwd: process.cwd(),
+  environment: process.env,
   print: write(STDOUT),
   complain: write(STDERR),
   onSignal: listener => { for (const signal of SIGNALS) process.on(signal, listener) },

@@ -2,8 +2,9 @@
 
 import { constants } from 'node:os'
 import { setTimeout as pause } from 'node:timers/promises'
+import type { Hook } from '../contract/bundle-spec.ts'
 import { detachMountsAt } from '../runtime/shared-root.ts'
-import { pidsOf, removeCgroup, setFrozen, signalAll } from '../runtime/cgroup-tree.ts'
+import { locateCgroup, pidsOf, removeCgroup, setFrozen, signalAll, type CgroupTree } from '../runtime/cgroup-tree.ts'
 import type { Context } from './context.ts'
 import { messageOf, OciError } from './failure.ts'
 import { runHooks } from './hooks.ts'
@@ -12,11 +13,11 @@ import { isAlive, reportOf, statusOf, type ContainerRecord } from './store.ts'
 const DEATH_MAX_MS = 10_000
 const POLL_MS = 5
 
-/** "TERM", "SIGTERM", "sigterm" or "15". */
+/** "TERM", "SIGTERM", "sigterm" or "15"; 0 only asks whether it is there (kill(2)). */
 export function parseSignal (text: string): number {
   const name = text.toUpperCase().replace(/^(?:SIG)?/, 'SIG')
   const number = /^\d{1,2}$/.test(text) ? Number(text) : Object.entries(constants.signals).find(([known]) => known === name)?.[1]
-  if (number === undefined || number < 1 || number > 64) throw new OciError(`"${text}" is not a signal`)
+  if (number === undefined || number < 0 || number > 64) throw new OciError(`"${text}" is not a signal`)
   return number
 }
 
@@ -53,8 +54,7 @@ export async function deleteContainer (context: Context, id: string, force: bool
     record = store.load(id)
   } catch (err) {
     if (!force || !(err instanceof OciError)) throw err
-    store.forget(id)
-    return
+    return deleteUnrecorded(context, id)
   }
   const status = statusOf(store, record)
   if (status !== 'stopped' && !force) throw new OciError(`cannot delete container "${id}": it is ${status}, not stopped`)
@@ -62,14 +62,35 @@ export async function deleteContainer (context: Context, id: string, force: bool
   await killAndWait(record)
   await removeCgroup(record.cgroup)
   if (record.mountsBefore !== undefined) detachMountsAt(record.rootfs, record.mountsBefore)
-  const { hooks } = store.loadConfig(record)
+  const hooks = poststopOf(context, record)
   const state = JSON.stringify(reportOf(store, record, 'stopped'))
   store.forget(id)
+  runHooks('poststop', hooks, { state, environment: context.world.environment }, failure => { log.warn(failure.message) })
+}
+
+/** A copy of config.json that is gone or spoilt, by a `delete` that was killed or by others, keeps nobody from deleting the rest. */
+function poststopOf ({ store, log }: Context, record: ContainerRecord): readonly Hook[] {
   try {
-    runHooks('poststop', hooks.poststop, state)
+    return store.loadConfig(record).hooks.poststop
   } catch (err) {
-    log.warn(messageOf(err))
+    log.warn(`container "${record.id}": no poststop hooks were run: ${messageOf(err)}`)
+    return []
   }
+}
+
+/** The container ID has no record, or a damaged one: its cgroup is looked for where its config.json says. */
+async function deleteUnrecorded ({ store, log, systemdCgroup }: Context, id: string): Promise<void> {
+  if (!store.has(id)) return
+  let cgroup: CgroupTree
+  try {
+    cgroup = locateCgroup(store.loadConfig({ id, bundle: '/' }).linux.cgroupsPath, id, systemdCgroup)
+  } catch (err) {
+    log.warn(`container "${id}" has no record; its processes were not looked for: ${messageOf(err)}`)
+    return store.forget(id)
+  }
+  await signalAll(cgroup, constants.signals.SIGKILL)
+  await removeCgroup(cgroup)
+  store.forget(id)
 }
 
 /** `pause` and `resume`. */

@@ -16,6 +16,8 @@ import { featureReport, specTemplate } from './template.ts'
 import { UPDATE_FLAGS, updateContainer } from './update.ts'
 
 const DEFAULT_ROOT = '/run/wherry-oci'
+/** As runc's: a program that ended with 1 looks different from one that never ran. */
+const EXIT_EXEC_FAILED = 255
 
 const GLOBAL_FLAGS: readonly Flag[] = [
   { names: ['root'], value: 'DIR', about: `where containers are kept (${DEFAULT_ROOT})` },
@@ -50,6 +52,8 @@ interface Command {
   readonly flags: readonly Flag[]
   /** How many arguments it takes. */
   readonly count: readonly [min: number, max: number]
+  /** Exit code when it could not be done; 1 for most. */
+  readonly failed?: number
   readonly run: (command: CommandContext) => number | void | Promise<number | void>
 }
 
@@ -63,10 +67,16 @@ function createRequest ({ given }: CommandContext, detached: boolean): CreateReq
   }
 }
 
+function formatOf (given: Given): 'table' | 'json' {
+  const format = given.text('format') ?? 'table'
+  if (format !== 'table' && format !== 'json') throw new OciError(`--format ${format} is neither table nor json`)
+  return format
+}
+
 function listContainers ({ context, given }: CommandContext): void {
   const reports = context.store.list(id => context.log.warn(`the record of container "${id}" is damaged; delete --force removes it`)).map(record => ({ ...reportOf(context.store, record), owner: 'root' }))
   if (given.on('quiet')) return context.world.print(reports.map(({ id }) => `${id}\n`).join(''))
-  if (given.text('format') === 'json') return context.world.print(`${JSON.stringify(reports)}\n`)
+  if (formatOf(given) === 'json') return context.world.print(`${JSON.stringify(reports)}\n`)
   const rows = [['ID', 'PID', 'STATUS', 'BUNDLE', 'CREATED', 'OWNER'], ...reports.map(r => [r.id, String(r.pid), r.status, r.bundle, r.created, r.owner])]
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map(row => row[column]!.length)))
   context.world.print(rows.map(row => `${row.map((cell, column) => cell.padEnd(widths[column]! + 3)).join('').trimEnd()}\n`).join(''))
@@ -74,7 +84,7 @@ function listContainers ({ context, given }: CommandContext): void {
 
 function printProcesses ({ context, given }: CommandContext): void {
   const pids = processesOf(context, given.rest[0]!)
-  if (given.text('format') === 'json') return context.world.print(`${JSON.stringify(pids)}\n`)
+  if (formatOf(given) === 'json') return context.world.print(`${JSON.stringify(pids)}\n`)
   const { execFileSync } = process.getBuiltinModule('node:child_process')
   const lines = execFileSync('ps', given.rest.length > 1 ? given.rest.slice(1) : ['-ef'], { encoding: 'utf8' }).split('\n')
   const column = lines[0]!.trim().split(/\s+/).indexOf('PID')
@@ -120,7 +130,7 @@ const COMMANDS: readonly Command[] = [
   { name: 'delete', args: 'ID', about: 'remove a stopped container', examples: ['box', '--force box'], flags: [{ names: ['force', 'f'], about: 'kill it first; no failure if there is none' }], count: [1, 1], run: ({ context, given }) => deleteContainer(context, given.rest[0]!, given.on('force')) },
   { name: 'list', args: '', about: 'all containers', examples: ['', "--format json | jq -r '.[].id'"], flags: [FORMAT, { names: ['quiet', 'q'], about: 'names only' }], count: [0, 0], run: listContainers },
   { name: 'ps', args: 'ID [PS OPTIONS]', about: 'its processes', examples: ['box', 'box -o pid,args'], flags: [FORMAT], count: [1, 64], run: printProcesses },
-  { name: 'exec', args: 'ID COMMAND [ARG...]', about: 'run one more process in it', examples: ['box ls /', '--user 1000 --env A=b --cwd /tmp box sh -c id'], flags: EXEC_FLAGS, count: [1, 8192], run: exec },
+  { name: 'exec', args: 'ID COMMAND [ARG...]', about: 'run one more process in it', examples: ['box ls /', '--user 1000 --env A=b --cwd /tmp box sh -c id'], flags: EXEC_FLAGS, count: [1, 8192], failed: EXIT_EXEC_FAILED, run: exec },
   { name: 'pause', args: 'ID', about: 'freeze it', examples: ['box'], flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, true) },
   { name: 'resume', args: 'ID', about: 'thaw it', examples: ['box'], flags: [], count: [1, 1], run: ({ context, given }) => freezeContainer(context, given.rest[0]!, false) },
   { name: 'update', args: 'ID', about: 'change limits of a running container', examples: ['--memory 128m --memory-swap 256m --pids-limit 50 box', '--resources - box <limits.json'], flags: UPDATE_FLAGS, count: [1, 1], run: ({ context, given }) => updateContainer(context, given.rest[0]!, given) },
@@ -147,7 +157,8 @@ Examples:
   wherry-oci spec && wherry-oci run box          # a shell in ./rootfs
   podman --runtime "$(command -v wherry-oci)" run --rm docker.io/library/busybox echo hello
 
-Exit codes: that of the container for run and exec, else 0 done, 1 failed.  wherry-oci COMMAND --help shows more of each.
+Exit codes: that of the container for run and exec, else 0 done, 1 failed
+(exec: ${EXIT_EXEC_FAILED}).  wherry-oci COMMAND --help shows more of each.
 `
 }
 
@@ -168,6 +179,7 @@ async function runCommand (command: Command, argv: readonly string[], context: C
 
 /** Runs the command line ARGV (without node and script).  Resolves with the exit code. */
 export async function runProgram (argv: readonly string[], world: World, version: string): Promise<number> {
+  let failed = 1
   let context = createContext(world, { root: DEFAULT_ROOT, log: undefined, logFormat: 'text', systemdCgroup: false })
   try {
     const global = parseFlags(argv, GLOBAL_FLAGS)
@@ -185,9 +197,10 @@ export async function runProgram (argv: readonly string[], world: World, version
     }
     const command = COMMANDS.find(candidate => candidate.name === name)
     if (!command) throw new OciError(`there is no command "${name}"; see wherry-oci --help`)
+    failed = command.failed ?? failed
     return await runCommand(command, rest, context)
   } catch (err) {
     context.log.error(messageOf(err))
-    return err instanceof OciError ? err.exitCode : 1
+    return failed
   }
 }

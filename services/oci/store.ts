@@ -4,13 +4,14 @@
 
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { InvalidRequest } from '../contract/errors.ts'
+import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import type { BundleSpec } from '../contract/bundle-spec.ts'
 import { START_SOCKET } from '../runtime/bundle.ts'
 import { isFrozen, type CgroupTree } from '../runtime/cgroup-tree.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
 import { parseConfig, SPEC_VERSION } from './config.ts'
-import { OciError } from './failure.ts'
+import { createCursor, type Cursor } from './cursor.ts'
+import { messageOf, OciError } from './failure.ts'
 
 export type Status = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
 
@@ -34,6 +35,9 @@ export interface ContainerRecord {
   readonly opNames: readonly string[]
 }
 
+/** PID_MAX_LIMIT of the kernel (proc(5), pid_max). */
+const PID_MAX = 4_194_304
+
 /** What `state` prints (runtime.md, State), and runc's `list` on top. */
 export interface StateReport {
   readonly ociVersion: string
@@ -52,17 +56,50 @@ export interface Store {
   /** Take ID for a new container.  Throws OciError when it is taken, InvalidRequest when it is no name. */
   reserve (id: string): string
   save (record: ContainerRecord): void
-  /** Throws OciError when there is none. */
+  /** Throws OciError when there is none, DamagedRecord when what is there is no record. */
   load (id: string): ContainerRecord
   /** Keep TEXT, the config.json that the container is made from: its bundle may change or go. */
   saveConfig (id: string, text: string): void
-  loadConfig (record: ContainerRecord): BundleSpec
+  loadConfig (record: Pick<ContainerRecord, 'id' | 'bundle'>): BundleSpec
+  /** Is there anything of the container ID? */
+  has (id: string): boolean
   /** All that can be read; one that goes meanwhile is not there, ONBROKEN hears of one whose record is damaged. */
   list (onBroken: (id: string) => void): ContainerRecord[]
   forget (id: string): void
 }
 
 const ID = /^[\w+.-]{1,1024}$/
+
+/** A container's record is not one, because somebody else wrote to it or the disk lost it. */
+export class DamagedRecord extends OciError {
+  constructor (id: string, why: string) {
+    super(`the record of container "${id}" is damaged (${why}); delete --force removes the container`)
+    this.name = 'DamagedRecord'
+  }
+}
+
+function readCgroup (tree: Cursor): CgroupTree {
+  const directories = tree.get('directories').needed().list(c => ({ controllers: c.get('controllers').list(name => name.text()), mountName: c.get('mountName').text(), path: c.get('path').text() }))
+  return { version: tree.get('version').whole(1, 2) as 1 | 2, directories }
+}
+
+/** state.json as `save` writes it. */
+function readRecord (id: string, file: string): ContainerRecord {
+  const faults: Fault[] = []
+  try {
+    const root = createCursor(JSON.parse(readFileSync(file, 'utf8')), '', faults)
+    const record: ContainerRecord = {
+      id: root.get('id').text(), bundle: root.get('bundle').text(), rootfs: root.get('rootfs').text(), createdAt: root.get('createdAt').text(), annotations: root.get('annotations').texts(),
+      cgroup: readCgroup(root.get('cgroup')), pid: root.get('pid').whole(0, PID_MAX), pidStartTime: root.get('pidStartTime').text(), ready: root.get('ready').boolean(false), opNames: root.get('opNames').list(c => c.text()),
+      ...root.get('mountsBefore').maybe(c => ({ mountsBefore: c.whole(0, Number.MAX_SAFE_INTEGER) })),
+    }
+    if (record.id !== id || record.cgroup.directories.length === 0 || faults.length > 0) throw new DamagedRecord(id, faults[0] === undefined ? 'it is another’s' : `${faults[0].path}: ${faults[0].problem}`)
+    return record
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new OciError(`container "${id}" does not exist`) // deleted between two lines
+    throw err instanceof OciError ? err : new DamagedRecord(id, messageOf(err))
+  }
+}
 
 export function createStore (root: string): Store {
   const directoryOf = (id: string): string => {
@@ -94,7 +131,7 @@ export function createStore (root: string): Store {
     load (id) {
       const file = fileOf(id)
       if (!existsSync(file)) throw new OciError(`container "${id}" does not exist`)
-      return JSON.parse(readFileSync(file, 'utf8')) as ContainerRecord
+      return readRecord(id, file)
     },
     list (onBroken) {
       if (!existsSync(root)) return []
@@ -102,14 +139,15 @@ export function createStore (root: string): Store {
         try {
           return [store.load(id)]
         } catch (err) {
-          if (err instanceof SyntaxError) onBroken(id)
-          else if (!(err instanceof OciError) && (err as NodeJS.ErrnoException).code !== 'ENOENT') throw err
+          if (err instanceof DamagedRecord) onBroken(id)
+          else if (!(err instanceof OciError)) throw err
           return []
         }
       })
     },
     saveConfig (id, text) { writeFileSync(join(directoryOf(id), 'config.json'), text, { mode: 0o600 }) },
     loadConfig: record => parseConfig(readFileSync(join(directoryOf(record.id), 'config.json'), 'utf8'), record.bundle).spec,
+    has: id => existsSync(directoryOf(id)),
     forget (id) { rmSync(directoryOf(id), { recursive: true, force: true }) },
   }
   return store

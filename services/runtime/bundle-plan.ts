@@ -13,6 +13,8 @@ import { propagationFlags } from './mount-options.ts'
 import type { CompiledSeccomp } from './seccomp-bundle.ts'
 
 const INIT_NAME = 'wherry-init'
+/** Where the spec leaves it open; the caller's own says nothing about the container. */
+const UMASK = 0o022
 /** personality(2) */
 const PERSONALITY = { LINUX: 0, LINUX32: 8 } as const
 
@@ -44,7 +46,8 @@ function planOf (ops: readonly Op[], cloneFlags = 0, cgroupFd = -1): Plan {
 export function buildEntryPlan (facts: EntryFacts): Plan {
   const joinsUser = facts.joined.some(({ types }) => types.includes('user'))
   // Inside a user namespace that is joined, the others can only be made once it is.
-  const late = (type: BundleNamespaceType): boolean => type === 'cgroup' || joinsUser
+  // And an ipc namespace belongs, with its message queues, to whoever makes it: not to root outside.
+  const late = (type: BundleNamespaceType): boolean => type === 'cgroup' || joinsUser || (type === 'ipc' && facts.created.includes('user'))
   const created = facts.created.filter(type => type !== 'time')
   const clockSlot = 2 + facts.joined.length
   const joins = facts.joined.map((join, i) => ({ ...join, slot: 2 + i }))
@@ -91,7 +94,8 @@ export interface ContainerFacts extends ProcessFacts, MountFacts {
 }
 
 function hookOp (hook: Hook, state: string): Op {
-  return { kind: 'hook', texts: [hook.path, hook.args, hook.env, state], num: 1, num2: hook.args.length, wide: hook.env.length, from: hook.timeoutMs }
+  const { path, args, env = [], timeoutMs } = hook
+  return { kind: 'hook', texts: [path, args, env, state], num: 1, num2: args.length, wide: env.length, from: timeoutMs }
 }
 
 function seccompOps (seccomp: CompiledSeccomp | undefined): Op[] {
@@ -135,7 +139,7 @@ function processOps (process: BundleProcess, facts: ProcessFacts, proc: number, 
     ...(noNewPrivileges ? [] : seccompOps(facts.seccomp)),
     { kind: 'ids', num: process.user.uid, num2: process.user.gid, from: process.user.additionalGids.length, texts: [groups] },
     { kind: 'capabilities', texts: [capabilitySets(process.capabilities)] },
-    ...(process.umask === undefined ? [] : [{ kind: 'umask', num: process.umask } as const]),
+    { kind: 'umask', num: process.umask ?? UMASK },
     ...(noNewPrivileges ? [{ kind: 'noNewPrivs' } as const, ...seccompOps(facts.seccomp)] : []),
     { kind: 'exec', flags: FLAG.checked, texts: [programs, process.args, process.env], num: programs.length, num2: process.args.length, wide: process.env.length },
   ]
@@ -208,7 +212,8 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
     ...linux.readonlyPaths.map((path): Op => ({ kind: 'bind', from: SLOT_NONE, texts: [path, path], wide: ATTR.ro, flags: FLAG.recursive | FLAG.optional })),
     ...trees.seal,
     ...(rootPropagation === 0 ? [] : [{ kind: 'propagation', wide: rootPropagation } as const]),
-    ...(spec.root.readonly ? [{ kind: 'attributes', texts: ['/'], wide: ATTR.ro } as const] : []),
+    // The working directory can be made as long as the root takes it.
+    ...(spec.root.readonly ? [{ kind: 'chdir', texts: [process.cwd], flags: FLAG.makeDir }, { kind: 'attributes', texts: ['/'], wide: ATTR.ro }] as const : []),
     ...processOps(process, facts, proc, linux.personality, [{ kind: 'wait', slot: startSlot }, ...spec.hooks.startContainer.map(hook => hookOp(hook, facts.state.created))]),
   ]
   return planOf(ops)

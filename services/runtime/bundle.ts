@@ -2,7 +2,7 @@
 // word to start.  The steps are apart because engines ask for them one by one, from processes of their own;
 // what has to be kept in between is the caller's business (services/oci/store.ts).
 
-import { closeSync, existsSync, openSync, readlinkSync, statSync } from 'node:fs'
+import { closeSync, constants, existsSync, fstatSync, openSync, readlinkSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { InvalidRequest, StartError, SyscallError, Unsupported } from '../contract/errors.ts'
 import type { BundleMount, BundleNamespaceType, BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
@@ -87,12 +87,29 @@ function checkMountNamespace ({ linux: { namespaces } }: BundleSpec): void {
   }
 }
 
+/** The namespace of TYPE at PATH, entry I of linux.namespaces.  Throws InvalidRequest when it is none. */
+function openNamespace (type: BundleNamespaceType, path: string, i: number): number {
+  const refuse = (problem: string): never => { throw new InvalidRequest([{ path: `linux.namespaces[${i}].path`, problem }]) }
+  let fd: number
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  } catch (err) {
+    return refuse(`"${path}" cannot be opened (${(err as NodeJS.ErrnoException).code})`)
+  }
+  // "net:[4026531840]", or a path where it is mounted: what it is then is known to setns(2) only.
+  const kind = /^(\w+):\[/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1] ?? NAMESPACE_FILES[type]
+  if (kind === NAMESPACE_FILES[type] && fstatSync(fd).dev === statSync('/proc/self/ns/mnt').dev) return fd
+  closeSync(fd)
+  return refuse(`"${path}" is not a ${type} namespace`)
+}
+
 /** A wherry-init in new namespaces and in those that SPEC names by path.  Throws SyscallError. */
 export function enterContainer (deps: InitDeps, spec: BundleSpec, { cgroup, preserveFds }: { cgroup: CgroupTree, preserveFds: number }): Entered {
   const { namespaces, uidMappings, gidMappings, timeOffsets } = spec.linux
   checkMountNamespace(spec)
-  const joined = namespaces.filter(({ type, path }) => path !== undefined && type !== 'time').map(({ type, path }) => ({ fd: openSync(path!, 'r'), types: [type] }))
+  const joined: Array<{ fd: number, types: [BundleNamespaceType] }> = []
   try {
+    for (const [i, { type, path }] of namespaces.entries()) if (path !== undefined && type !== 'time') joined.push({ fd: openNamespace(type, path, i), types: [type] })
     return enter(deps, {
       cgroup, preserveFds, joined, created: namespaces.filter(({ path }) => path === undefined).map(({ type }) => type),
       uidMap: mapText(uidMappings), gidMap: mapText(gidMappings), oomScoreAdj: spec.process.oomScoreAdj,
@@ -164,7 +181,7 @@ export function prepareContainer (native: Native, entered: Entered, spec: Bundle
   const files = new Set(spec.mounts.filter(mount => mount.type === 'bind' && statSync(mount.source, { throwIfNoEntry: false })?.isDirectory() === false).map(mount => mount.source))
   const startFd = native.listen(request.directory, START_SOCKET)
   const timePath = spec.linux.namespaces.find(({ type }) => type === 'time')?.path
-  const timeFd = timePath === undefined ? undefined : openSync(timePath, 'r')
+  const timeFd = timePath === undefined ? undefined : openNamespace('time', timePath, spec.linux.namespaces.findIndex(({ type }) => type === 'time'))
   const idmaps = new Map<BundleMount, number>()
   try {
     for (const mount of spec.mounts) {

@@ -167,7 +167,7 @@ export function capabilitySets (capabilities: Capabilities): Uint8Array {
 
 /** As execvp(3): a name with a slash is a path, any other is looked for in the container's PATH. */
 export function programPaths (name: string, env: readonly string[]): readonly string[] {
-  if (name.includes('/')) return [name]
+  if (name === '' || name.includes('/')) return [name]
   const path = env.find(variable => variable.startsWith('PATH='))?.slice('PATH='.length) ?? ''
   return path.split(':', 64).map(directory => `${directory === '' ? '.' : directory}/${name}`)
 }

@@ -3,9 +3,10 @@
 
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chownSync, existsSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { chownSync, existsSync, globSync, mkdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { startTimeOf } from '../../services/platform/process-identity.ts'
 import { bundleFor, containerName, needsBundle, type BundleRig, type Config } from '../helpers/bundle.ts'
 import { SLOWNESS } from '../helpers/container.ts'
 
@@ -165,18 +166,66 @@ t.test('what else config.json asks for', { skip }, async t => {
   })
 })
 
-t.test('hooks that take too long are ended', { skip }, async t => {
+t.test('hooks', { skip }, async t => {
   const rig = bundleFor(t)
-  for (const [kind, path] of [['prestart', '/bin/sleep'], ['createRuntime', '/bin/sleep'], ['createContainer', '/bin/sleep'], ['startContainer', '/bin/sleep']] as const) {
-    t.match(rig.run('echo ran', config => { config.hooks = { [kind]: [{ path, args: ['sleep', '1000'], timeout: 1 }] } }), { code: 1, stdout: '', stderr: /ETIMEDOUT/ }, kind)
-  }
-  for (const kind of ['poststart', 'poststop']) {
-    t.match(rig.run('echo ran', config => { config.hooks = { [kind]: [{ path: '/bin/sleep', args: ['sleep', '1000'], timeout: 1 }] } }), { code: 0, stdout: 'ran\n', stderr: /warning: .*ETIMEDOUT/ }, `${kind} only warns`)
+  const hook = (script: string, more: object = {}) => ({ path: '/bin/sh', args: ['sh', '-c', script], ...more })
+  const output = (): string => readFileSync(join(rig.directory, 'output'), 'utf8')
+  t.test('that take too long are ended', async t => {
+    for (const kind of ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart']) {
+      t.match(rig.run('exec sleep 1000', config => { config.hooks = { [kind]: [{ path: '/bin/sleep', args: ['sleep', '1000'], timeout: 1 }] } }), { code: 1, stdout: '', stderr: /ETIMEDOUT|killed after 1 s/ }, kind)
+    }
+    t.match(rig.run('echo ran', config => { config.hooks = { poststop: [{ path: '/bin/sleep', args: ['sleep', '1000'], timeout: 1 }] } }), { code: 0, stdout: 'ran\n', stderr: /warning: .*killed after 1 s/ }, 'poststop only warns')
+  })
+  t.test('of poststop run also behind one that fails', async t => {
+    t.match(rig.run('echo ran', config => { config.hooks = { poststop: [hook('exit 3'), hook('echo second >output')] } }), { code: 0, stderr: /warning: hooks\.poststop\[0\].*exit code 3/ })
+    t.equal(output(), 'second\n')
+  })
+  t.test('have the environment that they name, else the runtime’s, and may write what they like', async t => {
+    const print = 'echo $PATH/$A >>output; head -c 3000000 /dev/zero'
+    t.match(rig.run('echo ran', config => { config.hooks = { createRuntime: [hook(print), hook(print, { env: ['PATH=/bin', 'A=b'] })] } }), { code: 0, stdout: 'ran\n', stderr: '' })
+    t.equal(output(), `second\n${process.env.PATH}/\n/bin/b\n`)
+    t.match(rig.run('echo ran', config => { config.hooks = { createRuntime: [hook('head -c 3000000 /dev/zero >&2')] } }), { code: 1, stderr: /wrote more than \d+ bytes of messages/ })
+  })
+})
+
+t.test('what the caller has is not the container’s', { skip }, async t => {
+  const rig = bundleFor(t)
+  const before = process.umask(0o77)
+  t.teardown(() => { process.umask(before) })
+  t.match(rig.run('umask; ls -ld /new /new/place', config => {
+    config.process.cwd = '/new/place'
+  }), { code: 0, stdout: /^0022\n/ }, 'its umask; and a working directory is made also in a read-only root')
+})
+
+t.test('a container whose folder is damaged can be deleted', { skip }, async t => {
+  const rig = bundleFor(t)
+  const id = containerName(t)
+  const file = (name: string): string => join(rig.directory, 'state', id, name)
+  const damages: ReadonlyArray<[string, () => void]> = [
+    ['a spoilt record', () => { writeFileSync(file('state.json'), '{}') }],
+    ['no record', () => { rmSync(file('state.json')) }],
+    ['no config', () => { rmSync(file('config.json')) }],
+  ]
+  for (const [what, damage] of damages) {
+    rig.config('exec sleep 1000')
+    t.match(rig.oci(['run', '--detach', id], { quiet: true }), { code: 0 })
+    const { pid } = JSON.parse(rig.oci(['state', id]).stdout)
+    damage()
+    t.match(rig.oci(['delete', '--force', id]), { code: 0 }, what)
+    t.equal(startTimeOf(pid), undefined, 'its process is gone')
+    t.same(globSync(`/sys/fs/cgroup/**/${id}`), [], 'no cgroup is left')
+    t.notOk(existsSync(file('.')))
   }
 })
 
 t.test('what this host cannot do is named', { skip }, async t => {
   const rig = bundleFor(t)
+  const little = rig.run('true', config => { config.linux.resources.memory = { limit: 4096 } })
+  t.match(little, { code: 1, stderr: /memory|killed/ }, 'less memory than a program needs to start ends the container, not the command')
+  const joins = (type: string, path: string) => (config: Config): void => { config.linux.namespaces.find((n: { type: string }) => n.type === type).path = path }
+  t.match(rig.run('true', joins('network', '/nowhere')), { code: 1, stderr: /linux\.namespaces\[1\]\.path: "\/nowhere" cannot be opened \(ENOENT\)/ })
+  t.match(rig.run('true', joins('network', '/proc/self/ns/uts')), { code: 1, stderr: /linux\.namespaces\[1\]\.path: "\/proc\/self\/ns\/uts" is not a network namespace/ })
+  t.match(rig.run('true', joins('network', '/etc/passwd')), { code: 1, stderr: /is not a network namespace/ })
   t.match(rig.run('true', config => { config.linux.cgroupsPath = '/' + readFileSync('/proc/self/cgroup', 'utf8').split('\n').map(line => line.split(':')[2] ?? '').find(path => path.length > 1)?.slice(1) }),
     { code: 1, stderr: /linux\.cgroupsPath: .* has processes that are not the container’s/ })
   if (!existsSync('/sys/module/apparmor')) t.match(rig.run('true', config => { config.process.apparmorProfile = 'p' }), { code: 1, stderr: /process\.apparmorProfile: .* without AppArmor/ })

@@ -66,13 +66,15 @@ t.test('the life of a container', { skip }, async t => {
     t.equal(stateOf(rig, id).status, 'paused')
     const cpu = (): string => readFileSync(`/proc/${stateOf(rig, id).pid}/stat`, 'utf8').split(' ')[13]!
     const before = cpu()
-    t.match(rig.oci(['exec', id, 'true']), { code: 1, stderr: /not running/ })
+    t.match(rig.oci(['exec', id, 'true']), { code: 255, stderr: /not running/ })
     t.equal(cpu(), before, 'it gets no CPU')
     t.match(rig.oci(['resume', id]), { code: 0 })
     t.equal(stateOf(rig, id).status, 'running')
     t.match(rig.oci(['resume', id]), { code: 1, stderr: /it is running/ })
     t.match(rig.oci(['list']).stdout, new RegExp(`${id} +\\d+ +running`))
     t.equal(rig.oci(['list', '-q']).stdout, `${id}\n`)
+    for (const args of [['list', '--format', 'x'], ['ps', '--format', 'x', id]]) t.match(rig.oci(args), { code: 1, stderr: /--format x is neither table nor json/ })
+    t.match(rig.oci(['kill', id, '0']), { code: 0 })
     t.same(JSON.parse(rig.oci(['ps', '--format', 'json', id]).stdout), [stateOf(rig, id).pid])
     t.match(rig.oci(['ps', id]).stdout, /PID.*\n.*sh -c while/)
     t.match(rig.oci(['kill', '--all', id, '9']), { code: 0 })
@@ -227,7 +229,7 @@ t.test('hooks', { skip: skipSlow }, async t => {
   t.test('that fail stop the container, and nothing is left', async t => {
     for (const [change, why] of [
       [{ createRuntime: [{ path: '/bin/false' }] }, /hooks\.createRuntime\[0\]: \/bin\/false: exit code 1/],
-      [{ createRuntime: [{ path: '/bin/sleep', args: ['sleep', '30'], timeout: 1 }] }, /createRuntime\[0\].*ETIMEDOUT/],
+      [{ createRuntime: [{ path: '/bin/sleep', args: ['sleep', '30'], timeout: 1 }] }, /createRuntime\[0\].*killed after 1 s/],
       [{ createContainer: [{ path: '/bin/false' }] }, /hook \/bin\/false: hook failed/],
       [{ startContainer: [{ path: '/bin/sleep', args: ['sleep', '30'], timeout: 1 }] }, /hook \/bin\/sleep: hook: ETIMEDOUT/],
     ] as const) {
@@ -259,12 +261,15 @@ t.test('exec', { skip }, async t => {
     writeFileSync(join(rig.directory, 'process.json'), JSON.stringify({ args: ['id', '-u'], cwd: '/', env: ['PATH=/bin'], user: { uid: 3, gid: 3 } }))
     t.match(rig.oci(['exec', '--process', 'process.json', id]), { code: 0, stdout: '3\n' })
     writeFileSync(join(rig.directory, 'process.json'), JSON.stringify({ args: [], cwd: 'x' }))
-    t.match(rig.oci(['exec', '--process', 'process.json', id]), { code: 1, stderr: /process\.args: is empty.*process\.cwd: "x" is not an absolute path/ })
+    t.match(rig.oci(['exec', '--process', 'process.json', id]), { code: 255, stderr: /process\.args: is empty.*process\.cwd: "x" is not an absolute path/ })
   })
   t.test('a command that is not there is named in the words that engines look for', async t => {
-    t.match(rig.oci(['exec', id, 'nothing']), { code: 1, stderr: /exec: "nothing": executable file not found in \$PATH/ })
-    t.match(rig.oci(['exec', id, '/nothing']), { code: 1, stderr: /no such file or directory/ })
-    t.match(rig.oci(['exec', id, '/etc']), { code: 1, stderr: /permission denied/ })
+    t.match(rig.oci(['exec', id, 'nothing']), { code: 255, stderr: /exec: "nothing": executable file not found in \$PATH/ })
+    t.match(rig.oci(['exec', id, '']), { code: 255, stderr: /exec: "": executable file not found in \$PATH/ })
+    t.match(rig.oci(['exec', '--cwd', 'x', id, 'id']), { code: 255, stderr: /--cwd x is not an absolute path/ })
+    t.match(rig.oci(['exec', '--env', 'A', id, 'id']), { code: 255, stderr: /--env A is not NAME=value/ })
+    t.match(rig.oci(['exec', id, '/nothing']), { code: 255, stderr: /no such file or directory/ })
+    t.match(rig.oci(['exec', id, '/etc']), { code: 255, stderr: /permission denied/ })
   })
   t.test('the program that joins cannot be reached from inside (CVE-2019-5736)', async t => {
     const files = ['wherry-init', 'libwherry.so'].map(name => readFileSync(join(NATIVE_DIR, name)))
@@ -272,7 +277,7 @@ t.test('exec', { skip }, async t => {
     const { code, stderr } = rig.oci(['exec', id, '/bin/evil'])
     t.not(code, 0, stderr)
     t.ok(['wherry-init', 'libwherry.so'].every((name, i) => readFileSync(join(NATIVE_DIR, name)).equals(files[i]!)))
-    t.match(rig.oci(['exec', id, '/proc/self/exe']), { code: 1, stderr: /ELOOP/ })
+    t.match(rig.oci(['exec', id, '/proc/self/exe']), { code: 255, stderr: /ELOOP/ })
   })
   t.test('a detached one leaves its number and lives on', async t => {
     t.match(rig.oci(['exec', '-d', '--pid-file', 'exec.pid', id, 'sleep', '999'], QUIET), { code: 0 })

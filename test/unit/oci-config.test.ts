@@ -6,7 +6,7 @@ import t from 'tap'
 import { parseFlags, type Flag } from '../../services/oci/command-line.ts'
 import { parseConfig, parseProcess } from '../../services/oci/config.ts'
 import { parseSignal } from '../../services/oci/manage.ts'
-import { createStore } from '../../services/oci/store.ts'
+import { createStore, type ContainerRecord } from '../../services/oci/store.ts'
 import { specTemplate } from '../../services/oci/template.ts'
 import { buildContainerPlan, buildEntryPlan } from '../../services/runtime/bundle-plan.ts'
 import { limitsV1, limitsV2 } from '../../services/runtime/cgroup-limits.ts'
@@ -139,15 +139,23 @@ t.test('a command line is read as runc reads it', async t => {
   t.notOk(parseFlags(['--detach=false'], flags).on('detach'))
   t.throws(() => parseFlags(['--none'], flags), /unknown option --none/)
   t.throws(() => parseFlags(['--bundle'], flags), /needs a value/)
-  t.same(['TERM', 'SIGTERM', 'sigterm', '15'].map(parseSignal), [15, 15, 15, 15])
-  for (const wrong of ['', '0', '65', 'NONE', '-9']) t.throws(() => parseSignal(wrong), /is not a signal/, `"${wrong}"`)
+  t.same(['TERM', 'SIGTERM', 'sigterm', '15', '0'].map(parseSignal), [15, 15, 15, 15, 0])
+  for (const wrong of ['', '65', 'NONE', '-9']) t.throws(() => parseSignal(wrong), /is not a signal/, `"${wrong}"`)
 })
 
 t.test('list shows what can be read when a record is damaged or goes meanwhile', async t => {
-  const root = t.testdir({ good: { 'state.json': '{"id":"good"}' }, bad: { 'state.json': '{"id":' }, half: {}, 'not an id': { 'state.json': '{}' } })
+  const good: ContainerRecord = {
+    id: 'good', bundle: '/b', rootfs: '/b/rootfs', createdAt: '2026-01-01', annotations: { a: 'b' }, cgroup: { version: 2, directories: [{ controllers: [], mountName: 'cgroup', path: '/sys/fs/cgroup/good' }] },
+    pid: 7, pidStartTime: '8', ready: true, opNames: ['start'], mountsBefore: 3,
+  }
+  const damaged = ['{"id":', '', 'null', '[1]', '{}', JSON.stringify(good), JSON.stringify({ ...good, id: '6', pid: -1 }), JSON.stringify({ ...good, id: '7', cgroup: { version: 2, directories: [] } })]
+  const root = t.testdir({ good: { 'state.json': JSON.stringify(good) }, half: {}, 'not an id': { 'state.json': '{}' }, ...Object.fromEntries(damaged.map((text, i) => [i, { 'state.json': text }])), folder: { 'state.json': {} } })
   const broken: string[] = []
-  t.same(createStore(root).list(id => broken.push(id)), [{ id: 'good' }])
-  t.same(broken, ['bad'])
+  const store = createStore(root)
+  t.same(store.list(id => broken.push(id)), [good])
+  t.same(broken, [...damaged.keys(), 'folder'].map(String))
+  for (const id of broken) t.throws(() => store.load(id), { name: 'DamagedRecord', message: new RegExp(`^the record of container "${id}" is damaged \\(.*delete --force removes`) })
+  t.throws(() => store.load('half'), /does not exist/)
 })
 
 t.test('the launcher hands over to the project’s Node', async t => {

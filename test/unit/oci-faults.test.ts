@@ -115,6 +115,13 @@ t.test('each field of it, spoiled in every way, names itself', async t => {
   t.same(silent, [])
 })
 
+function newUsers (config: Config): Config {
+  const maps = [{ containerID: 0, hostID: 1000, size: 65_536 }]
+  config.linux.namespaces.push({ type: 'user' })
+  Object.assign(config.linux, { uidMappings: maps, gidMappings: maps })
+  return config
+}
+
 t.test('what is wrong in its place names itself', async t => {
   const cases: ReadonlyArray<[(config: Config) => void, string | RegExp]> = [
     [c => { c.ociVersion = '2.0.0' }, /^ociVersion: "2\.0\.0"/],
@@ -130,6 +137,11 @@ t.test('what is wrong in its place names itself', async t => {
     [c => { c.process.rlimits[0].soft = 2000 }, 'process.rlimits[0].soft: 2000 is above the hard limit 1024'],
     [c => { c.process.rlimits.push(c.process.rlimits[0]) }, /rlimits\[1\]\.type: "RLIMIT_NOFILE" is there twice/],
     [c => { c.process.user.uid = 4294967295 }, /^process\.user\.uid: 4294967295 is not a whole number from 0 to 4294967294/],
+    [c => { newUsers(c).process.user.uid = 70_000 }, 'process.user.uid: 70000 is in none of linux.uidMappings'],
+    [c => { newUsers(c).process.user.gid = 70_001 }, 'process.user.gid: 70001 is in none of linux.gidMappings'],
+    [c => { newUsers(c).process.user.additionalGids = [5, 70_002] }, 'process.user.additionalGids: 70002 is in none of linux.gidMappings'],
+    [c => { c.linux.readonlyPaths = ['/./'] }, /^linux\.readonlyPaths\[0\]: is the root itself/],
+    [c => { c.linux.maskedPaths = ['//'] }, /^linux\.maskedPaths\[0\]: is the root itself/],
     [c => { c.process.user.umask = 0o1000 }, /^process\.user\.umask: 512/],
     [c => { c.process.user.username = 'root' }, 'process.user.username: is for Windows'],
     [c => { c.process.oomScoreAdj = 2000 }, /^process\.oomScoreAdj: 2000/],
