@@ -44,9 +44,9 @@ enum wy_op_kind
   WY_OP_FSMOUNT,        /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
   WY_OP_MKDIR,          /* [c] make directory t0, mode num, below slot */
   WY_OP_CHDIR_SLOT,     /* [c] fchdir to slot */
-  WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC */
+  WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC, WY_COPY_MODE */
   WY_OP_MOUNT,          /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
-  WY_OP_BIND,           /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH */
+  WY_OP_BIND,           /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH, WY_FOLLOW */
   WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes and propagation as TREE;
                          * WY_RECURSIVE, WY_FOLLOW */
   WY_OP_ATTRIBUTES,     /* [c] set attributes wide, clear wide2, on the mount at t0; WY_RECURSIVE_ATTRIBUTES */
@@ -105,7 +105,8 @@ enum wy_op_flags
   WY_CHECKED = 1u << 8,     /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
   WY_IDMAP_SLOT = 1u << 9,  /* map ids through the user namespace that is the slot `from`; with WY_RECURSIVE also below */
   WY_FOLLOW = 1u << 10,     /* t0 may be a symbolic link */
-  WY_NOT_ON_PROC = 1u << 11 /* a target on a proc file system is an error (EXDEV) */
+  WY_NOT_ON_PROC = 1u << 11, /* a target on a proc file system is an error (EXDEV) */
+  WY_COPY_MODE = 1u << 12 /* what is attached gets the mode of the directory that it covers */
 };
 
 struct wy_op

@@ -7,13 +7,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <stddef.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/statfs.h>
 
 #include "stage.h"
 #include "sys.h"
@@ -162,126 +159,6 @@ wy_do_chdir_slot (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "fchdir", result) : 0;
 }
 
-long
-wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
-{
-  struct open_how how = { .flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve };
-  return wy_sys (SYS_openat2, dir, path, &how, sizeof how);
-}
-
-/* Open the directory NAME below DIR, making it when missing.  Return: a descriptor, or -errno. */
-static long
-enter_or_make (int dir, const char *name, uint64_t resolve)
-{
-  long fd = wy_open_in_root (dir, name, O_PATH | O_DIRECTORY, 0, resolve);
-  if (fd != -ENOENT)
-    return fd;
-  long made = wy_sys (SYS_mkdirat, dir, name, 0755);
-  if (made < 0 && made != -EEXIST)
-    return made;
-  return wy_open_in_root (dir, name, O_PATH | O_DIRECTORY, 0, resolve);
-}
-
-/* Make PATH, a directory or a file, with all directories above it.  Works on descriptors component
- * by component, so that nothing can be swapped in between.  A symbolic link on the way is resolved
- * by the kernel inside the root: the caller of this has pivoted already.
- * Return: a descriptor of PATH, or -errno. */
-long
-wy_make_target (const char *path, uint32_t flags, uint64_t resolve)
-{
-  wy_cleanup_close int dir = (int) wy_sys (SYS_open, "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (dir < 0)
-    return dir;
-  for (;;)
-    {
-      char name[256];
-      unsigned length = 0;
-      while (*path == '/')
-        path++;
-      for (; path[length] != '\0' && path[length] != '/'; length++)
-        {
-          if (length == sizeof name - 1)
-            return -ENAMETOOLONG;
-          name[length] = path[length];
-        }
-      name[length] = '\0';
-      if (length == 0)
-        {
-          int result = dir;
-          dir = -1;
-          return result;
-        }
-      path += length;
-      bool last = *path == '\0';
-      long next = last && flags & WY_MAKE_FILE ? wy_open_in_root (dir, name, O_CREAT | O_WRONLY | O_NOCTTY | O_NONBLOCK, 0644, resolve)
-                                               : enter_or_make (dir, name, resolve);
-      if (next < 0)
-        return next;
-      wy_close (&dir);
-      dir = (int) next;
-    }
-}
-
-long
-wy_open_parent (const char *path, const char **name)
-{
-  char above[4096];
-  unsigned length = 0, last = 0;
-  for (; path[length] != '\0'; length++)
-    {
-      if (length == sizeof above - 1)
-        return -ENAMETOOLONG;
-      if (path[length] == '/')
-        last = length;
-      above[length] = path[length];
-    }
-  above[last] = '\0';
-  *name = path[last] == '/' ? path + last + 1 : path;
-  return wy_make_target (above, WY_MAKE_DIR, RESOLVE_NO_MAGICLINKS);
-}
-
-/* Where to attach.  Return: an O_PATH descriptor, or -errno. */
-static long
-open_target (const char *path, uint32_t flags)
-{
-  uint64_t resolve = RESOLVE_NO_MAGICLINKS | (flags & WY_NO_SYMLINKS ? RESOLVE_NO_SYMLINKS : 0);
-  long fd = wy_open_in_root (AT_FDCWD, path, O_PATH, 0, resolve);
-  if (fd == -ENOENT && flags & (WY_MAKE_DIR | WY_MAKE_FILE))
-    return wy_make_target (path, flags, resolve);
-  return fd;
-}
-
-/* What stands over a part of /proc could make others believe that they wrote to the kernel
- * (CVE-2019-16884, CVE-2025-52881).  Return: 0, -EXDEV on a proc file system, or -errno. */
-static long
-refuse_proc (int target)
-{
-  struct statfs fs;
-  long result = wy_sys (SYS_fstatfs, target, &fs);
-  return result < 0 ? result : fs.f_type == PROC_SUPER_MAGIC ? -EXDEV : 0;
-}
-
-int
-wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
-{
-  wy_cleanup_close int target = (int) open_target (path, flags);
-  if (target == -ENOENT && flags & WY_OPTIONAL)
-    return 0;
-  if (target < 0)
-    return wy_fail (stage, "openat2", target);
-  long result = flags & WY_NOT_ON_PROC ? refuse_proc (target) : 0;
-  if (result < 0)
-    return wy_fail (stage, "fstatfs", result);
-  result = wy_sys (SYS_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-  return result < 0 ? wy_fail (stage, "move_mount", result) : 0;
-}
-
-int
-wy_do_attach (struct wy_stage *stage, const struct wy_op *op)
-{
-  return wy_attach (stage, stage->fds[op->slot], wy_text (stage, op->text[0]), op->flags);
-}
-
 int
 wy_do_mount (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -290,14 +167,13 @@ wy_do_mount (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "mount", result) : 0;
 }
 
-/* A detached clone of t0 below op->from.  Return: its descriptor, or -errno with the call named. */
+/* A detached clone of PATH below DIR.  Return: its descriptor, or -errno with the call named. */
 static int
-subtree (struct wy_stage *stage, const struct wy_op *op)
+clone_tree (struct wy_stage *stage, const struct wy_op *op, int dir, const char *path)
 {
-  int dir = op->from == WY_SLOT_NONE ? AT_FDCWD : stage->fds[op->from];
   unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | (op->flags & WY_FOLLOW ? 0u : (unsigned) AT_SYMLINK_NOFOLLOW)
                    | (op->flags & WY_RECURSIVE ? (unsigned) AT_RECURSIVE : 0u);
-  wy_cleanup_close int tree = (int) wy_sys (SYS_open_tree, dir, wy_text (stage, op->text[0]), flags);
+  wy_cleanup_close int tree = (int) wy_sys (SYS_open_tree, dir, path, flags);
   if (tree < 0)
     return wy_fail (stage, "open_tree", tree);
   long result = set_attributes (tree, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
@@ -310,6 +186,12 @@ subtree (struct wy_stage *stage, const struct wy_op *op)
   return made;
 }
 
+static int
+subtree (struct wy_stage *stage, const struct wy_op *op)
+{
+  return clone_tree (stage, op, op->from == WY_SLOT_NONE ? AT_FDCWD : stage->fds[op->from], wy_text (stage, op->text[0]));
+}
+
 int
 wy_do_subtree (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -320,11 +202,19 @@ wy_do_subtree (struct wy_stage *stage, const struct wy_op *op)
   return 0;
 }
 
+/* What a link in the image leads to: found first, without magic links, which could be ways to descriptors of ours. */
+static int
+linked_subtree (struct wy_stage *stage, const struct wy_op *op)
+{
+  wy_cleanup_close int target = (int) wy_open_in_root (AT_FDCWD, wy_text (stage, op->text[0]), O_PATH, 0, RESOLVE_NO_MAGICLINKS);
+  return target < 0 ? wy_fail (stage, "openat2", target) : clone_tree (stage, op, target, "");
+}
+
 int
 wy_do_bind (struct wy_stage *stage, const struct wy_op *op)
 {
-  wy_cleanup_close int tree = subtree (stage, op);
-  if (tree == -ENOENT && op->flags & WY_OPTIONAL)
+  wy_cleanup_close int tree = op->flags & WY_FOLLOW ? linked_subtree (stage, op) : subtree (stage, op);
+  if ((tree == -ENOENT || tree == -ENOTDIR) && op->flags & WY_OPTIONAL)
     {
       stage->err->code = 0;
       return 0;

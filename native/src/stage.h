@@ -99,17 +99,17 @@ struct wy_stage wy_stage_of (const uint8_t *buffer, struct wy_error *err);
 /* Send or receive one descriptor with one byte (send.c).  Return: 0 or the descriptor; -errno. */
 int wy_send_fd (int socket, int fd);
 
-/* Open PATH below DIR with openat2(2) (op_mount.c).  Return: a descriptor, or -errno. */
+/* Open PATH below DIR with openat2(2) (op_attach.c).  Return: a descriptor, or -errno. */
 long wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 
-/* Attach TREE at PATH, see WY_OP_ATTACH (op_mount.c). */
+/* Attach TREE at PATH, see WY_OP_ATTACH (op_attach.c). */
 int wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags);
 
-/* The directory that holds PATH, made when missing, and PATH's last part in *NAME (op_mount.c).
+/* The directory that holds PATH, made when missing, and PATH's last part in *NAME (op_attach.c).
  * Return: a descriptor, or -errno. */
 long wy_open_parent (const char *path, const char **name);
 
-/* Make PATH (op_mount.c).  Return: a descriptor of it, or -errno. */
+/* Make PATH (op_attach.c).  Return: a descriptor of it, or -errno. */
 long wy_make_target (const char *path, uint32_t flags, uint64_t resolve);
 
 /* Visit the network namespace NETNS with this thread, and come back (namespace.c).

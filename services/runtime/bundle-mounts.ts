@@ -97,12 +97,15 @@ function fileSystemMount (mount: BundleMount, options: MountOptions, facts: Moun
   const late = mount.type === 'tmpfs' ? attributes & ATTR.ro : 0
   const now = attributes & ~late
   const data = [`source=${mount.source || mount.type}`, ...options.data]
+  const hasMode = data.some(option => option.startsWith('mode='))
+  // A directory that the image keeps others out of stays so behind a tmpfs.
+  const copyMode = mount.type === 'tmpfs' && !hasMode ? FLAG.copyMode : 0
   return {
     host: [],
     make: BY_FSOPEN.has(mount.type) ? [{ kind: 'fsmount', slot, texts: [mount.type, data], num: data.length, wide: now }] : stagedMount(mount, options, facts, slot),
     attach: [
-      ...(options.copyUp ? [{ kind: 'copyUp', slot, texts: [mount.destination], num: data.some(option => option.startsWith('mode=')) ? 0 : 1 } as const] : []),
-      { kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | (SYSTEM.has(mount.type) || mount.destination === '/dev' ? FLAG.noSymlinks : 0) },
+      ...(options.copyUp ? [{ kind: 'copyUp', slot, texts: [mount.destination], num: hasMode ? 0 : 1 } as const] : []),
+      { kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | copyMode | (SYSTEM.has(mount.type) || mount.destination === '/dev' ? FLAG.noSymlinks : 0) },
       ...options.propagations.map((num): Op => ({ kind: 'setattr', slot, num })),
     ],
     seal: late === 0 ? [] : [{ kind: 'setattr', slot, wide: late }],

@@ -209,7 +209,7 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
     ...(process.terminal ? consoleOps(process, consoleSlot, true) : []),
     ...Object.entries(linux.sysctl).map(([name, value]): Op => ({ kind: 'write', slot: proc, texts: [sysctlPath(name), value] })),
     ...masks.map(({ path, slot }): Op => ({ kind: 'mask', slot, texts: [path] })),
-    ...linux.readonlyPaths.map((path): Op => ({ kind: 'bind', from: SLOT_NONE, texts: [path, path], wide: ATTR.ro, flags: FLAG.recursive | FLAG.optional })),
+    ...linux.readonlyPaths.map((path): Op => ({ kind: 'bind', from: SLOT_NONE, texts: [path, path], wide: ATTR.ro, flags: FLAG.recursive | FLAG.optional | FLAG.follow })),
     ...trees.seal,
     ...(rootPropagation === 0 ? [] : [{ kind: 'propagation', wide: rootPropagation } as const]),
     // The working directory can be made as long as the root takes it.

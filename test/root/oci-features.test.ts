@@ -3,7 +3,7 @@
 
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chownSync, existsSync, globSync, mkdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, globSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startTimeOf } from '../../services/platform/process-identity.ts'
@@ -195,6 +195,40 @@ t.test('what the caller has is not the container’s', { skip }, async t => {
   t.match(rig.run('umask; ls -ld /new /new/place', config => {
     config.process.cwd = '/new/place'
   }), { code: 0, stdout: /^0022\n/ }, 'its umask; and a working directory is made also in a read-only root')
+})
+
+t.test('links of an image', { skip }, async t => {
+  const rig = bundleFor(t)
+  mkdirSync(join(rig.rootfs, 'data/inner'), { recursive: true })
+  writeFileSync(join(rig.rootfs, 'data/file'), 'data\n')
+  for (const [name, target] of [['folder', '/data/inner'], ['file', 'data/file'], ['nowhere', '/not/there'], ['out', '../../not/here'], ['magic', '/proc/self/root/data']] as const) symlinkSync(target, join(rig.rootfs, name))
+  const writable = (config: Config): void => { config.root.readonly = false }
+  const bind = (source: string, destination: string) => ({ destination, type: 'bind', source, options: ['bind'] })
+  t.test('that lead to nowhere are mount points inside its root', async t => {
+    t.match(rig.run('cat /not/there/hosts /not/here', config => {
+      writable(config)
+      config.mounts.push(bind('/etc', '/nowhere'), bind(join(rig.rootfs, 'data/file'), '/out'))
+    }), { code: 0, stdout: /localhost[^]*data\n/ })
+    t.notOk(existsSync('/not'))
+  })
+  t.test('are followed to what shall be read-only, but for magic ones', async t => {
+    t.match(rig.run('for path in /data/inner/x /data/file /data/x; do echo >$path && echo $path; done 2>/dev/null; true', config => {
+      writable(config)
+      config.linux.readonlyPaths = ['/folder', '/file', '/nowhere', '/none']
+    }), { code: 0, stdout: '/data/x\n' })
+    t.match(rig.run('true', config => { config.linux.readonlyPaths = ['/magic'] }), { code: 1, stderr: /bind \/magic: openat2: ELOOP/ })
+  })
+  t.test('a tmpfs has the mode of the folder that it covers, or its own', async t => {
+    chmodSync(join(rig.rootfs, 'data/inner'), 0o710)
+    t.match(rig.run('ls -ld /data/inner /tmp/new; ls -ld /etc | cut -c 1-10', config => {
+      writable(config)
+      config.mounts.push({ destination: '/data/inner', type: 'tmpfs', source: 'tmpfs' }, { destination: '/tmp/new', type: 'tmpfs', source: 'tmpfs' }, { destination: '/etc', type: 'tmpfs', source: 'tmpfs', options: ['mode=0701'] })
+    }), { code: 0, stdout: /^drwx--x---.*\ndrwxrwxrwt.*\ndrwx-----x\n$/ })
+  })
+  t.test('and what cannot stand over each other is named', async t => {
+    t.match(rig.run('true', config => { config.mounts.push(bind('/etc/hosts', '/data')) }), { code: 1, stderr: /attach \/data: a file over a directory: ENOTDIR/ })
+    t.match(rig.run('true', config => { config.mounts.push(bind('/etc', '/data/file')) }), { code: 1, stderr: /attach \/data\/file: a directory over a file: ENOTDIR/ })
+  })
 })
 
 t.test('a container whose folder is damaged can be deleted', { skip }, async t => {
