@@ -176,6 +176,7 @@ t.test('a file cannot make the config grow without end', async t => {
   t.match(faultOf(() => configOf(wide)), /too many or too long/)
   t.match(faultOf(() => configOf(Array.from({ length: 1000 }, (_, i) => `EXPOSE 1-65000 ${i}/udp`).join('\n'))), /too many or too long/)
   t.equal(configOf(Array.from({ length: 1500 }, (_, i) => `ENV a${i}=b`).join('\n')).env.length, 1501, 'what people write fits')
+  t.equal(configOf(`EXPOSE 1-65000\n${Array.from({ length: 10 }, (_, i) => `EXPOSE ${i}/udp`).join('\n')}`).exposedPorts.length, 65_010, 'and all ports')
 })
 
 t.test('triggers run first in the child, with its variables, and are gone then', async t => {

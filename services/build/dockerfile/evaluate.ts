@@ -21,6 +21,8 @@ export const EMPTY_START: StageStart = { config: EMPTY_CONFIG, args: new Map(), 
 
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 const TITLE_CHARACTERS_MAX = 2000
+/** What a port or volume costs each time its list is made anew, in characters of a value: it is formatted, and hashed to find doubles. */
+const LISTED_COST = 16
 
 /** The instruction as progress shows it: one line, variables filled in where they are known. */
 function titleOf (state: StageState, instruction: Instruction): string {
@@ -102,12 +104,12 @@ function setList (state: StageState, instruction: ListInstruction): string {
     const volumes = instruction.words.map(word => valueIn(state, instruction, word))
     if (volumes.includes('')) throw instruction.fault('VOLUME needs a path', { mark: instruction.words[volumes.indexOf('')]! })
     state.config = { ...state.config, volumes: [...new Set([...state.config.volumes, ...volumes])] }
-    state.plan.spend(instruction, state.config.volumes.length)
+    state.plan.spend(instruction, LISTED_COST * state.config.volumes.length)
     return `VOLUME ${volumes.join(' ')}`
   }
   const ports = exposedPorts(instruction, instruction.words.flatMap(word => expandWith(instruction, word, name => lookUp(state, name), name => warnOfUnset(state, instruction, name)).words), state)
   state.config = { ...state.config, exposedPorts: [...new Set([...state.config.exposedPorts, ...ports])] }
-  state.plan.spend(instruction, state.config.exposedPorts.length + ports.length)
+  state.plan.spend(instruction, LISTED_COST * (state.config.exposedPorts.length + ports.length))
   return `EXPOSE ${ports.join(' ')}`
 }
 
