@@ -70,7 +70,7 @@ t.test('an exec that cannot write its pid file leaves no process', { skip: needs
   const id = containerName(t)
   rig.config('sleep 60')
   t.match(rig.oci(['run', '--detach', id], { quiet: true }), { code: 0 })
-  t.match(rig.oci(['exec', '--detach', '--pid-file', join(rig.directory, 'nowhere', 'pid'), id, 'sleep', '61'], { quiet: true }), { code: 1 })
+  t.match(rig.oci(['exec', '--detach', '--pid-file', join(rig.directory, 'nowhere', 'pid'), id, 'sleep', '61'], { quiet: true }), { code: 255 })
   t.equal(rig.oci(['exec', id, 'grep', '-l', '61', '/proc/2/cmdline']).stdout, '')
   t.match(rig.oci(['delete', '--force', id]), { code: 0 })
 })
