@@ -66,6 +66,8 @@ export interface BuildRequest {
 
 /** One container at a time. */
 const SLOTS = 1
+/** What the user's umask hides from others it would hide from the users of an image: name servers and secrets in a RUN, "/" of a layer. */
+const UMASK = 0o022
 
 function machinePlatform (): Platform {
   const { os, architecture } = hostPlatform()
@@ -82,13 +84,14 @@ function lazyRuntime ({ nativeDir, log }: BuilderDeps, dataDir: string): { get: 
 }
 
 /**
- * Build the image that REQUEST describes, keep it and name it.
+ * Build the image that REQUEST describes, keep it and name it.  The process has UMASK from then on: another build may run when this one ends.
  * Throws InvalidRequest (the Dockerfile or the context is wrong), BuildStepFailed, RegistryError, ContentError, SyscallError,
  * Unsupported, or the signal's reason; then nothing was named.
  */
 export async function buildImage (deps: BuilderDeps, request: BuildRequest): Promise<BuiltImage> {
   const { store, registry, puller, download, nativeDir } = deps
   const { signal, clampSeconds } = request
+  process.umask(UMASK)
   const dataDir = join(deps.dataDir, 'build')
   mkdirSync(dataDir, { recursive: true, mode: 0o711 })
   const buildPlatform = machinePlatform()

@@ -59,7 +59,10 @@ export function writeContext (dir: string, files: ContextFiles): void {
     const target = join(dir, path)
     mkdirSync(dirname(target), { recursive: true, mode: 0o755 })
     if (typeof content === 'object' && 'link' in content) symlinkSync(content.link, target)
-    else writeFileSync(target, content, { mode: 0o644 })
+    else {
+      writeFileSync(target, content)
+      chmodSync(target, 0o644) // whatever the umask says
+    }
   }
 }
 

@@ -73,6 +73,21 @@ async function sameTwice (t: Test, rig: BuildRig): Promise<void> {
   t.strictSame([...tree.keys()].filter(path => path.startsWith('low')), ['low', 'low/deep', 'low/deep/new'], 'a folder that was made anew hides the old one')
 }
 
+async function umasks (t: Test, rig: BuildRig): Promise<void> {
+  const lines = ['FROM base', 'COPY <<EOF /h', 'h', 'EOF', 'COPY --link f /linked/', 'RUN echo "u:x:7:7::/:/bin/sh" >/etc/passwd', 'USER u',
+    'RUN --mount=type=secret,id=s,mode=0444 --mount=type=bind,source=f,target=/a/b/f cat /h /linked/f /etc/resolv.conf /etc/hosts /run/secrets/s /a/b/f >/dev/null']
+  const build = async (umask: number) => {
+    const before = process.umask(umask)
+    t.teardown(() => { process.umask(before) })
+    return await rig.build(`${lines.join('\n')}\n`, { f: 'f' }, { secrets: new Map([['s', Buffer.from('s')]]), usesCache: false, clampSeconds: 1_700_000_000 })
+  }
+  const open = await build(0)
+  const closed = await build(0o077)
+  t.equal(closed.image.digest, open.image.digest)
+  const scratch = await rig.build('FROM scratch\nCOPY f /\n', { f: randomBytes(8) })
+  for (const layer of [...rig.layers(closed), ...rig.layers(scratch)]) t.equal(lstatSync(layer).mode & 0o777, 0o755)
+}
+
 async function failures (t: Test, rig: BuildRig): Promise<void> {
   await t.test('a failed step says its line and the last that it wrote', async t => {
     await t.rejects(rig.build(onBase('RUN true', 'RUN echo out; echo err >&2; exit 3')), {
@@ -114,6 +129,7 @@ async function failures (t: Test, rig: BuildRig): Promise<void> {
 t.test('a build', { skip: needsRoot }, async t => {
   const rig = await buildRig(t)
   await t.test('keeps layers that are the same packed and unpacked', t => sameTwice(t, rig))
+  await t.test('is the same, and open to all users of the image, whatever the umask', t => umasks(t, rig))
   await t.test('leaves nothing when it fails', t => failures(t, rig))
 })
 
