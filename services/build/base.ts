@@ -5,7 +5,7 @@
 import { ContentError } from '../contract/errors.ts'
 import type { Manifest, Platform } from '../contract/image.ts'
 import { parseImageConfig, parseManifest } from '../image/manifest.ts'
-import { choosePlatform, hostPlatform } from '../image/platform.ts'
+import { choosePlatform, hostPlatform, platformsFor, type HostPlatform } from '../image/platform.ts'
 import type { Puller } from '../image/pull.ts'
 import { formatReference, parseReference } from '../image/reference.ts'
 import type { RegistryClient } from '../image/registry.ts'
@@ -60,11 +60,10 @@ export function createBases ({ store, registry, puller, alwaysPull }: BaseDeps) 
     return bytes
   }
 
-  async function manifestOf (digest: string, platform: Platform, name: string): Promise<{ manifest: Manifest, manifestDigest: string }> {
+  /** The manifest of an image that is here: DIGEST itself, or in the index DIGEST that for WANTED. */
+  async function manifestOf (digest: string, wanted: HostPlatform, name: string): Promise<{ manifest: Manifest, manifestDigest: string }> {
     const top = parseManifest(await blobOf(digest, name))
     if (!('manifests' in top)) return { manifest: top, manifestDigest: digest }
-    const host = hostPlatform()
-    const wanted = platform.architecture === host.architecture ? host : { os: 'linux' as const, architecture: platform.architecture, variants: [platform.variant ?? ''] }
     const chosen = choosePlatform(top, wanted).digest
     const manifest = parseManifest(await blobOf(chosen, name))
     if ('manifests' in manifest) throw new ContentError(`${name} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
@@ -77,10 +76,13 @@ export function createBases ({ store, registry, puller, alwaysPull }: BaseDeps) 
       const ref = parseReference(reference)
       const name = formatReference(ref)
       const local = alwaysPull ? undefined : ref.digest ?? store.catalog.find(name)
-      const digest = local ?? (await registry.resolve(ref)).digest
+      const named = local ?? (await registry.resolve(ref)).digest
+      store.catalog.pin(named)
+      const host = hostPlatform()
+      const wanted = platform.architecture === host.architecture ? host : platformsFor(platform)
+      const { digest } = (await (wanted === host ? puller.ensure(ref, named) : puller.ensureFor(wanted, ref, named))).image
       store.catalog.pin(digest)
-      await puller.ensure(ref, digest)
-      const { manifest, manifestDigest } = await manifestOf(digest, platform, name)
+      const { manifest, manifestDigest } = await manifestOf(digest, wanted, name)
       const config = await blobOf(manifest.config.digest, name)
       const { diffIds } = parseImageConfig(config)
       const layers = manifest.layers.map((layer, i) => ({ diffId: diffIds[i]!, digest: layer.digest, sizeBytes: layer.size, mediaType: layer.mediaType }))

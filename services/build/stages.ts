@@ -60,7 +60,6 @@ export interface StagesDeps {
 export function createStages ({ plan, bases, shared: parts, progress }: StagesDeps) {
   const built = new Map<number, Promise<BuiltStage>>()
   const images = new Map<string, Promise<Base>>()
-  const shared: BuildShared = { ...parts, layersOf }
 
   function imageOf (reference: string, platform: Platform, title: string): Promise<Base> {
     const key = `${reference} ${formatPlatform(platform)}`
@@ -82,10 +81,11 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
     }
   }
 
-  async function layersOf (source: StageSource): Promise<{ layers: readonly StageLayer[], name: string }> {
+  /** SOURCE as a stage for PLATFORM sees it. */
+  async function layersOf (source: StageSource, platform: Platform): Promise<{ layers: readonly StageLayer[], name: string }> {
     if (source.kind === 'scratch') return { layers: [], name: 'scratch' }
     if (source.kind === 'stage') return { layers: (await stage(source.index)).layers, name: `the stage ${plan.stages[source.index]!.title}` }
-    const image = await imageOf(source.reference, plan.options.platform, `FROM ${source.reference}`)
+    const image = await imageOf(source.reference, platform, `FROM ${source.reference}`)
     return { layers: image.layers, name: source.reference }
   }
 
@@ -102,6 +102,7 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
   }
 
   async function performStep (step: LayerStep, platform: Platform, diffIds: readonly string[], onOutput: (bytes: Buffer) => void): Promise<PerformedStep> {
+    const shared: BuildShared = { ...parts, layersOf: source => layersOf(source, platform) }
     if (step.kind === 'workdir') return await performWorkdir(shared, step, { diffIds, onOutput })
     if (step.kind !== 'run') return await performCopy(shared, step, { diffIds, onOutput })
     const here = plan.options.buildPlatform
@@ -113,7 +114,7 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
 
   /** ERR with PLACE, where it is one that people can do something about there; the signal's reason when there is one. */
   function placed (place: Place, output: readonly string[], err: unknown): unknown {
-    if (shared.signal.aborted) return shared.signal.reason
+    if (parts.signal.aborted) return parts.signal.reason
     const isPlaced = err instanceof StepFailed || err instanceof ContentError || err instanceof RegistryError || err instanceof SyscallError
     return isPlaced ? new BuildStepFailed(place, output, err) : err
   }
@@ -128,7 +129,7 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
         onOutput(bytes)
       })
     } catch (err) {
-      if (err instanceof StartError && !shared.signal.aborted) throw step.fault(err.message)
+      if (err instanceof StartError && !parts.signal.aborted) throw step.fault(err.message)
       throw placed(step, tail.lines(), err)
     }
   }

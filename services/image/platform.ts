@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs'
 import { ContentError } from '../contract/errors.ts'
-import type { Descriptor, ImageConfig, Index } from '../contract/image.ts'
+import type { Descriptor, ImageConfig, Index, Platform } from '../contract/image.ts'
 import { DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST } from './manifest.ts'
 
 export interface HostPlatform {
@@ -49,6 +49,13 @@ export function hostPlatform (arch: string = process.arch, flags?: ReadonlySet<s
   return PLATFORMS[arch] ?? { os: 'linux', architecture: arch, variants: [''] }
 }
 
+/** Who runs images for PLATFORM, another than this machine's: of an architecture's levels, the one that is written and those below it. */
+export function platformsFor ({ architecture, variant = '' }: Platform): HostPlatform {
+  const levels = architecture === 'amd64' ? [...AMD64_LEVELS.map(([level]) => level).toReversed(), '', 'v1'] : PLATFORMS[architecture]?.variants ?? ['']
+  const at = variant === '' ? 0 : levels.indexOf(variant)
+  return { os: 'linux', architecture, variants: at < 0 ? [variant, ...levels] : levels.slice(at) }
+}
+
 /** "linux/arm/v7", or "unknown". */
 export function platformText ({ platform }: Descriptor): string {
   return [platform?.os, platform?.architecture, platform?.variant].filter(Boolean).join('/') || 'unknown'
@@ -81,10 +88,10 @@ function runsVariant ({ architecture, variants }: HostPlatform, variant: string)
   return variants.includes(variant) || !(architecture === 'amd64' ? /^v[234]$/ : /^v[5-7]$/).test(variant)
 }
 
-/** Throws ContentError when an image made for another machine was named directly. */
-export function checkPlatform (config: ImageConfig, host: HostPlatform): void {
+/** Throws ContentError when an image that is not for HOST was named directly; ISHERE says that HOST is this machine. */
+export function checkPlatform (config: ImageConfig, host: HostPlatform, isHere = true): void {
   const { os, architecture, variant } = config
   if (os === host.os && architecture === host.architecture && (variant === undefined || runsVariant(host, variant))) return
   const made = `${os || 'an unnamed system'}/${architecture || 'an unnamed processor'}${variant === undefined ? '' : `/${variant}`}`
-  throw new ContentError(`the image is for ${made}, this machine is ${host.os}/${host.architecture}`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
+  throw new ContentError(`the image is for ${made}, ${isHere ? 'this machine is' : 'wanted is one for'} ${host.os}/${host.architecture}`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }

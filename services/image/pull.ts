@@ -11,7 +11,7 @@ import type { Descriptor, Image, ImageConfig, LayerProgress, LayerState, Manifes
 import { readBounded } from './bounded-body.ts'
 import { createBudget, fetchLayer } from './layer.ts'
 import { parseImageConfig, parseManifest } from './manifest.ts'
-import { checkPlatform, choosePlatform, hostPlatform } from './platform.ts'
+import { checkPlatform, choosePlatform, hostPlatform, type HostPlatform } from './platform.ts'
 import { createReadyImages } from './ready.ts'
 import { formatReference, type Reference } from './reference.ts'
 import { MANIFEST_BYTES_MAX, verify, type RegistryClient } from './registry.ts'
@@ -153,31 +153,33 @@ export function createPuller (deps: PullerDeps) {
     return missing.length > 0
   }
 
-  /** HOLD keeps what it names from being removed while this runs. */
-  async function fetchImage (ref: Reference, digest: string, hold: (...digests: string[]) => void): Promise<PullResult> {
+  /** HOLD keeps what it names from being removed while this runs.  An image that is not for this machine is recorded as itself, never as what its index stands for here. */
+  async function fetchImage (ref: Reference, digest: string, wanted: HostPlatform, hold: (...digests: string[]) => void): Promise<PullResult> {
     hold(digest)
     const top = await manifestOf(ref, digest)
     let chosen = top
     let manifestDigest = digest
     for (let depth = 0; 'manifests' in chosen.manifest; depth++) {
       if (depth === INDEX_DEPTH_MAX) throw new ContentError(`${formatReference(ref)} has indexes in indexes, more than ${INDEX_DEPTH_MAX} deep`, 'ERR_CONTENT_LIMIT')
-      manifestDigest = choosePlatform(chosen.manifest, host).digest
+      manifestDigest = choosePlatform(chosen.manifest, wanted).digest
       hold(manifestDigest)
       chosen = await manifestOf(ref, manifestDigest)
     }
     const { manifest } = chosen
     hold(manifest.config.digest, ...manifest.layers.map(layer => layer.digest))
     const config = await configOf(ref, manifest.config)
-    checkPlatform(config, host)
+    const isHere = wanted.architecture === host.architecture
+    checkPlatform(config, wanted, isHere)
     checkLayers(formatReference(ref), manifest, config)
     hold(...config.diffIds)
     const pulled = await layersOf(ref, digest, manifest, config)
+    const ownDigest = isHere ? digest : manifestDigest
     catalog.recordImage({
-      digest, manifestDigest, configDigest: manifest.config.digest, ...(deps.isArchive !== true && { source: `${ref.registry}/${ref.repository}` }),
+      digest: ownDigest, manifestDigest, configDigest: manifest.config.digest, ...(deps.isArchive !== true && { source: `${ref.registry}/${ref.repository}` }),
       layers: manifest.layers.map((layer, i) => ({ diffId: config.diffIds[i]!, digest: layer.digest, sizeBytes: layer.size })),
     })
-    const image = { digest, config, layers: distinctHighest(config.diffIds).map(store.layerPath) }
-    ready.add(image)
+    const image = { digest: ownDigest, config, layers: distinctHighest(config.diffIds).map(store.layerPath) }
+    if (isHere) ready.add(image)
     return { image, pulled: pulled || top.fetched || chosen.fetched }
   }
 
@@ -188,7 +190,7 @@ export function createPuller (deps: PullerDeps) {
     await store.collector.dropUnused(digests).catch(() => undefined)
   }
 
-  async function pull (ref: Reference, digest: string): Promise<PullResult> {
+  async function pull (ref: Reference, digest: string, wanted: HostPlatform): Promise<PullResult> {
     stopping.signal.throwIfAborted()
     await store.open()
     const held: string[] = []
@@ -198,7 +200,7 @@ export function createPuller (deps: PullerDeps) {
     }
     let failure: unknown
     try {
-      return await fetchImage(ref, digest, hold)
+      return await fetchImage(ref, digest, wanted, hold)
     } catch (error) {
       failure = error
       throw error
@@ -215,7 +217,12 @@ export function createPuller (deps: PullerDeps) {
      */
     async ensure (ref: Reference, digest: string): Promise<PullResult> {
       const known = ready.find(digest)
-      return known ? { image: known, pulled: false } : await tracked(imageFlight(digest, () => pull(ref, digest)))
+      return known ? { image: known, pulled: false } : await tracked(imageFlight(digest, () => pull(ref, digest, host)))
+    },
+
+    /** The same for another platform than this machine's, to build with and not to run: the digest of its image is that of the one manifest. */
+    async ensureFor (platform: HostPlatform, ref: Reference, digest: string): Promise<PullResult> {
+      return await tracked(imageFlight(`${digest} ${platform.architecture} ${platform.variants[0]}`, () => pull(ref, digest, platform)))
     },
 
     /** A container of an image that `ensure` gave begins: its layers must stay.  Call it before anything else is awaited. */

@@ -11,11 +11,19 @@ import t, { type Test } from 'tap'
 import { createLayerTool } from '../../services/build/layer-tool.ts'
 import { createLayerMaker } from '../../services/build/layers.ts'
 import type { BuildEvent } from '../../services/build/progress.ts'
+import { pushIndex } from '../../services/image/assemble.ts'
+import { registrySource } from '../../services/image/copy.ts'
+import { hostPlatform } from '../../services/image/platform.ts'
+import { pushImage } from '../../services/image/push.ts'
+import { parseReference } from '../../services/image/reference.ts'
+import { createRegistryClient } from '../../services/image/registry.ts'
 import { createImageStore } from '../../services/image/store.ts'
 import { startUnpacker } from '../../services/image/unpack.ts'
 import { BASE, buildRig, type BuildRig, type Built } from '../helpers/build.ts'
 import { takeCensus } from '../helpers/census.ts'
 import { needsRoot, NATIVE_DIR } from '../helpers/container.ts'
+import { gzipLayer } from '../helpers/layer.ts'
+import { noRegistry, startRegistry } from '../helpers/registry.ts'
 
 const onBase = (...lines: readonly string[]): string => `${BASE}${lines.join('\n')}\n`
 
@@ -88,6 +96,41 @@ async function umasks (t: Test, rig: BuildRig): Promise<void> {
   for (const layer of [...rig.layers(closed), ...rig.layers(scratch)]) t.equal(lstatSync(layer).mode & 0o777, 0o755)
 }
 
+async function platforms (t: Test, rig: BuildRig): Promise<void> {
+  const host = await startRegistry(t)
+  const registry = createRegistryClient()
+  t.teardown(() => registry.close())
+  const made = async (architecture: string) => {
+    const ref = parseReference(`${host}/${architecture}`)
+    return { source: registrySource(registry, ref), digest: await pushImage({ registry, reference: ref, config: { architecture, config: { Env: [`A=${architecture}`] } }, layers: [gzipLayer([{ name: 'arch', data: architecture }])] }) }
+  }
+  const own = hostPlatform().architecture
+  const parts = [await made(own), await made('s390x')]
+  const { digest: index } = await pushIndex({ registry, to: parseReference(`${host}/base`), parts })
+  const other = { platform: { os: 'linux', architecture: 's390x' } }
+  const copies = `FROM --platform=$BUILDPLATFORM base AS builder\nCOPY --from=${host}/base arch /own\nRUN cat /own >/seen\nFROM ${host}/base\nCOPY --from=builder /seen /seen\nCOPY --from=${host}/base arch /copied\n`
+
+  await t.test('begin with the image of an index that is for them, and take from those of their own stage', async t => {
+    const built = await rig.build(copies, {}, other)
+    t.match(await rig.config(built), { architecture: 's390x', config: { Env: ['A=s390x', /^PATH=/] } })
+    for (const [path, text] of [['/arch', 's390x'], ['/copied', 's390x'], ['/seen', own]] as const) t.equal(await rig.text(built, path), text)
+    t.equal((await rig.build(copies, {}, other)).image.digest, built.image.digest)
+  })
+
+  await t.test('and this machine goes on having its own of the same name', async t => {
+    t.equal(rig.store.catalog.image(index)?.manifestDigest, parts[0]!.digest)
+    t.equal(await rig.text(await rig.build(`FROM ${host}/base@${index}\n`), '/arch'), own)
+    t.equal(rig.store.catalog.image(parts[1]!.digest)?.manifestDigest, parts[1]!.digest)
+  })
+
+  await t.test('a RUN for them says that it cannot be, an image for others whom it is for', async t => {
+    await t.rejects(rig.build(`FROM ${host}/base\nRUN true\n`, {}, other), { message: /Dockerfile:2: programs for linux\/s390x cannot run on this machine, which is linux\/.*; only stages without RUN/ })
+    await t.rejects(rig.build('FROM base\nCOPY a /\n', { a: '' }, other), { path: 'Dockerfile:1', message: `the image is for linux/${own}, wanted is one for linux/s390x` })
+    await t.rejects(rig.build(`FROM ${host}/base\n`, {}, { platform: { os: 'linux', architecture: 'arm', variant: 'v7' } }), { message: /is not there for linux\/arm; it is for/ })
+    await t.rejects(rig.build(`FROM ${host}/s390x\n`), { message: /the image is for linux\/s390x, this machine is/ })
+  })
+}
+
 async function failures (t: Test, rig: BuildRig): Promise<void> {
   await t.test('a failed step says its line and the last that it wrote', async t => {
     await t.rejects(rig.build(onBase('RUN true', 'RUN echo out; echo err >&2; exit 3')), {
@@ -130,6 +173,7 @@ t.test('a build', { skip: needsRoot }, async t => {
   const rig = await buildRig(t)
   await t.test('keeps layers that are the same packed and unpacked', t => sameTwice(t, rig))
   await t.test('is the same, and open to all users of the image, whatever the umask', t => umasks(t, rig))
+  await t.test('for other platforms', { skip: noRegistry }, t => platforms(t, rig))
   await t.test('leaves nothing when it fails', t => failures(t, rig))
 })
 

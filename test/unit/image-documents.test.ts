@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Descriptor } from '../../services/contract/image.ts'
-import { choosePlatform, hostPlatform } from '../../services/image/platform.ts'
+import { choosePlatform, hostPlatform, platformsFor } from '../../services/image/platform.ts'
 import { parseImageConfig, parseManifest, OCI_INDEX, OCI_MANIFEST } from '../../services/image/manifest.ts'
 import { formatReference, parseReference, registryUrl } from '../../services/image/reference.ts'
 import { parseAnswer } from '../../services/image/unpack.ts'
@@ -113,6 +113,14 @@ t.test('platforms', async t => {
     t.equal(chosen('x64', v3), 'sha256:amd64', 'a level is worth nothing without the one below')
     t.equal(chosen('x64', `${v2} ${v3.replace('avx2 ', '')}`), 'sha256:amd64')
   })
+  t.test('what is built for takes the level that is written, or a lower one', async t => {
+    const variants = (architecture: string, variant?: string): readonly string[] => platformsFor({ os: 'linux', architecture, ...(variant !== undefined && { variant }) }).variants
+    t.strictSame(variants('arm', 'v6'), ['v6', 'v5', ''])
+    t.strictSame(variants('arm'), ['v7', 'v6', 'v5', ''])
+    t.strictSame(variants('amd64', 'v3'), ['v3', 'v2', '', 'v1'])
+    t.strictSame([variants('arm64'), variants('arm64', 'v9'), variants('s390x')], [['v8', ''], ['v9', 'v8', ''], ['']])
+  })
+
   t.test('an index in an index is taken when it may have what is wanted', async t => {
     const nested = { ...descriptor, mediaType: OCI_INDEX, digest: 'sha256:nested' }
     const choose = (manifests: readonly Descriptor[]): string => choosePlatform({ mediaType: OCI_INDEX, manifests }, hostPlatform('x64')).digest
