@@ -26,6 +26,22 @@ export function cut (text: string, width: number): string {
   return text.length <= width ? text : `${text.slice(0, width - 1)}…`
 }
 
+const NO_COLUMN = /[\p{Mn}\p{Me}\p{Cf}]/u
+/** East Asian wide and fullwidth characters, and pictures (Unicode, UAX #11). */
+const TWO_COLUMNS = /[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f000}-\u{1faff}\u{20000}-\u{3fffd}]|\p{Emoji_Presentation}/u
+
+/** TEXT, of one line, in at most WIDTH columns of a terminal. */
+export function fit (text: string, width: number): string {
+  let columns = 0
+  let end = 0
+  for (const character of text) {
+    columns += NO_COLUMN.test(character) ? 0 : TWO_COLUMNS.test(character) ? 2 : 1
+    if (columns > width) break
+    end += character.length
+  }
+  return text.slice(0, end)
+}
+
 /** ROWS below their titles, at most WIDTH wide where shrinking columns allow it; ends with a newline. */
 export function formatTable (columns: readonly Column[], rows: readonly (readonly string[])[], width = Infinity): string {
   const cells = [columns.map(c => c.title), ...rows.map(row => row.map(cell => printable(cell).replaceAll(/[\n\t]/g, ' ')))]

@@ -87,6 +87,35 @@ t.test('what is shown', async t => {
     if (isTTY) t.match(shown, /=> 1\.2s \[1\/1\] RUN x\n[^]*warning: careful\n/)
     else t.match(shown, /^#1 \[1\/1\] RUN x\n#1 [\d.]+ one\n#1 [\d.]+ two�\[2J\n#1 DONE 1\.2s\n\nwarning: careful\n$/)
   }
+  await t.test('a line that is painted over takes one row, wide characters or not; a warning is never cut', t => {
+    const columns = 40
+    let shown = ''
+    const { stderr, ...others } = contextWith(text => { shown += text }, true)
+    const progress = createBuildProgress({ ...others, stderr: Object.assign(stderr, { columns }) }, undefined)
+    const warning = 'careful '.repeat(20)
+    for (const event of [
+      { kind: 'started', number: 1, title: `[1/1] RUN ${'日本語'.repeat(20)}` }, { kind: 'output', number: 1, bytes: Buffer.from(`${'🎉'.repeat(60)}\n${'e\u0301'.repeat(60)}\n`) },
+      { kind: 'warning', text: warning }, { kind: 'done', number: 1, isCached: false, tookMs: 1 },
+    ] as const) progress.onEvent(event)
+    progress.end()
+    const lines = shown.split('\n')
+    const wide = lines.filter(line => /日|🎉/u.test(line))
+    t.equal(wide.length, 4, 'begun, with output, and done')
+    // oxlint-disable-next-line no-control-regex
+    for (const line of wide) t.ok([...line.replaceAll(/\u001b\[\d*[AJ]/g, '')].reduce((sum, character) => sum + (character > '\u2000' ? 2 : 1), 0) < columns, line)
+    t.ok(lines.some(line => line.includes('e\u0301'.repeat(30))), 'what takes no column is not counted')
+    t.ok(shown.includes(`warning: ${warning}\n`))
+    t.end()
+  })
+  await t.test('of a bar that writes over itself, the last is shown', t => {
+    let shown = ''
+    const progress = createBuildProgress(contextWith(text => { shown += text }), undefined)
+    progress.onEvent({ kind: 'started', number: 1, title: 'x' })
+    progress.onEvent({ kind: 'output', number: 1, bytes: Buffer.from('10 %\r20 %\r100 %\r\nnext\r\n') })
+    progress.end()
+    t.match(shown, /^#1 x\n#1 [\d.]+ 100 %\n#1 [\d.]+ next\n$/)
+    t.end()
+  })
   const tail = createTail()
   for (let i = 0; i < 10_000; i++) tail.add(Buffer.from(`line ${i}\n`))
   t.same(tail.lines().at(-1), 'line 9999')

@@ -4,7 +4,7 @@
 
 import type { BuildEvent } from '../../build/progress.ts'
 import type { Context } from '../context.ts'
-import { printable, progressWidth } from '../terminal.ts'
+import { fit, printable, progressWidth } from '../terminal.ts'
 
 export interface BuildProgress {
   readonly onEvent: (event: BuildEvent) => void
@@ -14,6 +14,8 @@ export interface BuildProgress {
 
 const PAINT_MS = 100
 const LIVE_LINES = 6
+/** What is kept free behind a title: two spaces and "7200.0s". */
+const TIME_COLUMNS = 9
 /** A line that is longer is cut into several. */
 const LINE_BYTES_MAX = 4096
 
@@ -22,7 +24,8 @@ const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)}s`
 /** Whole lines of what comes in pieces. */
 function createLines (onLine: (line: string) => void): { add: (bytes: Buffer) => void, end: () => void } {
   let rest: Buffer = Buffer.alloc(0)
-  const say = (bytes: Buffer): void => { onLine(printable(bytes.toString('utf8'))) }
+  // A progress bar writes over itself: what is seen of it is what stands behind the last carriage return.
+  const say = (bytes: Buffer): void => { onLine(printable(bytes.toString('utf8').replace(/\r+$/, '').replace(/^.*\r/s, ''))) }
   return {
     add (bytes) {
       let left = rest.length === 0 ? bytes : Buffer.concat([rest, bytes])
@@ -69,12 +72,12 @@ function liveProgress (context: Context): BuildProgress {
   let painted = 0
   let timer: NodeJS.Timeout | undefined
   const lines = createLines(line => { tail = [...tail, line].slice(-LIVE_LINES) })
-  const cut = (text: string): string => text.replaceAll(/[\n\t]/g, ' ').slice(0, progressWidth(context))
+  const cut = (text: string, columns = 0): string => fit(text.replaceAll(/[\n\t]/g, ' '), progressWidth(context) - columns)
   const wipe = (): string => painted === 0 ? '' : `\u001b[${painted}A\u001b[J`
 
   function paint (finished = ''): void {
     const now = performance.now()
-    const live = [...running.values()].map(({ title, startedAt }) => cut(`=> ${title.slice(0, progressWidth(context) - 12)}  ${seconds(now - startedAt)}`))
+    const live = [...running.values()].map(({ title, startedAt }) => `${cut(`=> ${title}`, TIME_COLUMNS)}  ${seconds(now - startedAt)}`)
     const shown = running.size === 0 ? [] : [...live, ...tail.map(line => cut(`   | ${line}`))]
     stderr.write(`${wipe()}${finished}${shown.map(line => `${line}\n`).join('')}`)
     painted = shown.length
@@ -90,7 +93,7 @@ function liveProgress (context: Context): BuildProgress {
 
   return {
     onEvent (event) {
-      if (event.kind === 'warning') return paint(`${cut(`warning: ${printable(event.text)}`)}\n`)
+      if (event.kind === 'warning') return paint(`warning: ${printable(event.text)}\n`) // is not painted over, so it may wrap
       if (event.kind === 'output') return lines.add(event.bytes)
       if (event.kind === 'started') {
         running.set(event.number, { title: printable(event.title), startedAt: performance.now() })
