@@ -39,6 +39,8 @@ const text = z.string().max(TEXT_MAX, `is longer than ${TEXT_MAX} characters`).r
 /** YAML reads `1.5` and `true` as what they are; an environment has only text. */
 const scalar = z.union([text, z.number(), z.boolean()], 'must be a text, a number, true or false').transform(String)
 const textMap = z.record(z.string(), scalar)
+/** As Go reads it, for faas-cli: nothing is an empty text. */
+const goTextMap = z.record(z.string(), z.union([scalar, z.null().transform(() => '')]))
 const list = z.array(text).max(LIST_MAX, `has more than ${LIST_MAX} items`)
 const functionsOf = <T extends z.ZodType>(one: T) => z.record(z.string().min(1), one)
   .refine(all => Object.keys(all).length > 0, 'has no function')
@@ -60,10 +62,10 @@ const openfaasFile = z.looseObject({
     handler: text.optional(),
     image: text,
     fprocess: text.optional(),
-    environment: textMap.nullable().optional(),
+    environment: goTextMap.nullable().optional(),
     environment_file: list.nullable().optional(),
-    labels: textMap.nullable().optional(),
-    annotations: textMap.nullable().optional(),
+    labels: goTextMap.nullable().optional(),
+    annotations: goTextMap.nullable().optional(),
     limits: z.record(z.string(), scalar).nullable().optional(),
     requests: z.record(z.string(), scalar).nullable().optional(),
     secrets: list.nullable().optional(),
@@ -71,9 +73,9 @@ const openfaasFile = z.looseObject({
     readonly_root_filesystem: z.boolean().optional(),
     namespace: text.optional(),
     skip_build: z.boolean().optional(),
-    build_args: textMap.nullable().optional(),
+    build_args: goTextMap.nullable().optional(),
     build_options: list.nullable().optional(),
-    build_secrets: textMap.nullable().optional(),
+    build_secrets: goTextMap.nullable().optional(),
     copy: list.nullable().optional(),
     platforms: text.optional(),
   })),

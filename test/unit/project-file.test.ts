@@ -58,6 +58,7 @@ functions:
     environment:
       write_debug: true
       combine_output: "false"
+      empty:
     environment_file:
       - env.yml
     labels: { com.openfaas.scale.min: 1 }
@@ -76,14 +77,14 @@ functions:
 `
 
 t.test('stack.yaml of OpenFaaS is taken as it is', async t => {
-  const folder = t.testdir({ 'stack.yaml': STACK, 'env.yml': 'environment:\n  write_debug: overridden\n  from_file: 1\n' })
+  const folder = t.testdir({ 'stack.yaml': STACK, 'env.yml': 'environment:\n  write_debug: overridden\n  from_file: 1\n  none:\n' })
   const { functions: [figlet, ready, templated] } = readProject(join(folder, 'stack.yaml'), {})
   t.equal(figlet?.image, 'me/figlet:0.1')
   t.same(figlet?.build, { context: './figlet', args: { ADDITIONAL_PACKAGE: 'curl' } })
   t.same(figlet?.notes, ['build_options are packages for templates of OpenFaaS and are not used'])
   const spec = parseDeployment({ ...figlet?.deployment, image: figlet?.image })
   t.same(spec.command, ['figlet', '-w', '80'], 'the classic watchdog’s program is the command')
-  t.same(spec.envVars, { write_debug: 'true', combine_output: 'false', from_file: '1' })
+  t.same(spec.envVars, { write_debug: 'overridden', combine_output: 'false', empty: '', from_file: '1', none: '' }, 'a file wins over the function, as with faas-cli')
   t.same([spec.limits.memoryBytes, spec.limits.cpus, spec.readOnlyRootFilesystem], [40 * 1024 ** 2, 0.1, true])
   t.equal(ready?.build, undefined)
   t.equal(templated?.build?.template, 'node20')
@@ -101,6 +102,10 @@ t.test('a file that is not YAML, is too clever, or is not there is refused with 
   t.throws(() => readProject(join(folder, 'bad.yaml'), {}), { message: /bad\.yaml is not YAML .*line 1/s })
   t.throws(() => readProject(join(folder, 'bomb.yaml'), {}), { message: /bomb\.yaml is not YAML .*alias/ })
   t.throws(() => readProject(join(folder, 'none.yaml'), {}), { message: /none\.yaml cannot be read/ })
+  for (const [text, message] of [['a: [', /env\.yml is not YAML .*line 1/s], ['x: 1', /env\.yml of f must hold "environment:"/], ['environment: { A: [1] }', /env\.yml of f: environment\.A is not one value/]] as const) {
+    const own = t.testdir({ 'stack.yaml': 'provider: {}\nfunctions:\n  f: { image: x, environment_file: [env.yml] }\n', 'env.yml': text })
+    t.throws(() => readProject(join(own, 'stack.yaml'), {}), { message })
+  }
 })
 
 /** `wherry ARGV` with nothing around it: its exit code and what it wrote. */
@@ -141,6 +146,12 @@ t.test('wherry init', async t => {
       t.match(execFileSync(program!, args, { cwd: own, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }), /ok|pass|^$/)
     })
   }
+  t.test('writes a name that YAML would take for a number or a constant as text', async t => {
+    for (const name of ['1', '2e3', '0x1f', 'null', 'true', 'false', '2024-01-01', 'no']) {
+      t.match(await run(['init', name, '--template', 'bash', '--into', join(folder, `named-${name}`)]), { code: 0 }, name)
+      t.match(readProject(join(folder, `named-${name}`, 'wherry.yaml'), {}).functions, [{ name, image: name }], name)
+    }
+  })
   t.test('never writes over a folder, and refuses names that could not be deployed', async t => {
     mkdirSync(join(folder, 'there'))
     writeFileSync(join(folder, 'there/mine'), 'kept')

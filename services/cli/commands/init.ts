@@ -11,6 +11,8 @@ import { Failure, usageFailure } from '../failure.ts'
 const TEMPLATES = fileURLToPath(new URL('../templates', import.meta.url))
 /** A function's name that is also a repository's and a Go module's. */
 const NAME = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
+/** Names that YAML takes for something else than text (YAML 1.2.2, 10.3.2). */
+const NOT_TEXT = /^(?:null|true|false|\d.*)$/
 
 interface Flags { readonly template: string, readonly into?: string }
 
@@ -52,7 +54,8 @@ function writeTemplate (template: string, folder: string, name: string): void {
       const from = join(template, file)
       // A file that begins with a dot would already mean something here.
       const to = join(folder, file === 'dockerignore' ? '.dockerignore' : file)
-      writeFileSync(to, readFileSync(from, 'utf8').replaceAll('{{name}}', name), { flag: 'wx' })
+      const written = file.endsWith('.yaml') && NOT_TEXT.test(name) ? `"${name}"` : name
+      writeFileSync(to, readFileSync(from, 'utf8').replaceAll('{{name}}', written), { flag: 'wx' })
       chmodSync(to, statSync(from).mode & 0o755)
     }
   } catch (err) {

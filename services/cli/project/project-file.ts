@@ -52,28 +52,35 @@ function parseProject (parsed: unknown, path: string): readonly ProjectFunction[
   }
 }
 
-/** The functions of the YAML file PATH.  Throws Failure: unreadable, not YAML, or wrong, with its wrong fields. */
-export function readProject (path: string, env: Readonly<Record<string, string | undefined>>): Project {
-  const text = substituteVariables(readText(path), env)
-  let parsed: unknown
+/** TEXT of the YAML file PATH as values. */
+function parseYaml (path: string, text: string): unknown {
   try {
-    parsed = parse(text, { maxAliasCount: ALIASES_MAX, prettyErrors: true })
+    return parse(text, { maxAliasCount: ALIASES_MAX, prettyErrors: true })
   } catch (err) {
     throw new Failure('deploy', `${path} is not YAML (${(err as Error).message})`, { cause: err })
   }
+}
+
+/** The functions of the YAML file PATH.  Throws Failure: unreadable, not YAML, or wrong, with its wrong fields. */
+export function readProject (path: string, env: Readonly<Record<string, string | undefined>>): Project {
+  const parsed = parseYaml(path, substituteVariables(readText(path), env))
   const folder = dirname(resolve(path))
   return { folder, functions: parseProject(parsed, path).map(f => withEnvironmentFiles(f, folder)) }
 }
 
-/** OpenFaaS's environment_file: YAML with `environment:`; what the function itself says wins. */
+/** OpenFaaS's environment_file: YAML with `environment:`; a later file wins over those before it and over what the function itself says, as with faas-cli. */
 function withEnvironmentFiles (f: ProjectFunction, folder: string): ProjectFunction {
   if (f.environmentFiles.length === 0) return f
   const variables: Record<string, string> = Object.create(null)
   for (const file of f.environmentFiles) {
-    const parsed: unknown = parse(readText(resolve(folder, file)), { maxAliasCount: ALIASES_MAX })
+    const path = resolve(folder, file)
+    const parsed = parseYaml(path, readText(path))
     const environment = typeof parsed === 'object' && parsed !== null && 'environment' in parsed ? parsed.environment : undefined
     if (typeof environment !== 'object' || environment === null) throw new Failure('deploy', `${file} of ${f.name} must hold "environment:" with names and values`)
-    for (const [name, value] of Object.entries(environment)) variables[name] = String(value)
+    for (const [name, value] of Object.entries(environment)) {
+      if (typeof value === 'object' && value !== null) throw new Failure('deploy', `${file} of ${f.name}: environment.${name} is not one value`)
+      variables[name] = String(value ?? '')
+    }
   }
-  return { ...f, deployment: { ...f.deployment, envVars: { ...variables, ...f.deployment.envVars as object | undefined } } }
+  return { ...f, deployment: { ...f.deployment, envVars: { ...f.deployment.envVars as object | undefined, ...variables } } }
 }
