@@ -178,7 +178,7 @@ t.test('Dockerfile and ignore file are found, read, and never outside', async t 
   t.match(files('context', 'Dockerfile'), { text: 'FROM outside', ignore: 'one' }, '-f may be anywhere')
   t.match(files('lower'), { text: 'FROM l', name: 'dockerfile' })
   symlinkSync('../secret', join(root, 'linked', 'Dockerfile'))
-  for (const [dir, why] of [['empty', /is missing; write one/], ['none', /no such folder/], ['linked', /leads out of the context/], ['dir', /is no file/]] as const) {
+  for (const [dir, why] of [['empty', /is missing; write one/], ['none', /no such folder/], ['linked', /leads out of the context/], ['dir', /is no file/], ['secret', /is no folder; a Dockerfile is named with -f/]] as const) {
     t.throws(() => files(dir), { code: 'ERR_INVALID_DOCKERFILE', message: why }, dir)
   }
   t.throws(() => files('context', 'none'), { message: /no such file/ })

@@ -166,6 +166,7 @@ t.test('instructions change the config as Docker does', async t => {
   for (const [text, why] of [
     ['ENV $none=1', /"" is no name/], ['WORKDIR $none', /is empty/], ['STOPSIGNAL SIGNOPE', /no signal/], ['STOPSIGNAL 0', /no signal/], ['EXPOSE 70000', /no port/], ['EXPOSE 9-8', /no port/], ['EXPOSE 80/xyz', /no protocol/], ['VOLUME $none', /needs a path/], ['ENV a="${b:?set b}"', /b: set b/], ['ENV a=\'b', /' is not closed/],
   ] as const) t.match(faultOf(() => configOf(text)), why, text)
+  t.same(rulesOf('COPY ../a /b\nCOPY /a ./c/../d /e/\nADD c/../../d https://x.example/../y /f/'), ['SourceAboveContext', 'SourceAboveContext'], 'where a path is cut off')
   t.same(rulesOf('WORKDIR a\nCMD b\nENV p=$none\nEXPOSE 1.2.3.4:80:81'), ['WorkdirRelativePath', 'JSONArgsRecommended', 'UndefinedVar', 'ExposeInvalidFormat'])
 })
 

@@ -2,7 +2,7 @@
 // (Dockerfile reference, ".dockerignore file"); refuses to know what is in them.  A link that leads out of the
 // context is refused: its lines would be shown in messages.
 
-import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, sep } from 'node:path'
 import { InvalidRequest } from '../../contract/errors.ts'
 import { DOCKERIGNORE_BYTES_MAX, NO_RULES, parseDockerignore, type IgnoreRules } from './dockerignore.ts'
@@ -52,6 +52,7 @@ export function readBuildFiles ({ contextDir, file, content }: { contextDir: str
   } catch {
     return refuse(contextDir, 'there is no such folder')
   }
+  if (!statSync(root).isDirectory()) refuse(contextDir, 'is no folder; a Dockerfile is named with -f')
   if (content !== undefined) return { dockerfile: { name: 'Dockerfile', content }, rules: readRules(root, join(root, 'Dockerfile'), [root]) }
   const candidates = file === undefined ? [join(root, 'Dockerfile'), join(root, 'dockerfile')] : [file]
   const roots = file === undefined ? [root] : [root, realpathOr(dirname(file))]

@@ -56,13 +56,17 @@ function urlsOf (instruction: CopyInstruction, sources: readonly string[], isInt
   })
 }
 
-function checkSources (instruction: CopyInstruction, sources: readonly string[], isIntoDirectory: boolean): void {
+function checkSources (state: StageState, instruction: CopyInstruction, sources: readonly string[], isIntoDirectory: boolean): void {
   const name = instruction.kind.toUpperCase()
+  const { source: file, location } = instruction
   for (const [i, source] of sources.entries()) {
     const mark = instruction.sources[i]!
     if (source === '') throw instruction.fault(`the source ${quoted(mark)} is empty`, { mark, hint: 'the root of the context is "."' })
     if (isGit(source)) throw instruction.fault(`${name} takes no git repository`, { mark, hint: 'clone it in a RUN' })
     if (isUrl(source) && instruction.kind === 'copy') throw instruction.fault('COPY takes no URL', { mark, hint: 'use ADD' })
+    if (instruction.from === undefined && posix.normalize(source).startsWith('..')) {
+      state.plan.warn({ source: file, location, rule: 'SourceAboveContext', text: `${quoted(source)} means ${quoted(cleanSource(source) || '.')}: nothing above the context can be copied` })
+    }
   }
   if (sources.length + instruction.heredocs.length > 1 && !isIntoDirectory && !instruction.keepsParents) {
     throw instruction.fault(`${name} has several sources, so its destination has to be a directory`, { mark: instruction.destination, hint: `write "${instruction.destination}/"` })
@@ -83,7 +87,7 @@ export function filesStep (state: StageState, instruction: CopyInstruction): Own
   const sources = instruction.sources.map(value)
   const destination = value(instruction.destination) || '.'
   const isIntoDirectory = /(?:^|\/)\.{0,2}$/.test(destination)
-  checkSources(instruction, sources, isIntoDirectory)
+  checkSources(state, instruction, sources, isIntoDirectory)
   const [chown, chmodText] = [instruction.chown, instruction.chmod].map(text => text === undefined ? undefined : value(text) || undefined)
   if (chown !== undefined) checkChown(instruction, chown)
   const chmod = chmodText === undefined ? undefined : parseChmod(chmodText)
