@@ -106,6 +106,11 @@ function notesOf (f: OpenfaasFunction): string[] {
   ]
 }
 
+/** OpenFaaS's FPROCESS as a deployment has it: the classic watchdog's contract is stdin to stdout by this program, which is ours without the watchdog. */
+export function commandOf (fprocess: string): { readonly command?: readonly string[] } {
+  return fprocess.trim() === '' ? {} : { command: fprocess.trim().split(/\s+/) }
+}
+
 function fromOpenfaas (name: string, f: OpenfaasFunction): ProjectFunction {
   const isBuilt = f.handler !== undefined && f.lang !== undefined && f.skip_build !== true
   const isTemplate = f.lang?.toLowerCase() !== 'dockerfile'
@@ -115,8 +120,7 @@ function fromOpenfaas (name: string, f: OpenfaasFunction): ProjectFunction {
     ...(isBuilt && { build: { context: f.handler!, args: f.build_args ?? {}, ...(isTemplate && { template: f.lang! }) } }),
     deployment: {
       service: name,
-      // The classic watchdog's contract is stdin to stdout by this program, which is ours without the watchdog.
-      ...(f.fprocess !== undefined && f.fprocess.trim() !== '' && { command: f.fprocess.trim().split(/\s+/) }),
+      ...commandOf(f.fprocess ?? ''),
       ...(f.environment && { envVars: f.environment }),
       ...(f.limits && { limits: f.limits }),
       ...(f.requests && { requests: f.requests }),

@@ -87,6 +87,7 @@ t.test('wherry build', { skip: cannotRun }, async t => {
   await t.test('says what is wrong, where, and what to do', async t => {
     t.match(await place.build('FROM base\n\nRNU echo\n'), { code: 1, stdout: '', stderr: /Dockerfile:3: there is no instruction "RNU"; did you mean RUN\?\n\n.*\n.*\n> +3 \| RNU echo\n +\| \^\^\^/ })
     t.match(await place.build('FROM base\nRUN echo oh no; exit 7\n'), { code: 1, stderr: /wherry: build: a step failed\n +Dockerfile:2: it ended with exit code 7\n[^]*> +2 \| RUN echo oh no[^]*\| oh no\n/ })
+    t.match(await place.build('FROM base\n', {}, ['--iidfile', '/nowhere/id']), { code: 1, stderr: /was built, but --iidfile \/nowhere\/id cannot be written/ })
     t.match(await place.build('FROM localhost:1/nothing\n'), { code: 1, stderr: /registry localhost:1 cannot be reached/ })
     t.match(await runWherry(['build', '--data', place.data, '/nowhere']), { code: 1, stderr: /there is no such folder/ })
     t.match(await runWherry(['build', '--data', place.data, '--network', 'bridge', '.']), { code: 2, stderr: /--network is host or none/ })

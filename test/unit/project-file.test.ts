@@ -88,6 +88,9 @@ t.test('stack.yaml of OpenFaaS is taken as it is', async t => {
   t.same([spec.limits.memoryBytes, spec.limits.cpus, spec.readOnlyRootFilesystem], [40 * 1024 ** 2, 0.1, true])
   t.equal(ready?.build, undefined)
   t.equal(templated?.build?.template, 'node20')
+  t.equal(templated?.deployment['command'], undefined)
+  const withTemplate = t.testdir({ 'stack.yaml': STACK, 'env.yml': 'environment: {}', template: { node20: { 'template.yml': 'language: node\nfprocess: node index.js\n' } } })
+  t.same(readProject(join(withTemplate, 'stack.yaml'), {}).functions.map(f => f.deployment['command']), [['figlet', '-w', '80'], undefined, ['node', 'index.js']], 'a template has a program for functions that name none')
 })
 
 t.test('variables in a file', async t => {

@@ -61,6 +61,14 @@ async function perform (deps: BuilderDeps, request: BuildRequest): Promise<Built
   }
 }
 
+function writeDigest (path: string, digest: string): void {
+  try {
+    writeFileSync(path, digest)
+  } catch (err) {
+    throw new Failure('build', `the image was built, but --iidfile ${path} cannot be written: ${(err as Error).message}`, { cause: err })
+  }
+}
+
 /** The options of a command line as a build, from the beginning to what is printed. */
 export async function buildFromFlags (folder: string, flags: BuildFlags, context: Context): Promise<void> {
   const { env, stdout, onSignal } = context
@@ -90,7 +98,7 @@ export async function buildFromFlags (folder: string, flags: BuildFlags, context
         await registry.close()
       }
     }, { create: true })
-    if (flags.iidfile !== undefined) writeFileSync(flags.iidfile, built.digest)
+    if (flags.iidfile !== undefined) writeDigest(flags.iidfile, built.digest)
     if (flags.json) stdout.write(`${JSON.stringify({ ...built, names: options.names })}\n`)
     else if (flags.quiet) stdout.write(`${built.digest}\n`)
     else stdout.write(`built ${options.names.join(', ') || 'an image without a name'}, ${shortDigest(built.digest)}, ${formatSize(built.sizeBytes)} packed\n`)

@@ -1,11 +1,11 @@
 // Reads wherry.yaml or stack.yaml from the disk: variables in its text, YAML, environment files.
 // Knows files and where a path in them begins; refuses to know what the fields mean (contract/project-file.ts).
 
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { InvalidRequest } from '../../contract/errors.ts'
-import { parseProjectFile, type ProjectFunction } from '../../contract/project-file.ts'
+import { commandOf, parseProjectFile, type ProjectFunction } from '../../contract/project-file.ts'
 import { Failure } from '../failure.ts'
 
 /** Aliases that a document may expand to; a few lines of them can otherwise become gigabytes. */
@@ -65,7 +65,20 @@ function parseYaml (path: string, text: string): unknown {
 export function readProject (path: string, env: Readonly<Record<string, string | undefined>>): Project {
   const parsed = parseYaml(path, substituteVariables(readText(path), env))
   const folder = dirname(resolve(path))
-  return { folder, functions: parseProject(parsed, path).map(f => withEnvironmentFiles(f, folder)) }
+  return { folder, functions: parseProject(parsed, path).map(f => withTemplateProcess(withEnvironmentFiles(f, folder), folder)) }
+}
+
+/** What VALUE has under KEY, if it is an object. */
+function field (value: unknown, key: string): unknown {
+  return typeof value === 'object' && value !== null ? Object.getOwnPropertyDescriptor(value, key)?.value : undefined
+}
+
+/** The fprocess that OpenFaaS's template.yml gives to a function that says none. */
+function withTemplateProcess (f: ProjectFunction, folder: string): ProjectFunction {
+  const path = resolve(folder, 'template', f.build?.template ?? '', 'template.yml')
+  if (f.build?.template === undefined || f.deployment['command'] !== undefined || !existsSync(path)) return f
+  const fprocess = field(parseYaml(path, readText(path)), 'fprocess')
+  return typeof fprocess === 'string' ? { ...f, deployment: { ...f.deployment, ...commandOf(fprocess) } } : f
 }
 
 /** OpenFaaS's environment_file: YAML with `environment:`; a later file wins over those before it and over what the function itself says, as with faas-cli. */
@@ -74,8 +87,7 @@ function withEnvironmentFiles (f: ProjectFunction, folder: string): ProjectFunct
   const variables: Record<string, string> = Object.create(null)
   for (const file of f.environmentFiles) {
     const path = resolve(folder, file)
-    const parsed = parseYaml(path, readText(path))
-    const environment = typeof parsed === 'object' && parsed !== null && 'environment' in parsed ? parsed.environment : undefined
+    const environment = field(parseYaml(path, readText(path)), 'environment')
     if (typeof environment !== 'object' || environment === null) throw new Failure('deploy', `${file} of ${f.name} must hold "environment:" with names and values`)
     for (const [name, value] of Object.entries(environment)) {
       if (typeof value === 'object' && value !== null) throw new Failure('deploy', `${file} of ${f.name}: environment.${name} is not one value`)
