@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WY_ABI 4u
+#define WY_ABI 5u
 #define WY_PLAN_MAGIC 0x4e4c5057u /* "WPLN" */
 
 #define WY_PLAN_SIZE_MAX (4u << 20)
@@ -89,6 +89,8 @@ enum wy_op_kind
   WY_OP_CHROOT,         /* [c] the working directory becomes the root; for a mount namespace that is not ours to pivot */
   WY_OP_SCHEDULER,      /* [c] blob t0 of num bytes: a struct sched_attr */
   WY_OP_IO_PRIORITY,    /* [c] num, as ioprio_set(2) has it */
+  WY_OP_HOME,           /* [i] an environment without HOME gets that of user num in /etc/passwd */
+  WY_OP_SECCOMP_LISTEN, /* [i] as WY_OP_SECCOMP; the listener goes to the socket slot, which t1 names, with the text t2 */
   WY_OP_KINDS
 };
 

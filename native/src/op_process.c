@@ -110,12 +110,26 @@ wy_vector_of (const char *list, uint64_t count)
   return vector;
 }
 
+/* The environment of OP, with the home directory that was looked up; NULL without memory. */
+static char **
+environment_of (const struct wy_stage *stage, const struct wy_op *op)
+{
+  char **vector = calloc (op->wide + 2, sizeof *vector);
+  const char *entry = wy_text (stage, op->text[2]);
+  if (vector == NULL)
+    return NULL;
+  for (uint64_t i = 0; i < op->wide; i++, entry = wy_next (entry))
+    vector[i] = (char *) (uintptr_t) entry;
+  vector[op->wide] = stage->home;
+  return vector;
+}
+
 int
 wy_prepare_exec (struct wy_stage *stage, const struct wy_op *op)
 {
   stage->programs = wy_vector_of (wy_text (stage, op->text[0]), op->num);
   stage->argv = wy_vector_of (wy_text (stage, op->text[1]), op->num2);
-  stage->envp = wy_vector_of (wy_text (stage, op->text[2]), op->wide);
+  stage->envp = environment_of (stage, op);
   if (stage->programs == NULL || stage->argv == NULL || stage->envp == NULL)
     return wy_fail (stage, "calloc", -ENOMEM);
   return 0;

@@ -53,4 +53,6 @@ const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {
   [WY_OP_CHROOT] = { NULL, wy_do_chroot },
   [WY_OP_SCHEDULER] = { NULL, wy_do_scheduler },
   [WY_OP_IO_PRIORITY] = { NULL, wy_do_io_priority },
+  [WY_OP_HOME] = { NULL, wy_do_home },
+  [WY_OP_SECCOMP_LISTEN] = { NULL, wy_do_seccomp_listen },
 };

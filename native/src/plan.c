@@ -91,6 +91,8 @@ static const uint16_t uses_of[WY_OP_KINDS] = {
   [WY_OP_CHROOT] = 0,
   [WY_OP_SCHEDULER] = BLOB_T0,
   [WY_OP_IO_PRIORITY] = 0,
+  [WY_OP_HOME] = INIT,
+  [WY_OP_SECCOMP_LISTEN] = SLOT_IN | BLOB_T0 | T1 | T2 | INIT,
 };
 
 struct check

@@ -26,6 +26,7 @@ struct wy_stage
   char **programs;
   char **argv;
   char **envp;
+  char *home;                /* wherry-init: "HOME=…" to add to the environment; NULL for none */
   volatile int child_tid;    /* kernel: tid, then 0 at exec or exit */
   volatile int maps_written; /* futex the child waits on */
   volatile int at_exec;      /* the child got as far as its last operation */
@@ -81,7 +82,7 @@ wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do
 wy_op_function wy_prepare_pid_namespace;
 wy_op_function wy_do_setns, wy_do_inherit, wy_do_exec_fd, wy_do_domainname, wy_do_umask, wy_do_personality, wy_do_keyring, wy_do_stdio_owner, wy_do_write,
     wy_do_mknod, wy_do_symlink, wy_do_mask, wy_do_console, wy_do_check_program, wy_do_wait, wy_do_hook, wy_do_setattr, wy_do_keep_fds, wy_do_copy_up, wy_do_chroot, wy_do_scheduler,
-    wy_do_io_priority;
+    wy_do_io_priority, wy_do_home, wy_do_seccomp_listen;
 
 /* Does the caller perform KIND ([p])?  Only wherry-init ([i])?  (plan.c) */
 bool wy_op_is_callers (uint32_t kind);
@@ -95,6 +96,11 @@ void wy_stage_release (struct wy_stage *stage);
 
 /* A stage for BUFFER, which has been checked (start.c). */
 struct wy_stage wy_stage_of (const uint8_t *buffer, struct wy_error *err);
+
+struct clone_args;
+
+/* clone3(2) into RUN (ARGUMENT) on the stack that ARGS names (start.c).  Return: as clone3, in the caller only. */
+long wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument);
 
 /* Send or receive one descriptor with one byte (send.c).  Return: 0 or the descriptor; -errno. */
 int wy_send_fd (int socket, int fd);

@@ -53,8 +53,8 @@ struct kernel_sigaction
 };
 
 /* clone3 with a stack of its own: the child must not return into the caller's frames. */
-static long
-clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument)
+long
+wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument)
 {
 #if defined(__x86_64__)
   long result;
@@ -262,11 +262,11 @@ clone_in_netns (struct wy_stage *stage, struct clone_args *args)
 {
   int netns = stage->plan->netns_fd;
   if (netns < 0)
-    return clone_onto_stack (args, run_child, stage);
+    return wy_clone_onto_stack (args, run_child, stage);
   int result = wy_netns_enter (netns);
   if (result < 0)
     return result;
-  long pid = clone_onto_stack (args, run_child, stage);
+  long pid = wy_clone_onto_stack (args, run_child, stage);
   wy_netns_leave ();
   return pid;
 }
@@ -327,6 +327,7 @@ wy_stage_release (struct wy_stage *stage)
   free (stage->programs);
   free (stage->argv);
   free (stage->envp);
+  free (stage->home);
 }
 
 static int

@@ -46,7 +46,7 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
         else if (ops[i].kind == WY_OP_MOUNT)
           for (unsigned t = 0; t < 4; t++)
             total += walk (text + ops[i].text[t], 1);
-        else if (ops[i].kind == WY_OP_SECCOMP)
+        else if (ops[i].kind == WY_OP_SECCOMP || ops[i].kind == WY_OP_SECCOMP_LISTEN)
           for (uint32_t b = 0; b < ops[i].num; b++)
             total += (size_t) text[ops[i].text[0] + b];
     }

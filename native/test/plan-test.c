@@ -55,7 +55,7 @@ expect (struct sample *s, uint64_t size, int ok, const char *what)
 static void
 refuse_init_operations (void)
 {
-  static const uint32_t kinds[] = { WY_OP_WAIT, WY_OP_HOOK, WY_OP_COPY_UP };
+  static const uint32_t kinds[] = { WY_OP_WAIT, WY_OP_HOOK, WY_OP_COPY_UP, WY_OP_HOME };
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     {
       struct sample s = good ();
@@ -135,6 +135,8 @@ main (void)
   REFUSED ("waiting for id maps that nobody writes", s.ops[1].kind = WY_OP_USER_MAPS);
   REFUSED ("a filter outside", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 128, .text = { 8 } }));
   REFUSED ("a filter that is not aligned", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 8, .text = { 3 } }));
+  REFUSED ("a filter with a listener that goes nowhere", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8 }, .slot = 1 }));
+  REFUSED ("a listener's text outside", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8, 0, TEXT } }));
   REFUSED ("more groups than fit", (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
   REFUSED ("ids mapped through a slot that was not made", (s.ops[0].flags = WY_IDMAP_SLOT, s.ops[0].from = 0));
   REFUSED ("ids of no tree", (s.ops[1].flags = WY_IDMAP_SLOT, s.ops[1].from = 0));

@@ -2,7 +2,7 @@
  *
  * A test is a spec, one verb and the text that it should print.  A try prints "ok" or the name of
  * the errno, so that a test can say what exactly should have happened.  Here: what only looks, and
- * what ends; the other verbs are in probe-load.c, probe-sockets.c and probe-stay.c, the system
+ * what ends; the other verbs are in probe-load.c, probe-sockets.c, probe-stay.c and probe-agent.c, the system
  * calls that `try` makes in probe-calls.c.
  */
 #include <dirent.h>
@@ -267,7 +267,7 @@ main (int argc, char **argv)
       argc--;
       argv++;
     }
-  const struct verb *tables[] = { look_verbs, load_verbs, stay_verbs, socket_verbs };
+  const struct verb *tables[] = { look_verbs, load_verbs, stay_verbs, socket_verbs, agent_verbs };
   for (size_t i = 0; argc > 1 && i < sizeof tables / sizeof *tables; i++)
     for (const struct verb *verb = tables[i]; verb->name != NULL; verb++)
       if (strcmp (argv[1], verb->name) == 0 && argc - 2 >= verb->arguments)

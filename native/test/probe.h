@@ -11,7 +11,7 @@ struct verb
   int arguments;
 };
 
-extern const struct verb load_verbs[], stay_verbs[], socket_verbs[];
+extern const struct verb load_verbs[], stay_verbs[], socket_verbs[], agent_verbs[];
 
 /* Print "ok", or the name of errno when RESULT is negative.  Return: 0. */
 int say (long result);

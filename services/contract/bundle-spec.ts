@@ -145,10 +145,12 @@ export interface Seccomp {
   readonly architectures: readonly string[]
   readonly flags: readonly string[]
   readonly syscalls: readonly SeccompRule[]
+  /** Who decides on calls with SCMP_ACT_NOTIFY: a unix socket of the host's, and what is told there with them. */
+  readonly listener?: { readonly path: string, readonly metadata?: string }
 }
 
 export const SECCOMP_ACTIONS = [
-  'SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_TRAP', 'SCMP_ACT_ERRNO', 'SCMP_ACT_TRACE', 'SCMP_ACT_ALLOW', 'SCMP_ACT_LOG',
+  'SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_TRAP', 'SCMP_ACT_ERRNO', 'SCMP_ACT_TRACE', 'SCMP_ACT_ALLOW', 'SCMP_ACT_LOG', 'SCMP_ACT_NOTIFY',
 ] as const
 export type SeccompAction = typeof SECCOMP_ACTIONS[number]
 

@@ -1,7 +1,8 @@
 // `linux.seccomp` of config.json (config-linux.md, Seccomp): a filter profile as engines write it.
 
+import { isAbsolute } from 'node:path'
 import { SECCOMP_ACTIONS, SECCOMP_OPERATORS, type Seccomp, type SeccompRule } from '../contract/bundle-spec.ts'
-import { SECCOMP_ARCHITECTURES, SECCOMP_FLAGS } from '../runtime/seccomp-bundle.ts'
+import { SECCOMP_ARCHITECTURES, SECCOMP_FLAGS, usesListener, WAIT_KILLABLE } from '../runtime/seccomp-bundle.ts'
 import type { Cursor } from './cursor.ts'
 
 const ERRNO_MAX = 4095
@@ -20,15 +21,28 @@ function readRule (rule: Cursor): SeccompRule {
   return { names, action, args, ...(errnoRet !== undefined && { errnoRet }) }
 }
 
+function readListener (seccomp: Cursor): Seccomp['listener'] {
+  const path = seccomp.get('listenerPath').maybe(c => c.text()) || undefined
+  const metadata = seccomp.get('listenerMetadata').maybe(c => c.text()) || undefined
+  if (path !== undefined && !isAbsolute(path)) seccomp.get('listenerPath').fault(`"${path}" is not an absolute path`)
+  if (path === undefined && metadata !== undefined) seccomp.get('listenerMetadata').fault('has no meaning without listenerPath')
+  return path === undefined ? undefined : { path, ...(metadata !== undefined && { metadata }) }
+}
+
 /** `linux.seccomp` of config.json. */
 export function readSeccomp (seccomp: Cursor): Seccomp {
-  for (const name of ['listenerPath', 'listenerMetadata']) if (seccomp.get(name).maybe(c => c.text())) seccomp.get(name).fault('is not supported by this runtime')
   const defaultErrno = seccomp.get('defaultErrnoRet').maybe(c => c.whole(0, ERRNO_MAX))
-  return {
+  const listener = readListener(seccomp)
+  const profile: Seccomp = {
     defaultAction: seccomp.get('defaultAction').oneOf(SECCOMP_ACTIONS, 'an action'),
     architectures: seccomp.get('architectures').list(c => c.oneOf(SECCOMP_ARCHITECTURES, 'an architecture')),
     flags: seccomp.get('flags').list(c => c.oneOf(SECCOMP_FLAGS, 'a flag')),
     syscalls: seccomp.get('syscalls').list(readRule),
     ...(defaultErrno !== undefined && { defaultErrno }),
+    ...(listener && { listener }),
   }
+  const listens = usesListener(profile)
+  if (listens && !listener) seccomp.get('listenerPath').fault('is missing; SCMP_ACT_NOTIFY needs somebody who decides')
+  if (!listens && profile.flags.includes(WAIT_KILLABLE)) seccomp.get('flags').fault(`${WAIT_KILLABLE} has no meaning without SCMP_ACT_NOTIFY`)
+  return profile
 }

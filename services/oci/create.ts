@@ -5,7 +5,7 @@ import { closeSync, existsSync, mkdirSync, readFileSync, realpathSync, renameSyn
 import { constants } from 'node:os'
 import { join, resolve } from 'node:path'
 import { InvalidRequest } from '../contract/errors.ts'
-import type { BundleSpec } from '../contract/bundle-spec.ts'
+import type { BundleProcess, BundleSpec } from '../contract/bundle-spec.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
 import { enterContainer, prepareContainer, START_SOCKET, startContainer, type Entered } from '../runtime/bundle.ts'
 import { makesMounts } from '../runtime/bundle-mounts.ts'
@@ -17,7 +17,7 @@ import type { Context } from './context.ts'
 import { OciError } from './failure.ts'
 import { grantable } from './grant.ts'
 import { runHooks } from './hooks.ts'
-import { reportOf, statusOf, type ContainerRecord } from './store.ts'
+import { agentStateOf, reportOf, statusOf, type ContainerRecord } from './store.ts'
 import { forwardSignals, waitForProcess } from './wait.ts'
 
 /** apparmor(7) */
@@ -31,7 +31,9 @@ export interface CreateRequest {
   readonly bundle: string
   readonly pidFile: string | undefined
   readonly consoleSocket: string | undefined
+  /** Of those the first LISTENFDS are sockets that systemd, or who acts like it, has opened (sd_listen_fds(3)). */
   readonly preserveFds: number
+  readonly listenFds: number
   readonly newKeyring: boolean
   /** Nobody of this command stays until the container ends. */
   readonly detached: boolean
@@ -84,6 +86,12 @@ function reserve (context: Context, id: string, spec: BundleSpec, cgroup: Cgroup
   }
 }
 
+/** PROGRAM is told of COUNT sockets; it is the first of its container. */
+function withSockets (program: BundleProcess, count: number): BundleProcess {
+  if (count === 0) return program
+  return { ...program, env: [...program.env.filter(entry => !/^LISTEN_(?:FDS|PID)=/.test(entry)), `LISTEN_FDS=${count}`, 'LISTEN_PID=1'] }
+}
+
 export interface Created {
   readonly record: ContainerRecord
   readonly pidfd: number
@@ -96,7 +104,7 @@ export async function createContainer (context: Context, request: CreateRequest)
   const bundle = resolve(context.world.cwd, request.bundle)
   const { text, spec: asked, warnings } = readBundle(bundle)
   for (const warning of warnings) log.warn(warning)
-  const spec = { ...asked, process: grantable(asked.process, makesUsers(asked), log.warn) }
+  const spec = { ...asked, process: withSockets(grantable(asked.process, makesUsers(asked), log.warn), request.listenFds) }
   const cgroup = locateCgroup(spec.linux.cgroupsPath, request.id, context.systemdCgroup)
   const console = openConsole(context.native(), { terminal: spec.process.terminal, socketPath: request.consoleSocket, detached: request.detached })
   const directory = reserve(context, request.id, spec, cgroup)
@@ -136,6 +144,7 @@ function prepare (context: Context, entering: ContainerRecord, spec: BundleSpec,
   const size = spec.process.consoleSize ?? (request.consoleSocket === undefined && spec.process.terminal ? ownSize() : undefined)
   const opNames = prepareContainer(context.native(), entered, size === undefined ? spec : { ...spec, process: { ...spec.process, consoleSize: size } }, {
     cgroup: entering.cgroup, directory, stageDir, state, preserveFds: request.preserveFds, consoleFd: console.fd, keyring: request.newKeyring ? `_ses.${request.id}` : undefined,
+    agentState: agentStateOf(reportOf(store, entering, 'created'), entering.pid, spec.linux.seccomp),
   })
   const record = { ...entering, ready: true, opNames }
   store.save(record)

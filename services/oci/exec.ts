@@ -12,7 +12,7 @@ import type { Context } from './context.ts'
 import { makesUsers, writePidFile } from './create.ts'
 import { OciError } from './failure.ts'
 import { grantable } from './grant.ts'
-import { statusOf } from './store.ts'
+import { agentStateOf, reportOf, statusOf } from './store.ts'
 import { forwardSignals, waitForProcess } from './wait.ts'
 
 const ID = /^\d{1,10}$/
@@ -93,7 +93,9 @@ export async function execInContainer (context: Context, request: ExecRequest): 
     const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, { cgroup: record.cgroup, preserveFds: request.preserveFds, oomScoreAdj: process.oomScoreAdj })
     pidfd = entered.pidfd
     try {
-      execProcess(native, entered, process, { spec, pid: record.pid }, { preserveFds: request.preserveFds, consoleFd: console.fd, keyring: undefined })
+      execProcess(native, entered, process, { spec, pid: record.pid }, {
+        preserveFds: request.preserveFds, consoleFd: console.fd, keyring: undefined, agentState: agentStateOf(reportOf(store, record, status), entered.pid, spec.linux.seccomp),
+      })
       writePidFile(request.pidFile, entered.pid)
     } catch (err) {
       native.kill(pidfd, constants.signals.SIGKILL) // who is told of a failure expects no process

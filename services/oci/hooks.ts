@@ -6,6 +6,7 @@ import type { Hook, HookName } from '../contract/bundle-spec.ts'
 import { OciError } from './failure.ts'
 
 const STDERR_MAX_BYTES = 1 << 20
+const QUOTE_MAX_BYTES = 4096
 
 export interface HookInput {
   /** JSON, for its stdin. */
@@ -14,7 +15,8 @@ export interface HookInput {
   readonly environment: Readonly<Record<string, string | undefined>>
 }
 
-const textOf = (output: Buffer | null): string => output === null || output.length === 0 ? '' : `: ${output.toString().trim()}`
+/** What a hook said last; it may be much. */
+const textOf = (output: Buffer | null): string => output === null || output.length === 0 ? '' : `: ${output.subarray(-QUOTE_MAX_BYTES).toString().trim()}`
 
 /** Why the hook that ENDED so has failed; undefined when it has not. */
 function reasonOf (hook: Hook, { error, signal, status }: SpawnSyncReturns<Buffer>): string | undefined {

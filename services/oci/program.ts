@@ -31,7 +31,7 @@ const GLOBAL_FLAGS: readonly Flag[] = [
 ]
 const PID_FILE: Flag = { names: ['pid-file'], value: 'FILE', about: 'write the process number there' }
 const CONSOLE_SOCKET: Flag = { names: ['console-socket'], value: 'PATH', about: 'unix socket that gets the terminal' }
-const PRESERVE_FDS: Flag = { names: ['preserve-fds'], value: 'N', about: 'hand on N descriptors from 3 upwards' }
+const PRESERVE_FDS: Flag = { names: ['preserve-fds'], value: 'N', about: 'hand on N descriptors from 3 upwards, behind those of $LISTEN_FDS' }
 const DETACH: Flag = { names: ['detach', 'd'], about: 'return as soon as it runs' }
 const CREATE_FLAGS: readonly Flag[] = [
   { names: ['bundle', 'b'], value: 'DIR', about: 'folder with config.json (the current one)' }, PID_FILE, CONSOLE_SOCKET, PRESERVE_FDS,
@@ -59,11 +59,17 @@ interface Command {
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
 
-function createRequest ({ given }: CommandContext, detached: boolean): CreateRequest {
+/** How many sockets this process was started with, if they are meant for it (sd_listen_fds(3)). */
+function listenFdsOf ({ LISTEN_FDS = '', LISTEN_PID }: World['environment']): number {
+  return LISTEN_PID === String(process.pid) && /^\d{1,4}$/.test(LISTEN_FDS) ? Number(LISTEN_FDS) : 0
+}
+
+function createRequest ({ context, given }: CommandContext, detached: boolean): CreateRequest {
   if (given.on('no-pivot')) throw new OciError('--no-pivot is refused: a root that was not pivoted can be left; put the bundle on a file system other than the initial ramfs')
+  const listenFds = listenFdsOf(context.world.environment)
   return {
     id: given.rest[0]!, bundle: given.text('bundle') ?? '.', pidFile: given.text('pid-file'), consoleSocket: given.text('console-socket'),
-    preserveFds: wholeNumber('preserve-fds', given.text('preserve-fds')), newKeyring: !given.on('no-new-keyring'), detached,
+    preserveFds: listenFds + wholeNumber('preserve-fds', given.text('preserve-fds')), listenFds, newKeyring: !given.on('no-new-keyring'), detached,
   }
 }
 

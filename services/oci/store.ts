@@ -5,7 +5,7 @@
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
-import type { BundleSpec } from '../contract/bundle-spec.ts'
+import type { BundleSpec, Seccomp } from '../contract/bundle-spec.ts'
 import { START_SOCKET } from '../runtime/bundle.ts'
 import { isFrozen, type CgroupTree } from '../runtime/cgroup-tree.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
@@ -167,4 +167,9 @@ export function statusOf (store: Store, record: ContainerRecord): Status {
 export function reportOf (store: Store, record: ContainerRecord, status: Status = statusOf(store, record)): StateReport {
   const { id, bundle, rootfs, createdAt, annotations } = record
   return { ociVersion: SPEC_VERSION, id, status, pid: status === 'stopped' ? 0 : record.pid, bundle, rootfs, created: createdAt, annotations }
+}
+
+/** What the seccomp agent is told of the process PID together with its listener (config-linux.md, The Container Process State). */
+export function agentStateOf (state: StateReport, pid: number, seccomp: Seccomp | undefined): string {
+  return JSON.stringify({ ociVersion: SPEC_VERSION, fds: ['seccompFd'], pid, metadata: seccomp?.listener?.metadata ?? '', state })
 }

@@ -84,6 +84,8 @@ export interface ProcessFacts {
   readonly keyring: string | undefined
   /** A time namespace to join, which only a process that shares no memory may: wherry-init. */
   readonly timeFd: number | undefined
+  /** For a filter whose calls somebody else decides on: a connection to PATH, and what is told there, JSON. */
+  readonly listener: { readonly fd: number, readonly path: string, readonly state: string } | undefined
 }
 
 export interface ContainerFacts extends ProcessFacts, MountFacts {
@@ -98,8 +100,10 @@ function hookOp (hook: Hook, state: string): Op {
   return { kind: 'hook', texts: [path, args, env, state], num: 1, num2: args.length, wide: env.length, from: timeoutMs }
 }
 
-function seccompOps (seccomp: CompiledSeccomp | undefined): Op[] {
-  return seccomp ? [{ kind: 'seccomp', texts: [seccomp.program], num: seccomp.program.length, num2: seccomp.flags }] : []
+function seccompOps ({ seccomp, listener }: ProcessFacts, slot: number): Op[] {
+  if (!seccomp) return []
+  const filter = { num: seccomp.program.length, num2: seccomp.flags }
+  return [listener ? { kind: 'seccompListen', slot, texts: [seccomp.program, listener.path, listener.state], ...filter } : { kind: 'seccomp', texts: [seccomp.program], ...filter }]
 }
 
 /** struct sched_attr of sched_setattr(2), SCHED_ATTR_SIZE_VER0. */
@@ -114,15 +118,21 @@ function schedulerBytes ({ policy, flags, nice, priority, runtime, deadline, per
   return new Uint8Array(bytes.buffer)
 }
 
+function listenerFd ({ listener }: ProcessFacts, slot: number): Op[] {
+  return listener ? [{ kind: 'fd', slot, num: listener.fd }] : []
+}
+
 function joinTime (slot: number, timeFd: number | undefined): { host: Op[], join: Op[] } {
   return timeFd === undefined ? { host: [], join: [] } : { host: [{ kind: 'fd', slot, num: timeFd }], join: [{ kind: 'setns', slot, wide: CLONE_TIME }] }
 }
 
 /** Who the process is and what surrounds it.  WAIT stands in the middle: before it whatever can go wrong without the program itself. */
-function processOps (process: BundleProcess, facts: ProcessFacts, proc: number, personality: keyof typeof PERSONALITY | undefined, wait: readonly Op[]): Op[] {
+function processOps (process: BundleProcess, facts: ProcessFacts, slots: { proc: number, listener: number }, personality: keyof typeof PERSONALITY | undefined, wait: readonly Op[]): Op[] {
   const groups = new Uint8Array(Uint32Array.from(process.user.additionalGids).buffer)
   const programs = programPaths(process.args[0]!, process.env)
   const { noNewPrivileges } = process
+  const hasHome = process.env.some(entry => /^HOME=./.test(entry))
+  const env = hasHome ? process.env : process.env.filter(entry => entry !== 'HOME=')
   return [
     ...(facts.keyring === undefined ? [] : [{ kind: 'keyring', texts: [facts.keyring] } as const]),
     ...process.rlimits.map((limit): Op => ({ kind: 'rlimit', texts: [limit.type], num: RLIMIT[limit.type as keyof typeof RLIMIT], wide: limit.soft, wide2: limit.hard })),
@@ -131,17 +141,18 @@ function processOps (process: BundleProcess, facts: ProcessFacts, proc: number, 
     ...(personality === undefined ? [] : [{ kind: 'personality', num: PERSONALITY[personality] } as const]),
     { kind: 'chdir', texts: [process.cwd], flags: FLAG.makeDir },
     { kind: 'checkProgram', texts: [programs], num: programs.length },
-    ...(process.apparmorProfile === undefined ? [] : [{ kind: 'write', slot: proc, texts: ['self/attr/apparmor/exec', `exec ${process.apparmorProfile}`] } as const]),
+    ...(process.apparmorProfile === undefined ? [] : [{ kind: 'write', slot: slots.proc, texts: ['self/attr/apparmor/exec', `exec ${process.apparmorProfile}`] } as const]),
+    ...(hasHome ? [] : [{ kind: 'home', num: process.user.uid } as const]),
     ...(process.terminal ? [] : [{ kind: 'stdioOwner', num: process.user.uid } as const]),
     ...wait,
     { kind: 'closeFds', num: facts.preserveFds, flags: FLAG.keepUntilExec },
     // Without no_new_privs only CAP_SYS_ADMIN may install a filter (seccomp(2)), so it comes before the capabilities go.
-    ...(noNewPrivileges ? [] : seccompOps(facts.seccomp)),
+    ...(noNewPrivileges ? [] : seccompOps(facts, slots.listener)),
     { kind: 'ids', num: process.user.uid, num2: process.user.gid, from: process.user.additionalGids.length, texts: [groups] },
     { kind: 'capabilities', texts: [capabilitySets(process.capabilities)] },
     { kind: 'umask', num: process.umask ?? UMASK },
-    ...(noNewPrivileges ? [{ kind: 'noNewPrivs' } as const, ...seccompOps(facts.seccomp)] : []),
-    { kind: 'exec', flags: FLAG.checked, texts: [programs, process.args, process.env], num: programs.length, num2: process.args.length, wide: process.env.length },
+    ...(noNewPrivileges ? [{ kind: 'noNewPrivs' } as const, ...seccompOps(facts, slots.listener)] : []),
+    { kind: 'exec', flags: FLAG.checked, texts: [programs, process.args, env], num: programs.length, num2: process.args.length, wide: env.length },
   ]
 }
 
@@ -174,6 +185,7 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
   const startSlot = take()
   const consoleSlot = take()
   const timeSlot = take()
+  const listenerSlot = take()
   const ownMounts = makesMounts(spec)
   const joinsMounts = linux.namespaces.some(({ type, path }) => type === 'mount' && path !== undefined)
   const trees = mountOps(spec.mounts, facts, take, { inChild: !makesUser && !joinsMounts, shared: linux.rootfsPropagation?.endsWith('shared') === true })
@@ -185,6 +197,7 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
     // The host's side.
     { kind: 'tree', slot: rootSlot, texts: [spec.root.path], flags: FLAG.recursive, num: MS.private | MS.rec },
     { kind: 'fd', slot: startSlot, num: facts.startFd },
+    ...listenerFd(facts, listenerSlot),
     ...(process.terminal ? [{ kind: 'fd', slot: consoleSlot, num: facts.consoleFd } as const] : []),
     ...time.host,
     ...trees.host,
@@ -214,23 +227,24 @@ export function buildContainerPlan (spec: BundleSpec, facts: ContainerFacts): Pl
     ...(rootPropagation === 0 ? [] : [{ kind: 'propagation', wide: rootPropagation } as const]),
     // The working directory can be made as long as the root takes it.
     ...(spec.root.readonly ? [{ kind: 'chdir', texts: [process.cwd], flags: FLAG.makeDir }, { kind: 'attributes', texts: ['/'], wide: ATTR.ro }] as const : []),
-    ...processOps(process, facts, proc, linux.personality, [{ kind: 'wait', slot: startSlot }, ...spec.hooks.startContainer.map(hook => hookOp(hook, facts.state.created))]),
+    ...processOps(process, facts, { proc, listener: listenerSlot }, linux.personality, [{ kind: 'wait', slot: startSlot }, ...spec.hooks.startContainer.map(hook => hookOp(hook, facts.state.created))]),
   ]
   return planOf(ops)
 }
 
 /** A further process in a container: wherry-init has joined it already.  ROOTFD: its root, where that is not the mount namespace's. */
 export function buildExecPlan (process: BundleProcess, facts: ProcessFacts & { readonly rootFd: number | undefined }): Plan {
-  const [proc, consoleSlot, timeSlot, rootSlot] = [0, 1, 2, 3]
+  const [proc, consoleSlot, timeSlot, rootSlot, listener] = [0, 1, 2, 3, 4]
   const time = joinTime(timeSlot, facts.timeFd)
   return planOf([
     ...(process.terminal ? [{ kind: 'fd', slot: consoleSlot, num: facts.consoleFd } as const] : []),
     ...time.host,
+    ...listenerFd(facts, listener),
     ...(facts.rootFd === undefined ? [] : [{ kind: 'fd', slot: rootSlot, num: facts.rootFd } as const]),
     ...time.join,
     ...(facts.rootFd === undefined ? [] : [{ kind: 'chdirSlot', slot: rootSlot } as const, { kind: 'chroot' } as const]),
     ...apparmorProc(process, proc),
     ...(process.terminal ? consoleOps(process, consoleSlot, false) : []),
-    ...processOps(process, facts, proc, undefined, []),
+    ...processOps(process, facts, { proc, listener }, undefined, []),
   ])
 }

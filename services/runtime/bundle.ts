@@ -3,15 +3,15 @@
 // what has to be kept in between is the caller's business (services/oci/store.ts).
 
 import { closeSync, constants, existsSync, fstatSync, openSync, readlinkSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { InvalidRequest, StartError, SyscallError, Unsupported } from '../contract/errors.ts'
-import type { BundleMount, BundleNamespaceType, BundleProcess, BundleSpec, IdMapping } from '../contract/bundle-spec.ts'
+import type { BundleMount, BundleNamespaceType, BundleProcess, BundleSpec, IdMapping, Seccomp } from '../contract/bundle-spec.ts'
 import { buildContainerPlan, buildEntryPlan, buildExecPlan, type ProcessFacts } from './bundle-plan.ts'
 import { idmapOf, makesMounts } from './bundle-mounts.ts'
 import { joinCgroup, topOfCgroups, type CgroupTree } from './cgroup-tree.ts'
 import type { Native } from './native.ts'
 import { describeOp, type Plan } from './ops.ts'
-import { compileProfile } from './seccomp-bundle.ts'
+import { compileProfile, usesListener } from './seccomp-bundle.ts'
 
 /** Name of the socket in a container's folder that it waits on; gone once it has started. */
 export const START_SOCKET = 'start.sock'
@@ -166,9 +166,27 @@ function perform (native: Native, entered: Entered, plan: Plan, args: readonly s
   }
 }
 
-type Terminal = Omit<ProcessFacts, 'seccomp' | 'timeFd'>
+interface Given extends Omit<ProcessFacts, 'seccomp' | 'timeFd' | 'listener'> {
+  /** What a seccomp agent is told, JSON (config-linux.md, The Container Process State). */
+  readonly agentState: string
+}
 
-export interface PrepareRequest extends Terminal {
+interface Filter extends Pick<ProcessFacts, 'seccomp' | 'listener'> { close (): void }
+
+/** PROFILE compiled, and connected to who decides on some of its calls.  Throws InvalidRequest when nobody listens. */
+function openFilter (native: Native, profile: Seccomp | undefined, agentState: string): Filter {
+  const seccomp = profile && compileProfile(profile)
+  const path = profile && usesListener(profile) ? profile.listener?.path : undefined
+  if (path === undefined) return { seccomp, listener: undefined, close () {} }
+  try {
+    const fd = native.connect(dirname(path), basename(path))
+    return { seccomp, listener: { fd, path, state: agentState }, close () { closeSync(fd) } }
+  } catch (err) {
+    throw new InvalidRequest([{ path: 'linux.seccomp.listenerPath', problem: `nobody listens at "${path}" (${err instanceof SyscallError ? err.errno : String(err)})` }])
+  }
+}
+
+export interface PrepareRequest extends Given {
   readonly cgroup: CgroupTree
   /** The container's own folder; the socket is made in it. */
   readonly directory: string
@@ -183,19 +201,21 @@ export function prepareContainer (native: Native, entered: Entered, spec: Bundle
   const timePath = spec.linux.namespaces.find(({ type }) => type === 'time')?.path
   const timeFd = timePath === undefined ? undefined : openNamespace('time', timePath, spec.linux.namespaces.findIndex(({ type }) => type === 'time'))
   const idmaps = new Map<BundleMount, number>()
+  const filter = openFilter(native, spec.linux.seccomp, request.agentState)
   try {
     for (const mount of spec.mounts) {
       const maps = idmapOf(spec, mount)
       if (maps) idmaps.set(mount, native.newMappedNamespace(mapText(maps.uid), mapText(maps.gid)))
     }
     const plan = buildContainerPlan(spec, {
-      ...request, seccomp: spec.linux.seccomp && compileProfile(spec.linux.seccomp), files, startFd, timeFd, idmaps,
+      ...request, ...filter, files, startFd, timeFd, idmaps,
       cgroupNamespace: spec.linux.namespaces.some(({ type }) => type === 'cgroup'), cgroupTop: topOfCgroups(request.cgroup),
     })
     perform(native, entered, plan, spec.process.args, 'waiting')
     return plan.ops.map(describeOp)
   } finally {
     for (const fd of [startFd, ...(timeFd === undefined ? [] : [timeFd]), ...idmaps.values()]) closeSync(fd)
+    filter.close()
   }
 }
 
@@ -212,13 +232,15 @@ export function startContainer (native: Native, { directory, opNames, args }: { 
 }
 
 /** Make ENTERED, which has joined the container of SPEC whose first process is PID, execute PROCESS. */
-export function execProcess (native: Native, entered: Entered, process: BundleProcess, container: { readonly spec: BundleSpec, readonly pid: number }, facts: Terminal): void {
+export function execProcess (native: Native, entered: Entered, process: BundleProcess, container: { readonly spec: BundleSpec, readonly pid: number }, given: Given): void {
   const { spec: { linux: { seccomp } }, spec, pid } = container
   const timeFd = isForeign(pid, 'time') ? openSync(`/proc/${pid}/ns/time`, 'r') : undefined
   const rootFd = makesMounts(spec) ? undefined : openSync(`/proc/${pid}/root`, 'r')
+  const filter = openFilter(native, seccomp, given.agentState)
   try {
-    perform(native, entered, buildExecPlan(process, { ...facts, timeFd, rootFd, seccomp: seccomp && compileProfile(seccomp) }), process.args, 'closed')
+    perform(native, entered, buildExecPlan(process, { ...given, ...filter, timeFd, rootFd }), process.args, 'closed')
   } finally {
+    filter.close()
     for (const fd of [timeFd, rootFd]) if (fd !== undefined) closeSync(fd)
   }
 }

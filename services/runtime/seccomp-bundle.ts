@@ -13,7 +13,8 @@ export const SECCOMP_ARCHITECTURES = [
 ] as const
 
 /** SECCOMP_FILTER_FLAG_* of seccomp(2). */
-const FLAGS = { SECCOMP_FILTER_FLAG_TSYNC: 1, SECCOMP_FILTER_FLAG_LOG: 2, SECCOMP_FILTER_FLAG_SPEC_ALLOW: 4 } as const
+const FLAGS = { SECCOMP_FILTER_FLAG_TSYNC: 1, SECCOMP_FILTER_FLAG_LOG: 2, SECCOMP_FILTER_FLAG_SPEC_ALLOW: 4, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: 32 } as const
+export const WAIT_KILLABLE = 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV'
 export const SECCOMP_FLAGS = Object.keys(FLAGS) as Array<keyof typeof FLAGS>
 
 /** enum scmp_compare */
@@ -30,6 +31,7 @@ function actionNumber (action: SeccompAction, errno: number): number {
     case 'SCMP_ACT_ERRNO': return scmpActErrno(errno)
     case 'SCMP_ACT_TRACE': return (0x7ff00000 | errno) >>> 0
     case 'SCMP_ACT_LOG': return 0x7ffc0000
+    case 'SCMP_ACT_NOTIFY': return 0x7fc00000
     case 'SCMP_ACT_ALLOW': return 0x7fff0000
   }
 }
@@ -43,6 +45,9 @@ function alternatives (rule: SeccompRule): Comparison[][] {
 
 export interface CompiledSeccomp { readonly program: Uint8Array, readonly flags: number }
 
+/** Has PROFILE calls that somebody outside decides on? */
+export const usesListener = ({ defaultAction, syscalls }: Seccomp): boolean => defaultAction === 'SCMP_ACT_NOTIFY' || syscalls.some(({ action }) => action === 'SCMP_ACT_NOTIFY')
+
 /** PROFILE as a filter.  Throws Unsupported when libseccomp cannot make it. */
 export function compileProfile (profile: Seccomp): CompiledSeccomp {
   const defaultAction = actionNumber(profile.defaultAction, profile.defaultErrno ?? constants.errno.EPERM)
@@ -55,5 +60,7 @@ export function compileProfile (profile: Seccomp): CompiledSeccomp {
       for (const name of rule.names) for (const conditions of alternatives(rule)) filter.addRule(name, action, conditions)
     }
   })
-  return { program, flags: profile.flags.reduce((bits, name) => bits | (FLAGS as Readonly<Record<string, number>>)[name]!, 0) }
+  // Whoever installs it has the one thread of its process that lives on, and the kernel does not take TSYNC with a listener.
+  const names = usesListener(profile) ? profile.flags.filter(name => name !== 'SECCOMP_FILTER_FLAG_TSYNC') : profile.flags
+  return { program, flags: names.reduce((bits, name) => bits | (FLAGS as Readonly<Record<string, number>>)[name]!, 0) }
 }

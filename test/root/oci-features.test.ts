@@ -7,8 +7,8 @@ import { chmodSync, chownSync, existsSync, globSync, mkdirSync, readFileSync, re
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startTimeOf } from '../../services/platform/process-identity.ts'
-import { bundleFor, containerName, needsBundle, type BundleRig, type Config } from '../helpers/bundle.ts'
-import { SLOWNESS } from '../helpers/container.ts'
+import { bundleFor, containerName, needsBundle, WHERRY_OCI, type BundleRig, type Config } from '../helpers/bundle.ts'
+import { NATIVE_DIR, SLOWNESS } from '../helpers/container.ts'
 
 const skip = needsBundle || (SLOWNESS > 1 && 'emulated: too slow for this many commands')
 const V1 = existsSync('/sys/fs/cgroup/memory')
@@ -229,6 +229,77 @@ t.test('links of an image', { skip }, async t => {
     t.match(rig.run('true', config => { config.mounts.push(bind('/etc/hosts', '/data')) }), { code: 1, stderr: /attach \/data: a file over a directory: ENOTDIR/ })
     t.match(rig.run('true', config => { config.mounts.push(bind('/etc', '/data/file')) }), { code: 1, stderr: /attach \/data\/file: a directory over a file: ENOTDIR/ })
   })
+})
+
+/** A seccomp agent for COUNT processes, in front of the line that says it listens: its socket, and all that it printed when it has ended. */
+async function startAgent (t: Test, rig: BundleRig, count: number): Promise<{ path: string, output: Promise<string> }> {
+  const path = join(rig.directory, `agent-${count}.sock`)
+  const agent = spawn(join(NATIVE_DIR, 'probe'), ['agent', path, String(count)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => { agent.kill('SIGKILL') })
+  let text = ''
+  agent.stdout.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
+  const output = once(agent, 'close').then(() => text)
+  await once(agent.stdout, 'data')
+  return { path, output }
+}
+
+t.test('a seccomp agent', { skip }, async t => {
+  const rig = bundleFor(t)
+  const decidedBy = (path: string, names: readonly string[], more: object = {}) => (config: Config): void => {
+    Object.assign(config.process, { user: { uid: 7, gid: 7 }, noNewPrivileges: false })
+    config.linux.seccomp = { defaultAction: 'SCMP_ACT_ALLOW', listenerPath: path, listenerMetadata: 'a word', syscalls: [{ names, action: 'SCMP_ACT_NOTIFY' }], ...more }
+  }
+  t.test('decides on the calls of a container, and of what is executed in it', async t => {
+    const { path, output } = await startAgent(t, rig, 2)
+    const id = started(t, rig, 'exec sleep 1000', decidedBy(path, ['mkdir', 'mkdirat']))
+    t.match(rig.oci(['exec', id, 'mkdir', '/dev/shm/x']), { code: 1, stderr: /No message of desired type/ })
+    t.equal(rig.oci(['delete', '--force', id]).code, 0)
+    const [first, second] = (await output).split('\n').filter(line => line.startsWith('{')).map(line => JSON.parse(line))
+    t.match(first, { ociVersion: /^1\./, fds: ['seccompFd'], metadata: 'a word', state: { id, status: 'created', bundle: rig.directory } })
+    t.equal(first.pid, first.state.pid)
+    t.match(second, { fds: ['seccompFd'], metadata: 'a word', state: { id, status: 'running', pid: first.pid } })
+    t.not(second.pid, first.pid)
+  })
+  t.test('has the listener before any call can wait for it', async t => {
+    const { path, output } = await startAgent(t, rig, 1)
+    const calls = ['sendmsg', 'sendto', 'write', 'close', 'futex', 'execve', 'setgroups', 'setresuid', 'setresgid', 'capget', 'capset', 'prctl', 'umask', 'mkdir', 'mkdirat']
+    t.match(rig.run('mkdir /dev/shm/x; echo done', decidedBy(path, calls, { flags: ['SECCOMP_FILTER_FLAG_TSYNC'] })), { code: 0, stdout: 'done\n', stderr: /No message of desired type/ })
+    t.match(await output, /"a word".*\n(?:call \d+\n){10,}$/)
+  })
+  t.test('that is not there is named', async t => {
+    t.match(rig.run('true', decidedBy(join(rig.directory, 'none.sock'), ['mkdir'])), { code: 1, stderr: /linux\.seccomp\.listenerPath: nobody listens at .*none\.sock" \(ENOENT\)/ })
+    t.match(rig.run('echo ran', decidedBy(join(rig.directory, 'none.sock'), [], { syscalls: [] })), { code: 0, stdout: 'ran\n' }, 'but only when it has something to decide')
+  })
+})
+
+t.test('sockets that somebody has opened ahead are handed on', { skip }, async t => {
+  const rig = bundleFor(t)
+  writeFileSync(join(rig.directory, 'socket'), 'socket\n')
+  rig.config('echo $LISTEN_FDS $LISTEN_PID; cat <&3; ls /proc/1/fd | wc -l')
+  const run = (pid: string): string => spawnSync('sh', ['-c', `LISTEN_FDS=1 LISTEN_PID=${pid} exec "$@" 3<socket`, 'sh', WHERRY_OCI, '--root', join(rig.directory, 'state'), 'run', containerName(t)],
+    { cwd: rig.directory, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).stdout
+  t.match(run('$$'), /^1 1\nsocket\n/)
+  t.notMatch(run('1'), /1 1|socket/, 'unless they are meant for somebody else')
+})
+
+t.test('who has no HOME gets that of /etc/passwd', { skip }, async t => {
+  const rig = bundleFor(t)
+  const passwd = join(rig.rootfs, 'etc/passwd')
+  const homeOf = (uid: number, env: readonly string[] = []): string => rig.run('echo $HOME', config => {
+    config.process.env.push(...env)
+    config.process.user = { uid, gid: 0 }
+  }).stdout
+  t.equal(homeOf(0), '/\n', 'no such file')
+  writeFileSync(passwd, 'root:x:0:0:root:/root:/bin/sh\n\nshort:x:5\nodd:x:5x:0::/odd:\nuser:x:5:5:::/sh\nuser:x:6:5::/home/user:/bin/sh\nagain:x:6:5::/other:\nlast:x:8:8::/last')
+  t.same([0, 5, 6, 7, 8].map(uid => homeOf(uid)), ['/root\n', '/\n', '/home/user\n', '/\n', '/last\n'])
+  t.equal(homeOf(6, ['HOME=/mine']), '/mine\n')
+  t.equal(homeOf(6, ['HOME=']), '/home/user\n')
+  rmSync(passwd)
+  symlinkSync('/proc/self/fd/0', passwd)
+  t.equal(homeOf(6), '/\n', 'no magic link is followed')
+  rmSync(passwd)
+  spawnSync('mkfifo', [passwd])
+  t.equal(homeOf(6), '/\n', 'nor is a pipe waited for')
 })
 
 t.test('a container whose folder is damaged can be deleted', { skip }, async t => {

@@ -104,7 +104,7 @@ t.test('plans', async t => {
   t.test('a container’s is taken by the encoder, and looks nothing up through the image before the pivot', async t => {
     const { spec } = parse()
     const { ops } = buildContainerPlan(spec, {
-      preserveFds: 0, seccomp: undefined, consoleFd: 9, keyring: 'k', stageDir: '/stage', files: new Set(), cgroup: { version: 1, directories: [{ controllers: ['memory'], mountName: 'memory', path: '/cg' }] },
+      preserveFds: 0, seccomp: undefined, listener: undefined, consoleFd: 9, keyring: 'k', stageDir: '/stage', files: new Set(), cgroup: { version: 1, directories: [{ controllers: ['memory'], mountName: 'memory', path: '/cg' }] },
       cgroupNamespace: true, cgroupTop: '', startFd: 8, timeFd: undefined, idmaps: new Map(), state: { creating: '{}', created: '{}' },
     })
     t.ok(encodePlan({ cloneFlags: 0, cgroupFd: -1, idmapFd: -1, netnsFd: -1, idBase: 0, idCount: 1, pipeOwner: 0, ops }).length > 1000)
