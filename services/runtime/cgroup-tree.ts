@@ -175,8 +175,21 @@ export function joinCgroup<T> (tree: CgroupTree, use: (join: { cgroupFd: number,
 
 /** Directories of PATH and all below it, the deepest first. */
 function below (path: string): string[] {
-  if (!existsSync(path)) return []
-  return [...readdirSync(path, { withFileTypes: true }).filter(entry => entry.isDirectory()).flatMap(entry => below(join(path, entry.name))), path]
+  try {
+    return [...readdirSync(path, { withFileTypes: true }).filter(entry => entry.isDirectory()).flatMap(entry => below(join(path, entry.name))), path]
+  } catch (err) {
+    if (codeOf(err) === 'ENOENT' || codeOf(err) === 'ENODEV') return [] // removed, maybe by another command just now
+    throw err
+  }
+}
+
+/** Write what ends or wakes the processes of DIRECTORY; one that somebody else has removed meanwhile has none. */
+function writeIfThere (directory: string, file: string, text: string): void {
+  try {
+    write(directory, file, text)
+  } catch (err) {
+    if (existsSync(directory)) throw err
+  }
 }
 
 /** The hierarchy whose list of processes counts: v1 hierarchies can differ, and the freezer is the one that this runtime acts by. */
@@ -206,8 +219,9 @@ export async function setFrozen (tree: CgroupTree, frozen: boolean): Promise<voi
   const deadline = performance.now() + FREEZE_MAX_MS
   for (;;) {
     // v1 may stay FREEZING when a process forks at the wrong moment; writing again helps (freezer-subsystem.rst).
-    if (tree.version === 2) write(leading(tree), 'cgroup.freeze', frozen ? '1' : '0')
-    else write(leading(tree), 'freezer.state', frozen ? 'FROZEN' : 'THAWED')
+    const [file, text] = tree.version === 2 ? ['cgroup.freeze', frozen ? '1' : '0'] : ['freezer.state', frozen ? 'FROZEN' : 'THAWED']
+    if (frozen) write(leading(tree), file, text)
+    else writeIfThere(leading(tree), file, text)
     if (isFrozen(tree) === frozen) return
     if (performance.now() > deadline) {
       if (frozen && tree.version === 1) write(leading(tree), 'freezer.state', 'THAWED')
@@ -229,7 +243,7 @@ async function freezeFor (tree: CgroupTree, isKill: boolean): Promise<void> {
 /** Send SIGNAL to everybody in TREE.  SIGKILL leaves nobody, also if they fork as fast as they can. */
 export async function signalAll (tree: CgroupTree, signal: number): Promise<void> {
   const SIGKILL = 9
-  if (signal === SIGKILL && tree.version === 2 && existsSync(join(leading(tree), 'cgroup.kill'))) return write(leading(tree), 'cgroup.kill', '1')
+  if (signal === SIGKILL && tree.version === 2 && existsSync(join(leading(tree), 'cgroup.kill'))) return writeIfThere(leading(tree), 'cgroup.kill', '1')
   const freeze = existsSync(leading(tree)) && !isFrozen(tree)
   try {
     if (freeze) await freezeFor(tree, signal === SIGKILL)
