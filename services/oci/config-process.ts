@@ -33,15 +33,18 @@ function readUser (user: Cursor): User & { umask: number | undefined } {
 /** "Any value which cannot be mapped … or cannot be granted otherwise, MUST be logged as a warning" (config.md, Linux Process).
  * Which set has to be within which: capset(2), prctl(2) PR_CAP_AMBIENT. */
 function readCapabilities (sets: Cursor, warnings: string[]): Capabilities {
-  const read = (name: string): string[] => sets.get(name).list(c => c.text()).filter(capability => {
-    if (!isCapability(capability)) warnings.push(`${sets.path}.${name}: "${capability}" is not a capability of this kernel; it is left out`)
-    return isCapability(capability)
-  })
-  const grant = (name: string, ...within: ReadonlyArray<readonly [string, readonly string[]]>): string[] => read(name).filter(capability => {
-    const lacking = within.find(([, set]) => !set.includes(capability))?.[0]
-    if (lacking !== undefined) warnings.push(`${sets.path}.${name}: ${capability} is not ${lacking}, so the kernel does not grant it; it is left out`)
-    return lacking === undefined
-  })
+  const warn = (name: string, left: readonly string[], why: string): void => {
+    if (left.length > 0) warnings.push(`${sets.path}.${name}: left out: ${left.join(', ')}; ${why}`)
+  }
+  const read = (name: string): string[] => {
+    const all = sets.get(name).list(c => c.text())
+    warn(name, all.filter(capability => !isCapability(capability)).map(capability => JSON.stringify(capability)), 'not known to this kernel')
+    return all.filter(isCapability)
+  }
+  const grant = (name: string, ...within: ReadonlyArray<readonly [string, readonly string[]]>): string[] => within.reduce((rest, [where, set]) => {
+    warn(name, rest.filter(capability => !set.includes(capability)), `the kernel grants only what is ${where}`)
+    return rest.filter(capability => set.includes(capability))
+  }, read(name))
   const bounding = read('bounding')
   const permitted = read('permitted')
   const inheritable = grant('inheritable', ['in bounding', bounding])

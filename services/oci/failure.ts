@@ -3,6 +3,7 @@
 // so those words are part of the interface.
 
 import { appendFileSync } from 'node:fs'
+import { SyscallError } from '../contract/errors.ts'
 
 /** A command that cannot be done as asked. */
 export class OciError extends Error {
@@ -38,8 +39,15 @@ export function createCommandLog ({ file, format, stderr }: { file: string | und
   }
 }
 
+/** "operation not permitted": podman chooses its exit code by such words. */
+function wordsOf (errno: string): string {
+  const { getSystemErrorMap } = process.getBuiltinModule('node:util')
+  const words = getSystemErrorMap().values().find(([name]) => name === errno)?.[1]
+  return words === undefined ? '' : ` (${words})`
+}
+
 /** One line, whatever was thrown. */
 export function messageOf (err: unknown): string {
-  const text = err instanceof Error ? err.message : String(err)
+  const text = err instanceof SyscallError ? `${err.message}${wordsOf(err.errno)}` : err instanceof Error ? err.message : String(err)
   return text.replaceAll(/\s*[\r\n]+\s*/g, ' ').trim()
 }

@@ -42,7 +42,7 @@ t.test('a config.json', async t => {
   t.test('unknown capabilities are left out with a warning', async t => {
     const { spec, warnings } = parse(config => { config.process.capabilities.bounding = ['CAP_KILL', 'CAP_NEVER'] })
     t.same(spec.process.capabilities.bounding, ['CAP_KILL'])
-    t.match(warnings, [/process\.capabilities\.bounding: "CAP_NEVER"/])
+    t.same(warnings, ['process.capabilities.bounding: left out: "CAP_NEVER"; not known to this kernel'])
   })
   t.test('a process of its own is read by the same rules', async t => {
     t.match(parseProcess('{"args":["a"],"cwd":"/"}').process, { args: ['a'], user: { uid: 0 }, rlimits: [] })
