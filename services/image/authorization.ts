@@ -101,16 +101,20 @@ export function createAuthorization ({ transport, credentials, registries }: Aut
     throw unauthorized(registry, `it asks for user and password, and there are no credentials for it${why}; wherry login ${registry}`)
   }
 
-  return {
-    /** The value for SCOPE if there is one already. */
-    find (scope: Scope): string | undefined {
-      const found = kept.get(keyOf(scope)) ?? kept.get(basicKeyOf(scope))
-      return found && found.expiresAtMs > Date.now() ? found.value : undefined
-    },
+  /** The value for SCOPE if there is one already. */
+  function find (scope: Scope): string | undefined {
+    const found = kept.get(keyOf(scope)) ?? kept.get(basicKeyOf(scope))
+    return found && found.expiresAtMs > Date.now() ? found.value : undefined
+  }
 
-    /** A new value as HEADER (WWW-Authenticate, of the registry itself) asks for it.  Throws RegistryError. */
-    async obtain (scope: Scope, header: string | undefined): Promise<string> {
-      // Many layers ask at once; all of them can use one token.
+  return {
+    find,
+
+    /** Another value than REFUSED, as HEADER (WWW-Authenticate, of the registry itself) asks for it.  Throws RegistryError. */
+    async obtain (scope: Scope, header: string | undefined, refused: string | undefined): Promise<string> {
+      // Many layers ask at once; all of them can use one token, also those that are refused after it has come.
+      const found = find(scope)
+      if (found !== undefined && found !== refused) return found
       return await flight(keyOf(scope), () => answer(scope, parseChallenges(header)))
     },
   }

@@ -149,12 +149,13 @@ export function createRegistryClient (options: RegistryClientOptions = {}) {
       registry: scope.registry, url, method, headers: { ...headers, ...(value !== undefined && { authorization: value }) },
       ...(body && { body }), ...(signal && { signal }), ...(once !== undefined && { once }), ...(timeoutMs !== undefined && { timeoutMs }),
     })
-    const response = await request(authorization.find(scope))
+    const value = authorization.find(scope)
+    const response = await request(value)
     // Where a redirect led is nobody who may ask for our credentials.
     if (response.status !== 401 || response.url.origin !== scope.origin) return response
     await discardBody(response)
     // Once: a registry that refuses its own fresh token will refuse the next.
-    return await request(await authorization.obtain(scope, response.headerList('www-authenticate')))
+    return await request(await authorization.obtain(scope, response.headerList('www-authenticate'), value))
   }
 
   async function call (ref: Reference, request: Call): Promise<RegistryResponse> {

@@ -19,7 +19,7 @@ const PASSWORD = 's3cret-Password'
 const login: Credentials = { find: async () => ({ credential: { kind: 'password', username: 'me', password: PASSWORD }, problems: [] }) }
 
 function clientFor (t: Test, options: RegistryClientOptions = {}) {
-  const client = createRegistryClient({ requestTimeoutMs: 5000, ...options })
+  const client = createRegistryClient({ requestTimeoutMs: 60_000, ...options })
   t.teardown(() => client.close())
   return client
 }
@@ -129,8 +129,8 @@ t.test('a registry that is slow on purpose', async t => {
     const { read } = await setup(t, (_request, response) => {
       response.writeHead(200, { 'content-length': BYTES.length })
       void trickle(response)
-    }, { requestTimeoutMs: 300 })
-    await t.rejects(read(), { registryCode: 'UNREACHABLE', message: /sent \d+ bytes of blob .* in 300 ms, which is too slow/ })
+    }, { requestTimeoutMs: 1500 })
+    await t.rejects(read(), { registryCode: 'UNREACHABLE', message: /sent \d+ bytes of blob .* in 1500 ms, which is too slow/ })
   })
 
   t.test('with its headers, a byte at a time, is given up', async t => {
@@ -153,9 +153,9 @@ t.test('a registry that is slow on purpose', async t => {
 
   t.test('is not what a slow reader is taken for', async t => {
     const large = Buffer.alloc(8 * 1024 ** 2, BYTES) // more than fits between them
-    const { client, ref, requests } = await setup(t, (_request, response) => { response.writeHead(200, { 'content-length': large.length }).end(large) }, { requestTimeoutMs: 100 })
+    const { client, ref, requests } = await setup(t, (_request, response) => { response.writeHead(200, { 'content-length': large.length }).end(large) }, { requestTimeoutMs: 1000 })
     const stream = await client.blob(ref, { ...BLOB, digest: digestOf(large), size: large.length })
-    await sleep(500)
+    await sleep(2500)
     t.ok((await buffer(stream)).equals(large))
     t.equal(requests.length, 1, 'it was not given up and asked again')
   })
@@ -216,6 +216,26 @@ t.test('credentials', async t => {
     const { client, ref, requests } = await setup(t, (_request, response) => { response.writeHead(404).end() }, { credentials: login })
     await t.rejects(client.manifest(ref, BLOB.digest), { code: 'ERR_REGISTRY', registryCode: 'MANIFEST_UNKNOWN' })
     t.same(requests.map(authorizationOf), [undefined])
+  })
+
+  t.test('are asked for once, also when a refusal comes after the token that another request was given', async t => {
+    const late = Promise.withResolvers<void>()
+    const tags = new Set<string>()
+    const { client, host, requests } = await setup(t, (request, response) => {
+      const refuse = (): void => { response.writeHead(401, { 'www-authenticate': `Bearer realm="http://${request.headers.host}/token"` }).end() }
+      if (request.url?.startsWith('/token')) response.end('{"token":"t","expires_in":300}')
+      else if (authorizationOf(request) !== undefined) response.writeHead(404).end()
+      else {
+        tags.add(request.url!)
+        if (tags.size === 1) refuse()
+        else void late.promise.then(refuse)
+      }
+    })
+    const asked = ['one', 'two'].map(tag => t.rejects(client.resolve(parseReference(`${host}/a:${tag}`)), { code: 'ERR_REGISTRY', registryCode: 'MANIFEST_UNKNOWN' }))
+    await Promise.race(asked)
+    late.resolve()
+    await Promise.all(asked)
+    t.equal(requests.filter(({ url }) => url?.startsWith('/token')).length, 1)
   })
 
   t.test('do not follow a redirect to another origin, nor come back with one', async t => {
