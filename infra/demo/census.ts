@@ -17,7 +17,7 @@ export interface Subject {
 }
 
 /** The kernel frees cgroups and reaps processes a moment after the last step. */
-const SETTLE_MS = 5_000
+const SETTLE_MS = 30_000
 const POLL_MS = 50
 
 export function listLinks (): string[] {

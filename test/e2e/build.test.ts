@@ -112,19 +112,21 @@ function running (mark: string): number {
 
 async function killed (t: Test, { data, build }: Place): Promise<void> {
   const context = join(data, 'killed')
+  const sleep = `sleep ${1_000_000 + process.pid}` // nobody else's on this machine
   mkdirSync(context)
-  writeContext(context, { Dockerfile: 'FROM base\nRUN --mount=type=secret,id=s --mount=type=cache,target=/c,sharing=locked echo "started"; sleep 31415\n' })
+  writeContext(context, { Dockerfile: `FROM base\nRUN --mount=type=secret,id=s --mount=type=cache,target=/c,sharing=locked echo "started"; ${sleep}\n` })
   const child = spawn(COMMAND, ['build', '--data', data, '--network', 'none', '--secret', 'id=s,env=S', context], { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, S: 'x' } })
   const exited = once(child, 'exit')
-  for await (const piece of child.stderr) if (/^#2 [\d.]+ started$/m.test(String(piece))) break
-  t.not(running('sleep 31415'), 0)
+  let said = ''
+  for await (const piece of child.stderr) if (/^#2 [\d.]+ started$/m.test(said += String(piece))) break
+  t.not(running(sleep), 0)
   const secrets = `wherry-secrets-${child.pid}-`
   const findSecrets = (): string[] => ['/run', '/dev/shm'].flatMap(place => readdirSync(place)).filter(name => name.startsWith(secrets))
   t.equal(findSecrets().length, 1)
   child.kill('SIGKILL')
   await exited
   t.match(await build('FROM base\nRUN --mount=type=cache,target=/c,sharing=locked echo again\n'), { code: 0, stderr: /again/ }, 'its lock is free')
-  t.equal(running('sleep 31415'), 0, 'the container died with its builder')
+  t.equal(running(sleep), 0, 'the container died with its builder')
   t.strictSame(readdirSync(join(data, 'images/tmp')), [], 'no drafts')
   t.strictSame(readdirSync(join(data, 'build/run')).filter(name => name.startsWith('wherry-')), [], 'no containers')
   t.strictSame(findSecrets(), [], 'no secrets')

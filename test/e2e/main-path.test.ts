@@ -84,9 +84,9 @@ t.test('a plain BullMQ job runs a function, and its failure says the outcome fir
   t.teardown(async () => { await Promise.all([queue.close(), events.close()]) })
   await events.waitUntilReady()
   const good = await queue.add('invoke', 'good')
-  t.match(await good.waitUntilFinished(events, 20_000), { outcome: 'ok', status: 200, body: 'fine\n', encoding: 'utf8', phases: { run: Number } })
+  t.match(await good.waitUntilFinished(events, 100_000), { outcome: 'ok', status: 200, body: 'fine\n', encoding: 'utf8', phases: { run: Number } })
   const bad = await queue.add('request', { method: 'POST', path: '/', body: 'bad' })
-  await t.rejects(bad.waitUntilFinished(events, 20_000), { message: /^app_error: / })
+  await t.rejects(bad.waitUntilFinished(events, 100_000), { message: /^app_error: / })
 })
 
 t.test('a volume outlives the containers', async t => {
@@ -117,12 +117,13 @@ t.test('each way to fail has its own outcome, on stderr, with exit code 1', asyn
 })
 
 t.test('logs and ps show what runs and what was said', async t => {
-  await deploy(wherry, 'slow', ...sh('echo under way >&2; sleep 30'))
+  await deploy(wherry, 'slow', '--timeout', '10m', ...sh('echo under way >&2; sleep 500'))
   const callId = (await wherry.run(['invoke', 'slow', '--async'])).stdout.trim()
   let table = ''
   while (!table.includes(callId)) table = (await wherry.run(['ps'])).stdout
   const pid = Number(new RegExp(`slow +${callId} +(\\d+) +`).exec(table)?.[1])
   t.ok(pid > 1, 'the container’s pid is in the table')
+  while (!readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').includes(' ') && readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'sleep\n') { /* it has not said it yet */ }
   process.kill(pid, 'SIGKILL')
   t.match(await finishedRecord(callId), { outcome: 'crash', signal: 'SIGKILL', log: 'under way\n' })
   t.match((await wherry.run(['logs', 'fails-0', '--tail', '1'])).stdout, /^\d{4}-\S+Z [\w.-]+ what went wrong\n$/)
@@ -155,7 +156,7 @@ t.test('a removed function is gone', async t => {
 
 t.test('an image stays as long as a function or a running call needs it, and can then be removed', async t => {
   const images = async (...args: string[]) => await wherry.run(['image', ...args, '--data', wherry.data])
-  await deploy(wherry, 'held', ...sh('sleep 30'))
+  await deploy(wherry, 'held', '--timeout', '10m', ...sh('sleep 500'))
   const callId = (await wherry.run(['invoke', 'held', '--async'])).stdout.trim()
   let table = ''
   while (!table.includes(callId)) table = (await wherry.run(['ps'])).stdout

@@ -20,7 +20,7 @@ import { cannotRun, COMMAND, shortFolder } from '../helpers/wherry.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const README = readFileSync(join(ROOT, 'README.md'), 'utf8')
-const COMMAND_TIMEOUT_MS = 30_000
+const COMMAND_TIMEOUT_MS = 200_000
 
 const missing = ['skopeo', 'curl', 'npx', 'bash'].find(program => findProgram(program, process.env) === undefined)
 const skip = cannotRun || (missing === undefined ? false : `needs ${missing} (make setup)`)

@@ -12,7 +12,7 @@ import { specTemplate } from '../../services/oci/template.ts'
 export const WHERRY_OCI = fileURLToPath(new URL('../../services/oci/wherry-oci', import.meta.url))
 const BUSYBOX = '/bin/busybox'
 const APPLETS = 'sh ls cat id mount sleep echo ps env stty tty umask hostname true false grep pwd rm touch wc kill readlink chmod mkdir head dd cut'.split(' ')
-const COMMAND_MAX_MS = 60_000
+const COMMAND_MAX_MS = 300_000
 
 export const needsBundle: false | string = process.getuid?.() !== 0 ? 'needs root: containers are made by root' : existsSync(BUSYBOX) ? false : `needs ${BUSYBOX} (Debian package busybox-static)`
 

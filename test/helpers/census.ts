@@ -1,4 +1,4 @@
-// What containers could leave on a machine, counted: mounts of test folders, cgroups of ours, network namespaces,
+// What containers could leave on a machine, counted: mounts in a folder, cgroups of ours, network namespaces,
 // open descriptors, zombies.  Two counts that should be equal are compared by the test.
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
@@ -39,13 +39,14 @@ function link (path: string): string {
   }
 }
 
-/** Count what is there now of process PID and its children; other tests run at the same time. */
-export function takeCensus (pid = process.pid): Census {
+/** Count what is there now of this process and its children, and of mounts in FOLDER; other tests run at the same time. */
+export function takeCensus (folder: string): Census {
+  const { pid } = process
   const pids = readdirSync('/proc').filter(name => /^\d+$/.test(name))
   const stats = pids.map(id => ({ id, stat: read(`/proc/${id}/stat`) })).filter(({ stat }) => stat !== '')
   const own = stats.map(({ id, stat }) => ({ id, fields: stat.slice(stat.lastIndexOf(')') + 2).split(' ') })).filter(({ fields }) => fields[1] === String(pid))
   return {
-    mounts: read('/proc/self/mountinfo').split('\n').filter(line => line.includes('/wherry-test-')).length,
+    mounts: read('/proc/self/mountinfo').split('\n').filter(line => line.includes(` ${folder}/`)).length,
     cgroups: countCgroups('/sys/fs/cgroup', `wherry-${pid}-`),
     netns: new Set([String(pid), ...own.map(({ id }) => id)].map(id => link(`/proc/${id}/ns/net`)).filter(Boolean)).size,
     fds: readdirSync(`/proc/${pid}/fd`).length,

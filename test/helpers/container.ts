@@ -119,7 +119,7 @@ export async function openRig (slots = 4): Promise<Rig> {
     data,
     layer,
     probeLayer,
-    async run (args, change = spec => spec, { body = '', timeoutMs = 10_000 * SLOWNESS, responseMaxBytes = 1 << 20 } = {}) {
+    async run (args, change = spec => spec, { body = '', timeoutMs = 60_000 * SLOWNESS, responseMaxBytes = 1 << 20 } = {}) {
       const spec = change(probeSpec([probeLayer], args))
       const result = await runStdio(runtime, { spec, body: Buffer.from(body), timeoutMs, responseMaxBytes, signal: new AbortController().signal })
       return { ...result, text: result.response.toString() }

@@ -50,7 +50,7 @@ export function gate<T = void> (): PromiseWithResolvers<T> {
 }
 
 /** Resolves when CONDITION holds; looks again and again because what it looks at tells nobody. */
-export async function until (condition: () => unknown, timeoutMs = 20_000): Promise<void> {
+export async function until (condition: () => unknown, timeoutMs = 60_000): Promise<void> {
   const deadline = Date.now() + timeoutMs
   while (!await condition()) {
     if (Date.now() > deadline) throw new Error(`this did not come true within ${timeoutMs} ms: ${condition}`)

@@ -22,7 +22,7 @@ export interface TestRedis {
   close (): Promise<void>
 }
 
-const READY_MS = 10_000
+const READY_MS = 60_000
 
 function onPath (program: string): boolean {
   return (process.env['PATH'] ?? '').split(delimiter).some(folder => {

@@ -22,7 +22,7 @@ async function answer (runtime: Runtime, message: { run?: string[], hold?: numbe
     return { pids: containers.map(container => container.pid) }
   }
   const spec = probeSpec([layer], message.run ?? [])
-  const result = await runStdio(runtime, { spec, body: Buffer.alloc(0), timeoutMs: 10_000 * SLOWNESS, responseMaxBytes: 1 << 20, signal: new AbortController().signal })
+  const result = await runStdio(runtime, { spec, body: Buffer.alloc(0), timeoutMs: 60_000 * SLOWNESS, responseMaxBytes: 1 << 20, signal: new AbortController().signal })
   return { outcome: result.outcome, text: result.response.toString(), usage: result.exit.usage }
 }
 

@@ -157,13 +157,13 @@ async function failures (t: Test, rig: BuildRig): Promise<void> {
   })
 
   await t.test('a stopped build ends its container and leaves nothing', async t => {
-    const before = takeCensus()
+    const before = takeCensus(rig.data)
     const stopping = new AbortController()
     const onEvent = (event: BuildEvent): void => { if (event.kind === 'output') stopping.abort(new Error('enough')) }
     await t.rejects(rig.build(onBase('COPY a /a', 'RUN touch /half; echo started; sleep 4242'), { a: '' }, { signal: stopping.signal, onEvent }), { message: 'enough' })
     t.strictSame(readdirSync(join(rig.data, 'images/tmp')), [], 'no draft')
     t.strictSame(readdirSync(join(rig.data, 'build/run')).filter(name => name.startsWith('wherry-')), [])
-    const { cgroups, mounts, children } = takeCensus()
+    const { cgroups, mounts, children } = takeCensus(rig.data)
     t.strictSame({ cgroups, mounts, children }, { cgroups: before.cgroups, mounts: before.mounts, children: before.children })
     t.equal(rig.store.catalog.images().filter(image => image.names.includes('docker.io/library/stopped:latest')).length, 0)
   })

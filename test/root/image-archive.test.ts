@@ -19,13 +19,11 @@ import { tar, type TarEntry } from '../helpers/layer.ts'
 import { noRegistry, startRegistry } from '../helpers/registry.ts'
 import { runWherry } from '../helpers/wherry.ts'
 
-t.setTimeout(120_000)
-
 const run = promisify(execFile)
 const nativeDir = join(import.meta.dirname, '../../build/native')
 const skip = process.getuid?.() !== 0 ? 'needs root'
   : existsSync(join(nativeDir, 'wherry-unpack')) ? false : 'build/native/wherry-unpack is missing: run make native'
-const DAEMON_LOOKS = 300
+const DAEMON_LOOKS = 1200
 
 function missing (...programs: string[]): false | string {
   const absent = programs.filter(program => spawnSync('which', [program]).status !== 0)

@@ -23,7 +23,7 @@ const LIST_BYTES_MAX = 64 * 1024 ** 2
 
 function setup (t: Test, name = 'store') {
   const dir = join(t.testdir({}), name)
-  const registry = createRegistryClient({ requestTimeoutMs: 5000 })
+  const registry = createRegistryClient({ requestTimeoutMs: 60_000 })
   const store = createImageStore({ dir })
   const seen: PullProgress[] = []
   const puller = createPuller({ store, registry, nativeDir, onProgress: progress => { seen.push(progress) } })

@@ -22,7 +22,7 @@ const skip = process.getuid?.() !== 0 ? 'needs root'
 const skipReal = skip || noRegistry
 
 function setup (t: Test, dir: string = join(t.testdir({ store: {} }), 'store')) {
-  const registry = createRegistryClient({ requestTimeoutMs: 5000 })
+  const registry = createRegistryClient({ requestTimeoutMs: 60_000 })
   const store = createImageStore({ dir })
   const puller = createPuller({ store, registry, nativeDir })
   t.teardown(async () => {
@@ -248,7 +248,7 @@ t.test('a registry in trouble', { skip }, async t => {
   t.test('a registry that takes a request and never answers is asked once', async t => {
     let asked = 0
     const fake = await startFake(t, () => { asked++ })
-    const registry = createRegistryClient({ requestTimeoutMs: 200 })
+    const registry = createRegistryClient({ requestTimeoutMs: 1500 })
     t.teardown(() => registry.close())
     await t.rejects(registry.resolve(parseReference(`${fake}/test/image`)), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE', retryable: true })
     t.equal(asked, 1)

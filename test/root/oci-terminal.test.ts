@@ -61,7 +61,12 @@ t.test('a container that is run detached stays until it is deleted, however soon
   const id = containerName(t)
   rig.config('true', config => { config.hooks = { poststart: [{ path: '/bin/sleep', args: ['sleep', '0.3'] }] } })
   t.match(rig.oci(['run', '--detach', id], { quiet: true }), { code: 0 })
-  t.match(rig.oci(['state', id]), { code: 0, stdout: /"status": "stopped"/ })
+  let state = ''
+  while (!state.includes('"stopped"')) {
+    const shown = rig.oci(['state', id])
+    if (shown.code !== 0) return t.fail(`it is not there any more: ${shown.stderr}`)
+    state = shown.stdout
+  }
   t.match(rig.oci(['delete', id]), { code: 0 })
 })
 

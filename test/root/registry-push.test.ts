@@ -26,7 +26,7 @@ const CHUNK = 16 * 1024 ** 2
 const BIG = Buffer.concat([randomBytes(1024), Buffer.alloc(2.5 * CHUNK, 'wherry')])
 
 function setup (t: Test) {
-  const registry = createRegistryClient({ requestTimeoutMs: 10_000 })
+  const registry = createRegistryClient({ requestTimeoutMs: 60_000 })
   t.teardown(() => registry.close())
   return registry
 }

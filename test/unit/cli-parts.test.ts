@@ -229,8 +229,8 @@ t.test('ports that are probed are free, different, and named when they are not',
   await t.rejects(probePorts([{ part: 'x', option: '--x', address: { host: '203.0.113.1', port: 1 } }]), { message: '203.0.113.1 is not an address of this machine' })
 })
 
-/** A part that runs SCRIPT in Node and serves once it prints "ready". */
-function nodePart (t: Test, script: string, events: Partial<PartEvents> = {}): ReturnType<typeof createPart> & { pids: number[] } {
+/** A part that runs SCRIPT in Node and serves once it prints "ready".  BEGUN is told of each process that serves. */
+function nodePart (t: Test, script: string, events: Partial<PartEvents> = {}, begun: (child: ChildProcess) => void = () => {}): ReturnType<typeof createPart> & { pids: number[] } {
   const pids: number[] = []
   const part = createPart({
     name: 'part',
@@ -241,7 +241,11 @@ function nodePart (t: Test, script: string, events: Partial<PartEvents> = {}): R
       pids.push(child.pid!)
       return child
     },
-    ready: (child: ChildProcess) => new Promise(resolve => { child.stdout!.on('data', data => { if (String(data).includes('ready')) resolve('here') }) }),
+    ready: (child: ChildProcess) => new Promise(resolve => { child.stdout!.on('data', data => {
+      if (!String(data).includes('ready')) return
+      resolve('here')
+      setImmediate(begun, child) // when it is known to serve
+    }) }),
   }, { onLine () {}, onRestart () {}, onGiveUp () {}, ...events })
   t.teardown(() => part.stop())
   return Object.defineProperty(part, 'pids', { value: pids }) as ReturnType<typeof nodePart>
@@ -281,7 +285,7 @@ t.test('a supervised part', async t => {
   })
   t.test('that keeps dying is given up, with the number of times', async t => {
     const gaveUp = Promise.withResolvers<Failure>()
-    const part = nodePart(t, 'console.log("ready"); setTimeout(() => process.exit(3), 20)', { onGiveUp: failure => { gaveUp.resolve(failure) } })
+    const part = nodePart(t, 'process.on("SIGTERM", () => process.exit(3)); ' + SERVES, { onGiveUp: failure => { gaveUp.resolve(failure) } }, child => { child.kill('SIGTERM') })
     await part.start()
     t.match(await gaveUp.promise, { what: 'part', message: 'it ended with exit code 3, for the 6th time in 30 s' })
   })

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 
 const LOG = new URL('../../services/platform/log.ts', import.meta.url).href
-const GIVE_UP_MS = 20_000
+const GIVE_UP_MS = 200_000
 
 /** A process that runs SCRIPT with a `log`, and says "up" on stdout when it shall. */
 function start (t: Test, script: string): ChildProcess {
