@@ -8,7 +8,7 @@ import { locateCgroup, pidsOf, removeCgroup, setFrozen, signalAll, type CgroupTr
 import type { Context } from './context.ts'
 import { messageOf, OciError } from './failure.ts'
 import { runHooks } from './hooks.ts'
-import { isAlive, reportOf, statusOf, type ContainerRecord } from './store.ts'
+import { DamagedRecord, isAlive, reportOf, statusOf, type ContainerRecord } from './store.ts'
 
 const DEATH_MAX_MS = 10_000
 const POLL_MS = 5
@@ -46,7 +46,7 @@ async function killAndWait (record: ContainerRecord): Promise<void> {
   }
 }
 
-/** `delete`: of a container that has stopped; with FORCE of any, and it is no failure if there is none. */
+/** `delete`: of a container that has stopped; with FORCE of any, and it is no failure if there is none.  Engines do it twice at once. */
 export async function deleteContainer (context: Context, id: string, force: boolean): Promise<void> {
   const { store, log } = context
   let record: ContainerRecord
@@ -54,7 +54,7 @@ export async function deleteContainer (context: Context, id: string, force: bool
     record = store.load(id)
   } catch (err) {
     if (!force || !(err instanceof OciError)) throw err
-    return deleteUnrecorded(context, id)
+    return deleteUnrecorded(context, id, err instanceof DamagedRecord)
   }
   const status = statusOf(store, record)
   if (status !== 'stopped' && !force) throw new OciError(`cannot delete container "${id}": it is ${status}, not stopped`)
@@ -62,31 +62,33 @@ export async function deleteContainer (context: Context, id: string, force: bool
   await killAndWait(record)
   await removeCgroup(record.cgroup)
   if (record.mountsBefore !== undefined) detachMountsAt(record.rootfs, record.mountsBefore)
-  const hooks = poststopOf(context, record)
+  const { hooks, problem } = poststopOf(context, record)
   const state = JSON.stringify(reportOf(store, record, 'stopped'))
-  store.forget(id)
+  if (!store.forget(id)) return
+  if (problem !== undefined) log.warn(`container "${id}": no poststop hooks were run: ${problem}`)
   runHooks('poststop', hooks, { state, environment: context.world.environment }, failure => { log.warn(failure.message) })
 }
 
 /** A copy of config.json that is gone or spoilt, by a `delete` that was killed or by others, keeps nobody from deleting the rest. */
-function poststopOf ({ store, log }: Context, record: ContainerRecord): readonly Hook[] {
+function poststopOf ({ store }: Context, record: ContainerRecord): { readonly hooks: readonly Hook[], readonly problem?: string } {
   try {
-    return store.loadConfig(record).hooks.poststop
+    return { hooks: store.loadConfig(record).hooks.poststop }
   } catch (err) {
-    log.warn(`container "${record.id}": no poststop hooks were run: ${messageOf(err)}`)
-    return []
+    return { hooks: [], problem: messageOf(err) }
   }
 }
 
-/** The container ID has no record, or a damaged one: its cgroup is looked for where its config.json says. */
-async function deleteUnrecorded ({ store, log, systemdCgroup }: Context, id: string): Promise<void> {
+/** The container ID has no record, or a DAMAGED one: its cgroup is looked for where its config.json says. */
+async function deleteUnrecorded ({ store, log, systemdCgroup }: Context, id: string, damaged: boolean): Promise<void> {
   if (!store.has(id)) return
   let cgroup: CgroupTree
   try {
     cgroup = locateCgroup(store.loadConfig({ id, bundle: '/' }).linux.cgroupsPath, id, systemdCgroup)
   } catch (err) {
-    log.warn(`container "${id}" has no record; its processes were not looked for: ${messageOf(err)}`)
-    return store.forget(id)
+    // With neither of the two files there is no process: they come before the first, and go behind the last.
+    if (damaged || !(err instanceof OciError)) log.warn(`container "${id}" has no record; its processes were not looked for: ${messageOf(err)}`)
+    store.forget(id)
+    return
   }
   await signalAll(cgroup, constants.signals.SIGKILL)
   await removeCgroup(cgroup)

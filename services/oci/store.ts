@@ -2,7 +2,7 @@
 // at all.  Nothing else remembers a container between two commands.  What its status is, is asked of the
 // kernel each time and not believed from the file.
 
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import type { BundleSpec, Seccomp } from '../contract/bundle-spec.ts'
@@ -65,7 +65,8 @@ export interface Store {
   has (id: string): boolean
   /** All that can be read; one that goes meanwhile is not there, ONBROKEN hears of one whose record is damaged. */
   list (onBroken: (id: string) => void): ContainerRecord[]
-  forget (id: string): void
+  /** Remove all of it.  True when the record was there: of several that delete a container one is told so. */
+  forget (id: string): boolean
 }
 
 const ID = /^[\w+.-]{1,1024}$/
@@ -101,12 +102,33 @@ function readRecord (id: string, file: string): ContainerRecord {
   }
 }
 
+function removed (file: string): boolean {
+  try {
+    unlinkSync(file)
+    return true
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw err
+  }
+}
+
 export function createStore (root: string): Store {
   const directoryOf = (id: string): string => {
     if (!ID.test(id) || id === '.' || id === '..') throw new InvalidRequest([{ path: 'container id', problem: `"${id}" is not made of letters, digits and _ + . -` }])
     return join(root, id)
   }
   const fileOf = (id: string): string => join(directoryOf(id), 'state.json')
+
+  /** FILE of the container ID; it may be deleted by another command at any moment. */
+  function textOf (id: string, file: string): string {
+    try {
+      return readFileSync(join(directoryOf(id), file), 'utf8')
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new OciError(`container "${id}" does not exist`)
+      throw err
+    }
+  }
+
   const store: Store = {
     directoryOf,
     reserve (id) {
@@ -146,9 +168,13 @@ export function createStore (root: string): Store {
       })
     },
     saveConfig (id, text) { writeFileSync(join(directoryOf(id), 'config.json'), text, { mode: 0o600 }) },
-    loadConfig: record => parseConfig(readFileSync(join(directoryOf(record.id), 'config.json'), 'utf8'), record.bundle).spec,
+    loadConfig: record => parseConfig(textOf(record.id, 'config.json'), record.bundle).spec,
     has: id => existsSync(directoryOf(id)),
-    forget (id) { rmSync(directoryOf(id), { recursive: true, force: true }) },
+    forget (id) {
+      const wasThere = removed(fileOf(id))
+      rmSync(directoryOf(id), { recursive: true, force: true })
+      return wasThere
+    },
   }
   return store
 }

@@ -207,10 +207,7 @@ export const pidsOf = (tree: CgroupTree): number[] => pidsBelow(leading(tree))
 export const occupiedDirectory = (tree: CgroupTree): string | undefined => tree.directories.find(({ path }) => pidsBelow(path).length > 0)?.path
 
 export function isFrozen (tree: CgroupTree): boolean {
-  const path = leading(tree)
-  const file = join(path, tree.version === 2 ? 'cgroup.events' : 'freezer.state')
-  if (!existsSync(file)) return false
-  const text = readFileSync(file, 'utf8')
+  const text = readCgroupFile(leading(tree), tree.version === 2 ? 'cgroup.events' : 'freezer.state') ?? ''
   return tree.version === 2 ? /^frozen 1$/m.test(text) : text.trim() === 'FROZEN'
 }
 

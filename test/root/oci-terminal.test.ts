@@ -1,8 +1,9 @@
 // A terminal that `wherry-oci run` and `exec` keep for themselves, between pipes that flood, stall or close; and
-// what a command that fails, or is quick, leaves behind.
+// what a command that fails, is quick, or is not alone leaves behind.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { bundleFor, containerName, needsBundle, WHERRY_OCI } from '../helpers/bundle.ts'
@@ -68,6 +69,24 @@ t.test('a container that is run detached stays until it is deleted, however soon
     state = shown.stdout
   }
   t.match(rig.oci(['delete', id]), { code: 0 })
+})
+
+t.test('several that delete one container at once all succeed, and its hook runs once', { skip: needsBundle }, async t => {
+  const rig = bundleFor(t)
+  const id = containerName(t)
+  const log = join(rig.directory, 'log')
+  for (let round = 0; round < 3; round++) {
+    rig.config('sleep 1000', config => { config.hooks = { poststop: [{ path: '/bin/sh', args: ['sh', '-c', `echo ${round} >>${log}`] }] } })
+    t.match(rig.oci(['run', '--detach', id], { quiet: true }), { code: 0 })
+    const ends = await Promise.all(Array.from({ length: 5 }, async () => {
+      const child = spawn(WHERRY_OCI, ['--root', join(rig.directory, 'state'), 'delete', '--force', id], { stdio: ['ignore', 'ignore', 'pipe'] })
+      const said = child.stderr.toArray()
+      return [(await once(child, 'close'))[0], (await said).join('')]
+    }))
+    t.same(ends, ends.map(() => [0, '']))
+    t.match(rig.oci(['state', id]), { code: 1, stderr: /does not exist/ })
+  }
+  t.equal(readFileSync(log, 'utf8'), '0\n1\n2\n')
 })
 
 t.test('an exec that cannot write its pid file leaves no process', { skip: needsBundle }, async t => {
