@@ -59,8 +59,8 @@ export async function startRedis ({ durable = false, args = [] }: { durable?: bo
 
   async function start (): Promise<void> {
     const persistence = durable ? ['--appendonly', 'yes', '--appendfsync', 'always'] : ['--appendonly', 'no']
-    child = spawn('redis-server', ['--port', '0', '--unixsocket', socketPath, '--dir', folder, '--save', '', '--hz', '100', ...persistence, ...args], { stdio: 'ignore' })
-    // A test that ends without its teardown leaves neither the process nor the folder.
+    child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', '--', 'redis-server', '--port', '0', '--unixsocket', socketPath, '--dir', folder, '--save', '', '--hz', '100', ...persistence, ...args], { stdio: 'ignore' })
+    // A test that ends without its teardown leaves neither the process nor the folder; one that is killed, not the process.
     const end = (): void => {
       child.kill('SIGKILL')
       rmSync(folder, { recursive: true, force: true })

@@ -30,7 +30,7 @@ export async function startRegistry (t: Test, { http = '', more = [] }: { http?:
     ...more,
     '',
   ].join('\n'))
-  const child = spawn(REGISTRY_PROGRAM, ['serve', file], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', '--', REGISTRY_PROGRAM, 'serve', file], { stdio: ['ignore', 'ignore', 'pipe'] })
   const ended = new Promise<void>(resolve => { child.once('close', () => resolve()) })
   t.teardown(async () => {
     child.kill('SIGKILL')

@@ -15,7 +15,7 @@ const client = redis.client()
 
 t.test('sync calls', async t => {
   const endings = OUTCOMES.filter(outcome => outcome !== 'ok').map(outcome => `ends-${outcome}`)
-  const { send, deploy, url, prefix } = await startTestGateway(t, redis.url, { functions: ['echo', 'hang', ...endings], queueWaitMs: 5000 })
+  const { send, deploy, url, prefix } = await startTestGateway(t, redis.url, { functions: ['echo', 'hang', ...endings], queueWaitMs: 60_000 })
 
   await t.test('the function gets the request and its answer comes back with id, outcome and phases', async t => {
     const reply = await send('PATCH', '/function/echo/a%20b/c?x=1&y', { body: 'hi', headers: { 'x-custom': 'v', 'x-wherry-outcome': 'ok', 'x-call-id': 'order-1' } })

@@ -147,7 +147,7 @@ t.test('podman loads ours, and we load podman’s', { skip: missing('podman') },
 t.test('docker loads ours, and we load docker’s', { skip: missing('dockerd', 'docker', 'containerd') }, async t => {
   const { dir, data, name } = await setup(t)
   const socket = join(dir, 'docker.sock')
-  const daemon = spawn('sh', ['-c', `exec dockerd "$@" >${dir}/log 2>&1`, 'sh', '--data-root', join(dir, 'docker'), '--exec-root', join(dir, 'exec'), '--pidfile', join(dir, 'pid'),
+  const daemon = spawn('setpriv', ['--pdeathsig', 'SIGTERM', '--', 'sh', '-c', `exec dockerd "$@" >${dir}/log 2>&1`, 'sh', '--data-root', join(dir, 'docker'), '--exec-root', join(dir, 'exec'), '--pidfile', join(dir, 'pid'),
     '-H', `unix://${socket}`, '--bridge', 'none', '--iptables=false', '--ip6tables=false', '--storage-driver', 'vfs'], { stdio: 'ignore' })
   const docker = (...args: string[]) => run('docker', ['-H', `unix://${socket}`, ...args])
   const ended = once(daemon, 'exit')

@@ -155,7 +155,7 @@ t.test('podman', { skip: missing('podman', 'conmon') }, async t => {
 async function startDocker (t: Test, directory: string): Promise<Engine> {
   const socket = `unix://${directory}/docker.sock`
   const log = join(directory, 'log')
-  const daemon = spawn('sh', ['-c', `exec dockerd "$@" >${log} 2>&1`, 'sh', '--data-root', join(directory, 'data'), '--exec-root', join(directory, 'exec'), '--pidfile', join(directory, 'pid'),
+  const daemon = spawn('setpriv', ['--pdeathsig', 'SIGTERM', '--', 'sh', '-c', `exec dockerd "$@" >${log} 2>&1`, 'sh', '--data-root', join(directory, 'data'), '--exec-root', join(directory, 'exec'), '--pidfile', join(directory, 'pid'),
     '-H', socket, '--bridge', 'none', '--iptables=false', '--storage-driver', 'vfs', '--add-runtime', `wherry=${WHERRY_OCI}`], { stdio: 'ignore' })
   const docker = engineOf('docker', ['-H', socket], directory)
   t.teardown(async () => {
