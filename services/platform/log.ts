@@ -19,6 +19,8 @@ const RETRY_MS = 50
 /** For the last lines, when the process exits and its reader is slow. */
 const LAST_WAIT_MS = 500
 const PAUSE_MS = 10
+/** For the thread that writes lines to get its turn on a busy machine, before those behind them are written. */
+const IN_FLIGHT_WAIT_MS = 100
 /** How many causes of causes an error's line tells. */
 const CAUSES_MAX = 8
 
@@ -73,13 +75,13 @@ function createLines (fd: number): pino.DestinationStream {
   function writeRest (): void {
     const giveUpAt = performance.now() + LAST_WAIT_MS
     let rest = Buffer.from(waiting)
-    if (rest.length > 0 && inFlight !== undefined) pause()
+    if (rest.length > 0 && inFlight !== undefined) pause(IN_FLIGHT_WAIT_MS)
     while (rest.length > 0 && performance.now() < giveUpAt) {
       try {
         rest = rest.subarray(writeSync(fd, rest))
       } catch (err) {
         if ((err as NodeJS.ErrnoException).code !== 'EAGAIN') return // nobody reads it: the process ends all the same
-        pause()
+        pause(PAUSE_MS)
       }
     }
   }
@@ -96,6 +98,6 @@ function createLines (fd: number): pino.DestinationStream {
 }
 
 /** Stops the whole process for a moment; there is no other way to wait at exit. */
-function pause (): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, PAUSE_MS)
+function pause (waitMs: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, waitMs)
 }

