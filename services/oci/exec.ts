@@ -90,7 +90,7 @@ export async function execInContainer (context: Context, request: ExecRequest): 
   const forwardTo = request.detached ? () => {} : forwardSignals(context.native, world.onSignal)
   let pidfd: number
   try {
-    const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, { cgroup: record.cgroup, preserveFds: request.preserveFds, oomScoreAdj: process.oomScoreAdj })
+    const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, { cgroup: record.cgroup, preserveFds: request.preserveFds, oomScoreAdj: process.oomScoreAdj ?? spec.process.oomScoreAdj })
     pidfd = entered.pidfd
     try {
       execProcess(native, entered, process, { spec, pid: record.pid }, {

@@ -139,8 +139,12 @@ export function joinContainer (deps: InitDeps, pid: number, request: { cgroup: C
   }
 }
 
+/** `describeOp` of the operation that chooses the profile. */
+const APPARMOR_OP = 'write self/attr/apparmor/exec'
+
 /** What in a failed start is the command's own fault, in the words that engines look for to choose exit code 126 or 127. */
 function explain (err: unknown, args: readonly string[]): unknown {
+  if (err instanceof SyscallError && err.op === APPARMOR_OP && err.errno === 'ENOENT') return new InvalidRequest([{ path: 'process.apparmorProfile', problem: 'is not loaded in this kernel (apparmor_parser(8))' }])
   if (!(err instanceof SyscallError) || !/^(?:exec|checkProgram)\b/.test(err.op)) return err
   const command = JSON.stringify(args[0])
   switch (err.errno) {
