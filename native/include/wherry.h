@@ -53,7 +53,7 @@ enum wy_op_kind
   WY_OP_PIVOT,          /* [c] make t0 (relative to the cwd) the root and forget the old one */
   WY_OP_HOSTNAME,       /* [c] t0 */
   WY_OP_LOOPBACK_UP,    /* [c] */
-  WY_OP_RLIMIT,         /* [c] resource num, soft wide, hard wide2 */
+  WY_OP_RLIMIT,         /* [c] resource num, soft wide, hard wide2; WY_RAISE_ONLY */
   WY_OP_IDS,            /* [c] uid num, gid num2, additional groups: blob t0 of `from` 32-bit ids */
   WY_OP_CAPABILITIES,   /* [c] blob t0: five 64-bit sets: bounding, permitted, inheritable, effective, ambient */
   WY_OP_NO_NEW_PRIVS,   /* [c] */
@@ -108,7 +108,8 @@ enum wy_op_flags
   WY_IDMAP_SLOT = 1u << 9,  /* map ids through the user namespace that is the slot `from`; with WY_RECURSIVE also below */
   WY_FOLLOW = 1u << 10,     /* t0 may be a symbolic link */
   WY_NOT_ON_PROC = 1u << 11, /* a target on a proc file system is an error (EXDEV) */
-  WY_COPY_MODE = 1u << 12 /* what is attached gets the mode of the directory that it covers */
+  WY_COPY_MODE = 1u << 12, /* what is attached gets the mode of the directory that it covers */
+  WY_RAISE_ONLY = 1u << 13 /* a limit is not lowered yet: operations behind this one need more */
 };
 
 struct wy_op

@@ -46,8 +46,14 @@ wy_do_maps (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_rlimit (struct wy_stage *stage, const struct wy_op *op)
 {
-  struct rlimit64 limit = { .rlim_cur = op->wide, .rlim_max = op->wide2 };
-  long result = wy_sys (SYS_prlimit64, 0, op->num, &limit, NULL);
+  struct rlimit64 limit = { .rlim_cur = op->wide, .rlim_max = op->wide2 }, before = limit;
+  long result = op->flags & WY_RAISE_ONLY ? wy_sys (SYS_prlimit64, 0, op->num, NULL, &before) : 0;
+  if (limit.rlim_cur < before.rlim_cur)
+    limit.rlim_cur = before.rlim_cur;
+  if (limit.rlim_max < before.rlim_max)
+    limit.rlim_max = before.rlim_max;
+  if (result >= 0)
+    result = wy_sys (SYS_prlimit64, 0, op->num, &limit, NULL);
   return result < 0 ? wy_fail (stage, "prlimit64", result) : 0;
 }
 

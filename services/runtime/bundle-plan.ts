@@ -131,11 +131,13 @@ function processOps (process: BundleProcess, facts: ProcessFacts, slots: { proc:
   const groups = new Uint8Array(Uint32Array.from(process.user.additionalGids).buffer)
   const programs = programPaths(process.args[0]!, process.env)
   const { noNewPrivileges } = process
+  const rlimits = process.rlimits.map((limit): Op => ({ kind: 'rlimit', texts: [limit.type], num: RLIMIT[limit.type as keyof typeof RLIMIT], wide: limit.soft, wide2: limit.hard }))
   const hasHome = process.env.some(entry => /^HOME=./.test(entry))
   const env = hasHome ? process.env : process.env.filter(entry => entry !== 'HOME=')
   return [
     ...(facts.keyring === undefined ? [] : [{ kind: 'keyring', texts: [facts.keyring] } as const]),
-    ...process.rlimits.map((limit): Op => ({ kind: 'rlimit', texts: [limit.type], num: RLIMIT[limit.type as keyof typeof RLIMIT], wide: limit.soft, wide2: limit.hard })),
+    // What needs a right is done now, so that it fails now; what takes something away would take it from wherry-init, too.
+    ...rlimits.map(op => ({ ...op, flags: FLAG.raiseOnly })),
     ...(process.ioPriority === undefined ? [] : [{ kind: 'ioPriority', num: process.ioPriority } as const]),
     ...(process.scheduler === undefined ? [] : [{ kind: 'scheduler', texts: [schedulerBytes(process.scheduler)], num: 48 } as const]),
     ...(personality === undefined ? [] : [{ kind: 'personality', num: PERSONALITY[personality] } as const]),
@@ -145,6 +147,7 @@ function processOps (process: BundleProcess, facts: ProcessFacts, slots: { proc:
     ...(hasHome ? [] : [{ kind: 'home', num: process.user.uid } as const]),
     ...(process.terminal ? [] : [{ kind: 'stdioOwner', num: process.user.uid } as const]),
     ...wait,
+    ...rlimits,
     { kind: 'closeFds', num: facts.preserveFds, flags: FLAG.keepUntilExec },
     // Without no_new_privs only CAP_SYS_ADMIN may install a filter (seccomp(2)), so it comes before the capabilities go.
     ...(noNewPrivileges ? [] : seccompOps(facts, slots.listener)),

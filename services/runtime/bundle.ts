@@ -158,13 +158,16 @@ function explain (err: unknown, args: readonly string[]): unknown {
   }
 }
 
+const killed = (cause?: unknown): StartError => new StartError('wherry-init was killed before the container was ready; a memory limit may be too low for a start', 'ERR_START', cause)
+
 /** Send PLAN and wait until wherry-init has done it as far as WANTED. */
 function perform (native: Native, entered: Entered, plan: Plan, args: readonly string[], wanted: 'waiting' | 'closed'): void {
   try {
     native.send(entered.socket, plan)
-    if (native.report(entered.socket, plan.ops.map(describeOp)) !== wanted) throw new StartError('wherry-init was killed before the container was ready', 'ERR_START')
+    if (native.report(entered.socket, plan.ops.map(describeOp)) !== wanted) throw killed()
   } catch (err) {
-    throw explain(err, args)
+    // Nobody is there to take the plan in.
+    throw err instanceof SyscallError && err.syscall === 'send' && err.errno === 'EPIPE' ? killed(err) : explain(err, args)
   } finally {
     closeSync(entered.socket)
   }

@@ -14,7 +14,7 @@ export const OP = {
 } as const
 
 /** enum wy_op_flags */
-export const FLAG = { idmap: 1, recursive: 2, makeDir: 4, makeFile: 8, noSymlinks: 16, optional: 32, recursiveAttributes: 64, keepUntilExec: 128, checked: 256, idmapSlot: 512, follow: 1024, notOnProc: 2048, copyMode: 4096 } as const
+export const FLAG = { idmap: 1, recursive: 2, makeDir: 4, makeFile: 8, noSymlinks: 16, optional: 32, recursiveAttributes: 64, keepUntilExec: 128, checked: 256, idmapSlot: 512, follow: 1024, notOnProc: 2048, copyMode: 4096, raiseOnly: 8192 } as const
 
 /** MOUNT_ATTR_* of <linux/mount.h>, for mount_setattr(2) and fsmount(2).  The three ways of keeping access times are one field, `atime`. */
 export const ATTR = { ro: 1, nosuid: 2, nodev: 4, noexec: 8, relatime: 0, noatime: 0x10, strictatime: 0x20, atime: 0x70, nodiratime: 0x80, nosymfollow: 0x200000 } as const

@@ -302,6 +302,16 @@ t.test('who has no HOME gets that of /etc/passwd', { skip }, async t => {
   t.equal(homeOf(6), '/\n', 'nor is a pipe waited for')
 })
 
+t.test('limits of the program are not those of its start', { skip }, async t => {
+  const rig = bundleFor(t)
+  const names = ['RLIMIT_NOFILE', 'RLIMIT_FSIZE', 'RLIMIT_NPROC', 'RLIMIT_CORE']
+  t.match(rig.run('ulimit -n; ulimit -f; ulimit -c', config => {
+    config.process.rlimits = names.map(type => ({ type, soft: 4, hard: 7 }))
+    config.linux.maskedPaths = Array.from({ length: 20 }, (_, i) => `/tmp/${i}`)
+    config.hooks = { startContainer: [{ path: '/bin/true' }] }
+  }), { code: 0, stdout: /^4\n/, stderr: '' })
+})
+
 t.test('a container whose folder is damaged can be deleted', { skip }, async t => {
   const rig = bundleFor(t)
   const id = containerName(t)
