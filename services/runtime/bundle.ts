@@ -147,14 +147,17 @@ function explain (err: unknown, args: readonly string[]): unknown {
   if (err instanceof SyscallError && err.op === APPARMOR_OP && err.errno === 'ENOENT') return new InvalidRequest([{ path: 'process.apparmorProfile', problem: 'is not loaded in this kernel (apparmor_parser(8))' }])
   if (!(err instanceof SyscallError) || !/^(?:exec|checkProgram)\b/.test(err.op)) return err
   const command = JSON.stringify(args[0])
+  const isPath = args[0]!.includes('/')
+  // What is in PATH and cannot be executed is passed over by those who look for a command.
+  if (!isPath && err.errno === 'EACCES' && err.op.startsWith('checkProgram')) return notFound()
   switch (err.errno) {
-    case 'ENOENT': case 'ENOTDIR': {
-      const why = args[0]!.includes('/') ? 'no such file or directory' : 'executable file not found in $PATH'
-      return new StartError(`exec: ${command}: ${why}`, 'ERR_COMMAND_NOT_FOUND', err)
-    }
+    case 'ENOENT': case 'ENOTDIR': return notFound()
     case 'EACCES': case 'EPERM': return new StartError(`exec: ${command}: permission denied`, 'ERR_COMMAND_NOT_EXECUTABLE', err)
     case 'ENOEXEC': return new StartError(`exec: ${command}: exec format error`, 'ERR_COMMAND_NOT_EXECUTABLE', err)
     default: return err
+  }
+  function notFound (): StartError {
+    return new StartError(`exec: ${command}: ${isPath ? 'no such file or directory' : 'executable file not found in $PATH'}`, 'ERR_COMMAND_NOT_FOUND', err)
   }
 }
 

@@ -312,6 +312,14 @@ t.test('limits of the program are not those of its start', { skip }, async t => 
   }), { code: 0, stdout: /^4\n/, stderr: '' })
 })
 
+t.test('a command in PATH that cannot be executed is one that was not found, by its path it is refused', { skip }, async t => {
+  const rig = bundleFor(t)
+  writeFileSync(join(rig.rootfs, 'bin/plain'), '', { mode: 0o644 })
+  const run = (name: string) => rig.run('', config => { config.process.args = [name] })
+  t.match(run('plain'), { code: 1, stderr: /exec: "plain": executable file not found in \$PATH/ })
+  t.match(run('/bin/plain'), { code: 1, stderr: /exec: "\/bin\/plain": permission denied/ })
+})
+
 t.test('a container whose folder is damaged can be deleted', { skip }, async t => {
   const rig = bundleFor(t)
   const id = containerName(t)
