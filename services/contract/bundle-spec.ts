@@ -14,6 +14,8 @@ export interface BundleSpec {
   readonly mounts: readonly BundleMount[]
   readonly linux: BundleLinux
   readonly hooks: Hooks
+  /** A poststart hook that fails stops the container: so since 1.3 of the OCI spec, before it only warned. */
+  readonly poststartStops: boolean
   readonly annotations: Readonly<Record<string, string>>
 }
 

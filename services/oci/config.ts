@@ -15,6 +15,7 @@ export const SPEC_VERSION = '1.3.0'
 /** Later ones of the same major version keep the meaning of what is known here (semver.org, 7); engines write the one that they were built with. */
 const VERSIONS = /^1\.(\d{1,4})\.\d{1,4}(?:[-+][0-9A-Za-z.+-]{1,64})?$/
 const MINOR_KNOWN = 3
+const MINOR_POSTSTART_STOPS = 3
 const TIMEOUT_MAX_S = 86_400
 const HOOKS_MAX = 64
 /** WY_LIST_MAX of the plan. */
@@ -66,6 +67,7 @@ export function parseConfig (text: string, bundle: string): ParsedConfig {
     mounts: root.get('mounts').list(c => readMount(c, bundle), MOUNTS_MAX),
     linux: readLinux(root.get('linux'), warnings),
     hooks: readHooks(root.get('hooks')),
+    poststartStops: Number(minor ?? 0) >= MINOR_POSTSTART_STOPS,
     annotations: root.get('annotations').texts(),
     ...(hostname !== undefined && { hostname }),
     ...(domainname !== undefined && { domainname }),

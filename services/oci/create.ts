@@ -164,7 +164,7 @@ async function takeBack (context: Context, { id, cgroup, rootfs, mountsBefore }:
 
 /** `start`: the container's program runs when this returns. */
 export async function startCreated (context: Context, id: string): Promise<void> {
-  const { store } = context
+  const { store, log } = context
   const record = store.load(id)
   const status = statusOf(store, record)
   if (status !== 'created') throw new OciError(`cannot start container "${id}": it is ${status}, not created`)
@@ -172,8 +172,10 @@ export async function startCreated (context: Context, id: string): Promise<void>
   const spec = store.loadConfig(record)
   startContainer(context.native(), { directory, opNames: record.opNames, args: spec.process.args })
   rmSync(join(directory, START_SOCKET))
+  const input = { state: JSON.stringify(reportOf(store, record, 'running')), environment: context.world.environment }
+  if (!spec.poststartStops) return runHooks('poststart', spec.hooks.poststart, input, failure => { log.warn(failure.message) })
   try {
-    runHooks('poststart', spec.hooks.poststart, { state: JSON.stringify(reportOf(store, record, 'running')), environment: context.world.environment })
+    runHooks('poststart', spec.hooks.poststart, input)
   } catch (err) {
     await signalAll(record.cgroup, constants.signals.SIGKILL) // runtime.md, Lifecycle: an error, and the container is stopped
     throw err

@@ -180,6 +180,13 @@ t.test('hooks', { skip }, async t => {
     t.match(rig.run('echo ran', config => { config.hooks = { poststop: [hook('exit 3'), hook('echo second >output')] } }), { code: 0, stderr: /warning: hooks\.poststop\[0\].*exit code 3/ })
     t.equal(output(), 'second\n')
   })
+  t.test('of poststart only warn where config.json is older than 1.3', async t => {
+    t.match(rig.run('echo ran', config => {
+      config.ociVersion = '1.2.1'
+      config.hooks = { poststart: [hook('exit 3'), hook('echo second >output')] }
+    }), { code: 0, stdout: 'ran\n', stderr: /warning: hooks\.poststart\[0\].*exit code 3/ })
+    t.equal(output(), 'second\n')
+  })
   t.test('have the environment that they name, else the runtime’s, and may write what they like', async t => {
     const print = 'echo $PATH/$A >>output; head -c 3000000 /dev/zero'
     t.match(rig.run('echo ran', config => { config.hooks = { createRuntime: [hook(print), hook(print, { env: ['PATH=/bin', 'A=b'] })] } }), { code: 0, stdout: 'ran\n', stderr: '' })
