@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "stage.h"
 #include "sys.h"
@@ -34,12 +35,39 @@ wy_do_join (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "write", result) : 0;
 }
 
+/* While a child shares our memory the kernel tells it there when this thread dies, also by SIGKILL: the last thing
+ * that a dying thread does with its memory is to mark what its robust list names (robust_list(7) in the kernel's
+ * Documentation/locking), before its children get their death signals.  The list is the C library's; what it leaves
+ * free outside of its own locks is the one entry "under way", which the kernel marks as well. */
+struct robust_list_head *
+wy_watch_starter (struct wy_stage *stage)
+{
+  struct robust_list_head *head = NULL;
+  size_t size = 0;
+  if (wy_sys (SYS_get_robust_list, 0, &head, &size) < 0 || head == NULL || size != sizeof *head || head->list_op_pending != NULL)
+    return NULL;
+  stage->starter = (uint32_t) wy_sys (SYS_gettid);
+  head->list_op_pending = (struct robust_list *) ((uintptr_t) &stage->starter - (uintptr_t) head->futex_offset);
+  return head;
+}
+
+bool
+wy_starter_died (const struct wy_stage *stage)
+{
+  /* Whoever set a death signal before must have done so for all to see before this looks. */
+  __atomic_thread_fence (__ATOMIC_SEQ_CST);
+  return (stage->starter & FUTEX_OWNER_DIED) != 0;
+}
+
+/* The caller may be killed before it has written them, and nothing ends a wait for a dead one. */
 int
 wy_do_maps (struct wy_stage *stage, const struct wy_op *op)
 {
+  const struct timespec patience = { .tv_nsec = 50 * 1000 * 1000 };
   (void) op;
   while (stage->maps_written == 0)
-    wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAIT, 0, NULL, NULL, 0);
+    if (wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAIT, 0, &patience, NULL, 0) == -ETIMEDOUT && wy_starter_died (stage))
+      return wy_fail (stage, "nobody starts this", -ESRCH);
   return stage->maps_written > 0 ? 0 : wy_fail (stage, "uid_map", stage->maps_written);
 }
 
@@ -57,11 +85,15 @@ wy_do_rlimit (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "prlimit64", result) : 0;
 }
 
+/* The signal is for a death to come.  A caller that has died by now sends none, and a program would run
+ * without anybody to end it. */
 int
 wy_do_parent_death (struct wy_stage *stage, const struct wy_op *op)
 {
   long result = wy_sys (SYS_prctl, PR_SET_PDEATHSIG, op->num, 0, 0, 0);
-  return result < 0 ? wy_fail (stage, "prctl(PDEATHSIG)", result) : 0;
+  if (result < 0)
+    return wy_fail (stage, "prctl(PDEATHSIG)", result);
+  return wy_starter_died (stage) ? wy_fail (stage, "nobody starts this", -ESRCH) : 0;
 }
 
 int

@@ -30,6 +30,7 @@ struct wy_stage
   volatile int child_tid;    /* kernel: tid, then 0 at exec or exit */
   volatile int maps_written; /* futex the child waits on */
   volatile int at_exec;      /* the child got as far as its last operation */
+  volatile uint32_t starter; /* kernel: FUTEX_OWNER_DIED once the caller's thread has died */
   int own_pidns;             /* the caller's own, while WY_OP_PID_NAMESPACE has it elsewhere; -1 else */
   int report;                /* wherry-init: where results go */
   struct wy_error *err;
@@ -101,6 +102,13 @@ struct clone_args;
 
 /* clone3(2) into RUN (ARGUMENT) on the stack that ARGS names (start.c).  Return: as clone3, in the caller only. */
 long wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument);
+
+/* Have the kernel mark stage->starter when this thread dies, until the list's entry under way is cleared (op_process.c).
+ * Return: the list, or NULL when this thread cannot be watched. */
+struct robust_list_head *wy_watch_starter (struct wy_stage *stage);
+
+/* Has the thread that called wy_start died, so that nobody will ever wait for this child?  (op_process.c) */
+bool wy_starter_died (const struct wy_stage *stage);
 
 /* Send or receive one descriptor with one byte (send.c).  Return: 0 or the descriptor; -errno. */
 int wy_send_fd (int socket, int fd);

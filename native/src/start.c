@@ -290,6 +290,7 @@ launch (struct wy_stage *stage, struct wy_child *child)
     }
   /* No signal may run one of Node's handlers in the child, on shared memory. */
   wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, KERNEL_SIGSET_BYTES);
+  struct robust_list_head *watch = wy_watch_starter (stage);
   long pid = clone_in_netns (stage, &args);
   if (pid > 0)
     {
@@ -297,6 +298,8 @@ launch (struct wy_stage *stage, struct wy_child *child)
         let_child_go (stage, pid);
       wait_for_release (stage, child->pidfd);
     }
+  if (watch != NULL)
+    watch->list_op_pending = NULL;
   wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SIGSET_BYTES);
   if (pid < 0)
     return wy_fail (stage, "clone3", pid);
@@ -304,7 +307,8 @@ launch (struct wy_stage *stage, struct wy_child *child)
   if (stage->err->code == 0 && stage->at_exec)
     return 0;
   siginfo_t info;
-  wy_sys (SYS_waitid, P_PIDFD, child->pidfd, &info, WEXITED | __WALL, NULL);
+  while (wy_sys (SYS_waitid, P_PIDFD, child->pidfd, &info, WEXITED | __WALL, NULL) == -EINTR)
+    continue;
   if (stage->err->code == 0)
     wy_fail (stage, "killed while starting", -ENOMEM);
   return -1;
