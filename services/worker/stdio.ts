@@ -2,7 +2,7 @@
 // stderr the log, an exit code other than 0 an error.  Knows pipes, bounds and the timeout; does not
 // know where the container's spec came from or what becomes of the outcome.
 
-import { closeSync, writeSync } from 'node:fs'
+import { closeSync, readSync, writeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { formatBytes, formatDuration } from '../contract/quantity.ts'
 import type { Outcome } from '../contract/outcome.ts'
@@ -11,6 +11,8 @@ import type { ContainerExit, Runtime } from '../runtime/container.ts'
 
 /** What a pipe takes at once while nobody reads (pipe(7)). */
 const PIPE_BYTES = 65_536
+/** What a program can make a pipe hold (fs.pipe-max-size, proc_sys_fs(5)). */
+const PIPE_BYTES_MAX = 1 << 20
 const HEAD_MIN_BYTES = 1024
 /** The end of stderr that is kept. */
 export const LOG_MAX_BYTES = 64 * 1024
@@ -36,13 +38,17 @@ export interface StdioResult {
   readonly runMs: number
 }
 
-/** Write BODY and close; a program that does not read it (EPIPE) is free to do so. */
-function feed (fd: number, body: Uint8Array): void {
+/** Write BODY and close; a program that does not read it (EPIPE) is free to do so.  What is returned ends the writing. */
+function feed (fd: number, body: Uint8Array): () => void {
   const written = body.length > PIPE_BYTES ? 0 : writeNow(fd, body)
-  if (written === undefined || written === body.length) return closeSync(fd)
+  if (written === undefined || written === body.length) {
+    closeSync(fd)
+    return () => {}
+  }
   const socket = new Socket({ fd, readable: false, writable: true })
   socket.on('error', () => socket.destroy())
   socket.end(body.subarray(written))
+  return () => { socket.destroy() }
 }
 
 /** What the pipe took at once; undefined when nobody will ever read it. */
@@ -60,15 +66,33 @@ function writeNow (fd: number, body: Uint8Array): number | undefined {
 /** One for all pipes: what is read is looked at before anything else can be read, and copied if it is kept. */
 const readBuffer = Buffer.allocUnsafeSlow(PIPE_BYTES)
 
-/** Read FD to its end; what KEEP does not keep is forgotten, so that the writer never stands still. */
-function collect (fd: number, keep: (chunk: Buffer) => void): Promise<void> {
-  return new Promise(resolve => {
-    const onread = { buffer: readBuffer, callback: (sizeBytes: number) => { keep(readBuffer.subarray(0, sizeBytes)); return true } }
-    const socket = new Socket({ fd, readable: true, writable: false, onread })
-    socket.on('error', () => socket.destroy())
-    socket.on('close', () => resolve())
-    socket.resume()
-  })
+/** Read FD; what KEEP does not keep is forgotten, so that the writer never stands still.  What is returned
+ * takes the rest of what the container wrote, once it has ended, and closes FD: the pipe's own end may never come, since
+ * a program can hand its stdout to another container, through a socket in a volume that they share (unix(7)). */
+function collect (fd: number, keep: (chunk: Buffer) => void): () => void {
+  const onread = { buffer: readBuffer, callback: (sizeBytes: number) => { keep(readBuffer.subarray(0, sizeBytes)); return true } }
+  const socket = new Socket({ fd, readable: true, writable: false, onread })
+  socket.on('error', () => socket.destroy())
+  socket.resume()
+  return () => {
+    for (let taken = 0; !socket.destroyed && taken < PIPE_BYTES_MAX;) {
+      const sizeBytes = readNow(fd)
+      if (sizeBytes === 0) break
+      keep(readBuffer.subarray(0, sizeBytes))
+      taken += sizeBytes
+    }
+    socket.destroy()
+  }
+}
+
+/** How much of FD came into the buffer at once; 0 when there is no more now. */
+function readNow (fd: number): number {
+  try {
+    return readSync(fd, readBuffer)
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'EAGAIN') return 0
+    throw err
+  }
 }
 
 /** The first MAXBYTES of what comes; ONOVERFLOW hears once that there is more. */
@@ -145,11 +169,10 @@ export async function runStdio (runtime: Runtime, call: StdioCall): Promise<Stdi
   if (call.signal.aborted) container.kill()
   const response = createHead(call.responseMaxBytes, container.kill)
   const log = createTail(LOG_MAX_BYTES)
-  const pipes = Promise.all([collect(container.stdout, response.keep), collect(container.stderr, log.keep)])
-  feed(container.stdin, call.body)
+  const ends = [collect(container.stdout, response.keep), collect(container.stderr, log.keep), feed(container.stdin, call.body)]
   try {
     const exit = await container.exited
-    await pipes
+    for (const end of ends.splice(0)) end()
     return {
       ...judge(call, exit, { timedOut, overflowed: response.overflowed() }),
       exit,
@@ -160,6 +183,7 @@ export async function runStdio (runtime: Runtime, call: StdioCall): Promise<Stdi
       runMs: exit.endedAt - runningAt,
     }
   } finally {
+    for (const end of ends) end() // the exit could not be seen
     clearTimeout(timer)
     call.signal.removeEventListener('abort', container.kill)
   }

@@ -1,9 +1,10 @@
 // What one function can use up, in every guise that the kernel knows, and that its end is the end of all of it.
 
-import { readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
-import { needsRoot, pidNamespaceOf, processesIn, rigFor, SLOWNESS } from '../helpers/container.ts'
+import { runStdio } from '../../services/worker/stdio.ts'
+import { needsRoot, pidNamespaceOf, probeSpec, processesIn, rigFor, SLOWNESS } from '../helpers/container.ts'
 
 const MIB = 1 << 20
 type Change = (spec: RuntimeSpec) => RuntimeSpec
@@ -111,5 +112,16 @@ t.test('the end of a container is the end of all of it', { skip: needsRoot }, as
     t.match(await held.kill(), { signal: 'SIGKILL' })
     t.same(processesIn(held.pidNamespace), [])
     t.equal(pidNamespaceOf(held.container.pid), undefined)
+  })
+  t.test('also where somebody else has its pipes: the call ends with all that was written, and nothing is read of what comes later', async t => {
+    const taken: number[] = []
+    const take = (pid: number): void => { for (const fd of [0, 1, 2]) taken.push(openSync(`/proc/${pid}/fd/${fd}`, fd === 0 ? 'r' : 'w')) }
+    const body = Buffer.alloc(300_000, 'x')
+    const call = { body, timeoutMs: 10_000 * SLOWNESS, responseMaxBytes: 1 << 20, signal: new AbortController().signal, onStarted: take }
+    const all = await runStdio(rig.runtime, { ...call, spec: probeSpec([rig.probeLayer], ['cat']) })
+    t.ok(all.response.equals(body))
+    t.match(await runStdio(rig.runtime, { ...call, spec: probeSpec([rig.probeLayer], ['cat']), body: Buffer.from('x') }), { outcome: 'ok', response: Buffer.from('x') })
+    t.throws(() => writeSync(taken[1]!, 'more'), { code: 'EPIPE' })
+    for (const fd of taken) closeSync(fd)
   })
 })
