@@ -36,6 +36,8 @@ export interface HostFacts {
 
 const SIGKILL = 9
 const ROOT_MODE = 0o755
+/** As a program expects it, and what is made for it on the way there; the worker's own is its starter's business. */
+const UMASK = 0o022
 /** What a message quotes of a command. */
 const QUOTED_MAX = 256
 
@@ -210,6 +212,7 @@ export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
     ...host.ops,
     ...facts.cgroupTasks.map((path): Op => ({ kind: 'cgroupJoin', texts: [path] })),
     { kind: 'userMaps' },
+    { kind: 'umask', num: UMASK },
     ...(spec.linux.namespaces.includes('cgroup') ? [{ kind: 'unshare', wide: CLONE.cgroup } as const] : []),
     { kind: 'propagation', wide: MS.rec | MS.private },
     ...root.ops,

@@ -54,6 +54,13 @@ t.test('a program in a container', { skip: needsRoot }, async t => {
   t.test('has the environment it was given and no other', async t => {
     t.equal((await rig.run(['env'])).text, 'PATH=/\nA=1\n')
   })
+  t.test('has a umask of its own, and folders that are made for it are for all of its users, whatever the worker’s is', async t => {
+    const ours = process.umask(0o077)
+    t.teardown(() => process.umask(ours))
+    const change = withProcess({ cwd: '/made/for/it', user: { uid: 1000, gid: 1000, additionalGids: [] } })
+    t.match((await rig.run(['read', '/proc/self/status'], change)).text, /^Umask:\t0022$/m)
+    t.equal((await rig.run(['list', '/made/for/it'], change)).text.trim(), '')
+  })
   t.test('sees its own host name, processes and root only', async t => {
     t.equal((await rig.run(['read', '/proc/sys/kernel/hostname'])).text, 'probe\n')
     t.same((await rig.run(['list', '/'])).text.trim().split('\n').sort(), ['dev', 'probe', 'proc', 'tmp'])

@@ -79,7 +79,7 @@ t.test('plan', async t => {
   t.test('is the life of a start, in order', async t => {
     const { ops } = buildPlan(specOf({}), facts)
     t.same(kinds(ops).filter((kind, i, all) => kind !== all[i - 1]), [
-      'tree', 'cgroupJoin', 'userMaps', 'unshare', 'propagation', 'fsmount', 'attach', 'setupIds', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'write',
+      'tree', 'cgroupJoin', 'userMaps', 'umask', 'unshare', 'propagation', 'fsmount', 'attach', 'setupIds', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'write',
       'mkdir', 'subtree', 'mkdir', 'subtree', 'pivot', 'attach', 'bind', 'hostname', 'rlimit', 'closeFds', 'chdir', 'ids', 'capabilities', 'noNewPrivs',
       'parentDeath', 'seccomp', 'exec',
     ])
