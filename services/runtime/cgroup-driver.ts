@@ -33,6 +33,9 @@ export interface CgroupDriver {
   close (): void
 }
 
+/** Told the directories that a driver is about to make, before the first of them is there: who is killed in between has written them down. */
+export type Announce = (roots: readonly string[]) => void
+
 export interface HostCgroups {
   readonly layout: 'v1' | 'v2' | 'hybrid'
   /** v1 controller → directory of our own cgroup in its hierarchy. */

@@ -12,7 +12,7 @@ import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
 import { diskOf } from './block-device.ts'
-import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
+import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Announce, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
 import { parseV1, usageSince } from './cgroup-usage.ts'
 import { createV1Freezer } from './freezer.ts'
 import { filesToRead, filesToWrite, type Native } from './native.ts'
@@ -181,8 +181,8 @@ function createCgroup (native: Native, { roots, freezerRoot, optional }: V1Place
   }
 }
 
-/** The directories of this process in each hierarchy, made; blkio's only where the disk of FOLDER counts. */
-function makeRoots (host: HostCgroups, instance: string, folder: string) {
+/** The directories of this process in each hierarchy, made after ANNOUNCE was told which; blkio's only where the disk of FOLDER counts. */
+function makeRoots ({ host, instance, folder, announce }: Omit<V1Deps, 'native'>) {
   const rootIn = (controller: string): string | undefined => {
     const directory = host.v1.get(controller)
     return directory === undefined ? undefined : join(directory, instance)
@@ -191,18 +191,23 @@ function makeRoots (host: HostCgroups, instance: string, folder: string) {
   const [freezerRoot, blkio] = [rootIn('freezer'), rootIn('blkio')]
   // cpu and cpuacct are often one hierarchy; each directory is made and joined once.
   const all = [...new Set([...Object.values(roots), freezerRoot, blkio])].filter(root => root !== undefined)
+  announce(all)
   for (const root of all) {
     try {
       mkdirSync(root, { recursive: true })
     } catch (cause) {
+      for (const made of all) removeCgroup(made)
       throw new Unsupported(`cannot make the cgroup ${root}; the worker needs to be root on a host with writable cgroups`, cause)
     }
   }
   return { roots: blkio !== undefined && countIo(blkio, folder) ? { ...roots, blkio } : roots, freezerRoot, all }
 }
 
-export function createV1Driver ({ native, host, instance, folder }: { native: Native, host: HostCgroups, instance: string, folder: string }): CgroupDriver {
-  const { roots, freezerRoot, all } = makeRoots(host, instance, folder)
+export interface V1Deps { readonly native: Native, readonly host: HostCgroups, readonly instance: string, readonly folder: string, readonly announce: Announce }
+
+export function createV1Driver ({ native, ...deps }: V1Deps): CgroupDriver {
+  const { host } = deps
+  const { roots, freezerRoot, all } = makeRoots(deps)
   const optional = {
     memsw: takesNumbers(join(roots.memory, 'memory.memsw.limit_in_bytes')),
     tcp: takesNumbers(join(roots.memory, 'memory.kmem.tcp.limit_in_bytes')),

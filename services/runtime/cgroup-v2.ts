@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, V2_COUNTERS, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
+import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, V2_COUNTERS, type Announce, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
 import { LEAF } from './cgroup-host.ts'
 import { parseV2 } from './cgroup-usage.ts'
 import { createV2Freezer } from './freezer.ts'
@@ -116,8 +116,11 @@ function createAccount (native: Native, directory: string, { memoryPeak, pidsPea
   }
 }
 
-export function createV2Driver ({ native, directory, layout, instance }: { native: Native, directory: string, layout: 'v2' | 'hybrid', instance: string }): CgroupDriver {
+export interface V2Deps { readonly native: Native, readonly directory: string, readonly layout: 'v2' | 'hybrid', readonly instance: string, readonly announce: Announce }
+
+export function createV2Driver ({ native, directory, layout, instance, announce }: V2Deps): CgroupDriver {
   const root = join(directory, instance)
+  announce([root])
   try {
     mkdirSync(root, { recursive: true })
     claim(directory, root)

@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { Unsupported } from '../contract/errors.ts'
-import { OPTIONAL_CONTROLLERS, V1_CONTROLLERS, V2_CONTROLLERS, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
+import { OPTIONAL_CONTROLLERS, V1_CONTROLLERS, V2_CONTROLLERS, type Announce, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
 import { createV1Driver } from './cgroup-v1.ts'
 import { createV2Driver, offerControllers } from './cgroup-v2.ts'
 import { LEAF, parseMounts, parseOwnCgroups } from './cgroup-host.ts'
@@ -52,13 +52,13 @@ export function findHostCgroups ({ mayOffer }: { mayOffer: boolean }): HostCgrou
   return { layout: v1.size === 0 ? 'v2' : v2 ? 'hybrid' : 'v1', v1, v2, driver, missing: driver === 'v2' ? missingV2 : missingV1, lacking }
 }
 
-/** The driver for this host.  INSTANCE names our directory; FOLDER is on the disk whose io is counted.  Throws Unsupported naming what is missing. */
-export function createCgroupDriver ({ native, instance, folder }: { native: Native, instance: string, folder: string }): CgroupDriver {
+/** The driver for this host.  INSTANCE names our directory; FOLDER is on the disk whose io is counted; ANNOUNCE hears of our directories before they are made.  Throws Unsupported naming what is missing. */
+export function createCgroupDriver ({ native, instance, folder, announce = () => {} }: { native: Native, instance: string, folder: string, announce?: Announce }): CgroupDriver {
   const host = findHostCgroups({ mayOffer: true })
   if (host.missing.length > 0) {
     throw new Unsupported(`cgroup controller ${host.missing.join(', ')} is not available (layout ${host.layout}); ` +
       'mount it, or enable it on the kernel command line (cgroup_enable=memory), or run the worker under a systemd unit with Delegate=yes')
   }
-  if (host.driver === 'v1') return createV1Driver({ native, host, instance, folder })
-  return createV2Driver({ native, directory: host.v2!.directory, layout: host.layout === 'hybrid' ? 'hybrid' : 'v2', instance })
+  if (host.driver === 'v1') return createV1Driver({ native, host, instance, folder, announce })
+  return createV2Driver({ native, directory: host.v2!.directory, layout: host.layout === 'hybrid' ? 'hybrid' : 'v2', instance, announce })
 }

@@ -24,6 +24,8 @@ export interface Finding {
 const KERNEL_MIN = [5, 19] as const
 /** The first whose tmpfs keeps the extended attributes by which an overlay remembers that a folder is gone. */
 const KERNEL_WHOLE = [6, 6] as const
+/** The first whose cgroups remember how many processes there were at once: pids.peak, which the topmost one does not have. */
+const KERNEL_PIDS_PEAK = [6, 1] as const
 const PROBE_ID_BASE = 16_777_216
 /** What a data folder without mapped ids means, said by doctor and by a worker's log. */
 export const UNMAPPED = 'files of images belong to nobody inside containers and cannot be changed, and volumes cannot be written by them'
@@ -109,7 +111,7 @@ function askAccount (dataDir: string): string {
   const host = findHostCgroups({ mayOffer: false })
   const disk = diskOf(nearestFolder(dataDir))
   const io = host.driver === 'v2' ? host.v2!.controllers.includes('io') && 'all disks' : host.v1.has('blkio') && disk !== undefined && `disk ${disk}`
-  return `CPU, throttling, memory peak, OOM kills, ${io === false ? 'no block io' : `block io of ${io}`}`
+  return `CPU, throttling, memory peak, ${isAtLeast(KERNEL_PIDS_PEAK) ? 'processes peak, ' : ''}OOM kills, ${io === false ? 'no block io' : `block io of ${io}`}`
 }
 
 /** All findings about this host, in the order in which one would mend them. */

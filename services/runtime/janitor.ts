@@ -7,10 +7,12 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { startTimeOf } from '../platform/process-identity.ts'
-import { removeCgroup } from './cgroup-driver.ts'
+import { isErrno, removeCgroup } from './cgroup-driver.ts'
 
 const INSTANCE = /^wherry-(\d{1,10})-(\d{1,20})$/
 const REGISTER = 'cgroups.json'
+/** ENODEV: somebody else removed the cgroup after its file was opened; two workers may sweep at once. */
+const NOT_THERE = ['ENOENT', 'ENODEV'] as const
 const KILL_ROUNDS_MAX = 50
 const KILL_PAUSE_MS = 10
 
@@ -45,7 +47,7 @@ function killAll (cgroup: string): void {
   try {
     return writeFileSync(join(cgroup, 'cgroup.kill'), '1', { flag: 'r+' })
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err
+    if (!isErrno(err, ...NOT_THERE)) throw err
   }
   for (const pid of pidsIn(cgroup)) {
     try {
@@ -61,7 +63,7 @@ function thaw (cgroup: string): void {
   try {
     writeFileSync(join(cgroup, 'freezer.state'), 'THAWED', { flag: 'r+' })
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err // it is of another hierarchy
+    if (!isErrno(err, ...NOT_THERE)) throw err // it is of another hierarchy
   }
 }
 
@@ -114,14 +116,13 @@ function readRegister (path: string): string[] {
   }
 }
 
-/** Make INSTANCE's folder in RUN_DIR and note its cgroup ROOTS there.  Returns the folder. */
-export function registerInstance (runDir: string, instance: string, roots: readonly string[]): string {
+/** Make INSTANCE's folder in RUN_DIR and note its cgroup ROOTS there, before they are made. */
+export function registerInstance (runDir: string, instance: string, roots: readonly string[]): void {
   const directory = join(runDir, instance)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const draft = join(directory, `${REGISTER}.new`)
   writeFileSync(draft, JSON.stringify(roots))
   renameSync(draft, join(directory, REGISTER))
-  return directory
 }
 
 /** This worker ends in order: forget it. */

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { Unsupported } from '../contract/errors.ts'
 import type { Log } from '../platform/log.ts'
 import { createCgroupDriver } from './cgroup.ts'
+import type { CgroupDriver } from './cgroup-driver.ts'
 import { createCgroupPool } from './cgroup-pool.ts'
 import { createRuntime, type Runtime } from './container.ts'
 import { refusesIdmap, UNMAPPED } from './doctor.ts'
@@ -55,16 +56,16 @@ export async function openRuntime ({ nativeDir, dataDir, slots: count, seccomp =
   const unmapped = refusesIdmap(native, runDir)
   if (unmapped !== undefined) log.warn({ errno: unmapped, dataDir }, `the data folder's file system cannot be mounted with mapped ids: ${UNMAPPED}`)
   const instance = instanceName()
-  const driver = createCgroupDriver({ native, instance, folder: dataDir })
-  registerInstance(runDir, instance, driver.roots)
   const host = { stageDir, seccomp: compileSeccomp(seccomp), procPaths: findProcPaths() }
   let slots: Slots | undefined
+  let driver: CgroupDriver | undefined
   try {
+    driver = createCgroupDriver({ native, instance, folder: dataDir, announce: roots => registerInstance(runDir, instance, roots) })
     slots = createSlots({ native, ranges: claimIdRanges({ native, count, preferred: hashOf(dataDir) }), idmap: unmapped === undefined, devRoot })
     await tryContainer({ native, slots, host, driver, layer: emptyDir })
   } catch (err) {
     slots?.close()
-    driver.close()
+    driver?.close()
     forgetInstance(runDir, instance)
     throw err
   }

@@ -11,6 +11,7 @@ import type { Usage } from '../../services/contract/call-record.ts'
 import type { Resources, RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import type { Cgroup, CgroupDriver } from '../../services/runtime/cgroup-driver.ts'
 import { createCgroupDriver, findHostCgroups } from '../../services/runtime/cgroup.ts'
+import { probeKernel } from '../../services/runtime/doctor.ts'
 import { instanceName } from '../../services/runtime/janitor.ts'
 import { openNative } from '../../services/runtime/native.ts'
 import { NATIVE_DIR, needsRoot, rigFor, SLOWNESS } from '../helpers/container.ts'
@@ -62,6 +63,8 @@ t.test('the account of a known load', { skip: needsRoot }, async t => {
   })
   await t.test('a shell with six children is seven processes', async t => {
     const { pidsPeak } = await usageOf(['/bin/sh', '-c', '/bin/busybox mkfifo /data/end; exec 3<>/data/end; for i in 1 2 3 4 5 6; do /bin/busybox dd bs=1 count=1 of=/dev/null <&3 2>&3 & done; echo 12345 >&3; wait'])
+    const { detail } = probeKernel({ nativeDir: NATIVE_DIR, dataDir: NATIVE_DIR }).find(({ name }) => name === 'account')!
+    t.equal(detail.includes('processes peak'), pidsPeak !== undefined, `doctor says the same: ${detail}`)
     if (pidsPeak === undefined) return t.comment('this kernel has no pids.peak')
     t.equal(pidsPeak, 7)
   })

@@ -140,7 +140,12 @@ t.test('a kernel that cannot do all of a start is found out when a worker starts
   const native = openNative(NATIVE_DIR)
   const folder = newFolder(t)
   for (const name of ['dev', 'stage', 'empty']) mkdirSync(join(folder, name))
-  const driver = createCgroupDriver({ native, instance: instanceName(), folder })
+  const announced: string[] = []
+  const driver = createCgroupDriver({ native, instance: instanceName(), folder, announce (roots) {
+    t.ok(roots.length > 0 && !roots.some(root => existsSync(root)), 'its cgroups are written down before the first is made, for whoever sweeps after a kill')
+    announced.push(...roots)
+  } })
+  t.same(announced, driver.roots)
   const slots = createSlots({ native, ranges: claimIdRanges({ native, count: 1, preferred: 7 }), idmap: true, devRoot: join(folder, 'dev') })
   t.teardown(() => { slots.close(); driver.close() })
   const host = { stageDir: join(folder, 'stage'), procPaths: new Map() }
