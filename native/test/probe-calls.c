@@ -128,12 +128,20 @@ pair (int family)
   return socketpair (family, SOCK_STREAM, 0, ends);
 }
 
+/* A filter of the function's own, out of the same budget. */
 static long
-own_filter (void)
+own_filter (long call, long operation, long mode)
 {
   struct sock_filter allow = BPF_STMT (BPF_RET | BPF_K, 0x7fff0000);
   struct sock_fprog program = { 1, &allow };
-  return prctl (PR_SET_SECCOMP, 2, &program);
+  return syscall (call, operation, mode, &program);
+}
+
+static long
+ask_for_filters (void)
+{
+  uint32_t action = 0x7fff0000; /* SECCOMP_RET_ALLOW */
+  return syscall (SYS_seccomp, 2 /* SECCOMP_GET_ACTION_AVAIL */, 0, &action);
 }
 
 static long
@@ -243,7 +251,12 @@ namespace_of (const char *path)
   C (nodelay, set_option (IPPROTO_TCP, 1))                                                                             \
   C (membarrier, syscall (SYS_membarrier, 0, 0, 0))                                                                    \
   C (memfd, syscall (SYS_memfd_create, "x", 0))                                                                        \
-  C (own_filter, own_filter ())                                                                                        \
+  C (own_filter, own_filter (SYS_seccomp, 1, 0))                                                                       \
+  C (own_filter_wide, own_filter (SYS_seccomp, 1L << 32 | 1, 0))                                                       \
+  C (own_filter_prctl, own_filter (SYS_prctl, PR_SET_SECCOMP, 2))                                                      \
+  C (own_filter_prctl_wide, own_filter (SYS_prctl, 1L << 32 | PR_SET_SECCOMP, 2))                                      \
+  C (ask_for_filters, ask_for_filters ())                                                                              \
+  C (no_new_privileges, prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))                                                       \
   C (process_name, prctl (PR_SET_NAME, "probe"))
 
 #define C(name, expression) CALL (name, (expression))

@@ -48,7 +48,7 @@ pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll pread64 preadv preadv2 
 pwritev pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr removexattrat rename renameat
 renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
 rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam
-sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select
+sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield select
 semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid
 setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setuid setxattr setxattrat
 shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 splice stat statfs statx symlink symlinkat
@@ -61,13 +61,21 @@ writev
 const int = (arg: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask: 0xffffffff, value })
 const bits = (arg: number, mask: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask, value })
 
-/** Options and levels that the kernel knows differ from 1 within their lower ten bits. */
+/** Options and levels that the kernel knows differ from 1, and from 22, within their lower ten bits. */
 const OPTION_BITS = 10
 
-/** NAME with anything but 1 as its argument ARG: an even number, or one with any other bit set. */
-function allButOne (name: string, arg: number): SyscallRule[] {
-  return [{ name, when: [bits(arg, 1, 0)] }, ...Array.from({ length: OPTION_BITS - 1 }, (_, i): SyscallRule => ({ name, when: [bits(arg, 2 << i, 2 << i)] }))]
-}
+/** setsockopt(2) at a level other than SOL_SOCKET (1): an even number, or one with any other bit set. */
+const OTHER_LEVELS: ReadonlyArray<readonly [mask: number, value: number]> = [[1, 0], ...Array.from({ length: OPTION_BITS - 1 }, (_, i) => [2 << i, 2 << i] as const)]
+
+/** prctl(2) with anything but PR_SET_PDEATHSIG (1), by which a function would outlive its worker, and PR_SET_SECCOMP (22), by the lower
+ * bits of the option: an odd one that is not 1, or an even one that is not 22. */
+const PRCTL_OPTIONS: ReadonlyArray<readonly [mask: number, value: number]> = [
+  ...Array.from({ length: OPTION_BITS - 1 }, (_, i) => [1 | 2 << i, 1 | 2 << i] as const),
+  [0b11, 0], [0b101, 0], [0b1001, 0b1000], [0b10001, 0], ...Array.from({ length: OPTION_BITS - 5 }, (_, i) => [1 | 32 << i, 32 << i] as const),
+]
+/** seccomp(2) with what only asks, and strict mode.  A filter of a function's own is, as those of its sockets, compiled out of the whole
+ * host's budget: a hundred processes with seven each took an eighth of it in half a second. */
+const SECCOMP_OPERATIONS = [0, 2, 3]
 
 /** setsockopt(2) at SOL_SOCKET (1), by the lower six bits of the option: all but those of SO_ATTACH_FILTER (26), SO_ATTACH_BPF (50),
  * SO_ATTACH_REUSEPORT_CBPF (51) and _EBPF (52), as few masks as can say it.  What they attach is compiled to machine code, out of one
@@ -84,9 +92,9 @@ export const FUNCTION_PROFILE: readonly SyscallRule[] = [
   ...AF_INET.flatMap(family => INET_PROTOCOLS.flatMap(({ type, protocols }) => protocols.map((protocol): SyscallRule => (
     { name: 'socket', when: [int(0, family), bits(1, SOCK_TYPE_MASK, type), int(2, protocol)] })))),
   { name: 'socket', when: [int(0, AF_NETLINK), int(2, NETLINK_ROUTE)] },
-  // By PR_SET_PDEATHSIG (1) a function would outlive its worker.
-  ...allButOne('prctl', 0),
-  ...allButOne('setsockopt', 1),
+  ...PRCTL_OPTIONS.map(([mask, value]): SyscallRule => ({ name: 'prctl', when: [bits(0, mask, value)] })),
+  ...SECCOMP_OPERATIONS.map((value): SyscallRule => ({ name: 'seccomp', when: [int(0, value)] })),
+  ...OTHER_LEVELS.map(([mask, value]): SyscallRule => ({ name: 'setsockopt', when: [bits(1, mask, value)] })),
   ...SOCKET_OPTIONS.map(([mask, value]): SyscallRule => ({ name: 'setsockopt', when: [int(1, SOL_SOCKET), bits(2, mask, value)] })),
   ...PERSONALITIES.map((value): SyscallRule => ({ name: 'personality', when: [int(0, value)] })),
   { name: 'clone', when: [{ arg: 0, op: 'masked', mask: CLONE_NAMESPACES, value: 0 }] },
@@ -96,7 +104,7 @@ export const FUNCTION_PROFILE: readonly SyscallRule[] = [
 
 /** What installing packages and compiling need beyond that, as Docker's default profile allows it. */
 const BUILD_ALLOWED = `
-io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit kcmp mknod mknodat name_to_handle_at process_vm_readv process_vm_writev ptrace sync
+io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit kcmp mknod mknodat name_to_handle_at process_vm_readv process_vm_writev ptrace seccomp sync
 `.trim().split(/\s+/)
 
 const EPROTONOSUPPORT = 93
@@ -108,4 +116,5 @@ export const BUILD_PROFILE: readonly SyscallRule[] = [
   { name: 'socket', when: [int(0, AF_NETLINK), { arg: 2, op: 'ne', value: NETLINK_ROUTE }], errno: EPROTONOSUPPORT },
   ...BUILD_ALLOWED.map(name => ({ name })),
   { name: 'prctl', when: [int(0, 1), int(1, 9)] },
+  { name: 'prctl', when: [int(0, 22)] },
 ]

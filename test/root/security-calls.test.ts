@@ -21,11 +21,12 @@ const ANSWERS: Readonly<Record<string, readonly string[]>> = {
     clock_settime settimeofday adjtimex clock_adjtime syslog acct vhangup sync mknod_block mknod_memory mbind move_pages migrate_pages
     personality real_time raise_files setuid_other clear_parent_death
     af_alg af_vsock af_packet af_alg_wide af_vsock_wide af_inet_raw af_inet_sctp af_inet_dccp af_inet_l2tp af_inet6_udplite pair_tipc
-    netlink_uevent netlink_generic attach_filter attach_filter_wide attach_bpf attach_reuseport attach_reuseport_bpf`),
+    netlink_uevent netlink_generic attach_filter attach_filter_wide attach_bpf attach_reuseport attach_reuseport_bpf
+    own_filter own_filter_wide own_filter_prctl own_filter_prctl_wide`),
   EACCES: ['nice'],
   // So that libraries fall back to clone, whose flags a filter can see.
   ENOSYS: ['clone3'],
-  ok: words('setuid_0 af_inet af_inet_tcp af_inet6_udp af_unix pair_unix netlink_route keepalive reuseport nodelay membarrier memfd own_filter process_name'),
+  ok: words('setuid_0 af_inet af_inet_tcp af_inet6_udp af_unix pair_unix netlink_route keepalive reuseport nodelay membarrier memfd ask_for_filters no_new_privileges process_name'),
 }
 /** The tables of 32-bit and x32 calls are others, with other numbers: no call of theirs is looked at. */
 const FOREIGN = ['int80', 'x32']
