@@ -1,9 +1,10 @@
 // What a cgroup driver is: the one interface, the numbers and the removal that both drivers (v1, v2) share.
 // Knows no hierarchy; whoever has a cgroup in hand needs only this file.
 
-import { existsSync, rmdirSync } from 'node:fs'
+import { existsSync, mkdirSync, rmdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
+import { SyscallError } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
 import type { Freezer } from './freezer.ts'
 
@@ -69,6 +70,16 @@ export const hasFile = (directory: string, file: string): boolean => existsSync(
 /** Has ERR one of CODES? */
 export function isErrno (err: unknown, ...codes: string[]): boolean {
   return err instanceof Error && codes.includes((err as NodeJS.ErrnoException).code ?? '')
+}
+
+/** Make a container's cgroup.  Throws SyscallError: a host has room for so many (ENOSPC, ENOMEM), a delegated place for fewer (EAGAIN). */
+export function makeCgroup (directory: string): void {
+  try {
+    mkdirSync(directory)
+  } catch (err) {
+    const errno = (err as NodeJS.ErrnoException).code ?? 'EIO'
+    throw new SyscallError(`cannot make the cgroup ${directory}: ${errno}`, { errno, syscall: 'mkdir', op: 'cgroup' })
+  }
 }
 
 /** Remove a directory; true when it is gone. */

@@ -12,7 +12,7 @@ import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
 import { diskOf } from './block-device.ts'
-import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Announce, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
+import { hasFile, isErrno, makeCgroup, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Announce, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
 import { parseV1, usageSince } from './cgroup-usage.ts'
 import { createV1Freezer } from './freezer.ts'
 import { filesToRead, filesToWrite, type Native } from './native.ts'
@@ -128,7 +128,7 @@ function createCgroup (native: Native, { roots, freezerRoot, optional }: V1Place
   let onOom = (): void => {}
   let oomWatch: OomWatch
   try {
-    for (const directory of directories) mkdirSync(directory)
+    for (const directory of directories) makeCgroup(directory)
     native.writeFiles(limits.first)
     oomWatch = watchOom(native, dirs.memory, () => onOom())
   } catch (err) {
@@ -140,7 +140,7 @@ function createCgroup (native: Native, { roots, freezerRoot, optional }: V1Place
   /** The peak of pids cannot be set back, and one process is the least: only a higher one needs a new directory. */
   function renewPids (): boolean {
     if (!pidsIsAlone || !removeCgroup(dirs.pids)) return false
-    mkdirSync(dirs.pids)
+    makeCgroup(dirs.pids)
     native.writeFiles(limits.pids)
     return true
   }

@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { hasFile, isErrno, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, V2_COUNTERS, type Announce, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
+import { hasFile, isErrno, makeCgroup, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, V2_COUNTERS, type Announce, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
 import { LEAF } from './cgroup-host.ts'
 import { parseV2 } from './cgroup-usage.ts'
 import { createV2Freezer } from './freezer.ts'
@@ -137,7 +137,7 @@ export function createV2Driver ({ native, directory, layout, instance, announce 
   function create (name: string, resources: Resources): Cgroup {
     const own = join(root, name)
     const limits = limitFiles(own, optional, resources)
-    mkdirSync(own)
+    makeCgroup(own)
     try {
       native.writeFiles(limits.first)
     } catch (err) {

@@ -155,3 +155,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => 
     t.notOk(await renew(20))
   })
 })
+
+t.test('a cgroup that cannot be made is named, with the reason', { skip: needsRoot }, async t => {
+  t.throws(() => driverFor(t).create('nowhere/below', LIMITS), { name: 'SyscallError', code: 'ENOENT', message: /^cannot make the cgroup \/.*\/nowhere\/below: ENOENT$/ })
+})
