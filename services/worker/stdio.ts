@@ -11,8 +11,8 @@ import type { ContainerExit, Runtime } from '../runtime/container.ts'
 
 /** What a pipe takes at once while nobody reads (pipe(7)). */
 const PIPE_BYTES = 65_536
-/** What a program can make a pipe hold (fs.pipe-max-size, proc_sys_fs(5)). */
-const PIPE_BYTES_MAX = 1 << 20
+/** Into so many pieces what a pipe holds can fall: a page of each of what a program can make it hold (fs.pipe-max-size, proc_sys_fs(5)). */
+const PIPE_PIECES_MAX = (1 << 20) / 4096
 const HEAD_MIN_BYTES = 1024
 /** The end of stderr that is kept. */
 export const LOG_MAX_BYTES = 64 * 1024
@@ -75,11 +75,10 @@ function collect (fd: number, keep: (chunk: Buffer) => void): () => void {
   socket.on('error', () => socket.destroy())
   socket.resume()
   return () => {
-    for (let taken = 0; !socket.destroyed && taken < PIPE_BYTES_MAX;) {
+    for (let piece = 0; !socket.destroyed && piece < PIPE_PIECES_MAX; piece++) {
       const sizeBytes = readNow(fd)
       if (sizeBytes === 0) break
       keep(readBuffer.subarray(0, sizeBytes))
-      taken += sizeBytes
     }
     socket.destroy()
   }
