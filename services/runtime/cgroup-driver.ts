@@ -51,8 +51,10 @@ export interface HostCgroups {
 }
 
 /** Until its program runs, a container's first process shares the worker's memory, and the kernel's killer takes
- * everyone who shares it.  No start needs as much as this on top of the least limit. */
-export const START_HEADROOM_BYTES = 16 * 1024 ** 2
+ * everyone who shares it: the limit must not be reached before.  A start needs little of its own, but each folder on
+ * the way of a name is held while the kernel looks, and a hostile image makes that a hundred thousand (a working
+ * directory through nested links, over many layers).  More than this is not looked up in the time that a start has. */
+export const START_HEADROOM_BYTES = 1024 ** 3
 
 /** memory, cpu time and number of processes are what every container is limited in. */
 export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const

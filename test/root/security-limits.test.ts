@@ -2,6 +2,7 @@
 
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
+import type { SyscallError } from '../../services/contract/errors.ts'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { runStdio } from '../../services/worker/stdio.ts'
 import { needsRoot, pidNamespaceOf, probeSpec, processesIn, rigFor, SLOWNESS } from '../helpers/container.ts'
@@ -25,6 +26,19 @@ t.test('memory', { skip: needsRoot }, async t => {
       await neighbour.kill()
     })
   }
+  t.test('that a start needs, for folders without end on its way, ends the call and not the worker whose memory it shares', async t => {
+    const deep = (i: number) => ({ destination: `/${i}${'/d'.repeat(1900)}`, type: 'bind', source: rig.layer(), options: [] } as const)
+    const change: Change = spec => ({
+      ...spec,
+      root: { ...spec.root, scratchInodes: 100_000 },
+      mounts: [...spec.mounts, ...Array.from({ length: 6 }, (_, i) => deep(i))],
+      linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit: MIB } } },
+    })
+    // Twenty MiB of folders; on a slow machine the start is given up before they are all there.
+    const end = await rig.run(['sleep', '60000'], change, { timeoutMs: 30_000 * SLOWNESS }).then(({ outcome }) => outcome, (err: SyscallError) => err.code)
+    t.match(end, /^(?:oom|ETIMEDOUT)$/)
+    t.match(await rig.run(['echo', 'x']), { outcome: 'ok' })
+  })
   t.test('of the host: functions are the first that the kernel takes, and cannot change that', async t => {
     // Set behind the start of the program: what it forks before dies with it, whatever its own score.
     t.equal((await rig.run(['then', 'read', '/proc/self/oom_score_adj'])).text, '1000\n')
