@@ -35,6 +35,7 @@ export interface BaseDeps {
   readonly puller: Puller
   /** Ask the registry also where there is an image of that name. */
   readonly alwaysPull: boolean
+  readonly signal: AbortSignal
 }
 
 const HISTORY_MAX = 1024
@@ -53,7 +54,7 @@ function readJson (bytes: Uint8Array): Fields {
   return isFields(value) ? value : {}
 }
 
-export function createBases ({ store, registry, puller, alwaysPull }: BaseDeps) {
+export function createBases ({ store, registry, puller, alwaysPull, signal }: BaseDeps) {
   async function blobOf (digest: string, name: string): Promise<Uint8Array> {
     const bytes = await store.readBlob(digest)
     if (bytes === undefined) throw new ContentError(`${name} lost a part in the image store (${digest}); pull it again`, 'ERR_INVALID_CONTENT')
@@ -76,7 +77,7 @@ export function createBases ({ store, registry, puller, alwaysPull }: BaseDeps) 
       const ref = parseReference(reference)
       const name = formatReference(ref)
       const local = alwaysPull ? undefined : ref.digest ?? store.catalog.find(name)
-      const named = local ?? (await registry.resolve(ref)).digest
+      const named = local ?? (await registry.resolve(ref, signal)).digest
       store.catalog.pin(named)
       const host = hostPlatform()
       const wanted = platform.architecture === host.architecture ? host : platformsFor(platform)

@@ -107,7 +107,7 @@ export async function buildImage (deps: BuilderDeps, request: BuildRequest): Pro
   const runtime = lazyRuntime(deps, dataDir)
   const stages = createStages({
     plan, progress,
-    bases: createBases({ store, registry, puller, alwaysPull: request.alwaysPull }),
+    bases: createBases({ store, registry, puller, alwaysPull: request.alwaysPull, signal }),
     shared: {
       tool, cache, folders, secrets, download, nativeDir, signal, runtime: runtime.get,
       layers: createLayerMaker({ store, tool, clampSeconds }),

@@ -13,8 +13,8 @@ export interface Context {
   readonly stderr: Writable & { readonly isTTY?: boolean, readonly columns?: number }
   /** Tells the parent process, when there is one with a channel to us. */
   readonly tellParent: (message: object) => void
-  /** Aborts on the first SIGTERM or SIGINT, for commands that end in order; `onSignal` sees each one. */
-  readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => void
+  /** LISTENER hears of each SIGINT, SIGTERM and SIGHUP, which then do nothing by themselves, until the returned function is called. */
+  readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => () => void
   readonly setExitCode: (code: number) => void
 }
 

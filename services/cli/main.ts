@@ -19,6 +19,9 @@ process.exitCode = await runProgram(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
   tellParent: message => { if (process.connected) process.send?.(message) },
-  onSignal: listener => { for (const signal of SIGNALS) process.on(signal, listener) },
+  onSignal: listener => {
+    for (const signal of SIGNALS) process.on(signal, listener)
+    return () => { for (const signal of SIGNALS) process.off(signal, listener) }
+  },
   setExitCode: code => { process.exitCode = code },
 })

@@ -3,7 +3,7 @@
 // like a pulled one.  Knows the store and the archive's outline; its documents are archive-contents.ts's.
 
 import { createReadStream } from 'node:fs'
-import type { Readable, Writable } from 'node:stream'
+import { addAbortSignal, type Readable, type Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { pack, type Pack } from 'tar-stream'
 import { ContentError } from '../contract/errors.ts'
@@ -34,6 +34,14 @@ export interface LoadedImage {
   readonly names: readonly string[]
   /** Names that stood for other images before, and for which. */
   readonly moved: Readonly<Record<string, string>>
+}
+
+export interface LoadRequest {
+  readonly store: ImageStore
+  /** A tar as a stream, or the path of a folder. */
+  readonly source: Readable | string
+  readonly nativeDir: string
+  readonly signal: AbortSignal
 }
 
 const LAYER_TYPES = {
@@ -110,12 +118,12 @@ export async function saveArchive (request: SaveRequest): Promise<void> {
 }
 
 /** Keep what IMAGE consists of.  HOLD is told each digest before it is kept.  Return: the digest to have it by. */
-async function keep (store: ImageStore, files: ArchiveFiles, image: ArchivedImage, hold: (digest: string) => void): Promise<string> {
+async function keep ({ store, signal }: LoadRequest, files: ArchiveFiles, image: ArchivedImage, hold: (digest: string) => void): Promise<string> {
   const layers: Descriptor[] = []
   for (const { file, descriptor } of image.layers) {
     if (descriptor) hold(descriptor.digest)
     if (descriptor && await store.hasBlob(descriptor.digest)) continue
-    const kept = await store.putBlob(await files.open(file), descriptor)
+    const kept = await store.putBlob(addAbortSignal(signal, await files.open(file)), descriptor)
     hold(kept.digest)
     if (!descriptor) layers.push({ mediaType: await layerType(await files.open(file)), ...kept })
   }
@@ -140,7 +148,8 @@ async function layerType (source: Readable): Promise<string> {
   return LAYER_TYPES.none
 }
 
-async function loadFiles (store: ImageStore, files: ArchiveFiles, nativeDir: string, signal: AbortSignal): Promise<readonly LoadedImage[]> {
+async function loadFiles (request: LoadRequest, files: ArchiveFiles): Promise<readonly LoadedImage[]> {
+  const { store, nativeDir, signal } = request
   const images = await readContents(files)
   const puller = createPuller({ store, registry: createLocalFirst({ store }), nativeDir, isArchive: true })
   const stop = (): void => { void puller.stop() }
@@ -154,7 +163,7 @@ async function loadFiles (store: ImageStore, files: ArchiveFiles, nativeDir: str
   try {
     for (const image of images) {
       signal.throwIfAborted()
-      const digest = await keep(store, files, image, hold)
+      const digest = await keep(request, files, image, hold)
       await puller.ensure(parseReference(`${image.names[0]?.replace(/:[^:/]*$/, '') ?? 'archive'}@${digest}`), digest)
       const moved = image.names.map(name => [name, store.catalog.tag(name, digest)] as const).filter((entry): entry is [string, string] => entry[1] !== undefined && entry[1] !== digest)
       loaded.push({ digest, names: image.names, moved: Object.fromEntries(moved) })
@@ -170,15 +179,18 @@ async function loadFiles (store: ImageStore, files: ArchiveFiles, nativeDir: str
 }
 
 /**
- * Load the images of SOURCE, a tar as a stream or the path of a folder, into STORE.
- * Throws ContentError, SyscallError (ENOSPC …); images that were loaded before the one that failed stay.
+ * Load the images of a request's source into its store.
+ * Throws ContentError, SyscallError (ENOSPC …), the signal's reason; images that were loaded before the one that failed stay.
  */
-export async function loadArchive ({ store, source, nativeDir, signal }: { store: ImageStore, source: Readable | string, nativeDir: string, signal: AbortSignal }): Promise<readonly LoadedImage[]> {
+export async function loadArchive (request: LoadRequest): Promise<readonly LoadedImage[]> {
+  const { store, source, signal } = request
   await store.open()
-  if (typeof source === 'string') return await loadFiles(store, readFolder(source), nativeDir, signal)
+  if (typeof source === 'string') return await loadFiles(request, readFolder(source))
   const draft = await store.makeDraft()
   try {
-    return await loadFiles(store, await stageTar(source, draft), nativeDir, signal)
+    return await loadFiles(request, await stageTar(addAbortSignal(signal, source), draft))
+  } catch (error) {
+    throw signal.aborted ? signal.reason : error
   } finally {
     await store.discard(draft)
   }

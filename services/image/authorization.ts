@@ -66,7 +66,7 @@ function checkRealm (challenge: Challenge, scope: Scope, credential: Credential 
   const own = new URL(scope.origin)
   const isOwnHost = url.protocol === own.protocol && url.hostname === own.hostname
   if ((url.protocol !== 'https:' && !isOwnHost) || url.username !== '' || url.password !== '') {
-    throw unauthorized(scope.registry, `its realm ${url.origin} is neither https nor its own host`)
+    throw unauthorized(scope.registry, `its realm ${url.protocol}//${url.host} is neither https nor its own host`)
   }
   if (!credential || url.origin === own.origin || tokenHosts.includes(url.host)) return url
   if (url.protocol === 'https:' && own.protocol === 'https:' && (isOwnHost || isSameDomain(url.hostname, own.hostname))) return url

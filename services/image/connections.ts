@@ -2,9 +2,11 @@
 // Knows undici's agents.  Refuses to know what is asked.  What was written about one host is never used for another:
 // each such host has an agent of its own.
 
+import { setMaxListeners } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
+import { Overloaded } from '../contract/errors.ts'
 import { noProxy, type ProxyRule } from './proxy.ts'
 import { noRegistries, type Registries, type RegistrySettings } from './registry-config.ts'
 
@@ -31,7 +33,10 @@ function readSystemRoots (): readonly string[] {
 /** The agents for every origin, made when they are first needed. */
 export function createConnections ({ requestTimeoutMs, registries = noRegistries, proxyOf = noProxy, roots: ownRoots }: ConnectionDeps) {
   const agents = new Map<string, Dispatcher>()
-  const timeout = Math.min(requestTimeoutMs, CONNECT_TIMEOUT_MAX_MS)
+  /** Ends connections that are being made, which no agent does: they would keep the process for their whole time limit. */
+  const closing = new AbortController()
+  setMaxListeners(0, closing.signal)
+  const connect = { timeout: Math.min(requestTimeoutMs, CONNECT_TIMEOUT_MAX_MS), signal: closing.signal }
   const limits = { headersTimeout: requestTimeoutMs, bodyTimeout: requestTimeoutMs, connections: CONNECTIONS_PER_ORIGIN, allowH2: false }
   let roots: readonly string[] | undefined
   let plainContext: SecureContext | undefined
@@ -47,21 +52,21 @@ export function createConnections ({ requestTimeoutMs, registries = noRegistries
     const isTls = url.protocol === 'https:'
     // Once per agent: parsing all CAs for each connection would stop the event loop for 20 ms.
     const tls = isTls ? { secureContext: contextOf(settings), rejectUnauthorized: settings?.insecure !== true } : {}
-    if (!proxy) return new Agent({ ...limits, connect: { timeout, ...tls } })
+    if (!proxy) return new Agent({ ...limits, connect: { ...connect, ...tls } })
     return new ProxyAgent({
       uri: proxy.href,
       ...limits,
-      connectTimeout: timeout,
-      requestTls: { timeout, ...tls },
-      ...(proxy.protocol === 'https:' && { proxyTls: { timeout, secureContext: contextOf(undefined) } }),
+      requestTls: { ...connect, ...tls },
+      proxyTls: { ...connect, ...(proxy.protocol === 'https:' && { secureContext: contextOf(undefined) }) },
       // The CONNECT request has undici's own limit otherwise: five minutes.
       clientFactory: (origin, options) => new Pool(origin, { ...options, ...limits }),
     })
   }
 
   return {
-    /** The agent that speaks to URL. */
+    /** The agent that speaks to URL.  Throws Overloaded after `close`. */
     of (url: URL): Dispatcher {
+      if (closing.signal.aborted) throw new Overloaded('connections to registries are closed: this process is stopping', 'ERR_NO_SLOT')
       const settings = registries.ofHost(url.host)
       const proxy = proxyOf(url)
       const key = `${url.protocol} ${settings ? url.host : '*'} ${proxy?.href ?? ''}`
@@ -72,6 +77,7 @@ export function createConnections ({ requestTimeoutMs, registries = noRegistries
       return agent
     },
     async close (): Promise<void> {
+      closing.abort()
       await Promise.all([...agents.values()].map(agent => agent.destroy()))
       agents.clear()
     },

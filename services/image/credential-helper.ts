@@ -10,6 +10,8 @@ export interface HelperRequest {
   readonly server: string
   readonly env: Readonly<Record<string, string | undefined>>
   readonly timeoutMs?: number
+  /** Ends it. */
+  readonly signal?: AbortSignal
 }
 
 const TIMEOUT_DEFAULT_MS = 15_000
@@ -19,7 +21,7 @@ const NOT_FOUND = /credentials not found|no credentials server url|no credential
 
 interface Ended { readonly code: number | null, readonly output: string, readonly broken?: string }
 
-function run (program: string, { server, env, timeoutMs = TIMEOUT_DEFAULT_MS }: HelperRequest): Promise<Ended> {
+function run (program: string, { server, env, timeoutMs = TIMEOUT_DEFAULT_MS, signal }: HelperRequest): Promise<Ended> {
   return new Promise(resolve => {
     // A group of its own: what the helper starts ends with it.
     const child = spawn(program, ['get'], { stdio: ['pipe', 'pipe', 'ignore'], env: { ...env }, cwd: '/', detached: true })
@@ -34,6 +36,9 @@ function run (program: string, { server, env, timeoutMs = TIMEOUT_DEFAULT_MS }: 
       child.stdout.destroy()
     }
     const late = setTimeout(end, timeoutMs, `took longer than ${timeoutMs} ms`)
+    const abort = (): void => end('was ended')
+    signal?.addEventListener('abort', abort)
+    if (signal?.aborted) abort()
     child.stdout.on('data', (piece: Buffer) => {
       total += piece.length
       if (total > OUTPUT_BYTES_MAX) end(`printed more than ${OUTPUT_BYTES_MAX} bytes`)
@@ -45,6 +50,7 @@ function run (program: string, { server, env, timeoutMs = TIMEOUT_DEFAULT_MS }: 
     })
     child.once('close', code => {
       clearTimeout(late)
+      signal?.removeEventListener('abort', abort)
       resolve({ code, output: Buffer.concat(pieces).toString('utf8'), ...(broken !== undefined && { broken }) })
     })
   })

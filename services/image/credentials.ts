@@ -23,6 +23,8 @@ export interface Found {
 export interface Credentials {
   /** What is known for REGISTRY ("docker.io", "localhost:5000"). */
   readonly find: (registry: string) => Promise<Found>
+  /** Ends what is being asked. */
+  readonly close?: () => void
 }
 
 /** Looks nowhere. */
@@ -105,13 +107,14 @@ export async function readConfigFile (file: string): Promise<Fields | undefined>
 export function createCredentials ({ files, env }: { files: readonly string[], env: Readonly<Record<string, string | undefined>> }): Credentials {
   /** Many functions of one registry start at once; its helper is asked once for all of them. */
   const flight = createSingleFlight<Awaited<ReturnType<typeof askHelper>>>()
+  const closing = new AbortController()
 
   async function findIn (config: Fields, registry: string, problems: string[]): Promise<Credential | undefined> {
     const helper = secretText(entryOf(config['credHelpers'], registry)) ?? secretText(config['credsStore'])
     if (helper !== undefined) {
       try {
         const server = registry === 'docker.io' ? DOCKER_HUB_KEY : registry
-        const answer = await flight(`${helper} ${server}`, () => askHelper({ helper, server, env }))
+        const answer = await flight(`${helper} ${server}`, () => askHelper({ helper, server, env, signal: closing.signal }))
         if (answer) return answer.username === '<token>' ? { kind: 'identity', token: answer.secret } : { kind: 'password', username: answer.username, password: answer.secret }
       } catch (error) {
         problems.push(error instanceof Error ? error.message : String(error))
@@ -134,5 +137,6 @@ export function createCredentials ({ files, env }: { files: readonly string[], e
       }
       return { problems }
     },
+    close () { closing.abort() },
   }
 }

@@ -16,6 +16,8 @@ export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json'
 /** What we ask a registry for, best first. */
 export const MANIFEST_TYPES: readonly string[] = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST]
 
+export const SCHEMA_1 = 'has Docker’s schema version 1 or none; push it again with a current tool'
+
 export type Compression = 'none' | 'gzip' | 'zstd'
 const LAYER_COMPRESSION: Readonly<Record<string, Compression>> = {
   'application/vnd.oci.image.layer.v1.tar': 'none',
@@ -125,6 +127,11 @@ export function bareType (contentType: string | undefined): string {
   return (contentType ?? '').split(';')[0]!.trim().toLowerCase()
 }
 
+/** Says the Content-Type SENT nothing about a manifest?  Plain web servers that keep one know no better. */
+export function isGenericType (sent: string): boolean {
+  return ['', 'application/json', 'application/octet-stream', 'text/plain'].includes(sent)
+}
+
 /** Go takes "Layers" for "layers" (encoding/json); a document that it would read in another way is nobody's image. */
 function checkNames (fields: Fields): void {
   for (const name of NAMES) {
@@ -137,12 +144,12 @@ function checkNames (fields: Fields): void {
 function agreedType (fields: Fields, contentType: string | undefined): string {
   const written = optionalWord(fields['mediaType'], 'manifest.mediaType')
   const sent = bareType(contentType)
-  if (fields['schemaVersion'] !== 2) unsupported('the manifest has Docker’s schema version 1 or none; push it again with a current tool')
+  if (fields['schemaVersion'] !== 2) unsupported(`the manifest ${SCHEMA_1}`)
   checkNames(fields)
   const mixed = ['layers', 'config'].find(name => fields[name] !== undefined)
   if (mixed !== undefined && fields['manifests'] !== undefined) invalid('manifest', `has both "${mixed}" and "manifests"`)
   const shape = fields['manifests'] !== undefined ? OCI_INDEX : OCI_MANIFEST
-  const isGeneric = ['', 'application/json', 'application/octet-stream', 'text/plain'].includes(sent)
+  const isGeneric = isGenericType(sent)
   const type = written !== '' ? written : isGeneric ? shape : sent
   if (!isGeneric && sent !== type) invalid('manifest', `says that it is ${written}, but the registry sent it as ${sent}`)
   if (type === OCI_ARTIFACT) unsupported('this is an artifact, not an image that can run')

@@ -12,12 +12,12 @@ import { readBounded } from './bounded-body.ts'
 import { createConnections } from './connections.ts'
 import { noCredentials, type Credentials } from './credentials.ts'
 import { createFailureMemory } from './failure-memory.ts'
-import { bareType, MANIFEST_TYPES } from './manifest.ts'
+import { bareType, isGenericType, MANIFEST_TYPES, parseManifest, SCHEMA_1 } from './manifest.ts'
 import { createMirrors } from './mirrors.ts'
 import { isLoopback, type ProxyRule } from './proxy.ts'
 import { formatReference, registryUrl, type Reference } from './reference.ts'
 import { noRegistries, type Registries } from './registry-config.ts'
-import { createTransport, discardBody, type RegistryRequest, type RegistryResponse } from './transport.ts'
+import { createTransport, discardBody, untilAborted, type RegistryRequest, type RegistryResponse } from './transport.ts'
 
 export const MANIFEST_BYTES_MAX = 4 * 1024 ** 2
 const ERROR_BYTES_MAX = 64 * 1024
@@ -125,6 +125,7 @@ export async function registryError (ref: Reference, response: RegistryResponse)
 
 function checkManifestType (ref: Reference, mediaType: string): string {
   if (MANIFEST_TYPES.includes(mediaType)) return mediaType
+  if (mediaType.startsWith('application/vnd.docker.distribution.manifest.v1+')) throw new ContentError(`${formatReference(ref)} ${SCHEMA_1}`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
   const shown = mediaType.slice(0, 100)
   throw new ContentError(`${formatReference(ref)} has the media type "${shown}", which is not an image`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }
@@ -155,7 +156,7 @@ export function createRegistryClient (options: RegistryClientOptions = {}) {
     if (response.status !== 401 || response.url.origin !== scope.origin) return response
     await discardBody(response)
     // Once: a registry that refuses its own fresh token will refuse the next.
-    return await request(await authorization.obtain(scope, response.headerList('www-authenticate'), value))
+    return await request(await untilAborted(authorization.obtain(scope, response.headerList('www-authenticate'), value), signal))
   }
 
   async function call (ref: Reference, request: Call): Promise<RegistryResponse> {
@@ -170,30 +171,36 @@ export function createRegistryClient (options: RegistryClientOptions = {}) {
 
   async function getManifest (ref: Reference, name: string, once: boolean, signal?: AbortSignal): Promise<{ bytes: Buffer, mediaType: string }> {
     const response = await callManifest('GET', ref, name, once, signal)
-    if (response.status !== 200) throw await registryError(ref, response)
+    if (response.status !== 200) throw await registryError(DIGEST.test(name) ? { ...ref, digest: name } : ref, response)
     const bytes = await readBounded(response.body, MANIFEST_BYTES_MAX, `the manifest of ${formatReference(ref)}`, ref.registry)
     return { bytes, mediaType: bareType(response.header('content-type')) }
   }
 
-  async function resolveAt (ref: Reference, once: boolean): Promise<{ digest: string, mediaType: string, size: number }> {
+  async function resolveAt (ref: Reference, once: boolean, signal?: AbortSignal): Promise<{ digest: string, mediaType: string, size: number }> {
     const name = ref.digest ?? ref.tag ?? 'latest'
-    const head = await callManifest('HEAD', ref, name, once)
+    const head = await callManifest('HEAD', ref, name, once, signal)
     await discardBody(head)
     const digest = head.header('docker-content-digest') ?? ''
     const size = Number(head.header('content-length'))
-    if (head.status === 200 && DIGEST.test(digest) && Number.isSafeInteger(size) && (ref.digest ?? digest) === digest) {
-      return { digest, mediaType: checkManifestType(ref, bareType(head.header('content-type'))), size }
+    const type = bareType(head.header('content-type'))
+    if (head.status === 200 && DIGEST.test(digest) && Number.isSafeInteger(size) && (ref.digest ?? digest) === digest && !isGenericType(type)) {
+      return { digest, mediaType: checkManifestType(ref, type), size }
     }
-    const { bytes, mediaType } = await getManifest(ref, name, once)
+    const { bytes, mediaType } = await getManifest(ref, name, once, signal)
     const actual = verify(bytes, ref.digest ?? digestOf(bytes), formatReference(ref))
-    return { digest: actual, mediaType: checkManifestType(ref, mediaType), size: bytes.length }
+    return { digest: actual, mediaType: isGenericType(mediaType) ? parseManifest(bytes, mediaType).mediaType : checkManifestType(ref, mediaType), size: bytes.length }
   }
 
   async function openAt (ref: Reference, digest: string, offset: number, once: boolean, signal?: AbortSignal): Promise<RegistryResponse> {
-    const response = await call(ref, {
+    const from = (start: number): Promise<RegistryResponse> => call(ref, {
       method: 'GET', target: `/v2/${ref.repository}/blobs/${digest}`, once,
-      headers: offset === 0 ? {} : { range: `bytes=${offset}-` }, ...(signal && { signal }),
+      headers: start === 0 ? {} : { range: `bytes=${start}-` }, ...(signal && { signal }),
     })
+    let response = await from(offset)
+    if (response.status === 416 && offset > 0) { // it takes no ranges, and says so with an error: all of it again
+      await discardBody(response)
+      response = await from(0)
+    }
     if (response.status === 200 || (response.status === 206 && offset > 0)) return response
     throw await registryError(ref, response)
   }
@@ -204,10 +211,10 @@ export function createRegistryClient (options: RegistryClientOptions = {}) {
 
     /**
      * What REF's digest or tag names now.  Asks with HEAD, which does not count against Docker Hub's pull limit,
-     * and with GET when HEAD says too little.  Throws RegistryError, ContentError.
+     * and with GET when HEAD says too little.  Throws RegistryError, ContentError, SIGNAL's reason.
      */
-    async resolve (ref: Reference): Promise<{ digest: string, mediaType: string, size: number }> {
-      return await notAgain(`resolve ${formatReference(ref)}`, () => viaMirrors(ref, resolveAt))
+    async resolve (ref: Reference, signal?: AbortSignal): Promise<{ digest: string, mediaType: string, size: number }> {
+      return await notAgain(`resolve ${formatReference(ref)}`, () => viaMirrors(ref, (at, once) => resolveAt(at, once, signal), signal))
     },
 
     /** The manifest or index DIGEST, checked against it.  Throws RegistryError, ContentError. */
@@ -249,8 +256,11 @@ export function createRegistryClient (options: RegistryClientOptions = {}) {
       return protocol === 'http:' && !isLoopback(hostname)
     },
 
-    /** Close all connections. */
-    async close () { await transport.close() },
+    /** Close all connections; what is under way fails. */
+    async close () {
+      credentials.close?.()
+      await transport.close()
+    },
   }
 }
 

@@ -54,6 +54,20 @@ export async function discardBody (response: RegistryResponse): Promise<void> {
   await response.body.dump({ limit: DISCARDED_BYTES_MAX, signal: AbortSignal.timeout(DISCARD_TIMEOUT_MS) }).catch(() => response.body.destroy())
 }
 
+/** WORK's end, or SIGNAL's reason as soon as it is aborted: undici hears of a signal only once it is connected. */
+export async function untilAborted<T> (work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return await work
+  const aborted = Promise.withResolvers<never>()
+  const abort = (): void => aborted.reject(signal.reason)
+  signal.addEventListener('abort', abort, { once: true })
+  if (signal.aborted) abort()
+  try {
+    return await Promise.race([aborted.promise, work])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}
+
 function adviceFor (error: unknown): string {
   const code = error instanceof Error && 'code' in error ? String(error.code) : ''
   if (/CERT|SELF_SIGNED|UNABLE_TO_(?:GET|VERIFY)/.test(code)) return 'name its CA in the file of registries, or in SSL_CERT_FILE'
@@ -103,16 +117,27 @@ function withoutAuthorization (headers: Readonly<Record<string, string>>): Recor
 
 /** A Transport over CONNECTIONS.  REQUESTTIMEOUTMS is how long they wait for headers and for each next piece of a body. */
 export function createTransport ({ requestTimeoutMs, connections }: { requestTimeoutMs: number, connections: Connections }) {
-  async function sendOnce (request: RegistryRequest, url: URL, headers: Readonly<Record<string, string>>): Promise<RegistryResponse> {
-    const response = await connections.of(url).request({
+  /** REQUEST to URL up to its answer's headers. */
+  async function sendHeaders (request: RegistryRequest, url: URL, headers: Readonly<Record<string, string>>): Promise<Dispatcher.ResponseData> {
+    const { timeoutMs = requestTimeoutMs, signal } = request
+    const agent = connections.of(url)
+    const body = await request.body?.()
+    const late = new AbortController()
+    // Each 103 (Early Hints) begins undici's wait for headers anew: with enough of them it would never end.
+    const timer = setTimeout(() => late.abort(new Error(`no answer within ${requestTimeoutMs + timeoutMs} ms`)), requestTimeoutMs + timeoutMs)
+    return await agent.request({
       origin: url.origin,
       path: url.pathname + url.search,
       method: request.method,
       headers: { 'user-agent': 'wherry', 'accept-encoding': 'identity', ...headers },
-      ...(request.body !== undefined && { body: await request.body() }),
-      ...(request.timeoutMs !== undefined && { headersTimeout: request.timeoutMs }),
-      ...(request.signal && { signal: request.signal }),
-    })
+      ...(body !== undefined && { body }),
+      headersTimeout: timeoutMs,
+      signal: AbortSignal.any([late.signal, ...(signal ? [signal] : [])]),
+    }).finally(() => clearTimeout(timer))
+  }
+
+  async function sendOnce (request: RegistryRequest, url: URL, headers: Readonly<Record<string, string>>): Promise<RegistryResponse> {
+    const response = await sendHeaders(request, url, headers)
     const all = (name: string): readonly string[] => [response.headers[name] ?? []].flat()
     return {
       status: response.statusCode,
@@ -143,7 +168,7 @@ export function createTransport ({ requestTimeoutMs, connections }: { requestTim
   async function attempt (request: RegistryRequest, backoffMs: number, isLast: () => boolean): Promise<RegistryResponse | number> {
     const isRead = request.method === 'GET' || request.method === 'HEAD'
     try {
-      const response = await follow(request)
+      const response = await untilAborted(follow(request), request.signal)
       const waitMs = parseRetryAfterMs(response.header('retry-after')) ?? backoffMs
       if (!isTransient(response.status, isRead) || isLast() || waitMs > RETRY_AFTER_MAX_MS) return response
       await discardBody(response)

@@ -1,24 +1,31 @@
 // wherry push as a user types it: from this machine's store to a registry, by another name, as an index; and that a
-// private registry takes it from who is logged in only.
+// private registry takes it from who is logged in only.  And that a person can end what waits for a registry.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { gunzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { createPuller } from '../../services/image/pull.ts'
 import { pushImage } from '../../services/image/push.ts'
 import { parseReference } from '../../services/image/reference.ts'
-import { createRegistryClient } from '../../services/image/registry.ts'
+import { createRegistryClient, digestOf } from '../../services/image/registry.ts'
 import { createImageStore } from '../../services/image/store.ts'
 import { NATIVE_DIR } from '../helpers/container.ts'
 import { gzipLayer } from '../helpers/layer.ts'
 import { PASSWORD, passwordPart, USER } from '../helpers/registry-auth.ts'
-import { noRegistry, startRegistry } from '../helpers/registry.ts'
+import { noRegistry, startFake, startFakeImage, startRegistry } from '../helpers/registry.ts'
 import { COMMAND, runWherry, shortFolder } from '../helpers/wherry.ts'
 
 const skip = process.getuid?.() !== 0 ? 'needs root' : !existsSync(join(NATIVE_DIR, 'wherry-unpack')) ? 'build/native/wherry-unpack is missing: run make native' : noRegistry
 const layers = [gzipLayer([{ name: 'a', data: 'a' }]), gzipLayer([{ name: 'b', data: 'b' }])]
+
+/** Resolves when SEEN says yes. */
+async function until (seen: () => boolean): Promise<void> {
+  while (!seen()) await sleep(10)
+}
 
 function setup (t: Test) {
   const data = shortFolder(t)
@@ -94,6 +101,70 @@ t.test('wherry push', { skip }, async t => {
       t.match(ended, { stderr })
       t.not(ended.code, 0)
     }
+  })
+})
+
+t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half done', { skip }, async t => {
+  const { data, run } = setup(t)
+  const drafts = (): readonly string[] => existsSync(join(data, 'images/tmp')) ? readdirSync(join(data, 'images/tmp')) : []
+  /** `wherry ARGS`, interrupted when ARRIVED says so. */
+  const interrupted = async (args: readonly string[], arrived: Promise<unknown>) => {
+    const child = spawn(COMMAND, [...args, '--data', data], { stdio: ['pipe', 'ignore', 'pipe'], env: { ...process.env, HOME: data, DOCKER_CONFIG: data } })
+    const said = child.stderr.setEncoding('utf8').toArray()
+    await arrived
+    child.kill('SIGINT')
+    const [code] = await once(child, 'close')
+    return { code, stderr: (await said).join('') }
+  }
+  /** An image whose server does not answer requests that HANGS says yes to, and a promise of the first such request. */
+  const hanging = async (hangs: (method: string, path: string) => boolean) => {
+    const arrived = Promise.withResolvers<void>()
+    const { host } = await startFakeImage(t, {
+      layers: [gzipLayer([{ name: 'a', data: 'a' }])].map(({ bytes, mediaType }) => ({ bytes, mediaType, diffId: digestOf(gunzipSync(bytes)) })),
+      intercept ({ method = '', url = '' }, response) {
+        if (!hangs(method, url)) return false
+        if (method === 'GET' && url.includes('/blobs/')) response.writeHead(200, { 'content-type': 'application/octet-stream' }).write('x')
+        arrived.resolve()
+        return true
+      },
+    })
+    return { image: `${host}/test/image`, arrived: arrived.promise }
+  }
+
+  for (const [name, hangs] of [
+    ['the tag', method => method === 'HEAD'], ['the manifest', (method, path) => method === 'GET' && path.includes('/manifests/')], ['a blob, in the middle', (_method, path) => path.includes('/blobs/')],
+  ] as ReadonlyArray<readonly [string, (method: string, path: string) => boolean]>) t.test(`a pull that waits for ${name}`, async t => {
+    const { image, arrived } = await hanging(hangs)
+    t.match(await interrupted(['image', 'pull', image], arrived), { code: 1, stderr: /^wherry: image pull: it was interrupted$/m })
+    t.same(drafts(), [])
+  })
+
+  t.test('a push that waits for an answer, at the registry or at one of the images to join', async t => {
+    const good = await hanging(() => false)
+    t.match(await run(['image', 'pull', good.image]), { code: 0 })
+    const to = await hanging(method => method === 'HEAD')
+    t.match(await interrupted(['push', good.image, to.image], to.arrived), { code: 1, stderr: /^wherry: push: it was interrupted$/m })
+    const part = await hanging(method => method === 'HEAD')
+    t.match(await interrupted(['push', '--index', good.image, part.image], part.arrived), { code: 1, stderr: /^wherry: push: it was interrupted$/m })
+  })
+
+  t.test('a load whose archive does not come', async t => {
+    const child = interrupted(['image', 'load'], until(() => drafts().length > 0))
+    t.match(await child, { code: 1, stderr: /^wherry: image load: it was interrupted$/m })
+    t.same(drafts(), [])
+  })
+
+  t.test('a pull that waits for a helper with logins, which ends, too', async t => {
+    const host = await startFake(t, (_request, response) => { response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end() })
+    writeFileSync(join(data, 'config.json'), '{"credsStore":"slow"}')
+    writeFileSync(join(data, 'docker-credential-slow'), `#!/bin/sh\necho $$ >${data}/begun\nexec sleep 1000\n`, { mode: 0o755 })
+    const begun = (): string => existsSync(join(data, 'begun')) ? readFileSync(join(data, 'begun'), 'utf8').trim() : ''
+    const path = process.env['PATH']
+    process.env['PATH'] = `${data}:${path}`
+    t.teardown(() => { process.env['PATH'] = path })
+    t.match(await interrupted(['image', 'pull', `${host}/a`], until(() => begun() !== '')), { code: 1, stderr: /^wherry: image pull: it was interrupted$/m })
+    await until(() => !existsSync(`/proc/${begun()}`))
+    t.pass('the helper is gone')
   })
 })
 

@@ -70,7 +70,7 @@ t.test('a listing is read in pieces of any size', async t => {
 function contextWith (write: (text: string) => void, isTTY = false): Context {
   const stderr = Object.assign(new Writable({ write (chunk: Buffer, _encoding, done) { write(chunk.toString()); done() } }), { isTTY })
   const nothing = (): void => {}
-  return { env: {}, stdin: Readable.from([]), stdout: new Writable(), stderr, tellParent: nothing, onSignal: nothing, setExitCode: nothing }
+  return { env: {}, stdin: Readable.from([]), stdout: new Writable(), stderr, tellParent: nothing, onSignal: () => nothing, setExitCode: nothing }
 }
 
 t.test('what is shown', async t => {

@@ -13,6 +13,7 @@ import { exitCodeOf, type Context } from '../../services/cli/context.ts'
 import { describeFailure, Failure, failureOf } from '../../services/cli/failure.ts'
 import { createGatewayClient } from '../../services/cli/gateway-client.ts'
 import { createProgress, describeLayer } from '../../services/cli/image/progress.ts'
+import { interruptible } from '../../services/cli/interrupt.ts'
 import type { LayerState } from '../../services/contract/image.ts'
 import { runProgram } from '../../services/cli/program.ts'
 import { formatAge, formatFields, formatSize, formatTable, printable } from '../../services/cli/terminal.ts'
@@ -123,7 +124,7 @@ function capture (env: Record<string, string> = {}): Captured {
     for (let chunk = stream.read() as Buffer | null; chunk !== null; chunk = stream.read() as Buffer | null) text += chunk.toString('utf8')
     return text
   }
-  const context: Context = { env, stdin, stdout, stderr, tellParent: () => {}, onSignal: () => {}, setExitCode: () => {} }
+  const context: Context = { env, stdin, stdout, stderr, tellParent: () => {}, onSignal: () => () => {}, setExitCode: () => {} }
   return { context, out: () => read(stdout), err: () => read(stderr) }
 }
 
@@ -295,7 +296,7 @@ t.test('the progress of a pull', async t => {
   const layer = (state: LayerState, receivedBytes: number) => ({ layer: `sha256:${'ab'.repeat(32)}`, state, receivedBytes, sizeBytes: 4 * 1024 ** 2, unpackedBytes: 2 * receivedBytes })
   const shownOn = (isTTY: boolean, quiet: boolean, columns = 80): string => {
     const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY, columns })
-    const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal () {}, setExitCode () {} }
+    const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal: () => () => {}, setExitCode () {} }
     const progress = createProgress(context, { quiet })
     for (const [state, mib] of [['queued', 0], ['receiving', 0], ['receiving', 1], ['unpacking', 4], ['unpacking', 4], ['done', 4]] as const) progress.onLayer(layer(state, mib * 1024 ** 2))
     progress.end()
@@ -318,4 +319,31 @@ t.test('the end of a child is told as a shell tells it', async t => {
   const ends: ReadonlyArray<readonly [script: string, code: number]> = [['exit 0', 0], ['exit 7', 7], ['kill -KILL $$', 137], ['kill -TERM $$', 143]]
   for (const [script, code] of ends) t.equal(await exitCodeOf(spawn('sh', ['-c', script])), code, script)
   await t.rejects(exitCodeOf(spawn('/nothing')), { code: 'ENOENT' })
+})
+
+t.test('a command that is interrupted', async t => {
+  const listeners = new Set<(signal: NodeJS.Signals) => void>()
+  const interrupt = (): void => { for (const listener of listeners) listener('SIGINT') }
+  const context: Context = {
+    env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr: new PassThrough(), tellParent () {}, setExitCode () {},
+    onSignal (listener) { listeners.add(listener); return () => { listeners.delete(listener) } },
+  }
+  const INTERRUPTED = { name: 'Failure', what: 'push', message: 'it was interrupted' }
+
+  t.test('hears of the first signal only: the second one is the system’s', async t => {
+    const work = interruptible('push', context, signal => new Promise((_resolve, reject) => { signal.addEventListener('abort', () => { reject(new Error('half done')) }) }))
+    interrupt()
+    t.equal(listeners.size, 0)
+    await t.rejects(work, INTERRUPTED)
+  })
+
+  t.test('has not succeeded, although its work was as good as done', async t => {
+    await t.rejects(interruptible('push', context, async () => { interrupt() }), INTERRUPTED)
+  })
+
+  t.test('is deaf no longer when its work is over: what comes next can be ended', async t => {
+    t.equal(await interruptible('push', context, async () => 5), 5)
+    await t.rejects(interruptible('push', context, async () => { throw new Error('own') }), { message: 'own' })
+    t.equal(listeners.size, 0)
+  })
 })

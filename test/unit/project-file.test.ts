@@ -114,7 +114,7 @@ t.test('a file that is not YAML, is too clever, or is not there is refused with 
 /** `wherry ARGV` with nothing around it: its exit code and what it wrote. */
 async function run (argv: readonly string[]): Promise<{ code: number, stdout: string, stderr: string }> {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
-  const context: Context = { env: {}, stdin: new PassThrough(), stdout, stderr, tellParent () {}, onSignal () {}, setExitCode () {} }
+  const context: Context = { env: {}, stdin: new PassThrough(), stdout, stderr, tellParent () {}, onSignal: () => () => {}, setExitCode () {} }
   const code = await runProgram(argv, context)
   return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') }
 }

@@ -36,6 +36,21 @@ async function setup (t: Test, listener: RequestListener, options: RegistryClien
   return { host, client, requests, ref, read: async (blob = BLOB) => await buffer(await client.blob(ref, blob)) }
 }
 
+/** A server that takes connections and does with them what TAKE does, until T ends.  Returns "127.0.0.1:PORT". */
+async function startRaw (t: Test, take: (socket: Socket) => void): Promise<string> {
+  const sockets = new Set<Socket>()
+  const server = createServer(socket => {
+    sockets.add(socket.on('error', () => {}))
+    take(socket)
+  })
+  await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
+  t.teardown(() => new Promise<void>(resolve => {
+    server.close(() => resolve())
+    for (const socket of sockets) socket.destroy()
+  }))
+  return `127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
 /** "bytes=5-" → 5 */
 const offsetOf = ({ headers }: IncomingMessage): number => Number(/^bytes=(\d+)-$/.exec(headers.range ?? '')?.[1] ?? 0)
 
@@ -68,6 +83,15 @@ t.test('a blob whose connection is cut', async t => {
     let stop = 0
     const { read } = await setup(t, (request, response) => sendPart(request, response, stop += BYTES.length / 4, 200))
     t.ok((await read()).equals(BYTES))
+  })
+
+  t.test('comes whole from a registry that answers Range with 416', async t => {
+    const { read, requests } = await setup(t, (request, response) => {
+      if (offsetOf(request) > 0) response.writeHead(416, { 'content-range': `bytes */${BYTES.length}` }).end()
+      else sendPart(request, response, requests.length === 1 ? 1000 : BYTES.length)
+    })
+    t.ok((await read()).equals(BYTES))
+    t.same(requests.map(offsetOf), [0, 1000, 0])
   })
 
   t.test('is given up when a new connection brings nothing', async t => {
@@ -133,22 +157,17 @@ t.test('a registry that is slow on purpose', async t => {
     await t.rejects(read(), { registryCode: 'UNREACHABLE', message: /sent \d+ bytes of blob .* in 1500 ms, which is too slow/ })
   })
 
-  t.test('with its headers, a byte at a time, is given up', async t => {
-    const server = createServer(socket => {
-      socket.on('error', () => {})
-      socket.write('HTTP/1.1 200 OK\r\nx: ')
-      const timer = setInterval(() => socket.write('a'), 20)
+  for (const [name, start, more] of [
+    ['its headers, a byte at a time,', 'HTTP/1.1 200 OK\r\nx: ', 'a'],
+    ['nothing but early hints', '', 'HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n'],
+  ] as const) t.test(`with ${name} is given up`, async t => {
+    const host = await startRaw(t, socket => {
+      socket.write(start)
+      const timer = setInterval(() => socket.write(more), 20)
       socket.once('close', () => clearInterval(timer))
-      sockets.add(socket)
     })
-    const sockets = new Set<Socket>()
-    await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
-    t.teardown(() => new Promise<void>(resolve => {
-      server.close(() => resolve())
-      for (const socket of sockets) socket.destroy()
-    }))
-    const client = clientFor(t, { requestTimeoutMs: 500 })
-    await t.rejects(client.resolve(parseReference(`127.0.0.1:${(server.address() as AddressInfo).port}/a`)), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' })
+    const client = clientFor(t, { requestTimeoutMs: 300 })
+    await t.rejects(client.resolve(parseReference(`${host}/a`)), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' })
   })
 
   t.test('is not what a slow reader is taken for', async t => {
@@ -159,6 +178,38 @@ t.test('a registry that is slow on purpose', async t => {
     t.ok((await buffer(stream)).equals(large))
     t.equal(requests.length, 1, 'it was not given up and asked again')
   })
+})
+
+t.test('a registry that does not answer holds nobody who gives up', async t => {
+  const TURNS_MAX = 1000
+  for (const [name, http] of [['before there is a connection', false], ['before there is an answer', true]] as const) t.test(name, async t => {
+    const reached = Promise.withResolvers<Socket>()
+    const host = await startRaw(t, socket => socket.once('data', () => reached.resolve(socket)))
+    const client = clientFor(t, { requestTimeoutMs: 60_000, registries: parseRegistries({ registries: { [host]: { http } } }) })
+    const giveUp = new AbortController()
+    const asked = client.resolve(parseReference(`${host}/a`), giveUp.signal).catch((error: Error) => error.message)
+    const socket = await reached.promise
+    giveUp.abort(new Error('enough'))
+    t.equal(await Promise.race([asked, new Promise(resolve => { setImmediate(resolve, 'nobody heard of it') })]), 'enough')
+    await client.close()
+    for (let turns = 0; turns < TURNS_MAX && !socket.closed; turns++) await new Promise(resolve => { setImmediate(resolve) })
+    t.ok(socket.closed, 'its connection does not keep the process')
+    await t.rejects(client.resolve(parseReference(`${host}/a`)), { code: 'ERR_NO_SLOT' }, 'a client that was closed makes no new ones')
+  })
+})
+
+t.test('a registry that calls a manifest just some JSON, or nothing, is believed by what is in it', async t => {
+  const MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
+  const document = Buffer.from(JSON.stringify({ schemaVersion: 2, config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: BLOB.digest, size: 1 }, layers: [] }))
+  for (const type of ['application/json; charset=utf-8', 'application/octet-stream', 'text/plain', '']) {
+    const { client, ref } = await setup(t, (request, response) => {
+      response.writeHead(200, { ...(type !== '' && { 'content-type': type }), 'content-length': document.length, 'docker-content-digest': digestOf(document) })
+      response.end(request.method === 'HEAD' ? undefined : document)
+    })
+    t.same(await client.resolve(ref), { digest: digestOf(document), mediaType: MANIFEST, size: document.length }, type)
+  }
+  const page = await setup(t, (request, response) => { response.writeHead(200, { 'content-type': 'text/html' }).end(request.method === 'HEAD' ? undefined : '<html>') })
+  await t.rejects(page.client.resolve(page.ref), { code: 'ERR_UNSUPPORTED_MEDIA_TYPE', message: /"text\/html"/ })
 })
 
 t.test('a registry in trouble', async t => {

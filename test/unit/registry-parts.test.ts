@@ -1,7 +1,7 @@
 // What the registry client knows without a registry: challenges, proxies, the file of registries, logins in files,
 // who may be told a secret, and how long a failure is remembered.
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
@@ -124,6 +124,16 @@ t.test('logins in files', async t => {
       t.notMatch(problems.join(), /secret|c2VjcmV0/)
     }
     t.same(await find('', 'a'), { problems: [] })
+  })
+
+  t.test('of a helper that takes its time are not waited for by whoever ends', async t => {
+    const folder = t.testdir({ 'config.json': '{"credsStore":"slow"}' })
+    writeFileSync(join(folder, 'docker-credential-slow'), `#!/bin/sh\necho $$ >${folder}/begun\nexec sleep 1000\n`, { mode: 0o755 })
+    const credentials = createCredentials({ files: [join(folder, 'config.json')], env: { PATH: `${folder}:${process.env['PATH']}` } })
+    const found = credentials.find('a')
+    while (!existsSync(join(folder, 'begun'))) await sleep(5)
+    credentials.close?.()
+    t.match(await found, { problems: ['docker-credential-slow was ended'] })
   })
 
   t.test('are written and removed without touching the others', async t => {

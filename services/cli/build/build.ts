@@ -4,6 +4,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
+import { addAbortSignal } from 'node:stream'
 import { readBuildFiles, type BuildFiles } from '../../build/context/build-files.ts'
 import { buildImage, type BuilderDeps, type BuildRequest } from '../../build/builder.ts'
 import type { BuiltImage } from '../../build/result.ts'
@@ -18,6 +19,7 @@ import type { Context } from '../context.ts'
 import { Failure } from '../failure.ts'
 import { dataFolder, withStore } from '../image/open.ts'
 import { createProgress as createPullProgress } from '../image/progress.ts'
+import { interruptible } from '../interrupt.ts'
 import { registryAccess } from '../registry-access.ts'
 import { formatSize, shortDigest } from '../terminal.ts'
 import { parseBuildFlags, type BuildFlags } from './flags.ts'
@@ -28,10 +30,10 @@ const STDIN_BYTES_MAX = 4 * 1024 ** 2
 const MEMORY_SHARE = 0.8
 
 /** All of stdin, which has to be a Dockerfile. */
-async function readStdin ({ stdin }: Context): Promise<Uint8Array> {
+async function readStdin ({ stdin }: Context, signal: AbortSignal): Promise<Uint8Array> {
   const pieces: Buffer[] = []
   let sizeBytes = 0
-  for await (const piece of stdin) {
+  for await (const piece of addAbortSignal(signal, stdin)) {
     const bytes = Buffer.from(piece as Uint8Array | string)
     sizeBytes += bytes.length
     if (sizeBytes > STDIN_BYTES_MAX) throw new Failure('build', `stdin has more than ${formatSize(STDIN_BYTES_MAX)}`, { remedy: 'a Dockerfile is expected there' })
@@ -40,8 +42,8 @@ async function readStdin ({ stdin }: Context): Promise<Uint8Array> {
   return Buffer.concat(pieces)
 }
 
-async function readFiles (contextDir: string, isEmpty: boolean, file: string | undefined, context: Context): Promise<BuildFiles> {
-  const content = isEmpty || file === '-' ? await readStdin(context) : undefined
+async function readFiles (contextDir: string, isEmpty: boolean, file: string | undefined, context: Context, signal: AbortSignal): Promise<BuildFiles> {
+  const content = isEmpty || file === '-' ? await readStdin(context, signal) : undefined
   return readBuildFiles({ contextDir, ...(file !== undefined && file !== '-' && { file }), ...(content && { content }) })
 }
 
@@ -56,7 +58,6 @@ async function perform (deps: BuilderDeps, request: BuildRequest): Promise<Built
   try {
     return await buildImage(deps, request)
   } catch (err) {
-    if (request.signal.aborted) throw new Failure('build', 'it was stopped', { cause: err })
     throw err instanceof BuildStepFailed ? stepFailure(err) : err
   }
 }
@@ -71,33 +72,33 @@ function writeDigest (path: string, digest: string): void {
 
 /** The options of a command line as a build, from the beginning to what is printed. */
 export async function buildFromFlags (folder: string, flags: BuildFlags, context: Context): Promise<void> {
-  const { env, stdout, onSignal } = context
+  const { env, stdout } = context
   const options = parseBuildFlags(flags, env)
   const isEmpty = folder === '-'
-  const stopping = new AbortController()
-  onSignal(() => { stopping.abort(new Error('the build was stopped')) })
   const progress = createBuildProgress(context, flags.quiet === true || flags.json === true ? 'quiet' : flags.progress)
   const pulls = createPullProgress(context, { quiet: flags.quiet === true || flags.json === true })
   const contextDir = isEmpty ? mkdtempSync(join(tmpdir(), 'wherry-build-')) : folder
   try {
-    const files = await readFiles(contextDir, isEmpty, flags.file, context)
-    const built = await withStore('build', flags, context, async store => {
-      const registry = openRegistryClient(registryAccess(flags, context))
-      const nativeDir = env.WHERRY_NATIVE || NATIVE_DEFAULT
-      const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress: layer => { if (layer.state !== 'present') pulls.onLayer(layer) } })
-      stopping.signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
-      try {
-        return await perform(
-          { store, registry, puller, download: createDownload(env), nativeDir, dataDir: dataFolder(flags, context), log: createLog({ name: 'build', level: 'silent' }) },
-          { ...options, contextDir, files, signal: stopping.signal, onEvent: event => { pulls.end(); progress.onEvent(event) },
-            memoryBytes: options.memoryBytes ?? Math.floor(totalmem() * MEMORY_SHARE), cpus: availableParallelism() })
-      } finally {
-        pulls.end()
-        progress.end()
-        await puller.stop()
-        await registry.close()
-      }
-    }, { create: true })
+    const built = await interruptible('build', context, async signal => {
+      const files = await readFiles(contextDir, isEmpty, flags.file, context, signal)
+      return await withStore('build', flags, context, async store => {
+        const registry = openRegistryClient(registryAccess(flags, context))
+        const nativeDir = env.WHERRY_NATIVE || NATIVE_DEFAULT
+        const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress: layer => { if (layer.state !== 'present') pulls.onLayer(layer) } })
+        signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
+        try {
+          return await perform(
+            { store, registry, puller, download: createDownload(env), nativeDir, dataDir: dataFolder(flags, context), log: createLog({ name: 'build', level: 'silent' }) },
+            { ...options, contextDir, files, signal, onEvent: event => { pulls.end(); progress.onEvent(event) },
+              memoryBytes: options.memoryBytes ?? Math.floor(totalmem() * MEMORY_SHARE), cpus: availableParallelism() })
+        } finally {
+          pulls.end()
+          progress.end()
+          await puller.stop()
+          await registry.close()
+        }
+      }, { create: true })
+    })
     if (flags.iidfile !== undefined) writeDigest(flags.iidfile, built.digest)
     if (flags.json) stdout.write(`${JSON.stringify({ ...built, names: options.names })}\n`)
     else if (flags.quiet) stdout.write(`${built.digest}\n`)

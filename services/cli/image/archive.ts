@@ -9,6 +9,7 @@ import { loadArchive, saveArchive } from '../../image/archive.ts'
 import { openRegistryClient } from '../../image/open-registry.ts'
 import { NATIVE_DEFAULT } from '../commands/version.ts'
 import type { Context } from '../context.ts'
+import { interruptible } from '../interrupt.ts'
 import { registryAccess } from '../registry-access.ts'
 import { Failure, usageFailure } from '../failure.ts'
 import { shortDigest } from '../terminal.ts'
@@ -16,13 +17,6 @@ import { findImage, withStore, type StoreOptions } from './open.ts'
 
 export interface SaveFlags extends StoreOptions { readonly output: string, readonly format: string }
 export interface LoadFlags extends StoreOptions { readonly input: string }
-
-/** Aborts at the first signal. */
-function signalOf (what: string, { onSignal }: Context): AbortSignal {
-  const controller = new AbortController()
-  onSignal(() => { controller.abort(new Failure(what, 'it was interrupted')) })
-  return controller.signal
-}
 
 /** Run WRITE on a draft beside FILE that takes its name when all of it is on the disk; a device or a pipe is written to as it is. */
 async function writeFileWhole (what: string, file: string, write: (out: Writable) => Promise<void>): Promise<void> {
@@ -55,10 +49,11 @@ export async function saveImages (texts: readonly string[], { output, format, ..
       return { image, names: name === undefined ? [] : [name] }
     })
     const registry = openRegistryClient(registryAccess(options, context))
-    const signal = signalOf(what, context)
-    const save = (out: Writable): Promise<void> => saveArchive({ store, registry, images, format, out, signal })
     try {
-      await (toStdout ? save(context.stdout) : writeFileWhole(what, resolve(output), save))
+      await interruptible(what, context, signal => {
+        const save = (out: Writable): Promise<void> => saveArchive({ store, registry, images, format, out, signal })
+        return toStdout ? save(context.stdout) : writeFileWhole(what, resolve(output), save)
+      })
     } finally {
       await registry.close()
     }
@@ -78,7 +73,7 @@ export async function loadImages ({ input, ...options }: LoadFlags, context: Con
   if (input !== '-' && found === undefined) throw new Failure(what, `there is no ${path}`)
   const source = input === '-' ? stdin : found!.isDirectory() ? path : createReadStream(path)
   await withStore(what, options, context, async store => {
-    const loaded = await loadArchive({ store, source, nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, signal: signalOf(what, context) })
+    const loaded = await interruptible(what, context, signal => loadArchive({ store, source, nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, signal }))
     if (options.json) {
       stdout.write(`${JSON.stringify(loaded)}\n`)
       return

@@ -6,6 +6,7 @@ import { formatReference, parseReference } from '../../image/reference.ts'
 import { openRegistryClient } from '../../image/open-registry.ts'
 import { NATIVE_DEFAULT } from '../commands/version.ts'
 import type { Context } from '../context.ts'
+import { interruptible } from '../interrupt.ts'
 import { registryAccess } from '../registry-access.ts'
 import { shortDigest } from '../terminal.ts'
 import { withStore, type StoreOptions } from './open.ts'
@@ -13,17 +14,17 @@ import { createProgress } from './progress.ts'
 
 export async function pullImages (texts: readonly string[], options: StoreOptions & { readonly quiet?: boolean }, context: Context): Promise<void> {
   const refs = texts.map(parseReference)
-  const { stdout, env, onSignal } = context
-  await withStore('image pull', options, context, async store => {
+  const { stdout, env } = context
+  await interruptible('image pull', context, signal => withStore('image pull', options, context, async store => {
     const registry = openRegistryClient(registryAccess(options, context))
     const progress = createProgress(context, { quiet: options.quiet === true })
     const puller = createPuller({
       store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, onProgress: progress.onLayer,
     })
-    onSignal(() => { void puller.stop() })
+    signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
     try {
       for (const ref of refs) {
-        const { digest } = await registry.resolve(ref)
+        const { digest } = await registry.resolve(ref, signal)
         const { pulled } = await puller.ensure(ref, digest)
         progress.end()
         const name = ref.digest === undefined ? formatReference(ref) : undefined
@@ -37,5 +38,5 @@ export async function pullImages (texts: readonly string[], options: StoreOption
       await puller.stop()
       await registry.close()
     }
-  }, { create: true })
+  }, { create: true }))
 }

@@ -10,7 +10,8 @@ import { formatReference, parseReference, type Reference } from '../../image/ref
 import type { RegistryClient } from '../../image/registry.ts'
 import type { ImageStore } from '../../image/store.ts'
 import type { Context } from '../context.ts'
-import { Failure, usageFailure } from '../failure.ts'
+import { usageFailure } from '../failure.ts'
+import { interruptible } from '../interrupt.ts'
 import { registryAccess, type AccessOptions } from '../registry-access.ts'
 import { shortDigest } from '../terminal.ts'
 import { dataFolder, findImage, nameOf, withStore } from './open.ts'
@@ -36,14 +37,12 @@ interface Pushing {
 async function pushing (flags: PushFlags, context: Context, work: (pushing: Pushing) => Promise<void>): Promise<void> {
   const registry = openRegistryClient(registryAccess(flags, context))
   const progress = createProgress(context, { quiet: flags.quiet === true })
-  const interrupted = new AbortController()
-  context.onSignal(() => { interrupted.abort(new Failure(WHAT, 'it was interrupted')) })
   const onProgress = ({ digest, sizeBytes, sentBytes, result }: CopyProgress): void => {
     if (result === undefined || result === 'uploaded') progress.onLayer({ layer: digest, state: result === undefined ? 'receiving' : 'done', receivedBytes: sentBytes, sizeBytes, unpackedBytes: 0 })
     else if (flags.quiet !== true) context.stderr.write(`${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already there'}\n`)
   }
   try {
-    await work({ registry, signal: interrupted.signal, onProgress, settle: progress.end })
+    await interruptible(WHAT, context, signal => work({ registry, signal, onProgress, settle: progress.end }))
   } finally {
     progress.end()
     await registry.close()
@@ -99,7 +98,7 @@ async function findPart (text: string, store: ImageStore | undefined, to: Refere
   const image = known === undefined ? undefined : store?.catalog.image(known)
   if (store && image) return { source: partsOf(store, image, to, pushing), digest: image.digest }
   const ref = parseReference(text)
-  return { source: registrySource(pushing.registry, ref, pushing.signal), digest: (await pushing.registry.resolve(ref)).digest }
+  return { source: registrySource(pushing.registry, ref, pushing.signal), digest: (await pushing.registry.resolve(ref, pushing.signal)).digest }
 }
 
 export async function pushIndexOf (images: readonly string[], index: string, flags: PushFlags, context: Context): Promise<void> {
