@@ -67,9 +67,14 @@ function findNested ({ manifests }: Index, host: HostPlatform): Descriptor | und
   return indexes.find(m => m.platform?.os === host.os && m.platform.architecture === host.architecture) ?? indexes.find(m => m.platform === undefined)
 }
 
+/** BuildKit keeps what it says about an image in the same index, as if it were one for a platform of its own. */
+function isAttestation ({ annotations }: Descriptor): boolean {
+  return annotations?.['vnd.docker.reference.type'] !== undefined
+}
+
 /** The image of INDEX for HOST, or the index in it where that may be.  Throws ContentError ERR_UNSUPPORTED_MEDIA_TYPE that lists what there is. */
 export function choosePlatform (index: Index, host: HostPlatform): Descriptor {
-  const images = index.manifests.filter(m => m.mediaType === OCI_MANIFEST || m.mediaType === DOCKER_MANIFEST)
+  const images = index.manifests.filter(m => (m.mediaType === OCI_MANIFEST || m.mediaType === DOCKER_MANIFEST) && !isAttestation(m))
   const fitting = images.filter(m => m.platform?.os === host.os && m.platform.architecture === host.architecture)
   for (const variant of host.variants) {
     const found = fitting.find(m => (m.platform?.variant ?? '') === variant)

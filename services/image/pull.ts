@@ -93,7 +93,8 @@ export function createPuller (deps: PullerDeps) {
     return { bytes, fetched: true }
   }
 
-  async function manifestOf (ref: Reference, digest: string) {
+  /** The manifest or index DIGEST; ENTRY is what the index above says of it. */
+  async function manifestOf (ref: Reference, digest: string, entry?: Descriptor) {
     let mediaType: string | undefined
     const { bytes, fetched } = await blobOf(digest, async () => {
       const answer = await registry.manifest(ref, digest, stopping.signal)
@@ -101,7 +102,10 @@ export function createPuller (deps: PullerDeps) {
       parseManifest(answer.bytes, mediaType) // before it is kept: later readers have no Content-Type to compare
       return answer.bytes
     })
-    return { manifest: parseManifest(bytes, mediaType), fetched }
+    const manifest = parseManifest(bytes, mediaType)
+    if (entry && entry.size !== bytes.length) throw new ContentError(`manifest ${digest} has ${bytes.length} bytes, but its index says ${entry.size}`, 'ERR_DIGEST_MISMATCH')
+    if (entry && entry.mediaType !== manifest.mediaType) throw new ContentError(`manifest ${digest} is ${manifest.mediaType}, but its index says ${entry.mediaType}`, 'ERR_INVALID_CONTENT')
+    return { manifest, fetched }
   }
 
   async function configOf (ref: Reference, descriptor: Descriptor): Promise<ImageConfig> {
@@ -161,9 +165,10 @@ export function createPuller (deps: PullerDeps) {
     let manifestDigest = digest
     for (let depth = 0; 'manifests' in chosen.manifest; depth++) {
       if (depth === INDEX_DEPTH_MAX) throw new ContentError(`${formatReference(ref)} has indexes in indexes, more than ${INDEX_DEPTH_MAX} deep`, 'ERR_CONTENT_LIMIT')
-      manifestDigest = choosePlatform(chosen.manifest, wanted).digest
+      const entry = choosePlatform(chosen.manifest, wanted)
+      manifestDigest = entry.digest
       hold(manifestDigest)
-      chosen = await manifestOf(ref, manifestDigest)
+      chosen = await manifestOf(ref, manifestDigest, entry)
     }
     const { manifest } = chosen
     hold(manifest.config.digest, ...manifest.layers.map(layer => layer.digest))

@@ -101,6 +101,11 @@ t.test('pull from a real registry', { skip: skipReal }, async t => {
     t.equal(image.digest, digest)
     t.match(await readImageFile(image, '/etc/passwd'), /^root:/)
     await t.rejects(puller.ensure(ref, other), { code: 'ERR_UNSUPPORTED_MEDIA_TYPE', message: /is for linux\/s390x/ })
+    for (const [lie, code] of [[{ size: 5 }, 'ERR_DIGEST_MISMATCH'], [{ mediaType: index.mediaType }, 'ERR_INVALID_CONTENT']] as const) {
+      const lying = { ...index, manifests: [{ ...entry(own, 0, hostPlatform().architecture), ...lie }] }
+      const wrong = await pushManifest(registry, { ...ref, tag: 'wrong' }, index.mediaType, Buffer.from(JSON.stringify(lying)))
+      await t.rejects(puller.ensure(ref, wrong), { code, message: /but its index says/ })
+    }
   })
 
   t.test('an image in Docker’s format, pushed by hand', async t => {

@@ -129,6 +129,12 @@ t.test('platforms', async t => {
     t.equal(choose([nested, { ...nested, digest: 'sha256:labelled', platform: { os: 'linux', architecture: 'amd64' } }]), 'sha256:labelled')
     t.throws(() => choose([{ ...nested, platform: { os: 'linux', architecture: 'arm64' } }]), { code: 'ERR_UNSUPPORTED_MEDIA_TYPE' })
   })
+  t.test('what BuildKit says about an image is none', async t => {
+    const attestation = { ...entry('unknown', undefined, 'unknown'), annotations: { 'vnd.docker.reference.type': 'attestation-manifest' } }
+    const unlabelled = { ...descriptor, mediaType: OCI_MANIFEST, digest: 'sha256:unlabelled' }
+    t.equal(choosePlatform({ mediaType: OCI_INDEX, manifests: [attestation, unlabelled] }, hostPlatform('x64')).digest, 'sha256:unlabelled')
+    t.throws(() => choosePlatform({ mediaType: OCI_INDEX, manifests: [attestation, entry('arm64')] }, hostPlatform('x64')), { message: /it is for linux\/arm64$/ })
+  })
   t.test('a platform that is not there is named with those that are', async t => {
     t.throws(() => chosen('s390x'), { code: 'ERR_UNSUPPORTED_MEDIA_TYPE', message: /not there for linux\/s390x; it is for linux\/amd64\/v3/ })
   })
