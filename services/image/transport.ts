@@ -155,9 +155,10 @@ export function createTransport ({ requestTimeoutMs, connections }: { requestTim
     for (let hop = 0; hop <= REDIRECTS_MAX; hop++) {
       const response = await sendOnce(request, url, headers)
       const isRead = request.method === 'GET' || request.method === 'HEAD'
-      if (!isRead || ![301, 302, 303, 307, 308].includes(response.status)) return response
+      if (![301, 302, 303, 307, 308].includes(response.status)) return response
       await discardBody(response)
       const target = redirectTarget(request.registry, response.header('location'), url)
+      if (!isRead) refuseRedirect(request.registry, `what is sent to it to ${target.origin}, which is not followed; use that address instead`)
       if (target.origin !== url.origin) headers = withoutAuthorization(headers) // for good: a hop back does not earn it again
       url = target
     }

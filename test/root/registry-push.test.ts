@@ -138,6 +138,12 @@ t.test('a blob', { skip }, async t => {
       else response.writeHead(202, { location: `http://${other}/upload` }).end()
     })
     await t.rejects(uploadBlob(setup(t), parseReference(`${host}/a`), await bigBlob(t)), { registryCode: 'REDIRECT', message: /sent us on to/ })
+    const front = await startFake(t, (request, response) => {
+      if (request.method === 'HEAD') response.writeHead(404).end()
+      else response.writeHead(307, { location: `http://${other}/upload` }).end()
+    })
+    const error = { registryCode: 'REDIRECT', message: `registry ${front} redirected what is sent to it to http://${other}, which is not followed; use that address instead` }
+    await t.rejects(uploadBlob(setup(t), parseReference(`${front}/a`), await bigBlob(t)), error)
     t.equal(asked, 0)
   })
 })
