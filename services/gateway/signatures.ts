@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import { InvalidRequest, NotSigned } from '../contract/errors.ts'
+import { AppError, InvalidRequest, NotSigned } from '../contract/errors.ts'
 import { parseSignaturePolicy, ruleFor, type SignaturePolicy } from '../contract/signature-policy.ts'
 import { formatReference, type Reference } from '../image/reference.ts'
 import { parsePublicKey, type PublicKey } from '../image/signature.ts'
@@ -62,7 +62,16 @@ export function createSignatureCheck ({ file, isSigned, log }: SignatureCheckDep
   /** What to say about the image of a function in NAMESPACE, if anything.  Throws NotSigned, RegistryError. */
   return async (namespace: string, reference: Reference, digest: string): Promise<string | undefined> => {
     const rule = ruleFor(policy, namespace)
-    if (rule.mode === 'off' || await isSigned(reference, digest, rule.keys.map(name => keys.get(name)!))) return undefined
+    if (rule.mode === 'off') return undefined
+    let isGood: boolean
+    try {
+      isGood = await isSigned(reference, digest, rule.keys.map(name => keys.get(name)!))
+    } catch (err) {
+      if (rule.mode === 'require' || !(err instanceof AppError)) throw err
+      log.warn({ err, namespace, image: formatReference(reference), digest }, 'deployed an image whose signatures could not be looked at')
+      return `whether ${formatReference(reference)} (${digest}) is signed could not be found out: ${err.message}`
+    }
+    if (isGood) return undefined
     const problem = `${formatReference(reference)} (${digest}) is not signed by any key that the policy of ${namespace === '' ? 'functions without a namespace' : `namespace "${namespace}"`} names`
     if (rule.mode === 'require') throw new NotSigned(`${problem}; sign it with: cosign sign --key KEY ${reference.registry}/${reference.repository}@${digest}`)
     log.warn({ namespace, image: formatReference(reference), digest }, 'deployed an image that is not signed as its policy asks')

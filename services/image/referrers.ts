@@ -3,11 +3,8 @@
 // sha256-<hex>), cosign's older tags (sha256-<hex>.sig, .att, .sbom), and the attestations that BuildKit puts into an index.
 // Refuses to know what is in them, and believes none of it.
 
-import { RegistryError } from '../contract/errors.ts'
-import { readBounded } from './bounded-body.ts'
 import type { Reference } from './reference.ts'
-import { digestOf, MANIFEST_BYTES_MAX, type RegistryClient } from './registry.ts'
-import { discardBody } from './transport.ts'
+import { digestOf, type RegistryClient } from './registry.ts'
 
 /** A manifest that has an image as its subject. */
 export interface Referrer {
@@ -83,26 +80,15 @@ function parseArtifact (bytes: Uint8Array, digest: string): ArtifactManifest {
   }
 }
 
-/** GET of TARGET in REF's repository: its bytes, or undefined when it is not there.  Throws RegistryError, ContentError. */
-async function getOrNothing (registry: RegistryClient, ref: Reference, target: string, accept: string, signal?: AbortSignal): Promise<Buffer | undefined> {
-  const response = await registry.call(ref, { method: 'GET', target, headers: { accept }, ...(signal && { signal }) })
-  if (response.status === 200) return await readBounded(response.body, MANIFEST_BYTES_MAX, `the answer to ${target}`, ref.registry)
-  await discardBody(response)
-  // 400 and 405: what registries without the API have been seen to answer.
-  if ([400, 404, 405].includes(response.status)) return undefined
-  throw new RegistryError(`registry ${ref.registry} answered ${response.status} to ${target}`, { registryCode: 'UNAVAILABLE', retryable: response.status >= 500 })
-}
-
 /** The manifests whose subject is DIGEST in REF's repository (distribution-spec, "Listing Referrers").  Throws RegistryError, ContentError. */
 export async function listReferrers (registry: RegistryClient, ref: Reference, digest: string, signal?: AbortSignal): Promise<readonly Referrer[]> {
-  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/referrers/${digest}`, OCI_INDEX, signal) ??
-    await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${tagOf(digest)}`, OCI_INDEX, signal)
+  const bytes = await registry.find(ref, `referrers/${digest}`, OCI_INDEX, signal) ?? await registry.find(ref, `manifests/${tagOf(digest)}`, OCI_INDEX, signal)
   return bytes === undefined ? [] : parseReferrers(bytes)
 }
 
 /** The artifact manifest NAME (a digest or a tag) of REF's repository, if it is there.  Throws RegistryError, ContentError. */
 export async function readArtifact (registry: RegistryClient, ref: Reference, name: string, signal?: AbortSignal): Promise<ArtifactManifest | undefined> {
-  const bytes = await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${name}`, OCI_MANIFEST, signal)
+  const bytes = await registry.find(ref, `manifests/${name}`, OCI_MANIFEST, signal)
   if (bytes === undefined) return undefined
   const digest = digestOf(bytes)
   return DIGEST.test(name) && name !== digest ? undefined : parseArtifact(bytes, digest)
@@ -130,7 +116,7 @@ async function listTagged (registry: RegistryClient, ref: Reference, digest: str
 
 /** BuildKit's attestations: manifests of the index that name the image's as what they are about. */
 async function listAttestations (registry: RegistryClient, ref: Reference, { digest, manifestDigest }: ImageDigests, signal?: AbortSignal): Promise<readonly Referrer[]> {
-  const bytes = digest === manifestDigest ? undefined : await getOrNothing(registry, ref, `/v2/${ref.repository}/manifests/${digest}`, INDEXES, signal)
+  const bytes = digest === manifestDigest ? undefined : await registry.find(ref, `manifests/${digest}`, INDEXES, signal)
   if (bytes === undefined || digestOf(bytes) !== digest) return []
   const about = parseReferrers(bytes).filter(({ annotations }) => annotations['vnd.docker.reference.type'] === 'attestation-manifest' && annotations['vnd.docker.reference.digest'] === manifestDigest)
   const artifacts = await Promise.all(about.slice(0, ATTESTATIONS_MAX).map(item => readArtifact(registry, ref, item.digest, signal)))

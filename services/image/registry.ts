@@ -227,6 +227,21 @@ export function createRegistryClient (options: RegistryClientOptions = {}) {
     },
 
     /**
+     * What is at NAME of REF's repository ("manifests/sha256-….sig", "referrers/sha256:…"), or undefined when nothing is: for
+     * what may be there.  Not checked against any digest.  Throws RegistryError, ContentError.
+     */
+    async find (ref: Reference, name: string, accept: string, signal?: AbortSignal): Promise<Buffer | undefined> {
+      return await viaMirrors(ref, async (at, once) => {
+        const response = await call(at, { method: 'GET', target: `/v2/${at.repository}/${name}`, headers: { accept }, once, ...(signal && { signal }) })
+        if (response.status === 200) return await readBounded(response.body, MANIFEST_BYTES_MAX, `${at.repository}/${name}`, at.registry)
+        // A mirror need not have all of it; 400 and 405 are what registries without an API of referrers have been seen to answer.
+        if (once || ![400, 404, 405].includes(response.status)) throw await registryError(at, response)
+        await discardBody(response)
+        return undefined
+      }, signal)
+    },
+
+    /**
      * The blob of DESCRIPTOR: exactly its size in bytes, over as many connections as that takes; the caller must check
      * its digest while reading.  Throws RegistryError, ContentError; so does the stream.
      */

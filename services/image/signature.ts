@@ -94,29 +94,43 @@ async function readLayer ({ registry, ref }: SignatureRequest, layer: ArtifactLa
   return bytes
 }
 
+/** What READ finds; undefined when what is there cannot be read: whoever may push could otherwise hide the good ones behind it. */
+async function readable<T> (read: Promise<T>): Promise<T | undefined> {
+  try {
+    return await read
+  } catch (error) {
+    if (error instanceof ContentError) return undefined
+    throw error
+  }
+}
+
 async function hasGoodLayer (request: SignatureRequest, artifact: ArtifactManifest): Promise<boolean> {
   for (const layer of artifact.layers) {
     if (layer.mediaType === SIMPLE_SIGNING) {
       const signature = layer.annotations['dev.cosignproject.cosign/signature']
       if (signature === undefined) continue
-      const payload = await readLayer(request, layer)
-      if (isSignedBy(request.keys, payload, Buffer.from(signature, 'base64')) && isAboutImage(payload, request.digest)) return true
-    } else if (BUNDLE.test(layer.mediaType) && isSignedBundle(await readLayer(request, layer), request)) return true
+      const payload = await readable(readLayer(request, layer))
+      if (payload && isSignedBy(request.keys, payload, Buffer.from(signature, 'base64')) && isAboutImage(payload, request.digest)) return true
+    } else if (BUNDLE.test(layer.mediaType)) {
+      const bundle = await readable(readLayer(request, layer))
+      if (bundle && isSignedBundle(bundle, request)) return true
+    }
   }
   return false
 }
 
 /**
  * Does one of the keys have a good signature over the image DIGEST of REF's repository?  A signature of somebody else,
- * of another image, or that cannot be read is none.  Throws RegistryError, ContentError when the registry cannot say.
+ * of another image, or that cannot be read is none.  Throws RegistryError when the registry cannot say, ContentError when its
+ * list of referrers is too long.
  */
 export async function isSigned (request: SignatureRequest): Promise<boolean> {
   const { registry, ref, digest } = request
-  const tagged = await readArtifact(registry, ref, cosignTag(digest, 'sig'))
+  const tagged = await readable(readArtifact(registry, ref, cosignTag(digest, 'sig')))
   if (tagged !== undefined && await hasGoodLayer(request, tagged)) return true
   const referrers = (await listReferrers(registry, ref, digest)).filter(item => item.artifactType === SIGNATURE_ARTIFACT || item.artifactType === '' || BUNDLE.test(item.artifactType))
   for (const referrer of referrers.slice(0, SIGNATURES_MAX)) {
-    const artifact = await readArtifact(registry, ref, referrer.digest)
+    const artifact = await readable(readArtifact(registry, ref, referrer.digest))
     if (artifact !== undefined && await hasGoodLayer(request, artifact)) return true
   }
   return false

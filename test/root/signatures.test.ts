@@ -7,12 +7,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { makeBusyboxLayer, pushBusybox } from '../../infra/demo/image.ts'
-import { NotSigned } from '../../services/contract/errors.ts'
+import { NotSigned, RegistryError } from '../../services/contract/errors.ts'
 import { createSignatureCheck } from '../../services/gateway/signatures.ts'
 import { pushBlob, pushImage, pushManifest } from '../../services/image/push.ts'
 import { parseReference, type Reference } from '../../services/image/reference.ts'
 import { cosignTag, listArtifacts } from '../../services/image/referrers.ts'
 import { createRegistryClient, digestOf, type RegistryClient } from '../../services/image/registry.ts'
+import { parseRegistries } from '../../services/image/registry-config.ts'
 import { isSigned } from '../../services/image/signature.ts'
 import { createLog } from '../../services/platform/log.ts'
 import { noRegistry, startFake, startRegistry } from '../helpers/registry.ts'
@@ -76,7 +77,12 @@ t.test('signatures', { skip: noRegistry }, async t => {
         await attach(rig, tag, layer)
         t.equal(await isSigned(request), false, why)
       }
-      await attach(rig, tag, signed(payloadFor(rig.digest), pair.privateKey))
+      const good = signed(payloadFor(rig.digest), pair.privateKey)
+      const layerOf = ({ bytes, mediaType, annotations }: typeof good): object => ({ mediaType, digest: digestOf(bytes), size: bytes.length, annotations })
+      const unreadable = { ...layerOf(good), size: good.bytes.length + 1 }
+      await attach(rig, tag, good, { layers: [unreadable, layerOf(good)] })
+      t.equal(await isSigned(request), true, 'behind one that cannot be read')
+      await attach(rig, tag, good)
       t.equal(await isSigned(request), true, 'good')
       t.equal(await isSigned({ ...request, keys: [] }), false, 'without keys nothing is good')
     })
@@ -103,6 +109,18 @@ t.test('signatures', { skip: noRegistry }, async t => {
       t.equal(await isSigned({ ...rig, keys: [publicKey] }), good, what)
     }
     t.match(await listArtifacts(rig.registry, rig.ref, rig), [{ artifactType: BUNDLE }], 'and it is listed')
+  })
+
+  t.test('are found at a mirror, when the registry itself is away', async t => {
+    const rig = await setup(t)
+    const { privateKey, publicKey } = generateKeyPairSync('ed25519')
+    const AWAY = '127.0.0.1:1'
+    const registry = createRegistryClient({ registries: parseRegistries({ registries: { [AWAY]: { mirrors: [rig.host] } } }) })
+    t.teardown(() => registry.close())
+    const request = { registry, ref: parseReference(`${AWAY}/app:1`), digest: rig.digest, keys: [publicKey] }
+    await t.rejects(isSigned(request), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' }) // a mirror without one does not say that there is none
+    await attach(rig, cosignTag(rig.digest, 'sig'), signed(payloadFor(rig.digest), privateKey))
+    t.equal(await isSigned(request), true)
   })
 
   t.test('SBOMs and attestations beside an image are listed', async t => {
@@ -169,7 +187,7 @@ t.test('a registry that fails or lies does not make an image signed', async t =>
   const refusing = await startFake(t, (_request, response) => { response.writeHead(403).end() })
   await t.rejects(isSigned({ registry, ref: parseReference(`${refusing}/a:1`), digest, keys: [publicKey] }), { code: 'ERR_REGISTRY' })
   const large = await startFake(t, (_request, response) => { response.end(JSON.stringify({ layers: [{ mediaType: SIMPLE, digest, size: 1024 ** 4, annotations: { 'dev.cosignproject.cosign/signature': 'AA==' } }] })) })
-  await t.rejects(isSigned({ registry, ref: parseReference(`${large}/a:1`), digest, keys: [publicKey] }), { code: 'ERR_CONTENT_LIMIT' })
+  t.equal(await isSigned({ registry, ref: parseReference(`${large}/a:1`), digest, keys: [publicKey] }), false, 'what is too large to be one is none')
 })
 
 t.test('a policy', async t => {
@@ -192,6 +210,9 @@ t.test('a policy', async t => {
     t.equal(await unsigned('lab', ref, 'sha256:1'), undefined)
     const good = checkOf(policy, true)
     t.equal(await good('prod', ref, 'sha256:1'), undefined)
+    const away = createSignatureCheck({ file, log, isSigned: async () => { throw new RegistryError('it is away', { registryCode: 'UNREACHABLE', retryable: true }) } })
+    t.match(await away('', ref, 'sha256:1'), /is signed could not be found out: it is away$/, 'a warning needs no registry')
+    await t.rejects(away('prod', ref, 'sha256:1'), { code: 'ERR_REGISTRY' })
     t.equal(await createSignatureCheck({ file: '', isSigned: async () => false, log })('prod', ref, 'sha256:1'), undefined, 'without a policy nobody looks')
   })
   t.test('that is wrong keeps the gateway from starting, and says where', async t => {
