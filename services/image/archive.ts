@@ -58,7 +58,7 @@ async function partsOf ({ store, registry, signal }: SaveRequest, image: StoredI
   const manifest = parseManifest(bytes)
   if ('manifests' in manifest) throw new ContentError(`${image.manifestDigest} is an index, not a manifest`, 'ERR_INVALID_CONTENT')
   for (const layer of [manifest.config, ...manifest.layers]) {
-    if (await store.hasBlob(layer.digest)) continue
+    if (await store.hasBlob(layer.digest, layer.size)) continue
     if (image.source === undefined) throw new ContentError(`layer ${layer.digest} is here unpacked only, and where it came from is not known; pull the image again`, 'ERR_INVALID_CONTENT')
     const body = await registry.blob({ ...parseReference(`${image.source}@${image.manifestDigest}`) }, layer, signal)
     await store.putBlob(body, layer)
@@ -122,7 +122,7 @@ async function keep ({ store, signal }: LoadRequest, files: ArchiveFiles, image:
   const layers: Descriptor[] = []
   for (const { file, descriptor } of image.layers) {
     if (descriptor) hold(descriptor.digest)
-    if (descriptor && await store.hasBlob(descriptor.digest)) continue
+    if (descriptor && await store.hasBlob(descriptor.digest, descriptor.size)) continue
     const kept = await store.putBlob(addAbortSignal(signal, await files.open(file)), descriptor)
     hold(kept.digest)
     if (!descriptor) layers.push({ mediaType: await layerType(await files.open(file)), ...kept })

@@ -4,18 +4,22 @@
 // that one rename replaces all three.  Knows SQLite; refuses to know what the rows mean.
 
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, renameSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { SyscallError } from '../contract/errors.ts'
+import { AppError, Overloaded, SyscallError } from '../contract/errors.ts'
 
 const FILE = 'index.db'
 /** Given up when the disk is full: without room for a few pages nothing could be taken out of the store any more. */
 const BALLAST = 'ballast'
 const BALLAST_BYTES = 1024 ** 2
+/** What SQLite maps at least, and what a folder or two take beside it. */
+const SHM_BYTES = 128 * 1024
 const SCHEMA_VERSION = 1
 /** How long a process waits for another's transaction; they are milliseconds long. */
 const BUSY_TIMEOUT_MS = 5000
+const SQLITE_BUSY = 5
+const SQLITE_IOERR = 10
 const SQLITE_CORRUPT = 11
 const SQLITE_FULL = 13
 const SQLITE_NOTADB = 26
@@ -61,29 +65,49 @@ function isDamage (error: unknown): boolean {
   return code === SQLITE_CORRUPT || code === SQLITE_NOTADB
 }
 
-/** A database error that a person can do something about, in our words. */
-function explain (error: unknown): unknown {
-  if (!isFull(error)) return error
-  const message = 'no space is left on the disk of the image store; free some (wherry image prune) or move the data folder'
-  return new SyscallError(message, { errno: 'ENOSPC', syscall: 'write', op: 'catalog' })
+/** ERROR of the database or the disk of the store in DIR, in words that a person can do something about. */
+function explain (error: unknown, dir: string): unknown {
+  const code = errcodeOf(error)
+  const errno = isFull(error, dir) ? 'ENOSPC' : errnoOf(() => accessSync(dir, constants.R_OK | constants.W_OK))
+  if (errno !== undefined) {
+    const why = errno === 'ENOSPC' ? 'no space is left on the disk of the image store; free some (wherry image prune) or move the data folder' : `the image store ${dir} cannot be written to (${errno})`
+    return new SyscallError(why, { errno, syscall: 'write', op: 'catalog' })
+  }
+  if (code === SQLITE_BUSY) return new Overloaded(`another process holds the catalog of the image store ${dir} for longer than ${BUSY_TIMEOUT_MS} ms; try again`, 'ERR_NO_SLOT', error)
+  return code === undefined ? error : new Error(`the catalog of the image store ${dir} cannot be used: ${(error as Error).message}`, { cause: error })
+}
+
+/** The errno that ATTEMPT fails with, if it does. */
+function errnoOf (attempt: () => void): string | undefined {
+  try {
+    attempt()
+    return undefined
+  } catch (error) {
+    return error instanceof Error && 'code' in error ? String(error.code) : undefined
+  }
 }
 
 function inodeOf (path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.ino
 }
 
-function isFull (error: unknown): boolean {
-  return errcodeOf(error) === SQLITE_FULL
+/** Not a page more: SQLite says so of its files, but not of the memory that it maps (-shm). */
+function isFull (error: unknown, dir: string): boolean {
+  const code = errcodeOf(error)
+  if (code === SQLITE_FULL || (error instanceof Error && 'code' in error && error.code === 'ENOSPC')) return true
+  if (code !== SQLITE_IOERR) return false
+  const { bavail, bsize } = statfsSync(dir)
+  return bavail * bsize < SHM_BYTES
 }
 
-/** Keep room aside next to FILE, if there is any. */
+/** Keep room aside next to FILE, as much as there is. */
 function loadBallast (file: string): void {
   const path = join(dirname(file), BALLAST)
   try {
     if (statSync(path, { throwIfNoEntry: false })?.size === BALLAST_BYTES) return
     writeFileSync(path, Buffer.alloc(BALLAST_BYTES), { mode: 0o600 })
   } catch {
-    rmSync(path, { force: true }) // no room now; the next process tries again
+    // no room for all of it now: what was written is better than nothing, and the next process tries again
   }
 }
 
@@ -188,36 +212,41 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     db = undefined
   }
 
-  function attempt<T> (work: (db: DatabaseSync) => T): T {
+  function attempt<T> (work: (db: DatabaseSync) => T, mayUseBallast: boolean): T {
     try {
       return work(open())
     } catch (error) {
-      if (isFull(error) && existsSync(join(folder, BALLAST))) {
+      if (mayUseBallast && isFull(error, dir) && existsSync(join(folder, BALLAST))) {
         rmSync(join(folder, BALLAST))
-        return attempt(work)
+        return attempt(work, mayUseBallast)
       }
-      if (!isDamage(error)) throw explain(error)
+      if (!isDamage(error)) throw error instanceof AppError ? error : explain(error, dir)
       onNote(`the catalog of the image store ${dir} is damaged (${(error as Error).message}): it is made anew from what is on the disk`)
       return work(replace())
     }
   }
 
+  const inTransaction = <T>(work: (db: DatabaseSync) => T) => (db: DatabaseSync): T => {
+    db.exec('BEGIN IMMEDIATE')
+    try {
+      const result = work(db)
+      db.exec('COMMIT')
+      return result
+    } catch (error) {
+      rollBack(db)
+      throw error
+    }
+  }
+
   return {
     /** Run WORK on the database; once more on a new one when this one turns out to be damaged. */
-    read: attempt,
+    read: <T>(work: (db: DatabaseSync) => T): T => attempt(work, true),
 
     /** Run WORK as one transaction that no other process's writes can come between. */
-    write: <T>(work: (db: DatabaseSync) => T): T => attempt(db => {
-      db.exec('BEGIN IMMEDIATE')
-      try {
-        const result = work(db)
-        db.exec('COMMIT')
-        return result
-      } catch (error) {
-        rollBack(db)
-        throw error
-      }
-    }),
+    write: <T>(work: (db: DatabaseSync) => T): T => attempt(inTransaction(work), false),
+
+    /** The same for WORK that gives something back: it has what is kept aside for a full disk. */
+    free: <T>(work: (db: DatabaseSync) => T): T => attempt(inTransaction(work), true),
 
     /** LISTENER puts back what this process alone knows whenever the database has become another one. */
     onReplaced (listener: (db: DatabaseSync) => void): void {

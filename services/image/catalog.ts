@@ -179,7 +179,7 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
 
     /** Return: was there such a name? */
     untag (name: string): boolean {
-      return file.write(db => Number(db.prepare('DELETE FROM names WHERE name = ?').run(name).changes) > 0)
+      return file.free(db => Number(db.prepare('DELETE FROM names WHERE name = ?').run(name).changes) > 0)
     },
 
     /** The digest that NAME stands for here. */
@@ -234,7 +234,7 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
         else if (pins.delete(digest)) gone.push(digest)
       }
       if (gone.length === 0) return
-      file.write(db => {
+      file.free(db => {
         const remove = db.prepare('DELETE FROM pins WHERE digest = ? AND owner = ?')
         for (const digest of gone) remove.run(digest, owner)
       })
@@ -242,7 +242,7 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
 
     /** Functions have these images; stays until it is said anew, also while no worker runs. */
     setDeployed (digests: readonly string[]): void {
-      file.write(db => {
+      file.free(db => {
         db.exec('DELETE FROM deployed')
         const insert = db.prepare('INSERT OR IGNORE INTO deployed (digest) VALUES (?)')
         for (const digest of digests) insert.run(digest)
@@ -264,15 +264,14 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
 
     releaseLayer (diffId: string): void {
       if (!claims.delete(diffId)) return
-      file.write(db => { db.prepare('DELETE FROM claims WHERE diff_id = ? AND owner = ?').run(diffId, owner) })
+      file.free(db => { db.prepare('DELETE FROM claims WHERE diff_id = ? AND owner = ?').run(diffId, owner) })
     },
 
     /** Give back all pins and claims, write down the last uses, close the file. */
     close (): void {
-      if (touched.size > 0) flush()
-      clearTimeout(flushTimer)
+      flushLater() // of a full disk it is a note, and pins are given back
       if (pins.size > 0 || claims.size > 0) {
-        file.write(db => {
+        file.free(db => {
           db.prepare('DELETE FROM pins WHERE owner = ?').run(owner)
           db.prepare('DELETE FROM claims WHERE owner = ?').run(owner)
         })

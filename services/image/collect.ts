@@ -13,10 +13,11 @@ import { promisify } from 'node:util'
 import { Conflict } from '../contract/errors.ts'
 import { dropDeadOwners, loadImages, type StoredImage } from './catalog.ts'
 import type { CatalogFile } from './catalog-file.ts'
+import { SETTLE_MS } from './rebuild.ts'
 
 const run = promisify(execFile)
 
-/** Something that no image has may still be on its way into one, unless it is older. */
+/** Something that no image has may still be on its way into one, unless it is older (or from a time to come: the clock was set back). */
 const ORPHAN_AGE_MIN_MS = 3_600_000
 const LAYERS_PER_DU = 256
 /** Of st_blocks (inode(7)). */
@@ -86,7 +87,7 @@ function blobsOf (image: StoredImage): string[] {
 }
 
 function isFree (image: StoredImage, { all = false, olderThanMs = 0 }: PruneOptions, nowMs: number): boolean {
-  return !image.isPinned && !image.isDeployed && (all || image.names.length === 0) && nowMs - image.usedAtMs >= olderThanMs
+  return !image.isPinned && !image.isDeployed && (all || image.names.length === 0) && Math.max(0, nowMs - image.usedAtMs) >= olderThanMs
 }
 
 /** What KEPT images, pins and claims need: names of layers and of blobs together, they are all digests. */
@@ -128,7 +129,7 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
     for (let i = 0; i < unknown.length; i += LAYERS_PER_DU) {
       const batch = unknown.slice(i, i + LAYERS_PER_DU)
       const sizes = [...await measure(batch.map(name => join(layers, name)))].map(([path, bytes]) => [`sha256:${basename(path)}`, bytes] as const)
-      file.write(db => {
+      file.free(db => {
         const insert = db.prepare('INSERT OR REPLACE INTO layer_sizes (diff_id, disk_bytes) VALUES (?, ?)')
         for (const [diffId, bytes] of sizes) insert.run(diffId, bytes)
       })
@@ -149,7 +150,7 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
   /** Those of LISTING that are in CONCERNED or old, and that nobody needs. */
   function deadItems (items: ReadonlyMap<string, Item>, needed: ReadonlySet<string>, concerned: ReadonlySet<string>, nowMs: number): Array<[string, Item]> {
     return [...items].filter(([digest, { path, changedAtMs }]) => {
-      if (needed.has(digest) || !(concerned.has(digest) || nowMs - changedAtMs > ORPHAN_AGE_MIN_MS)) return false
+      if (needed.has(digest) || !(concerned.has(digest) || Math.abs(nowMs - changedAtMs) > ORPHAN_AGE_MIN_MS)) return false
       // Looked at once more: since it was listed somebody may have removed it, or put it there anew.
       const now = statSync(path, { throwIfNoEntry: false })
       return now !== undefined && (concerned.has(digest) || now.ctimeMs === changedAtMs)
@@ -180,7 +181,7 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
   async function remove (listing: Listing, select: (images: readonly StoredImage[]) => readonly StoredImage[], { dryRun = false, concerned = [] }: { dryRun?: boolean, concerned?: readonly string[] } = {}): Promise<Freed> {
     const gone: string[] = []
     const nowMs = Date.now()
-    const freed = file.write((db): Freed => {
+    const freed = file.free((db): Freed => {
       dropDeadOwners(db)
       const images = loadImages(db)
       const chosen = select(images)
@@ -221,7 +222,11 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
   /** How long it may still take until all living processes have told a catalog that was made anew what they need. */
   function unsettledMs (): number {
     const until = file.read(db => db.prepare("SELECT value FROM meta WHERE key = 'settled_at_ms'").get()?.['value'])
-    return until === undefined ? 0 : Number(until) - Date.now()
+    const leftMs = until === undefined ? 0 : Number(until) - Date.now()
+    if (leftMs <= SETTLE_MS) return leftMs
+    // The clock was set back: the minute begins anew, rather than to last for a day.
+    file.free(db => db.prepare("UPDATE meta SET value = ? WHERE key = 'settled_at_ms'").run(String(Date.now() + SETTLE_MS)))
+    return SETTLE_MS
   }
 
   function checkSettled (): void {

@@ -56,7 +56,7 @@ const SHOWN_MAX = 20
 /** What of a STORE's blobs is needed here. */
 export interface BlobStore {
   readBlob (digest: string): Promise<Uint8Array | undefined>
-  hasBlob (digest: string): Promise<boolean>
+  hasBlob (digest: string, sizeBytes?: number): Promise<boolean>
   blobPath (digest: string): string
 }
 
@@ -64,7 +64,7 @@ export interface BlobStore {
 export function storeSource (store: BlobStore, origin?: Reference): PartSource {
   return {
     read: ({ digest }) => store.readBlob(digest),
-    blob: async ({ digest }) => await store.hasBlob(digest) ? blobOfFile(store.blobPath(digest)) : undefined,
+    blob: async ({ digest, size }) => await store.hasBlob(digest, size) ? blobOfFile(store.blobPath(digest)) : undefined,
     ...(origin && { origin }),
   }
 }

@@ -51,7 +51,7 @@ export function createLocalFirst ({ store, registry, keepPacked = false }: Local
     manifest: async (ref, digest, signal) => await remote(ref, digest).manifest(ref, digest, signal),
 
     async blob (ref, descriptor, signal) {
-      if (await store.hasBlob(descriptor.digest)) return createReadStream(store.blobPath(descriptor.digest))
+      if (await store.hasBlob(descriptor.digest, descriptor.size)) return createReadStream(store.blobPath(descriptor.digest))
       const body = await remote(ref, descriptor.digest).blob(ref, descriptor, signal)
       return keepPacked ? Readable.from(tee(store, body, descriptor), { objectMode: false }) : body
     },

@@ -130,11 +130,18 @@ export function createPuller (deps: PullerDeps) {
     let receivedBytes = 0
     let unpackedBytes = 0
     const progress = (): void => report(digest, descriptor, receivedBytes < descriptor.size ? 'receiving' : 'unpacking', receivedBytes, unpackedBytes)
-    await fetchLayer(deps, {
+    const fetch = (): Promise<void> => fetchLayer(deps, {
       ref, descriptor, diffId, spend, signal: stopping.signal,
       onReceived (bytes) { receivedBytes = bytes; progress() },
       onUnpacked (bytes) { unpackedBytes = bytes; progress() },
     })
+    try {
+      await fetch()
+    } catch (error) {
+      // The store's own packed layer may have been damaged on its disk; the registry has another.
+      if (!(error instanceof ContentError) || !await store.dropDamaged(descriptor.digest)) throw error
+      await fetch()
+    }
   }
 
   async function layersOf (ref: Reference, digest: string, manifest: Manifest, config: ImageConfig): Promise<boolean> {

@@ -9,6 +9,7 @@
 
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
 import { chmod, mkdir, open, readdir, readFile, rename, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -113,8 +114,12 @@ export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onN
   }
 
   async function prepare (): Promise<void> {
-    for (const folder of [blobs, layers, temporary]) await mkdir(folder, { recursive: true, mode: 0o700 })
-    for (const folder of ['blobs', 'layers', 'tmp']) await chmod(join(dir, folder), 0o700)
+    try {
+      for (const folder of [blobs, layers, temporary]) await mkdir(folder, { recursive: true, mode: 0o700 })
+      for (const folder of ['blobs', 'layers', 'tmp']) await chmod(join(dir, folder), 0o700)
+    } catch (error) {
+      throw diskError(dir, error)
+    }
     await sweep()
   }
 
@@ -157,11 +162,13 @@ export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onN
       await prepared()
     },
 
-    /** The blob DIGEST, or undefined when it is not there or not whole any more. */
+    /** The blob DIGEST, or undefined when it is not there.  One that was damaged on the disk is removed, so that it can be had anew. */
     async readBlob (digest: string): Promise<Buffer | undefined> {
       try {
-        const bytes = await readFile(join(blobs, hexOf(digest)))
-        return digestOf(bytes) === digest ? bytes : undefined
+        const bytes = await readFile(blobPath(digest))
+        if (digestOf(bytes) === digest) return bytes
+        await removeTrees([blobPath(digest)])
+        return undefined
       } catch (error) {
         if (isMissing(error)) return undefined
         throw error
@@ -176,14 +183,29 @@ export function createImageStore ({ dir, onNote = () => {} }: { dir: string, onN
     /** Where the blob DIGEST is, if it is there. */
     blobPath,
 
-    /** Is a blob of that name there?  Its bytes are not read again: they were checked when they came. */
-    async hasBlob (digest: string): Promise<boolean> {
+    /** Is a blob of that name there, and as large as it should be?  Its bytes are not read again: they were checked when they came. */
+    async hasBlob (digest: string, sizeBytes?: number): Promise<boolean> {
       try {
-        return (await stat(blobPath(digest))).isFile()
+        const found = await stat(blobPath(digest))
+        return found.isFile() && found.size === (sizeBytes ?? found.size)
       } catch (error) {
         if (isMissing(error)) return false
         throw error
       }
+    },
+
+    /** Remove the blob DIGEST if it is not what its name says any more.  Return: was it? */
+    async dropDamaged (digest: string): Promise<boolean> {
+      const hash = createHash('sha256')
+      try {
+        for await (const piece of createReadStream(blobPath(digest)) as AsyncIterable<Buffer>) hash.update(piece)
+      } catch (error) {
+        if (isMissing(error)) return false
+        throw error
+      }
+      if (`sha256:${hash.digest('hex')}` === digest) return false
+      await removeTrees([blobPath(digest)])
+      return true
     },
 
     /**

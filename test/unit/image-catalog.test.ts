@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { mkdir, rename } from 'node:fs/promises'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { createReadyImages } from '../../services/image/ready.ts'
@@ -223,4 +224,29 @@ t.test('for a minute after a catalog was made anew nothing is removed', async t 
   await t.rejects(store.collector.removeImage(digest), { code: 'ERR_IMAGE_IN_USE' })
   t.equal(await store.collector.collect({ high: { bytes: 1 }, low: { bytes: 1 } }), undefined)
   t.equal(store.catalog.image(digest)?.digest, digest)
+})
+
+t.test('a clock that was set back does not keep what nobody needs', async t => {
+  const { dir, store, catalog } = setup(t)
+  const digest = await putImage(store, 100)
+  const { digest: orphan } = await store.putBlob(Buffer.from('of a pull that was cut'))
+  const db = new DatabaseSync(join(dir, 'catalog/index.db'))
+  t.teardown(() => db.close())
+  const inAYear = Date.now() + 365 * 86_400_000
+  db.exec(`UPDATE images SET used_at_ms = ${inAYear}; INSERT OR REPLACE INTO meta (key, value) VALUES ('settled_at_ms', '${inAYear}')`)
+  await t.rejects(store.collector.prune(), { code: 'ERR_IMAGE_IN_USE', message: /try again in (?:60|5\d) s$/ })
+  db.exec(`UPDATE meta SET value = '0' WHERE key = 'settled_at_ms'`)
+  t.match(await store.collector.prune({ olderThanMs: 1 }), { images: [] }, 'as if it was used now')
+  t.match(await store.collector.prune(), { images: [{ digest }] })
+  t.equal(catalog.image(digest), undefined)
+  t.equal(await store.hasBlob(orphan), true, 'what is new stays')
+})
+
+t.test('a catalog that cannot be used says which, and why', async t => {
+  const { dir, store } = setup(t)
+  await store.open()
+  await mkdir(join(dir, 'catalog/index.db'), { recursive: true })
+  t.throws(() => store.catalog.names(), { message: `the catalog of the image store ${dir} cannot be used: unable to open database file` })
+  rmSync(join(dir, 'catalog/index.db'), { recursive: true })
+  t.same([...store.catalog.names()], [])
 })

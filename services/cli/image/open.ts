@@ -28,7 +28,13 @@ export async function withStore<T> (what: string, options: StoreOptions, context
   if (process.getuid?.() !== 0) throw new Failure(what, 'the image store belongs to root', { remedy: `run it as root (sudo npx wherry ${what})` })
   const data = dataFolder(options, context)
   const dir = join(data, 'images')
-  if (create) mkdirSync(data, { recursive: true, mode: 0o711 })
+  if (create) {
+    try {
+      mkdirSync(data, { recursive: true, mode: 0o711 })
+    } catch (err) {
+      throw new Failure(what, `the data folder ${data} cannot be made (${(err as Error).message})`, { remedy: 'choose another with --data', cause: err })
+    }
+  }
   else if (!existsSync(dir)) throw new Failure(what, `there is no image store in ${data}`, { remedy: 'say which data folder with --data, or pull an image first' })
   const store = createImageStore({ dir, onNote: text => { context.stderr.write(`wherry: ${what}: ${text}\n`) } })
   try {
