@@ -10,7 +10,7 @@ export interface Context {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly stdin: Readable & { readonly fd?: number, readonly isTTY?: boolean }
   readonly stdout: Writable & { readonly isTTY?: boolean, readonly columns?: number }
-  readonly stderr: Writable & { readonly isTTY?: boolean, readonly columns?: number }
+  readonly stderr: Writable & { readonly isTTY?: boolean, readonly columns?: number, readonly rows?: number }
   /** Tells the parent process, when there is one with a channel to us. */
   readonly tellParent: (message: object) => void
   /** LISTENER hears of each SIGINT, SIGTERM and SIGHUP, which then do nothing by themselves, until the returned function is called. */

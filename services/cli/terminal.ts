@@ -13,6 +13,7 @@ export interface Column {
 const GAP = '  '
 const SHRUNK_MIN = 12
 const COLUMNS_DEFAULT = 80
+const ROWS_DEFAULT = 24
 const PROGRESS_COLUMNS_MIN = 20
 
 /** TEXT without control characters: text of functions and registries may not steer the reader's terminal. */
@@ -68,6 +69,11 @@ export function terminalWidth ({ stdout }: Context): number {
 /** The longest line that does not wrap on the terminal behind stderr: what is painted over itself may not. */
 export function progressWidth ({ stderr }: Context): number {
   return Math.max(PROGRESS_COLUMNS_MIN, (stderr.columns ?? COLUMNS_DEFAULT) - 1)
+}
+
+/** So many lines can be painted over on the terminal behind stderr: what has scrolled away cannot. */
+export function progressHeight ({ stderr }: Context): number {
+  return Math.max(1, (stderr.rows ?? ROWS_DEFAULT) - 1)
 }
 
 /** 93784000 → "1d2h", 61000 → "1m1s", 420 → "420ms". */

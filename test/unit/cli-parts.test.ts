@@ -308,7 +308,10 @@ t.test('the progress of a pull', async t => {
   // oxlint-disable-next-line no-control-regex
   t.match(shownOn(true, false, 24), /^\u001b\[2Kabababababab {2}4.0 Mi.*…\n$/, 'which fits, because a line that wraps cannot be painted over')
   t.equal(shownOn(false, true), '')
-  const describe = (state: LayerState): string => describeLayer({ ...layer(state, 1024 ** 2), startedAt: 0 }, 500)
+  const describe = (state: LayerState, width?: number): string => describeLayer({ ...layer(state, 1024 ** 2), startedAt: 0, heardAt: 400 }, 500, width)
+  t.equal(describe('done'), '4.0 MiB in 400ms', 'which is not how long it is ago')
+  t.equal(describe('receiving', 60), '[====>              ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left', 'the bar gives way first')
+  t.equal(describe('receiving', 44), '1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')
   t.equal(describe('receiving'), '[=====>               ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')
   t.equal(describe('queued'), '4.0 MiB, waiting')
   t.equal(describe('unpacking'), '4.0 MiB received, unpacking (2.0 MiB so far)')
@@ -319,6 +322,16 @@ t.test('the end of a child is told as a shell tells it', async t => {
   const ends: ReadonlyArray<readonly [script: string, code: number]> = [['exit 0', 0], ['exit 7', 7], ['kill -KILL $$', 137], ['kill -TERM $$', 143]]
   for (const [script, code] of ends) t.equal(await exitCodeOf(spawn('sh', ['-c', script])), code, script)
   await t.rejects(exitCodeOf(spawn('/nothing')), { code: 'ENOENT' })
+})
+
+t.test('of a pull with more layers than lines, those under way are shown', async t => {
+  const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY: true, columns: 80, rows: 4 })
+  const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal: () => () => {}, setExitCode () {} }
+  const progress = createProgress(context, { quiet: false })
+  const states: readonly LayerState[] = ['done', 'receiving', 'done', 'unpacking', 'queued', 'queued', 'present']
+  for (const [i, state] of states.entries()) progress.onLayer({ layer: `sha256:${i}`, state, receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 })
+  progress.end()
+  t.same(String(stderr.read()).split('\n').map(line => line.slice('\u001b[2K'.length, '\u001b[2K'.length + 1)), ['1', '3', '4', ''], 'three lines, as many as can be painted over')
 })
 
 t.test('a command that is interrupted', async t => {

@@ -4,30 +4,41 @@
 
 import type { LayerProgress } from '../../contract/image.ts'
 import type { Context } from '../context.ts'
-import { cut, formatAge, formatSize, progressWidth, shortDigest } from '../terminal.ts'
+import { cut, formatAge, formatSize, progressHeight, progressWidth, shortDigest } from '../terminal.ts'
 
 const PAINT_MS = 100
 /** More lines than a screen has cannot be painted over. */
 const LINES_MAX = 20
 const BAR_CHARACTERS = 20
+/** A shorter one says nothing. */
+const BAR_CHARACTERS_MIN = 5
 
-/** A layer as it was last heard of; `startedAt` is when its first bytes came. */
-export type LayerLine = Omit<LayerProgress, 'layer'> & { readonly startedAt: number }
+/** A layer as it was last heard of, at `heardAt`; `startedAt` is when its first bytes came. */
+export type LayerLine = Omit<LayerProgress, 'layer'> & { readonly startedAt: number, readonly heardAt: number }
 
-/** "[=====>    ] 3.1 MiB of 9.0 MiB  12.1 MiB/s  1s left" */
-export function describeLayer ({ state, startedAt, receivedBytes, sizeBytes, unpackedBytes }: LayerLine, now: number): string {
+/** "[=====>    ] 3.1 MiB of 9.0 MiB  12.1 MiB/s  1s left", with as much of a bar as fits into WIDTH. */
+export function describeLayer ({ state, startedAt, heardAt, receivedBytes, sizeBytes, unpackedBytes }: LayerLine, now: number, width = Infinity): string {
   switch (state) {
     case 'present': return `${formatSize(sizeBytes)}, already there`
     case 'queued': return `${formatSize(sizeBytes)}, waiting`
-    case 'done': return `${formatSize(sizeBytes)} in ${formatAge(now - startedAt)}`
+    case 'done': return `${formatSize(sizeBytes)} in ${formatAge(heardAt - startedAt)}`
     case 'unpacking': return `${formatSize(sizeBytes)} received, unpacking (${formatSize(unpackedBytes)} so far)`
     case 'receiving':
   }
-  const filled = Math.floor(BAR_CHARACTERS * receivedBytes / Math.max(1, sizeBytes))
-  const bar = `${'='.repeat(filled)}>`.padEnd(BAR_CHARACTERS + 1)
   const perMs = receivedBytes / Math.max(1, now - startedAt)
   const left = perMs === 0 ? '' : `  ${formatAge((sizeBytes - receivedBytes) / perMs)} left`
-  return `[${bar}] ${formatSize(receivedBytes)} of ${formatSize(sizeBytes)}  ${formatSize(perMs * 1000)}/s${left}`
+  const text = `${formatSize(receivedBytes)} of ${formatSize(sizeBytes)}  ${formatSize(perMs * 1000)}/s${left}`
+  const characters = Math.min(BAR_CHARACTERS, width - text.length - '[>] '.length)
+  if (characters < BAR_CHARACTERS_MIN) return text
+  const filled = Math.floor(characters * receivedBytes / Math.max(1, sizeBytes))
+  return `[${`${'='.repeat(filled)}>`.padEnd(characters + 1)}] ${text}`
+}
+
+/** At most MAX of LAYERS, in their order: those under way before those that wait, and these before those that are there. */
+function chooseShown (layers: ReadonlyArray<[string, LayerLine]>, max: number): ReadonlyArray<[string, LayerLine]> {
+  const rank = ({ state }: LayerLine): number => state === 'receiving' || state === 'unpacking' ? 0 : state === 'queued' ? 1 : 2
+  const chosen = new Set(layers.toSorted(([, a], [, b]) => rank(a) - rank(b)).slice(0, max))
+  return layers.filter(layer => chosen.has(layer))
 }
 
 /** Shows layers on stderr; `end` finishes what is shown and begins anew. */
@@ -41,7 +52,10 @@ export function createProgress (context: Context, { quiet }: { quiet: boolean })
   function paint (): void {
     const now = performance.now()
     const width = progressWidth(context)
-    const lines = [...layers].slice(-LINES_MAX).map(([digest, layer]) => `\u001b[2K${cut(`${shortDigest(digest)}  ${describeLayer(layer, now)}`, width)}\n`)
+    const lines = chooseShown([...layers], Math.min(LINES_MAX, progressHeight(context))).map(([digest, layer]) => {
+      const name = `${shortDigest(digest)}  `
+      return `\u001b[2K${cut(`${name}${describeLayer(layer, now, width - name.length)}`, width)}\n`
+    })
     stderr.write(`${painted > 0 ? `\u001b[${painted}A` : ''}${lines.join('')}`)
     painted = lines.length
   }
@@ -52,7 +66,8 @@ export function createProgress (context: Context, { quiet }: { quiet: boolean })
       const { layer, state, sizeBytes } = progress
       const known = layers.get(layer)
       const begins = known === undefined || known.state === 'queued'
-      const line = { ...progress, startedAt: begins ? performance.now() : known.startedAt }
+      const heardAt = performance.now()
+      const line = { ...progress, startedAt: begins ? heardAt : known.startedAt, heardAt }
       layers.set(layer, line)
       if (isLive) timer ??= setInterval(paint, PAINT_MS)
       else if (state === 'receiving' && begins) stderr.write(`${shortDigest(layer)}  ${formatSize(sizeBytes)}\n`)
