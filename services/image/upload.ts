@@ -149,6 +149,10 @@ async function askOffset (upload: Upload, location: URL): Promise<{ location: UR
   throw new RegistryError(`registry ${ref.registry} lost the upload of ${upload.blob.digest} (${answer.status})`, { registryCode: 'BLOB_UPLOAD_UNKNOWN', retryable: true })
 }
 
+function invalidUpload ({ ref, blob }: Upload, why: string): RegistryError {
+  return new RegistryError(`the upload of ${blob.digest} cannot go on: registry ${ref.registry} ${why}`, { registryCode: 'BLOB_UPLOAD_INVALID', retryable: false })
+}
+
 async function sendChunks (upload: Upload, session: RegistryResponse, openRange: NonNullable<Blob['openRange']>): Promise<void> {
   const { ref, blob, signal, onSent } = upload
   const least = Number(session.header('oci-chunk-min-length') ?? 0)
@@ -163,12 +167,14 @@ async function sendChunks (upload: Upload, session: RegistryResponse, openRange:
       await discardBody(answer)
       location = locationOf(upload, answer)
       offset = offsetOf(answer) || end
+      // It may keep less than it was sent, but not for ever.
+      if (offset <= start || (offset < end && ++cuts > RESUMES_MAX)) throw invalidUpload(upload, `kept ${offset} bytes of it when ${end} were sent`)
     } catch (error) {
       if (!(error instanceof RegistryError && error.retryable) || signal?.aborted === true || ++cuts > RESUMES_MAX) throw error
       await sleep(PAUSE_MS * cuts, undefined, signal && { signal })
       ;({ location, offset } = await askOffset(upload, location))
     }
-    if (offset > end) throw new RegistryError(`registry ${ref.registry} says that it has ${offset} bytes of ${blob.digest}, but ${end} were sent`, { registryCode: 'BLOB_UPLOAD_INVALID', retryable: false })
+    if (offset > end) throw invalidUpload(upload, `says that it has ${offset} bytes of it when ${end} were sent`)
     onSent?.(offset)
   }
   await finish(upload, await sendPart(upload, { method: 'PUT', target: withDigest(location, blob.digest), start: blob.size, end: blob.size, body: () => new Uint8Array(0) }))

@@ -121,6 +121,18 @@ t.test('a blob', { skip }, async t => {
     t.same(requests.filter(r => r.method === 'PATCH').length, 1)
   })
 
+  t.test('goes in one piece where chunks come to nothing', async t => {
+    const requests: string[] = []
+    const host = await startFake(t, (request, response) => {
+      requests.push(request.method ?? '')
+      const status = { HEAD: 404, POST: 202, PATCH: 202 }[request.method ?? ''] ?? 201
+      // Each chunk is taken, and never more than the first sixteen bytes kept.
+      request.resume().once('end', () => response.writeHead(status, { location: '/upload', ...(request.method === 'PATCH' && { range: '0-15' }) }).end())
+    })
+    t.equal(await uploadBlob(setup(t), parseReference(`${host}/a`), await bigBlob(t)), 'uploaded')
+    t.same(requests, ['HEAD', 'POST', 'PATCH', 'PATCH', 'HEAD', 'POST', 'PUT'])
+  })
+
   t.test('with another digest than it says is refused by the registry, and the error says so', async t => {
     const { host, registry } = await fronted(t)
     const wrong = { digest: digestOf(Buffer.from('y')), size: 1, open: () => Buffer.from('x') }
