@@ -16,7 +16,8 @@ const VARIABLE_CHARACTERS_MAX = 65_536
 /** Is HOST (of a URL: "[::1]" has brackets) this machine? */
 export function isLoopback (host: string): boolean {
   const name = host.toLowerCase()
-  return name === 'localhost' || name.endsWith('.localhost') || name === '[::1]' || (isIPv4(name) && name.startsWith('127.'))
+  if (isIPv4(name)) return name.startsWith('127.') || name === '0.0.0.0' // connect(2) takes nobody's address for our own
+  return name === 'localhost' || name.endsWith('.localhost') || ['[::1]', '[::]', '[::ffff:0:0]'].includes(name) || /^\[::ffff:7f[0-9a-f]{2}:/.test(name)
 }
 
 function proxyUrl (name: string, value: string): URL {

@@ -56,6 +56,7 @@ function checkName (text: string, registry: string, repository: string): void {
 export function parseReference (text: string): Reference {
   if (text === '') refuse(text, 'it is empty')
   if (text.length > REFERENCE_CHARACTERS_MAX) refuse(text, `it is longer than ${REFERENCE_CHARACTERS_MAX} characters`)
+  if (/^https?:\/\//i.test(text)) refuse(text, 'write it without "https://"; which registries speak plain http is said in the file of registries')
   if (HEX_ID.test(text)) refuse(text, 'an image id says nothing to a registry; write repository@sha256:…')
   const at = text.indexOf('@')
   const digest = at < 0 ? undefined : text.slice(at + 1)

@@ -70,10 +70,13 @@ t.test('a proxy', { skip }, async t => {
   })
 
   t.test('does not lead a stranger’s redirect to this machine', async t => {
-    const registry = await startFake(t, (_request, response) => { response.writeHead(307, { location: 'http://127.0.0.1:1/' }).end() })
+    let location = ''
+    const registry = await startFake(t, (_request, response) => { response.writeHead(307, { location }).end() })
     const proxy = await startProxy(t, registry)
     const client = clientFor(t, { [NAME]: { http: true } }, { HTTP_PROXY: proxy.host })
-    await t.rejects(client.resolve(parseReference(`${NAME}/a`)), { registryCode: 'REDIRECT', message: /to an address of this machine/ })
+    for (location of ['http://127.0.0.1:1/', 'http://localhost:1/', 'http://0.0.0.0:1/', 'http://[::]:1/', 'http://127.1:1/', 'http://2130706433:1/', 'http://[::ffff:127.0.0.1]:1/', 'http://[::ffff:0.0.0.0]:1/']) {
+      await t.rejects(client.resolve(parseReference(`${NAME}/a`)), { code: 'ERR_REGISTRY', registryCode: 'REDIRECT', message: /to an address of this machine/ }, location)
+    }
   })
 })
 

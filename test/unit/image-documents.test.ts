@@ -32,6 +32,7 @@ t.test('references', async t => {
     t.test(`${JSON.stringify(text.slice(0, 40))} is refused`, async t => t.throws(() => parseReference(text), { code: 'ERR_INVALID_REFERENCE', faults: [{ path: 'image' }] }))
   }
 
+  t.test('an address is refused with what is to be left out', async t => t.throws(() => parseReference('HTTPS://ghcr.io/a/b'), { code: 'ERR_INVALID_REFERENCE', faults: [{ problem: /write it without "https:\/\/"/ }] }))
   t.test('this machine is spoken to in http, everything else in https', async t => {
     t.equal(registryUrl('localhost:5000'), 'http://localhost:5000')
     t.equal(registryUrl('127.3.2.1'), 'http://127.3.2.1')
