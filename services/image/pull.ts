@@ -10,7 +10,7 @@ import { AppError, ContentError, Overloaded } from '../contract/errors.ts'
 import type { Descriptor, Image, ImageConfig, LayerProgress, LayerState, Manifest } from '../contract/image.ts'
 import { readBounded } from './bounded-body.ts'
 import { createBudget, fetchLayer } from './layer.ts'
-import { parseImageConfig, parseManifest } from './manifest.ts'
+import { DOCKER_INDEX, OCI_INDEX, parseImageConfig, parseManifest } from './manifest.ts'
 import { checkPlatform, choosePlatform, hostPlatform, type HostPlatform } from './platform.ts'
 import { createReadyImages } from './ready.ts'
 import { formatReference, type Reference } from './reference.ts'
@@ -104,7 +104,8 @@ export function createPuller (deps: PullerDeps) {
     })
     const manifest = parseManifest(bytes, mediaType)
     if (entry && entry.size !== bytes.length) throw new ContentError(`manifest ${digest} has ${bytes.length} bytes, but its index says ${entry.size}`, 'ERR_DIGEST_MISMATCH')
-    if (entry && entry.mediaType !== manifest.mediaType) throw new ContentError(`manifest ${digest} is ${manifest.mediaType}, but its index says ${entry.mediaType}`, 'ERR_INVALID_CONTENT')
+    const isIndex = 'manifests' in manifest
+    if (entry && isIndex !== (entry.mediaType === OCI_INDEX || entry.mediaType === DOCKER_INDEX)) throw new ContentError(`manifest ${digest} is ${manifest.mediaType}, but its index says ${entry.mediaType}`, 'ERR_INVALID_CONTENT')
     return { manifest, fetched }
   }
 
