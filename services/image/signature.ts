@@ -4,7 +4,7 @@
 // Refuses to know policies.  Ref: github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md, secure-systems-lab/dsse protocol.md
 
 import { createPublicKey, verify as verifyBytes, type KeyObject as PublicKey } from 'node:crypto'
-import { ContentError, InvalidRequest } from '../contract/errors.ts'
+import { ContentError, InvalidRequest, RegistryError } from '../contract/errors.ts'
 import { readBounded } from './bounded-body.ts'
 import type { Reference } from './reference.ts'
 import { cosignTag, listReferrers, readArtifact, type ArtifactLayer, type ArtifactManifest } from './referrers.ts'
@@ -17,13 +17,19 @@ export interface SignatureRequest {
   readonly ref: Reference
   readonly digest: string
   readonly keys: readonly PublicKey[]
+  /** How long to look for a good one at most. */
+  readonly timeoutMs?: number
 }
+
+interface Look extends SignatureRequest { readonly signal: AbortSignal }
 
 const SIMPLE_SIGNING = 'application/vnd.dev.cosign.simplesigning.v1+json'
 const BUNDLE = /^application\/vnd\.dev\.sigstore\.bundle(?:\.v0\.\d+)?\+json(?:;version=[\d.]+)?$/
 const SIGNATURE_ARTIFACT = 'application/vnd.dev.cosign.artifact.sig.v1+json'
 const PAYLOAD_BYTES_MAX = 1024 ** 2
 const SIGNATURES_MAX = 64
+/** Somebody waits for a deployment; a hostile registry could show thousands of slow artifacts. */
+const TIMEOUT_DEFAULT_MS = 60_000
 
 /** PEM as a public key that may verify: ECDSA, RSA of 2048 bits and more, Ed25519.  Throws InvalidRequest. */
 export function parsePublicKey (pem: string, where: string): PublicKey {
@@ -86,10 +92,10 @@ function isSignedBundle (bytes: Uint8Array, { keys, digest }: SignatureRequest):
   return isSignedBy(keys, dsseBytes(type, statement), Buffer.from(signature, 'base64')) && isSignatureStatement(statement, digest)
 }
 
-async function readLayer ({ registry, ref }: SignatureRequest, layer: ArtifactLayer): Promise<Buffer> {
+async function readLayer ({ registry, ref, signal }: Look, layer: ArtifactLayer): Promise<Buffer> {
   const what = `signature ${layer.digest}`
   if (layer.size > PAYLOAD_BYTES_MAX) throw new ContentError(`${what} is larger than ${PAYLOAD_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
-  const bytes = await readBounded(await registry.blob(ref, layer), layer.size, what, ref.registry)
+  const bytes = await readBounded(await registry.blob(ref, layer, signal), layer.size, what, ref.registry)
   verifyDigest(bytes, layer.digest, what)
   return bytes
 }
@@ -104,7 +110,7 @@ async function readable<T> (read: Promise<T>): Promise<T | undefined> {
   }
 }
 
-async function hasGoodLayer (request: SignatureRequest, artifact: ArtifactManifest): Promise<boolean> {
+async function hasGoodLayer (request: Look, artifact: ArtifactManifest): Promise<boolean> {
   for (const layer of artifact.layers) {
     if (layer.mediaType === SIMPLE_SIGNING) {
       const signature = layer.annotations['dev.cosignproject.cosign/signature']
@@ -119,19 +125,32 @@ async function hasGoodLayer (request: SignatureRequest, artifact: ArtifactManife
   return false
 }
 
+async function hasGoodArtifact (request: Look): Promise<boolean> {
+  const { registry, ref, digest, signal } = request
+  const tagged = await readable(readArtifact(registry, ref, cosignTag(digest, 'sig'), signal))
+  if (tagged !== undefined && await hasGoodLayer(request, tagged)) return true
+  const referrers = (await listReferrers(registry, ref, digest, signal)).filter(item => item.artifactType === SIGNATURE_ARTIFACT || item.artifactType === '' || BUNDLE.test(item.artifactType))
+  for (const referrer of referrers.slice(0, SIGNATURES_MAX)) {
+    const artifact = await readable(readArtifact(registry, ref, referrer.digest, signal))
+    if (artifact !== undefined && await hasGoodLayer(request, artifact)) return true
+  }
+  return false
+}
+
 /**
  * Does one of the keys have a good signature over the image DIGEST of REF's repository?  A signature of somebody else,
  * of another image, or that cannot be read is none.  Throws RegistryError when the registry cannot say, ContentError when its
  * list of referrers is too long.
  */
 export async function isSigned (request: SignatureRequest): Promise<boolean> {
-  const { registry, ref, digest } = request
-  const tagged = await readable(readArtifact(registry, ref, cosignTag(digest, 'sig')))
-  if (tagged !== undefined && await hasGoodLayer(request, tagged)) return true
-  const referrers = (await listReferrers(registry, ref, digest)).filter(item => item.artifactType === SIGNATURE_ARTIFACT || item.artifactType === '' || BUNDLE.test(item.artifactType))
-  for (const referrer of referrers.slice(0, SIGNATURES_MAX)) {
-    const artifact = await readable(readArtifact(registry, ref, referrer.digest))
-    if (artifact !== undefined && await hasGoodLayer(request, artifact)) return true
+  const { ref, timeoutMs = TIMEOUT_DEFAULT_MS } = request
+  const late = new AbortController()
+  const timer = setTimeout(() => {
+    late.abort(new RegistryError(`registry ${ref.registry} did not show all signatures of ${ref.repository} within ${timeoutMs} ms`, { registryCode: 'UNREACHABLE', retryable: true }))
+  }, timeoutMs)
+  try {
+    return await hasGoodArtifact({ ...request, signal: late.signal })
+  } finally {
+    clearTimeout(timer)
   }
-  return false
 }

@@ -184,6 +184,8 @@ t.test('a registry that fails or lies does not make an image signed', async t =>
     const host = await startFake(t, (_request, response) => { response.end(body) })
     t.equal(await isSigned({ registry, ref: parseReference(`${host}/a:1`), digest, keys: [publicKey] }), false, body)
   }
+  const silent = await startFake(t, () => {})
+  await t.rejects(isSigned({ registry, ref: parseReference(`${silent}/a:1`), digest, keys: [publicKey], timeoutMs: 100 }), { code: 'ERR_REGISTRY', message: /did not show all signatures of a within 100 ms/ })
   const refusing = await startFake(t, (_request, response) => { response.writeHead(403).end() })
   await t.rejects(isSigned({ registry, ref: parseReference(`${refusing}/a:1`), digest, keys: [publicKey] }), { code: 'ERR_REGISTRY' })
   const large = await startFake(t, (_request, response) => { response.end(JSON.stringify({ layers: [{ mediaType: SIMPLE, digest, size: 1024 ** 4, annotations: { 'dev.cosignproject.cosign/signature': 'AA==' } }] })) })
