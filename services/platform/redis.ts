@@ -93,15 +93,18 @@ export function openRedis (url: string, { temper, name, onError }: OpenOptions):
 }
 
 /** The client's own words for a connection that is not there say nothing more to a caller. */
-const NOT_CONNECTED = /Connection is closed|isn't writeable/
+const NOT_CONNECTED = /Connection is closed|isn't writeable|Reached the max retries/
+
+/** Why a transaction was refused stands in the answers to its commands.  (Of a broken connection that list holds the error itself.) */
+function refusalOf (error: Error): Error | undefined {
+  const answers: readonly unknown[] = 'previousErrors' in error && Array.isArray(error.previousErrors) ? error.previousErrors : []
+  return answers.find((answer): answer is Error => answer !== error && isRedisAway(answer))
+}
 
 /** Did this fail because Redis is unreachable, starting, full or read-only, so that the same command can succeed later? */
 export function isRedisAway (error: unknown): boolean {
   if (!(error instanceof Error)) return false
-  // Why a transaction was refused stands in the answers to its commands.  (Of a broken connection that list holds the error itself.)
-  if (error.message.startsWith('EXECABORT')) {
-    return 'previousErrors' in error && Array.isArray(error.previousErrors) && error.previousErrors.some(cause => cause !== error && isRedisAway(cause))
-  }
+  if (error.message.startsWith('EXECABORT')) return refusalOf(error) !== undefined
   if (/^(?:LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|NOAUTH|WRONGPASS|BUSY)\b/.test(error.message)) return true
   if ('code' in error && typeof error.code === 'string' && /^E[A-Z]+$/.test(error.code)) return true
   return error.name === 'MaxRetriesPerRequestError' || error.name === 'AbortError' ||
@@ -111,8 +114,9 @@ export function isRedisAway (error: unknown): boolean {
 /** ERROR as what the gateway may answer: an AppError stays, Redis being away or full becomes Overloaded, the rest stays (a bug). */
 export function asOverloaded (error: unknown): unknown {
   if (error instanceof AppError || !isRedisAway(error) || !(error instanceof Error)) return error
-  if (error.message.startsWith('OOM')) return new Overloaded('Redis has no memory left; try again later', 'ERR_QUEUE_FULL', error)
-  const why = NOT_CONNECTED.test(error.message) ? '' : ` (${error.message})`
+  const { message } = error.message.startsWith('EXECABORT') ? refusalOf(error) ?? error : error
+  if (message.startsWith('OOM')) return new Overloaded('Redis has no memory left; try again later', 'ERR_QUEUE_FULL', error)
+  const why = NOT_CONNECTED.test(message) ? '' : ` (${message})`
   return new Overloaded(`Redis is away${why}; try again later`, 'ERR_REDIS_AWAY', error)
 }
 

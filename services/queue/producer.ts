@@ -3,7 +3,7 @@
 // kept by Redis, not by this process; with Redis away every method says so within a second.
 // Knows no HTTP, and does not know whether a function exists.
 
-import type { Queue, RedisQueueBackend } from 'bullmq'
+import { createIORedisClient, Job, type IRedisClient, type Queue, type RedisQueueBackend } from 'bullmq'
 import type { CallRecord } from '../contract/call-record.ts'
 import { Conflict, InvalidRequest, Overloaded } from '../contract/errors.ts'
 import type { Invocation } from '../contract/invocation.ts'
@@ -19,7 +19,7 @@ import { findCall, readCounts, readDepths, type Depth } from './inspect.ts'
 import { encodeJob, isCallId, isGatewayId, REQUEST_JOB } from './job-data.ts'
 import { FINISHED_TTL_MS, keysOf, WAITING_TTL_MS } from './keys.ts'
 import { createBackendSource, openQueue } from './lanes.ts'
-import { ended, inlineBody, parseRecord, type StoredRecord } from './record.ts'
+import { ended, inlineBody, parseRecord, valuesOf, type StoredRecord } from './record.ts'
 import { createReplies, type Expected } from './replies.ts'
 import { CLAIM } from './scripts.ts'
 
@@ -148,13 +148,15 @@ export function createProducer ({ redisUrl, prefix, gatewayId, log, queueMax = Q
         ...(options.replyTo !== undefined && { replyTo: options.replyTo }),
         ...(options.expiresInMs !== undefined && { expiresAtMs: acceptedAtMs + options.expiresInMs }),
       })
-      const redis = ready()
-      // In this order on one connection: a job is never there without its body and its record.
-      await Promise.all([
-        redis.pexpire(keys.call(callId), WAITING_TTL_MS),
-        storedBody && redis.set(keys.body(callId), Buffer.from(storedBody.buffer, storedBody.byteOffset, storedBody.byteLength), 'PX', WAITING_TTL_MS),
-        queue.add(REQUEST_JOB, data, { jobId: callId, timestamp: Math.floor(acceptedAtMs), removeOnComplete: KEEP_JOBS, removeOnFail: KEEP_JOBS }),
-      ])
+      // All or nothing: no job without its body and its record, and no record that says "queued" for a week without its job.
+      const redis: IRedisClient = createIORedisClient(ready())
+      const multi = redis.multi()
+      multi.runCommand('pexpire', [keys.call(callId), WAITING_TTL_MS])
+      if (storedBody) multi.runCommand('set', [keys.body(callId), Buffer.from(storedBody.buffer, storedBody.byteOffset, storedBody.byteLength), 'PX', WAITING_TTL_MS])
+      const job = new Job(queue, REQUEST_JOB, data, { jobId: callId, timestamp: Math.floor(acceptedAtMs), removeOnComplete: KEEP_JOBS, removeOnFail: KEEP_JOBS }, callId)
+      const added = queue.backend.addJobToTransaction(multi, job.asJSON(), callId)
+      const [answers] = await Promise.all([multi.exec(), added])
+      valuesOf(answers)
       return record
     } catch (error) {
       throw asOverloaded(error)

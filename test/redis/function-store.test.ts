@@ -138,10 +138,12 @@ t.test('a Redis that is away is told once per outage, without its password', asy
 })
 
 t.test('what callers hear of a Redis that is away is why, not how the client says it', async t => {
-  for (const said of ["Stream isn't writeable and enableOfflineQueue options is false", 'Connection is closed.']) {
+  for (const said of ["Stream isn't writeable and enableOfflineQueue options is false", 'Connection is closed.', 'Reached the max retries per request limit (which is 0). Refer to "maxRetriesPerRequest" option for details.']) {
     t.match(asOverloaded(new Error(said)), { code: 'ERR_REDIS_AWAY', message: /^Redis is away; try again later$/ })
   }
   t.match(asOverloaded(new Error('LOADING Redis is loading the dataset in memory')), { message: /^Redis is away \(LOADING Redis is loading/ })
+  const refused = Object.assign(new Error('EXECABORT Transaction discarded because of previous errors.'), { previousErrors: [new Error('OOM command not allowed')] })
+  t.match(asOverloaded(refused), { code: 'ERR_QUEUE_FULL', message: /^Redis has no memory left/ })
   const bug = new Error('x is not a function')
   t.equal(asOverloaded(bug), bug)
 })

@@ -2,7 +2,11 @@
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import t from 'tap'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
 import { createLanes } from '../../services/queue/lanes.ts'
 import { createLeases } from '../../services/queue/leases.ts'
 import { completion, gate, invocation, log, queueRig, until, type Rig } from '../helpers/queue-rig.ts'
@@ -18,8 +22,37 @@ const QUICK = { lockDurationMs: 2_000, stalledIntervalMs: 300 }
 const patient = { timeoutMs: 100_000, queueWaitMs: 100_000 }
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString()
 
+/** The URL of a way to REDIS that breaks, once, in the middle of a command: right behind TEXT.  `broken`: when Redis has noticed. */
+async function breakBehind (t: Test, redis: TestRedis, behind: string): Promise<{ url: string, broken: Promise<unknown> }> {
+  const folder = mkdtempSync(join(tmpdir(), 'wherry-test-'))
+  const broken = gate()
+  const server = createServer(client => {
+    const upstream = connect(redis.socketPath)
+    upstream.on('error', () => client.destroy()).on('close', () => client.destroy()).pipe(client)
+    client.on('error', () => upstream.destroy()).on('close', () => upstream.destroy())
+    let seen = ''
+    client.on('data', chunk => {
+      const bytes = String(chunk)
+      const at = (seen + bytes).indexOf(behind)
+      if (at < 0) {
+        upstream.write(chunk)
+        seen = (seen + bytes).slice(-behind.length)
+        return
+      }
+      client.removeAllListeners('data').removeAllListeners('close')
+      upstream.on('close', broken.resolve).end((seen + bytes).slice(seen.length, at + behind.length))
+    })
+  }).listen(join(folder, 's'))
+  await once(server, 'listening')
+  t.teardown(() => {
+    server.close()
+    rmSync(folder, { recursive: true, force: true })
+  })
+  return { url: `unix://${join(folder, 's')}`, broken: broken.promise }
+}
+
 /** A worker process that has taken a call and will never end it. */
-async function stuckWorker (t: { teardown (work: () => unknown): void }, redis: TestRedis, rig: Rig, name: string): Promise<ChildProcess> {
+async function stuckWorker (t: Test, redis: TestRedis, rig: Rig, name: string): Promise<ChildProcess> {
   const script = new URL('../helpers/stuck-worker.ts', import.meta.url).pathname
   const child = spawn(process.execPath, [script, redis.url, rig.prefix, name, String(QUICK.lockDurationMs), String(QUICK.stalledIntervalMs)], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => child.kill('SIGKILL'))
@@ -88,6 +121,20 @@ t.test('workers that fall silent', async t => {
     t.equal(await job.getState(), 'active')
     t.same(settled, [])
     t.equal(await client.exists(`${rig.prefix}:@call:f~${job.id}`), 0)
+  })
+
+  t.test('of a call whose acceptance breaks off there is all or nothing', async t => {
+    const rig = queueRig(t, redis)
+    const way = await breakBehind(t, redis, 'the end of the body')
+    const producer = await rig.producer({ redisUrl: way.url })
+    const call = invocation('f', { callId: 'half', body: `${'x'.repeat(100_000)}the end of the body` })
+    await t.rejects(producer.enqueue(call), { code: 'ERR_REDIS_AWAY' })
+    await way.broken
+    t.equal(await client.exists(`${rig.prefix}:f:half`, `${rig.prefix}:@body:half`), 0)
+    t.ok(await client.pttl(`${rig.prefix}:@call:half`) <= 60_000, 'its id is free again soon')
+    await (await rig.producer()).enqueue(invocation('f', { callId: 'whole', body: call.request.body }))
+    t.equal(await client.exists(`${rig.prefix}:f:whole`, `${rig.prefix}:@body:whole`), 2)
+    t.ok(await client.pttl(`${rig.prefix}:@call:whole`) > 60_000)
   })
 
   t.test('a call that is settled while leases are renewed has not lost its own', async t => {
