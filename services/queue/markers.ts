@@ -30,6 +30,7 @@ const RECONNECT_WAIT_MS = 1_000
 /** Later times are found by the sweep when they are near. */
 export const TIMER_MAX_MS = 15_000
 const WAKE_LIFE_MS = 60_000
+const LENT_LIFE_MS = 60_000
 /** BullMQ: member "0" means work now, member "1" carries the time of the next delayed job as its score. */
 const WORK_NOW = '0'
 
@@ -55,7 +56,15 @@ export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady
   let first = 0
 
   function putBack (name: string): void {
-    commands.zadd(keys.queue(name, 'marker'), 0, WORK_NOW).catch((error: unknown) => log.debug({ err: error, function: name }, 'a marker was not put back; the sweep will'))
+    const key = keys.queue(name, 'marker')
+    if (!byKey.has(key)) return // it was removed meanwhile; a worker that still has it sweeps
+    commands.zadd(key, 0, WORK_NOW).catch((error: unknown) => log.debug({ err: error, function: name }, 'a marker was not put back; the sweep will'))
+  }
+
+  /** For others that may still serve what KEY is of; with an end, for whatever was removed for good leaves nothing. */
+  function lend (key: string, member: string, score: string): void {
+    commands.multi().zadd(key, score, member).pexpire(key, LENT_LIFE_MS).exec()
+      .catch((error: unknown) => log.debug({ err: error, key }, 'a marker was not put back; the sweep will'))
   }
 
   function raise (name: string, atMs = 0): void {
@@ -140,8 +149,7 @@ export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady
       const [key, member, score] = popped
       const name = byKey.get(key)
       if (name === undefined) {
-        // Of a function that was given up while we waited: others may still serve it.
-        if (key !== wakeKey) commands.zadd(key, score, member).catch((error: unknown) => log.debug({ err: error, key }, 'a marker was not put back; the sweep will'))
+        if (key !== wakeKey) lend(key, member, score) // of a function that was given up while we waited
         return undefined
       }
       first = (markerKeys.indexOf(key) + 1) % markerKeys.length

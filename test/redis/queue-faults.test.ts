@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createLanes } from '../../services/queue/lanes.ts'
 import { createLeases } from '../../services/queue/leases.ts'
+import { createMarkers } from '../../services/queue/markers.ts'
 import { completion, gate, invocation, log, queueRig, until, type Rig } from '../helpers/queue-rig.ts'
 import { skipWithoutRedis, startRedis, type TestRedis } from '../helpers/redis.ts'
 
@@ -121,6 +122,28 @@ t.test('workers that fall silent', async t => {
     t.equal(await job.getState(), 'active')
     t.same(settled, [])
     t.equal(await client.exists(`${rig.prefix}:@call:f~${job.id}`), 0)
+  })
+
+  t.test('a marker of a function that was given up is lent to others, and does not stay for ever', async t => {
+    const rig = queueRig(t, redis)
+    const marker = `${rig.prefix}:f:marker`
+    let hidden = false
+    const commands = Object.create(client, { status: { get: () => hidden ? 'connecting' : client.status } }) as typeof client
+    const markers = createMarkers({ redisUrl: redis.url, prefix: rig.prefix, workerName: 'w', commands, onReady: () => undefined, log })
+    t.teardown(() => markers.stop())
+    markers.watch(['f'])
+    markers.start()
+    const next = markers.next()
+    hidden = true // so that nothing wakes it
+    markers.watch([])
+    hidden = false
+    await client.zadd(marker, 7, '1')
+    t.equal(await next, undefined)
+    await until(() => client.exists(marker))
+    t.same(await client.zrange(marker, '0', '-1', 'WITHSCORES'), ['1', '7'])
+    t.ok(await client.pttl(marker) > 0)
+    markers.raise('f')
+    t.same(await client.zrange(marker, '0', '-1'), ['1'], 'nor is it raised any more')
   })
 
   t.test('of a call whose acceptance breaks off there is all or nothing', async t => {
