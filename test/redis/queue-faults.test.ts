@@ -150,6 +150,7 @@ t.test('workers that fall silent', async t => {
     const rig = queueRig(t, redis)
     const way = await breakBehind(t, redis, 'the end of the body')
     const producer = await rig.producer({ redisUrl: way.url })
+    await until(() => producer.workers().then(() => true, () => false))
     const call = invocation('f', { callId: 'half', body: `${'x'.repeat(100_000)}the end of the body` })
     await t.rejects(producer.enqueue(call), { code: 'ERR_REDIS_AWAY' })
     await way.broken
