@@ -52,7 +52,7 @@ export class StepFailed extends Error {
   }
 }
 
-export const STEP_TIMEOUT_MS = 2 * 3_600_000
+const STEP_TIMEOUT_MS = 2 * 3_600_000
 const LOCAL_HOSTS = '127.0.0.1\tlocalhost\n::1\tlocalhost\n'
 
 /** Hosts and name servers as the host has them, when its network is the step's. */

@@ -58,7 +58,7 @@ function recheck (spec: FunctionSpec): FunctionSpec | undefined {
 }
 
 /** TEXT as it stands in the hash under NAME, or undefined when it is not a definition of that name. */
-export function parseFunctionRecord (name: string, text: string): FunctionRecord | undefined {
+function parseFunctionRecord (name: string, text: string): FunctionRecord | undefined {
   if (text.length > RECORD_MAX_CHARS) return undefined
   let value: unknown
   try {

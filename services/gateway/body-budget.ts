@@ -5,7 +5,7 @@
 
 import { Overloaded } from '../contract/errors.ts'
 
-export const BODIES_MAX_BYTES = 512 * 1024 ** 2
+const BODIES_MAX_BYTES = 512 * 1024 ** 2
 
 export interface BodyShare {
   /** The body is here and this long. */

@@ -47,7 +47,7 @@ function timeOf (value: unknown): { createdAt?: string } {
 }
 
 /** The details of a config's BYTES.  Throws ContentError when they are no image config. */
-export function parseDetails (bytes: Uint8Array): ImageDetails {
+function parseDetails (bytes: Uint8Array): ImageDetails {
   const config = parseImageConfig(bytes)
   const fields = fieldsOf(JSON.parse(Buffer.from(bytes).toString('utf8')))
   const own = fieldsOf(fields['config'])

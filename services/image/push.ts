@@ -42,7 +42,7 @@ async function sizeOf (source: LayerSource): Promise<number> {
 }
 
 /** How a blob that is in memory is opened. */
-export function blobOfBytes (bytes: Uint8Array): Pick<Blob, 'open' | 'openRange'> {
+function blobOfBytes (bytes: Uint8Array): Pick<Blob, 'open' | 'openRange'> {
   return { open: () => bytes, openRange: (start, end) => bytes.subarray(start, end) }
 }
 

@@ -26,7 +26,7 @@ export interface WorkerHeartbeat {
 
 export interface Heartbeat { start (): Promise<void>, stop (): Promise<void> }
 
-export const RUNNING_MAX = 1_000
+const RUNNING_MAX = 1_000
 const BEAT_MS = 3_000
 const LIFE_MS = 10_000
 const STOP_WAIT_MS = 1_000

@@ -69,7 +69,7 @@ export function createBackendSource (client: RedisClient, options: { prefix: str
 }
 
 /** The backend of the queue NAME over the connection of SHARED. */
-export function siblingBackend (shared: RedisQueueBackend, name: string): RedisQueueBackend {
+function siblingBackend (shared: RedisQueueBackend, name: string): RedisQueueBackend {
   const sibling = shared.forQueue(name)
   if (!(sibling instanceof RedisQueueBackend)) throw new TypeError('BullMQ gave a backend that is not for Redis')
   return sibling

@@ -19,7 +19,7 @@ const RANGES_PER_BLOCK = 64
 const BLOCK_IDS = RANGES_PER_BLOCK * ID_COUNT
 
 /** Where all workers of this machine look, and nobody but root may. */
-export const ID_LOCKS = '/run/wherry/ids'
+const ID_LOCKS = '/run/wherry/ids'
 
 export interface IdRanges {
   /** First id of each range. */

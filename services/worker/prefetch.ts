@@ -19,8 +19,6 @@ export interface PrefetchDeps {
   readonly log: Log
 }
 
-export type Prefetch = ReturnType<typeof createPrefetch>
-
 /** Images at the same time; calls that wait for one go first by asking for it themselves. */
 const PARALLEL_MAX = 2
 const QUEUE_MAX = 1000

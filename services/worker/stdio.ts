@@ -15,7 +15,7 @@ const PIPE_BYTES = 65_536
 const PIPE_PIECES_MAX = (1 << 20) / 4096
 const HEAD_MIN_BYTES = 1024
 /** The end of stderr that is kept. */
-export const LOG_MAX_BYTES = 64 * 1024
+const LOG_MAX_BYTES = 64 * 1024
 
 export interface StdioCall {
   readonly spec: RuntimeSpec

@@ -34,7 +34,7 @@ export interface CopySelection {
   readonly unmatched: readonly string[]
 }
 
-export const SELECTION_BYTES_MAX = 16 * 1024 ** 3
+const SELECTION_BYTES_MAX = 16 * 1024 ** 3
 const LINKS_MAX = 40
 
 /** "below": not it, but maybe something in it. */

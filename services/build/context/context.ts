@@ -50,7 +50,7 @@ export interface BuildContext {
 }
 
 /** Of the whole context, ignored ones counted. */
-export const CONTEXT_ENTRIES_MAX = 1_000_000
+const CONTEXT_ENTRIES_MAX = 1_000_000
 const PATH_BYTES_MAX = 4096
 const DEPTH_MAX = 256
 const CHUNK_BYTES = 256 * 1024

@@ -34,7 +34,7 @@ export interface IgnoreRules {
 }
 
 export const DOCKERIGNORE_BYTES_MAX = 1024 * 1024
-export const RULES_MAX = 10_000
+const RULES_MAX = 10_000
 
 /** Go's filepath.Clean. */
 function clean (path: string): string {

@@ -29,7 +29,7 @@ export interface BuildConfig {
 export const EMPTY_CONFIG: BuildConfig = { env: [], labels: new Map(), exposedPorts: [], volumes: [], workingDir: '', user: '', onbuild: [] }
 
 /** Of each list of a base image's config. */
-export const CONFIG_LIST_MAX = 10_000
+const CONFIG_LIST_MAX = 10_000
 /** Of a port's or volume's list, which a range makes long. */
 export const PORTS_MAX = 131_072
 

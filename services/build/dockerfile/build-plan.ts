@@ -53,7 +53,7 @@ export interface BuildPlan {
 }
 
 /** A few lines can double a value again and again, and every step keeps the config as it was. */
-export const SPENDING_MAX = 32 * 1024 * 1024
+const SPENDING_MAX = 32 * 1024 * 1024
 
 /** May be given as --build-arg without an ARG; RUN gets them, caches and history do not (reference, "Predefined ARGs"). */
 export const PROXY_ARGS = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap(name => [name, name.toLowerCase()])

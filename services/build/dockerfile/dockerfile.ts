@@ -23,12 +23,12 @@ export interface Dockerfile {
   readonly warnings: readonly BuildWarning[]
 }
 
-export const INSTRUCTIONS_MAX = 2000
+const INSTRUCTIONS_MAX = 2000
 export const STAGES_MAX = 256
 /** The frontend whose language this is; naming it changes nothing. */
 const DOCKERS_FRONTEND = /^(?:docker\.io\/)?docker\/dockerfile(?:-upstream)?(?:[:@]|$)/
 /** More are left out. */
-export const WARNINGS_MAX = 200
+const WARNINGS_MAX = 200
 
 /** Takes warnings, after those of BEFORE, as the file's `check` directive wants it: some not at all, or each as an error. */
 export function createWarnings (directives: Directives, before: readonly BuildWarning[] = []): { warn: Warn, warnings: readonly BuildWarning[] } {

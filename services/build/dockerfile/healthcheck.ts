@@ -20,7 +20,7 @@ const SHORTEST_NS = 1e6
 const RETRIES_MAX = 2 ** 31 - 1
 
 /** "1m30s", "500ms", "1.5h", "0" (Go's time.ParseDuration) → nanoseconds. */
-export function parseGoDurationNs (text: string): number | undefined {
+function parseGoDurationNs (text: string): number | undefined {
   if (/^[+-]?0$/.test(text)) return 0
   if (!/^\+?(?:(?:\d{1,15}(?:\.\d{0,9})?|\.\d{1,9})(?:ns|us|µs|μs|ms|s|m|h)){1,8}$/.test(text)) return undefined
   let totalNs = 0
