@@ -1,3 +1,5 @@
+// The same image, unpacked by us, umoci and podman; the limits of a whole image; an unpacker that dies.
+
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile } from 'node:fs/promises'

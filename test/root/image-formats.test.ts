@@ -1,3 +1,5 @@
+// Honest layers in every dialect of tar and compression that registries have: what is in them comes out as it was.
+
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { appendFile, chmod, lstat, mkdir, readdir, readFile, readlink, truncate } from 'node:fs/promises'

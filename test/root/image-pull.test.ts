@@ -1,3 +1,5 @@
+// Pulls from a real registry, from one that lies and from one in trouble, down to the layers as containers see them.
+
 import { execFile, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { lstat, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'

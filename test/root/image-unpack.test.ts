@@ -1,3 +1,5 @@
+// Hostile layers, made on the spot: each is refused with a reason, and nothing of it is left inside or outside.
+
 import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'

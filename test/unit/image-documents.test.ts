@@ -1,3 +1,5 @@
+// References, manifests, indexes and image configs as registries send them: what is read, and what is refused.
+
 import t from 'tap'
 import type { Descriptor } from '../../services/contract/image.ts'
 import { choosePlatform, hostPlatform, platformsFor } from '../../services/image/platform.ts'
