@@ -143,7 +143,7 @@ async function run (data: string): Promise<void> {
     const image = await step('push it', () => pushBusybox(registry, layer), reference => reference)
     await step('deploy upper', () => deploy(gateway, image, 'upper'), digest => digest)
     await step('deploy word-count', () => deploy(gateway, image, 'word-count'), digest => digest)
-    await step('call upper over HTTP (pulls the image first)', () => callSync(gateway, 'upper', 'hello from http'), showCall)
+    await step('call upper over HTTP (its first call)', () => callSync(gateway, 'upper', 'hello from http'), showCall)
     await step('call upper over HTTP again', () => callSync(gateway, 'upper', 'hello again'), showCall)
     await step('measure the cold start of a container', () => measureColdStart(gateway), text => text)
     await step('call word-count asynchronously', () => callAsync(gateway, 'word-count', 'one two three'), showCall)
