@@ -16,6 +16,7 @@ const WAIT_MS = 15 * 60_000
 /** Waits, with progress on stderr.  Resolves with the reasons of workers that could not have the image, and whether any has it. */
 export async function awaitImage (client: GatewayClient, name: string, context: Context, { quiet }: { quiet: boolean }): Promise<{ ready: number, failures: readonly string[] }> {
   const live = (await client.json({ method: 'GET', path: '/system/workers' }) as readonly WorkerStatus[]).map(worker => worker.name)
+  if (!quiet && live.length === 0) context.stderr.write('no worker runs; calls wait until one does\n')
   const progress = createProgress(context, { quiet })
   const before = new Map<string, string>()
   const startedAt = performance.now()

@@ -130,9 +130,10 @@ function capture (env: Record<string, string> = {}): Captured {
 
 t.test('deploy speaks the gateway’s words', async t => {
   const bodies: unknown[] = []
+  let live = [{ name: 'w1' }]
   let pulls = [{ worker: 'w1', state: 'pulling', layers: [{ layer: `sha256:${'b'.repeat(64)}`, state: 'receiving', receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 }] }, { worker: 'gone', state: 'pulling', layers: [] }] as object[]
   const url = await serve(t, async (request, reply) => {
-    if (request.url === '/system/workers') return void reply.end('[{"name":"w1"}]')
+    if (request.url === '/system/workers') return void reply.end(JSON.stringify(live))
     if (request.url === '/system/function/f/pulls') {
       reply.end(JSON.stringify({ workers: pulls }))
       if (pulls.length > 1) pulls = [{ worker: 'w1', state: 'ready', layers: [] }]
@@ -153,6 +154,10 @@ t.test('deploy speaks the gateway’s words', async t => {
   t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 1)
   t.match(err(), /no image on worker w1: no space�\[2J\nwherry: deploy: f is deployed, but no worker can have its image;/)
   t.equal(await runProgram(['deploy', 'f', '--image', 'img', '--no-wait'], context), 0)
+  live = []
+  pulls = []
+  t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 0)
+  t.equal(err(), 'no worker runs; calls wait until one does\n')
   bodies.splice(2)
   t.same(bodies, [{
     service: 'f', image: 'img', command: ['/bin/sh', '-c'], args: ['cat', '-n'], envVars: { A: 'b=c', SECRET: 'from here' }, limits: { memory: '64Mi', cpu: '0.5', pids: '9' },
