@@ -15,12 +15,16 @@ const WAIT_MS = 15 * 60_000
 
 /** Waits, with progress on stderr.  Resolves with the reasons of workers that could not have the image, and whether any has it. */
 export async function awaitImage (client: GatewayClient, name: string, context: Context, { quiet }: { quiet: boolean }): Promise<{ ready: number, failures: readonly string[] }> {
-  const live = (await client.json({ method: 'GET', path: '/system/workers' }) as readonly WorkerStatus[]).map(worker => worker.name)
-  if (!quiet && live.length === 0) context.stderr.write('no worker runs; calls wait until one does\n')
+  const workersNow = async (): Promise<readonly WorkerStatus[]> => await client.json({ method: 'GET', path: '/system/workers' }) as readonly WorkerStatus[]
+  const begun = await workersNow()
+  if (!quiet && begun.length === 0) context.stderr.write('no worker runs; calls wait until one does\n')
   const progress = createProgress(context, { quiet })
   const before = new Map<string, string>()
   const startedAt = performance.now()
   for (;;) {
+    const now = await workersNow()
+    // One that died, or was started again, pulls no more, whatever its last report says: it leaves that to the first call.
+    const live = begun.filter(({ name, startedAtMs }) => now.some(one => one.name === name && one.startedAtMs === startedAtMs)).map(({ name }) => name)
     const { workers } = await client.json({ method: 'GET', path: `/system/function/${encodeURIComponent(name)}/pulls` }) as { workers: readonly PullReport[] }
     const pulls = workers.filter(pull => live.includes(pull.worker))
     // Of several workers the first to pull is shown; the others fetch the same layers.
@@ -37,6 +41,7 @@ export async function awaitImage (client: GatewayClient, name: string, context: 
       const failures = pulls.filter(pull => pull.state === 'failed').map(pull => printable(`${pull.worker}: ${pull.message ?? 'no reason was given'}`))
       const ready = pulls.filter(pull => pull.state === 'ready').length
       if (!quiet && ready > 0 && failures.length === 0) context.stderr.write(`image ready on ${ready} worker${ready === 1 ? '' : 's'} after ${formatAge(waitedMs)}\n`)
+      if (!quiet && begun.length > 0 && ready === 0 && failures.length === 0) context.stderr.write('no worker has the image yet; the first call waits for it\n')
       return { ready, failures }
     }
     await sleep(POLL_MS)

@@ -42,6 +42,7 @@ export interface FunctionStatus {
 /** One item of GET /system/workers. */
 export interface WorkerStatus {
   readonly name: string
+  readonly startedAtMs: number
   readonly slots: number
   readonly running: ReadonlyArray<{ readonly callId: string, readonly function: string, readonly pid: number, readonly startedAtMs: number }>
 }

@@ -130,13 +130,15 @@ function capture (env: Record<string, string> = {}): Captured {
 
 t.test('deploy speaks the gateway’s words', async t => {
   const bodies: unknown[] = []
-  let live = [{ name: 'w1' }]
+  let isRestarted = false
+  let live = [{ name: 'w1', startedAtMs: 1 }]
   let pulls = [{ worker: 'w1', state: 'pulling', layers: [{ layer: `sha256:${'b'.repeat(64)}`, state: 'receiving', receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 }] }, { worker: 'gone', state: 'pulling', layers: [] }] as object[]
   const url = await serve(t, async (request, reply) => {
     if (request.url === '/system/workers') return void reply.end(JSON.stringify(live))
     if (request.url === '/system/function/f/pulls') {
       reply.end(JSON.stringify({ workers: pulls }))
       if (pulls.length > 1) pulls = [{ worker: 'w1', state: 'ready', layers: [] }]
+      if (isRestarted) live = [{ name: 'w1', startedAtMs: 2 }]
       return
     }
     bodies.push(JSON.parse(Buffer.concat(await request.toArray() as Buffer[]).toString('utf8')))
@@ -154,6 +156,11 @@ t.test('deploy speaks the gateway’s words', async t => {
   t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 1)
   t.match(err(), /no image on worker w1: no space�\[2J\nwherry: deploy: f is deployed, but no worker can have its image;/)
   t.equal(await runProgram(['deploy', 'f', '--image', 'img', '--no-wait'], context), 0)
+  isRestarted = true
+  pulls = [{ worker: 'w1', state: 'pulling', layers: [] }]
+  t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 0, 'it does not wait for the report of a worker that was started again')
+  t.equal(err(), 'no worker has the image yet; the first call waits for it\n')
+  isRestarted = false
   live = []
   pulls = []
   t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 0)
