@@ -80,8 +80,9 @@ export function openRedis (url: string, { temper, name, onError }: OpenOptions):
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
     autoResubscribe: false,
-    ...(temper === 'prompt' && { enableOfflineQueue: false, commandTimeout: COMMAND_TIMEOUT_MS }),
+    ...(temper === 'prompt' && { enableOfflineQueue: false }),
   })
+  if (temper === 'prompt') limitCommands(client)
   let told = false
   client.on('ready', () => { told = false })
   client.on('error', (error: Error) => {
@@ -90,6 +91,24 @@ export function openRedis (url: string, { temper, name, onError }: OpenOptions):
     onError(new Error(`Redis at ${redactRedisUrl(url)}: ${error.message}`, { cause: error }))
   })
   return client
+}
+
+/**
+ * Fails commands of CLIENT that are not answered in time.  The client's own `commandTimeout` does, too, for answers that have
+ * arrived while this process stood still: timers come before the network in its turn, so one more turn decides.
+ */
+function limitCommands (client: RedisClient): void {
+  const send = client.sendCommand.bind(client)
+  client.sendCommand = (command, stream) => {
+    let isLate: NodeJS.Immediate | undefined
+    const timer = setTimeout(() => { isLate = setImmediate(() => command.reject(new Error('Command timed out'))) }, COMMAND_TIMEOUT_MS)
+    const settled = (): void => {
+      clearTimeout(timer)
+      clearImmediate(isLate)
+    }
+    command.promise.then(settled, settled)
+    return send(command, stream)
+  }
 }
 
 /** The client's own words for a connection that is not there say nothing more to a caller. */

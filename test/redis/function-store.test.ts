@@ -1,6 +1,7 @@
 // Function definitions in Redis, what processes that share them see of each other, and what is asked of
 // the Redis itself.
 
+import { execFileSync } from 'node:child_process'
 import t from 'tap'
 import type { FunctionRecord } from '../../services/contract/function-spec.ts'
 import { parseDeployment } from '../../services/contract/function-spec.ts'
@@ -135,6 +136,18 @@ t.test('a Redis that is away is told once per outage, without its password', asy
   await until(() => attempts >= 3)
   t.equal(errors.length, 1)
   t.match(errors[0], /^Redis at redis:\/\/\*\*\*@127\.0\.0\.1:1: .*ECONNREFUSED/)
+})
+
+t.test('a process that stood still itself does not take Redis for away', async t => {
+  const connection = openRedis(redis.url, { temper: 'prompt', name: 'x', onError: () => undefined })
+  t.teardown(() => connection.disconnect())
+  await until(() => connection.status === 'ready')
+  await new Promise(resolve => { setImmediate(resolve) }) // from here the loop comes to its timers first, then to the network
+  const answers = [connection.get('{none}'), connection.multi().set('{still}', '1').get('{still}').exec()]
+  // Longer than it waits for an answer, and until Redis has given it.
+  const stillUntil = performance.now() + 1_000
+  while (performance.now() < stillUntil || !execFileSync('redis-cli', ['-s', redis.socketPath, 'GET', '{still}']).includes('1')) { /* as a process that gets no CPU */ }
+  t.same(await Promise.all(answers), [null, [[null, 'OK'], [null, '1']]])
 })
 
 t.test('what callers hear of a Redis that is away is why, not how the client says it', async t => {
