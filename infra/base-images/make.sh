@@ -5,6 +5,8 @@
 # system's folders; the images themselves are built by `wherry build` from the Dockerfiles beside this file.
 # Usage: make.sh [name …]   (default: busybox bash node python; go is large)
 set -euo pipefail
+# Others than root use what is made here.
+umask 022
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
 HERE=infra/base-images
