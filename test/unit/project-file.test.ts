@@ -124,6 +124,14 @@ t.test('wherry deploy -f refuses a wrong function before anything is built or as
   t.match(await run(['deploy', '-f', file]), { code: 1, stderr: /wherry\.yaml is wrong\n {2}functions\.bad\.timeout: "soon" is not understood.*\n {2}functions\.bad\.bild: is not a known field\n$/ })
 })
 
+t.test('wherry deploy -f refuses a name that no image can have before anything is built or asked', async t => {
+  for (const [written, why] of [['{ build: . }', /functions\.A_b\.image: "A_b" .*lower case/], ['{ image: "a b" }', /functions\.A_b\.image: "a b" is not an image reference/],
+    [`{ build: ., image: "x@sha256:${'1'.repeat(64)}" }`, /functions\.A_b\.image: "x@sha256:1+" has a digest, which is not known before/]] as const) {
+    const file = join(t.testdir({ 'wherry.yaml': `functions:\n  good: { image: x }\n  A_b: ${written}\n` }), 'wherry.yaml')
+    t.match(await run(['deploy', '-f', file]), { code: 1, stderr: why }, written)
+  }
+})
+
 t.test('wherry init', async t => {
   const folder = t.testdir()
   const TESTS: Record<string, readonly string[]> = {

@@ -84,6 +84,8 @@ async function buildFunction (project: Project, build: ProjectBuild, image: stri
 /** Refuses F of the file PATH while nothing has been built for it, rather than after. */
 function checkFunction (path: string, f: ProjectFunction): void {
   try {
+    const { digest } = parseReference(f.image)
+    if (f.build !== undefined && digest !== undefined) throw new InvalidRequest([{ path: 'image', problem: `"${f.image}" has a digest, which is not known before the image is built` }])
     parseDeployment({ ...f.deployment, image: f.image })
   } catch (err) {
     if (!(err instanceof InvalidRequest)) throw err
