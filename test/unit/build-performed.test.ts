@@ -107,6 +107,21 @@ t.test('what is shown', async t => {
     t.ok(shown.includes(`warning: ${warning}\n`))
     t.end()
   })
+  await t.test('while layers of a base image are painted below it, nothing is painted over', t => {
+    let shown = ''
+    const timers = (): number => process.getActiveResourcesInfo().filter(kind => kind === 'Timeout').length
+    const before = timers()
+    const progress = createBuildProgress(contextWith(text => { shown += text }, true), undefined)
+    progress.onEvent({ kind: 'started', number: 1, title: '[base] FROM x' })
+    t.equal(timers(), before + 1)
+    progress.hold()
+    t.equal(timers(), before)
+    progress.onEvent({ kind: 'done', number: 1, isCached: false, tookMs: 1000 })
+    progress.end()
+    t.equal(timers(), before)
+    t.match(shown, /^=> \[base\] FROM x {2}0\.0s\n=> 1\.0s \[base\] FROM x\n$/)
+    t.end()
+  })
   await t.test('of a bar that writes over itself, the last is shown', t => {
     let shown = ''
     const progress = createBuildProgress(contextWith(text => { shown += text }), undefined)

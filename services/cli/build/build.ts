@@ -10,7 +10,7 @@ import { buildImage, type BuilderDeps, type BuildRequest } from '../../build/bui
 import type { BuiltImage } from '../../build/result.ts'
 import { BuildStepFailed } from '../../build/stages.ts'
 import { createLocalFirst } from '../../image/local-first.ts'
-import { createPuller } from '../../image/pull.ts'
+import { createPuller, type PullProgress } from '../../image/pull.ts'
 import { createDownload } from '../../image/download.ts'
 import { openRegistryClient } from '../../image/open-registry.ts'
 import { createLog } from '../../platform/log.ts'
@@ -84,7 +84,12 @@ export async function buildFromFlags (folder: string, flags: BuildFlags, context
       return await withStore('build', flags, context, async store => {
         const registry = openRegistryClient(registryAccess(flags, context))
         const nativeDir = env.WHERRY_NATIVE || NATIVE_DEFAULT
-        const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress: layer => { if (layer.state !== 'present') pulls.onLayer(layer) } })
+        const onProgress = (layer: PullProgress): void => {
+          if (layer.state === 'present') return
+          progress.hold()
+          pulls.onLayer(layer)
+        }
+        const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress })
         signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
         try {
           return await perform(

@@ -8,6 +8,8 @@ import { fit, printable, progressWidth } from '../terminal.ts'
 
 export interface BuildProgress {
   readonly onEvent: (event: BuildEvent) => void
+  /** Leave what is painted where it is until the next event: somebody else paints below it. */
+  hold (): void
   /** What is painted is finished; harmless when nothing is. */
   end (): void
 }
@@ -61,6 +63,7 @@ function plainProgress ({ stderr }: Context): BuildProgress {
         stderr.write(`#${number} ${event.kind === 'failed' ? 'ERROR' : event.isCached ? 'CACHED' : `DONE ${seconds(event.tookMs)}`}\n\n`)
       }
     },
+    hold: () => {},
     end () { lines.end() },
   }
 }
@@ -91,28 +94,33 @@ function liveProgress (context: Context): BuildProgress {
     paint(`${cut(`=> ${how}${title}`)}\n`)
   }
 
+  function hold (): void {
+    clearInterval(timer)
+    timer = undefined
+    painted = 0
+  }
+
   return {
+    hold,
     onEvent (event) {
+      timer ??= setInterval(paint, PAINT_MS)
       if (event.kind === 'warning') return paint(`warning: ${printable(event.text)}\n`) // is not painted over, so it may wrap
       if (event.kind === 'output') return lines.add(event.bytes)
       if (event.kind === 'started') {
         running.set(event.number, { title: printable(event.title), startedAt: performance.now() })
-        timer ??= setInterval(paint, PAINT_MS)
         paint()
       } else if (event.kind === 'failed') finish(event.number, 'ERROR ')
       else finish(event.number, event.isCached ? 'CACHED ' : `${seconds(event.tookMs)} `)
     },
     end () {
-      clearInterval(timer)
-      timer = undefined
       stderr.write(wipe())
-      painted = 0
+      hold()
     },
   }
 }
 
 /** KIND is "plain", "tty", "quiet", or undefined for what stderr is. */
 export function createBuildProgress (context: Context, kind: string | undefined): BuildProgress {
-  if (kind === 'quiet') return { onEvent: () => {}, end: () => {} }
+  if (kind === 'quiet') return { onEvent: () => {}, hold: () => {}, end: () => {} }
   return kind === 'tty' || (kind !== 'plain' && context.stderr.isTTY === true) ? liveProgress(context) : plainProgress(context)
 }
