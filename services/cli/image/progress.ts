@@ -66,8 +66,9 @@ export function createProgress (context: Context, { quiet }: { quiet: boolean })
       const { layer, state, sizeBytes } = progress
       const known = layers.get(layer)
       const begins = known === undefined || known.state === 'queued'
-      const heardAt = performance.now()
-      const line = { ...progress, startedAt: begins ? heardAt : known.startedAt, heardAt }
+      // Workers are asked again and again: what is done was done when that was first said.
+      const heardAt = state === 'done' && known?.state === 'done' ? known.heardAt : performance.now()
+      const line = { ...progress, heardAt, startedAt: begins ? heardAt : known.startedAt }
       layers.set(layer, line)
       if (isLive) timer ??= setInterval(paint, PAINT_MS)
       else if (state === 'receiving' && begins) stderr.write(`${shortDigest(layer)}  ${formatSize(sizeBytes)}\n`)
