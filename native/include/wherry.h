@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WY_ABI 5u
+#define WY_ABI 6u
 #define WY_PLAN_MAGIC 0x4e4c5057u /* "WPLN" */
 
 #define WY_PLAN_SIZE_MAX (4u << 20)
@@ -42,7 +42,7 @@ enum wy_op_kind
   WY_OP_PROPAGATION,    /* [c] mount(2) "/" with the flags in wide */
   WY_OP_SETUP_IDS,      /* [c] become root of the user namespace (gid 0, uid 0, no other groups) */
   WY_OP_FSMOUNT,        /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
-  WY_OP_MKDIR,          /* [c] make directory t0, mode num, below slot */
+  WY_OP_MKDIR,          /* [c] make directory t0, mode num, below slot; owner num2, if not 0 */
   WY_OP_CHDIR_SLOT,     /* [c] fchdir to slot */
   WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC, WY_COPY_MODE */
   WY_OP_MOUNT,          /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
@@ -91,6 +91,8 @@ enum wy_op_kind
   WY_OP_IO_PRIORITY,    /* [c] num, as ioprio_set(2) has it */
   WY_OP_HOME,           /* [i] an environment without HOME gets that of user num in /etc/passwd */
   WY_OP_SECCOMP_LISTEN, /* [i] as WY_OP_SECCOMP; the listener goes to the socket slot, which t1 names, with the text t2 */
+  WY_OP_ASIDE,          /* [p] the next num operations, [c] ones on mounts, are performed by a process with the caller's ids in a
+                         * mount namespace of its own, which ends behind them; the slots that they made stay */
   WY_OP_KINDS
 };
 
@@ -209,6 +211,9 @@ int wy_netns_used (int32_t netns);
 
 /* Can the file system at PATH be mounted with ids mapped through USERNS?  Return: 0, or -errno. */
 int wy_idmap_probe (const char *path, int32_t userns);
+
+/* Does a tmpfs of this kernel keep user.* attributes (Linux 6.6)?  Return: 0; -EOPNOTSUPP if not, or another -errno. */
+int wy_tmpfs_probe (void);
 
 /* Fill DIR with the device nodes, links and mount points that a container's /dev has; what is there
  * already is left.  Return: 0, or -errno. */

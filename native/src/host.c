@@ -2,12 +2,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/mount.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "sys.h"
@@ -108,4 +110,18 @@ wy_device_filter (const char *dir, const uint8_t *program, uint32_t size)
     return -errno;
   union bpf_attr attach = { .target_fd = (uint32_t) cgroup, .attach_bpf_fd = (uint32_t) loaded, .attach_type = BPF_CGROUP_DEVICE, .attach_flags = BPF_F_ALLOW_MULTI };
   return syscall (SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach) < 0 ? -errno : 0;
+}
+
+int
+wy_tmpfs_probe (void)
+{
+  wy_cleanup_close int context = (int) wy_sys (SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC);
+  if (context < 0)
+    return context;
+  long result = wy_sys (SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0);
+  wy_cleanup_close int mount = result < 0 ? (int) result : (int) wy_sys (SYS_fsmount, context, FSMOUNT_CLOEXEC, 0);
+  wy_cleanup_close int root = mount < 0 ? mount : openat (mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (root < 0)
+    return mount < 0 ? mount : -errno;
+  return fsetxattr (root, "user.wherry", "y", 1, 0) < 0 ? -errno : 0;
 }

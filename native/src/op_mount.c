@@ -149,7 +149,12 @@ wy_do_mkdir (struct wy_stage *stage, const struct wy_op *op)
     return wy_fail (stage, "mkdirat", result);
   /* The umask is the caller's; a mode such as 1777 must not depend on it. */
   result = wy_sys (SYS_fchmodat, dir, name, op->num);
-  return result < 0 ? wy_fail (stage, "fchmodat", result) : 0;
+  if (result < 0)
+    return wy_fail (stage, "fchmodat", result);
+  if (op->num2 == 0)
+    return 0;
+  result = wy_sys (SYS_fchownat, dir, name, op->num2, op->num2, AT_SYMLINK_NOFOLLOW);
+  return result < 0 ? wy_fail (stage, "fchownat", result) : 0;
 }
 
 int

@@ -55,4 +55,5 @@ const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {
   [WY_OP_IO_PRIORITY] = { NULL, wy_do_io_priority },
   [WY_OP_HOME] = { NULL, wy_do_home },
   [WY_OP_SECCOMP_LISTEN] = { NULL, wy_do_seccomp_listen },
+  [WY_OP_ASIDE] = { wy_prepare_aside, NULL },
 };

@@ -93,6 +93,7 @@ static const uint16_t uses_of[WY_OP_KINDS] = {
   [WY_OP_IO_PRIORITY] = 0,
   [WY_OP_HOME] = INIT,
   [WY_OP_SECCOMP_LISTEN] = SLOT_IN | BLOB_T0 | T1 | T2 | INIT,
+  [WY_OP_ASIDE] = CALLER,
 };
 
 struct check
@@ -101,6 +102,8 @@ struct check
   const char *text;
   uint32_t text_size;
   bool made[WY_SLOTS_MAX];
+  bool in_child;
+  uint32_t aside; /* operations that still belong to WY_OP_ASIDE */
   struct wy_error *err;
 };
 
@@ -194,25 +197,44 @@ meaning_fault (const struct check *c, const struct wy_op *op)
   /* The kernel reads as much as the first word says (sched_setattr(2), SCHED_ATTR_SIZE_VER0). */
   if (op->kind == WY_OP_SCHEDULER && (op->num < 48 || *(const uint32_t *) (const void *) (c->text + op->text[0]) != op->num))
     return "scheduler size";
+  if (op->kind == WY_OP_ASIDE && op->num == 0)
+    return "nothing aside";
   if (op->flags & WY_IDMAP_SLOT && op->kind != WY_OP_TREE)
     return "idmap of no tree";
+  return NULL;
+}
+
+/* Does OP stand where it may? */
+static const char *
+order_fault (struct check *c, const struct wy_op *op)
+{
+  bool callers = (uses_of[op->kind] & CALLER) != 0;
+  if (c->aside > 0)
+    {
+      c->aside--;
+      bool mounts = op->kind == WY_OP_PROPAGATION || op->kind == WY_OP_FSMOUNT || op->kind == WY_OP_MKDIR || op->kind == WY_OP_CHDIR_SLOT
+                    || op->kind == WY_OP_ATTACH || op->kind == WY_OP_MOUNT || op->kind == WY_OP_SUBTREE;
+      return mounts ? NULL : "aside";
+    }
+  if (callers && c->in_child)
+    return "order";
+  c->in_child = !callers;
+  c->aside = op->kind == WY_OP_ASIDE ? op->num : 0;
   return NULL;
 }
 
 static int
 check_ops (struct check *c, const struct wy_op *ops)
 {
-  bool in_child = false;
   for (uint32_t i = 0; i < c->plan->op_count; i++)
     {
       const struct wy_op *op = &ops[i];
       if (op->kind == 0 || op->kind >= WY_OP_KINDS)
         return refuse (c, (int) i, EINVAL, "kind");
       uint16_t uses = uses_of[op->kind];
-      if (uses & CALLER && in_child)
-        return refuse (c, (int) i, EINVAL, "order");
-      in_child = in_child || !(uses & CALLER);
-      const char *fault = slot_fault (c, op, uses);
+      const char *fault = order_fault (c, op);
+      if (fault == NULL)
+        fault = slot_fault (c, op, uses);
       if (fault == NULL)
         fault = content_fault (c, op, uses);
       if (fault == NULL)

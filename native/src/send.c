@@ -69,7 +69,7 @@ prepare_callers (struct wy_stage *stage, int *made, unsigned *count)
       if (!wy_op_is_callers (op->kind))
         break; /* they stand before all others (plan.c) */
       stage->err->op = (int32_t) i;
-      if (op->kind == WY_OP_PID_NAMESPACE)
+      if (op->kind == WY_OP_PID_NAMESPACE || op->kind == WY_OP_ASIDE)
         return wy_fail (stage, "only for a clone", -EINVAL);
       if (wy_op_table[op->kind].prepare (stage, op) < 0)
         return -1;

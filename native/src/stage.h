@@ -75,7 +75,7 @@ wy_next (const char *t)
   return t + 1;
 }
 
-wy_op_function wy_prepare_fd, wy_prepare_tree, wy_prepare_join, wy_prepare_exec;
+wy_op_function wy_prepare_fd, wy_prepare_tree, wy_prepare_aside, wy_prepare_join, wy_prepare_exec;
 wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do_fsmount, wy_do_mkdir, wy_do_chdir_slot,
     wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot, wy_do_unshare, wy_do_hostname, wy_do_loopback, wy_do_rlimit, wy_do_ids,
     wy_do_capabilities, wy_do_no_new_privs, wy_do_parent_death, wy_do_stdio, wy_do_close_fds, wy_do_chdir,
@@ -112,6 +112,9 @@ bool wy_starter_died (const struct wy_stage *stage);
 
 /* Send or receive one descriptor with one byte (send.c).  Return: 0 or the descriptor; -errno. */
 int wy_send_fd (int socket, int fd);
+
+/* Let ARGS name the one stack for children (start.c). */
+void wy_use_child_stack (struct clone_args *args);
 
 /* Open PATH below DIR with openat2(2) (op_attach.c).  Return: a descriptor, or -errno. */
 long wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);

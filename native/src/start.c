@@ -52,6 +52,13 @@ struct kernel_sigaction
   uint64_t mask;
 };
 
+void
+wy_use_child_stack (struct clone_args *args)
+{
+  args->stack = (uint64_t) (uintptr_t) child_stack;
+  args->stack_size = STACK_SIZE;
+}
+
 /* clone3 with a stack of its own: the child must not return into the caller's frames. */
 long
 wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument)
@@ -134,6 +141,8 @@ run_child (void *argument)
           stage->err->op = (int32_t) i;
           return 127;
         }
+      if (stage->ops[i].kind == WY_OP_ASIDE)
+        i += stage->ops[i].num; /* performed before the clone */
     }
   return 127;
 }
@@ -144,17 +153,13 @@ prepare (struct wy_stage *stage)
   for (uint32_t i = 0; i < stage->plan->op_count; i++)
     {
       wy_op_function *function = wy_op_table[stage->ops[i].kind].prepare;
+      stage->err->op = (int32_t) i;
       if (wy_op_is_inits (stage->ops[i].kind))
-        {
-          stage->err->op = (int32_t) i;
-          return wy_fail (stage, "only for wherry-init", -EINVAL);
-        }
+        return wy_fail (stage, "only for wherry-init", -EINVAL);
       if (function != NULL && function (stage, &stage->ops[i]) < 0)
-        {
-          stage->err->op = (int32_t) i;
-          return -1;
-        }
+        return -1;
     }
+  stage->err->op = -1;
   return 0;
 }
 
@@ -280,9 +285,8 @@ launch (struct wy_stage *stage, struct wy_child *child)
     .flags = CLONE_VM | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_CLEAR_SIGHAND | stage->plan->clone_flags,
     .pidfd = (uint64_t) (uintptr_t) &child->pidfd,
     .child_tid = (uint64_t) (uintptr_t) &stage->child_tid,
-    .stack = (uint64_t) (uintptr_t) child_stack,
-    .stack_size = STACK_SIZE,
   };
+  wy_use_child_stack (&args);
   if (stage->plan->cgroup_fd >= 0)
     {
       args.flags |= CLONE_INTO_CGROUP;

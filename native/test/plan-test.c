@@ -94,6 +94,10 @@ main (void)
 {
   struct sample plain = good ();
   expect (&plain, sizeof plain, 1, "a good plan is taken");
+  struct sample aside = good ();
+  aside.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 };
+  aside.ops[1] = (struct wy_op){ .kind = WY_OP_SUBTREE, .from = WY_SLOT_NONE, .text = { 4 } };
+  expect (&aside, sizeof aside, 1, "mounts made aside are taken");
   expect (&plain, sizeof plain - 1, 0, "a size that is not the buffer's is refused");
   expect (&plain, 8, 0, "a buffer without a header is refused");
   expect (&plain, WY_PLAN_SIZE_MAX + 1ull, 0, "an oversized plan is refused");
@@ -140,6 +144,11 @@ main (void)
   REFUSED ("more groups than fit", (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
   REFUSED ("ids mapped through a slot that was not made", (s.ops[0].flags = WY_IDMAP_SLOT, s.ops[0].from = 0));
   REFUSED ("ids of no tree", (s.ops[1].flags = WY_IDMAP_SLOT, s.ops[1].from = 0));
+  REFUSED ("nothing done aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE }, s.ops[1].kind = WY_OP_LOOPBACK_UP));
+  REFUSED ("the program executed aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 2 }, s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
+  REFUSED ("more done aside than there is", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = ~0u }, s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
+  REFUSED ("what concerns no mounts done aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 }, s.ops[1] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
+  REFUSED ("aside behind the child's operations", (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }, s.ops[1] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 }));
   REFUSED ("a scheduler that says it is larger", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SCHEDULER, .num = 48, .text = { 0 } }));
   REFUSED ("an id range past the last id", (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
   refuse_init_operations ();

@@ -50,7 +50,7 @@ export interface RuntimeDeps {
   readonly slots: Slots
   readonly cgroups: CgroupPool
   /** What is the same for every container. */
-  readonly host: Pick<HostFacts, 'stageDir' | 'seccomp' | 'procPaths'>
+  readonly host: Pick<HostFacts, 'stageDir' | 'seccomp' | 'rootByWorker' | 'procPaths'>
 }
 
 const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))

@@ -22,8 +22,6 @@ export interface Finding {
 }
 
 const KERNEL_MIN = [5, 19] as const
-/** The first whose tmpfs keeps the extended attributes by which an overlay remembers that a folder is gone. */
-const KERNEL_WHOLE = [6, 6] as const
 /** The first whose cgroups remember how many processes there were at once: pids.peak, which the topmost one does not have. */
 const KERNEL_PIDS_PEAK = [6, 1] as const
 const PROBE_ID_BASE = 16_777_216
@@ -47,13 +45,16 @@ function isAtLeast ([major, minor]: readonly [number, number]): boolean {
 
 function askKernel (): string {
   if (!isAtLeast(KERNEL_MIN)) throw new Error(`Linux ${release()} is older than ${KERNEL_MIN.join('.')}`)
-  const limit = `; before ${KERNEL_WHOLE.join('.')} a function that removes or replaces a folder of its image gets EIO (docs/isolation.md)`
-  return `Linux ${release()}${isAtLeast(KERNEL_WHOLE) ? '' : limit}`
+  return `Linux ${release()}`
 }
 
 function askOverlay (): string {
   if (!/\toverlay$/m.test(readFileSync('/proc/filesystems', 'utf8'))) throw new Error('overlay is not in /proc/filesystems')
   return 'overlay'
+}
+
+function askRoots (native: Native): string {
+  return native.tmpfsKeepsAttributes() ? 'mounted by containers' : 'mounted by workers: a tmpfs of this kernel keeps no user attributes (Linux 6.6 does); a start takes a little longer'
 }
 
 function askCgroups (): string | { warn: string } {
@@ -135,6 +136,7 @@ export function probeKernel ({ nativeDir, dataDir }: { nativeDir: string, dataDi
     finding('user namespaces', 'raise user.max_user_namespaces (sysctl) above 0 and run as root', () => askNamespace(() => library.newUserNamespace(PROBE_ID_BASE, ID_COUNT))),
     finding('network namespaces', 'raise user.max_net_namespaces (sysctl) above 0 and run as root', () => askNamespace(() => library.newNetworkNamespace())),
     finding('id-mapped mounts', 'put --data on ext4, xfs or btrfs', () => askIdmap(library, dataDir)),
+    finding('roots', 'use a kernel with tmpfs (CONFIG_TMPFS)', () => askRoots(library)),
     finding('account', '', () => askAccount(dataDir)),
   ]
 }

@@ -57,6 +57,8 @@ export interface Native {
   makeDevices (dir: string): void
   /** A descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory. */
   watchOom (dir: string): number
+  /** Does a tmpfs of this kernel keep user.* attributes? */
+  tmpfsKeepsAttributes (): boolean
   /** errno name that an id-mapped mount of PATH fails with; undefined when it works. */
   probeIdmap (path: string, userns: number): string | undefined
   /** Perform the host's half of PLAN and hand it to the wherry-init at the other end of SOCKET.  Throws SyscallError naming the operation. */
@@ -164,6 +166,7 @@ export function openNative (nativeDir: string): Native {
   const fileTexts = Buffer.allocUnsafeSlow(FILES_BYTES_MAX)
   const failedFile = new Uint32Array(1)
   const wyLockFile = lib.func('int wy_lock_file(const char *path)')
+  const wyTmpfsProbe = lib.func('int wy_tmpfs_probe()')
   const wyIdmapProbe = lib.func('int wy_idmap_probe(const char *path, int32_t userns)')
 
   return {
@@ -210,6 +213,10 @@ export function openNative (nativeDir: string): Native {
     networkNamespaceUsed: netns => descriptor(wyNetnsUsed(netns), 'network namespace') === 1,
     makeDevices (dir) { descriptor(wyDevices(dir), 'device nodes') },
     watchOom: dir => descriptor(wyOomEvent(dir), 'memory events'),
+    tmpfsKeepsAttributes () {
+      const result: number = wyTmpfsProbe()
+      return result !== -constants.errno.EOPNOTSUPP && descriptor(result, 'attributes of a tmpfs') === 0
+    },
     probeIdmap (path, userns) {
       const result: number = wyIdmapProbe(path, userns)
       return result === 0 ? undefined : errnoName(-result)

@@ -56,7 +56,7 @@ export async function openRuntime ({ nativeDir, dataDir, slots: count, seccomp =
   const unmapped = refusesIdmap(native, runDir)
   if (unmapped !== undefined) log.warn({ errno: unmapped, dataDir }, `the data folder's file system cannot be mounted with mapped ids: ${UNMAPPED}`)
   const instance = instanceName()
-  const host = { stageDir, seccomp: compileSeccomp(seccomp), procPaths: findProcPaths() }
+  const host = { stageDir, seccomp: compileSeccomp(seccomp), rootByWorker: !native.tmpfsKeepsAttributes(), procPaths: findProcPaths() }
   let slots: Slots | undefined
   let driver: CgroupDriver | undefined
   try {

@@ -2,7 +2,7 @@
 // plan.ts makes them, encode.ts turns them into bytes, the C library performs them.  The numbers
 // are checked against the library once, when it is loaded (native.ts).
 
-export const ABI = 5
+export const ABI = 6
 
 /** enum wy_op_kind */
 export const OP = {
@@ -10,7 +10,7 @@ export const OP = {
   mount: 12, bind: 13, subtree: 14, attributes: 15, pivot: 16, hostname: 17, loopbackUp: 18, rlimit: 19, ids: 20, capabilities: 21,
   noNewPrivs: 22, parentDeath: 23, stdio: 24, closeFds: 25, chdir: 26, seccomp: 27, exec: 28, pidNamespace: 29, setns: 30, inherit: 31, execFd: 32, domainname: 33,
   umask: 34, personality: 35, keyring: 36, stdioOwner: 37, write: 38, mknod: 39, symlink: 40, mask: 41, console: 42, checkProgram: 43, wait: 44, hook: 45,
-  setattr: 46, keepFds: 47, copyUp: 48, chroot: 49, scheduler: 50, ioPriority: 51, home: 52, seccompListen: 53,
+  setattr: 46, keepFds: 47, copyUp: 48, chroot: 49, scheduler: 50, ioPriority: 51, home: 52, seccompListen: 53, aside: 54,
 } as const
 
 /** enum wy_op_flags */

@@ -30,6 +30,8 @@ export interface HostFacts {
   /** v1: the `tasks` files to join. */
   readonly cgroupTasks: readonly string[]
   readonly seccomp: Uint8Array
+  /** This kernel's tmpfs keeps no user.* attributes (before Linux 6.6): the worker mounts a root on it, whose overlay may use trusted.*. */
+  readonly rootByWorker: boolean
   /** Which of a spec's masked and read-only paths this kernel has, and whether they are directories. */
   readonly procPaths: ReadonlyMap<string, 'file' | 'directory'>
 }
@@ -84,17 +86,30 @@ function hostTrees (spec: RuntimeSpec, facts: HostFacts, slots: Slots) {
   return { ops, layers, mounts, writable: slot }
 }
 
+/** A tmpfs for all that a container writes, whose root belongs to OWNER. */
+function scratchOp ({ root }: RuntimeSpec, slot: number, owner: number): Op {
+  const options = [`size=${root.scratchBytes}`, `nr_inodes=${root.scratchInodes}`, 'mode=0755', `uid=${owner}`, `gid=${owner}`]
+  return { kind: 'fsmount', slot, texts: ['tmpfs', options], num: options.length, wide: ATTR.nosuid | ATTR.nodev }
+}
+
+interface RootOps {
+  /** Before the clone. */
+  readonly before: readonly Op[]
+  readonly ops: readonly Op[]
+  readonly scratch: number
+}
+
 /** The scratch file system with the overlay on it; leaves the cwd in it and the root at "root". */
-function rootOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, { layers, writable }: ReturnType<typeof hostTrees>): { ops: Op[], scratch: number } {
+function rootOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, { layers, writable }: ReturnType<typeof hostTrees>): RootOps {
   const scratch = slots.take()
   const lower = layers.map((_, i) => `l${i}`)
   const above = writable === undefined ? '' : 'disk/'
-  // Owner in the container's ids: the file system is made by somebody who is not yet root there.
-  const options = [`size=${spec.root.scratchBytes}`, `nr_inodes=${spec.root.scratchInodes}`, 'mode=0755', 'uid=0', 'gid=0']
   return {
+    before: [],
     scratch,
     ops: [
-      { kind: 'fsmount', slot: scratch, texts: ['tmpfs', options], num: options.length, wide: ATTR.nosuid | ATTR.nodev },
+      // Owner in the container's ids: the file system is made by somebody who is not yet root there.
+      scratchOp(spec, scratch, 0),
       { kind: 'attach', slot: scratch, texts: [facts.stageDir] },
       { kind: 'setupIds' },
       { kind: 'chdirSlot', slot: scratch },
@@ -108,6 +123,39 @@ function rootOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, { layers, w
         // Set-user-ID programs get nothing where no new privileges are to be had anyway.
         wide: (spec.process.noNewPrivileges ? MS.nosuid : 0) | MS.nodev,
       },
+    ],
+  }
+}
+
+/** The same with both mounted by the worker, aside: its overlay keeps notes in trusted.overlay.*, which a tmpfs always had and which only the
+ * host's root may write.  Marks of layers are user.overlay.*, so several become one by an overlay of their own that reads those. */
+function workerRootOps (spec: RuntimeSpec, facts: HostFacts, slots: Slots, { layers }: ReturnType<typeof hostTrees>): RootOps {
+  const [made, overlay, scratch] = [slots.take(), slots.take(), slots.take()]
+  const lower = layers.map((_, i) => `l${i}`)
+  const mkdir = (slot: number) => (name: string): Op => ({ kind: 'mkdir', slot, texts: [name], num: ROOT_MODE })
+  const options = ['source=overlay', `lowerdir=${lower.length === 1 ? lower[0]! : 'lower'}`, 'upperdir=upper', 'workdir=work']
+  const aside: Op[] = [
+    { kind: 'propagation', wide: MS.rec | MS.private },
+    scratchOp(spec, made, facts.idBase),
+    { kind: 'attach', slot: made, texts: [facts.stageDir] },
+    { kind: 'chdirSlot', slot: made },
+    // It is the container's "/".
+    { ...mkdir(made)('upper'), num2: facts.idBase },
+    ...['work', 'lower', ...lower].map(mkdir(made)),
+    ...layers.map((slot, i): Op => ({ kind: 'attach', slot, texts: [lower[i]!] })),
+    ...(lower.length === 1 ? [] : [{ kind: 'mount', texts: ['overlay', 'lower', 'overlay', `lowerdir=${lower.toReversed().join(':')},userxattr`], wide: MS.nodev } as const]),
+    { kind: 'fsmount', slot: overlay, texts: ['overlay', options], num: options.length, wide: (spec.process.noNewPrivileges ? ATTR.nosuid : 0) | ATTR.nodev },
+    { kind: 'subtree', slot: scratch, from: SLOT_NONE, texts: ['.'] },
+  ]
+  return {
+    before: [{ kind: 'aside', num: aside.length }, ...aside],
+    scratch,
+    ops: [
+      { kind: 'attach', slot: scratch, texts: [facts.stageDir] },
+      { kind: 'setupIds' },
+      { kind: 'chdirSlot', slot: scratch },
+      ...['root', 'empty'].map(mkdir(scratch)),
+      { kind: 'attach', slot: overlay, texts: ['root'] },
     ],
   }
 }
@@ -200,7 +248,9 @@ export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
   checkSpec(spec)
   const slots = createSlots()
   const host = hostTrees(spec, facts, slots)
-  const root = rootOps(spec, facts, slots, host)
+  // A folder on disk keeps user.* attributes on all kernels; without mapped ids nobody inside could change what an overlay of the host's shows.
+  const byWorker = facts.rootByWorker && host.writable === undefined && facts.idmapFd >= 0
+  const root = (byWorker ? workerRootOps : rootOps)(spec, facts, slots, host)
   const inner = innerTrees(spec, slots, root.scratch)
   const hiding = hidingOps(spec, facts, slots, root.scratch)
   const newNetwork = spec.linux.namespaces.includes('network') && facts.netnsFd < 0
@@ -210,6 +260,7 @@ export function buildPlan (spec: RuntimeSpec, facts: HostFacts): Plan {
   const atClone = spec.linux.namespaces.filter(name => name !== 'cgroup' && (name !== 'network' || newNetwork))
   const ops: Op[] = [
     ...host.ops,
+    ...root.before,
     ...facts.cgroupTasks.map((path): Op => ({ kind: 'cgroupJoin', texts: [path] })),
     { kind: 'userMaps' },
     { kind: 'umask', num: UMASK },

@@ -106,7 +106,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => 
   const driver = driverFor(t)
   const cgroup = driver.create('used', LIMITS)
   const gone = async (): Promise<void> => { while (!cgroup.remove()) await new Promise(resolve => { setTimeout(resolve, 10) }) }
-  const fileOf = (hierarchy: string, name: string): string => readFileSync(join(driver.roots.find(root => root.split('/').includes(hierarchy))!, 'used', name), 'utf8')
+  const fileOf = (hierarchy: string, name: string): string => readFileSync(join(driver.roots.find(root => root.split(/[/,]/).includes(hierarchy))!, 'used', name), 'utf8')
   t.teardown(gone)
 
   // Pages of these files that are not in memory would be charged to the cgroup, for longer than the test lasts.

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { sweepDead } from '../../services/runtime/janitor.ts'
-import { needsRoot, NATIVE_DIR, rigFor } from '../helpers/container.ts'
+import { needsRoot, NATIVE_DIR, rigFor, SLOWNESS } from '../helpers/container.ts'
 
 const MIB = 1 << 20
 const withMemory = (limit: number) => (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit } } } })
@@ -81,12 +81,12 @@ t.test('two containers at once', { skip: needsRoot }, async t => {
 t.test('memory', { skip: needsRoot }, async t => {
   const rig = await rigFor(t)
   t.test('what connections hold counts as memory of the container', async t => {
-    const { text, outcome } = await rig.run(['fill-sockets', '40'], withMemory(24 * MIB), { timeoutMs: 120_000 })
+    const { text, outcome } = await rig.run(['fill-sockets', '40'], withMemory(24 * MIB), { timeoutMs: 120_000 * SLOWNESS })
     t.ok(outcome === 'oom' || Number(text) <= 48 * MIB, `${outcome}, ${text.trim()} bytes`)
   })
   t.test('a response that comes byte by byte costs the worker what one at once does', async t => {
     const before = process.memoryUsage.rss()
-    const { response } = await rig.run(['drip', '200000'], undefined, { timeoutMs: 120_000 })
+    const { response } = await rig.run(['drip', '200000'], undefined, { timeoutMs: 120_000 * SLOWNESS })
     t.equal(response.length, 200_000)
     t.ok(process.memoryUsage.rss() - before < 64 * MIB, `${(process.memoryUsage.rss() - before) / MIB} MiB more`)
   })

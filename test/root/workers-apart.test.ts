@@ -148,7 +148,7 @@ t.test('a kernel that cannot do all of a start is found out when a worker starts
   t.same(announced, driver.roots)
   const slots = createSlots({ native, ranges: claimIdRanges({ native, count: 1, preferred: 7 }), idmap: true, devRoot: join(folder, 'dev') })
   t.teardown(() => { slots.close(); driver.close() })
-  const host = { stageDir: join(folder, 'stage'), procPaths: new Map() }
+  const host = { stageDir: join(folder, 'stage'), rootByWorker: false, procPaths: new Map() }
   const noFilter = new Uint8Array(8) // no kernel takes a filter without a last word
   await t.rejects(tryContainer({ native, slots, driver, layer: join(folder, 'empty'), host: { ...host, seccomp: noFilter } }), {
     code: 'ERR_UNSUPPORTED', message: 'containers cannot be started on this machine: seccomp: seccomp: EINVAL; see wherry doctor',

@@ -18,7 +18,7 @@ const REQUEST: RunSpecRequest = {
   mounts: [{ destination: '/etc/hosts', type: 'bind', source: '/store/hosts', options: ['ro', 'file'] }], network: 'none', memoryBytes: 1 << 30, cpus: 2,
 }
 const FACTS: HostFacts = {
-  stageDir: '/stage', devDir: '/dev-of-slot', idBase: 1_000_000, idmapFd: 3, netnsFd: 4, cgroupFd: -1, cgroupTasks: [], seccomp: new Uint8Array(8), procPaths: new Map(),
+  stageDir: '/stage', devDir: '/dev-of-slot', idBase: 1_000_000, idmapFd: 3, netnsFd: 4, cgroupFd: -1, cgroupTasks: [], seccomp: new Uint8Array(8), rootByWorker: false, procPaths: new Map(),
 }
 
 t.test('a RUN is a plan whose root is written to the disk', async t => {

@@ -8,7 +8,7 @@ import { capabilityMask } from '../../services/runtime/capability.ts'
 import { checkSpec } from '../../services/runtime/check.ts'
 import { parseMounts, parseOwnCgroups } from '../../services/runtime/cgroup-host.ts'
 import { encodePlan, HEADER_BYTES, OP_BYTES } from '../../services/runtime/encode.ts'
-import { CLONE, FLAG, OP, type Op } from '../../services/runtime/ops.ts'
+import { ATTR, CLONE, FLAG, OP, type Op } from '../../services/runtime/ops.ts'
 import { buildPlan, explainFailure, programPaths, type HostFacts } from '../../services/runtime/plan.ts'
 import { buildSpec } from '../../services/runtime/spec.ts'
 import { resolveUser } from '../../services/runtime/user.ts'
@@ -71,7 +71,7 @@ function catching (work: () => void): unknown {
 
 const facts: HostFacts = {
   stageDir: '/data/stage', devDir: '/data/dev', idBase: 65_536, idmapFd: 20, netnsFd: 21, cgroupFd: -1, cgroupTasks: ['/cg/memory/tasks', '/cg/pids/tasks'],
-  seccomp: new Uint8Array(16), procPaths: new Map([['/proc/keys', 'file'], ['/proc/acpi', 'directory'], ['/proc/sys', 'directory']]),
+  seccomp: new Uint8Array(16), rootByWorker: false, procPaths: new Map([['/proc/keys', 'file'], ['/proc/acpi', 'directory'], ['/proc/sys', 'directory']]),
 }
 const kinds = (ops: readonly Op[]): string[] => ops.map(op => op.kind)
 
@@ -88,6 +88,22 @@ t.test('plan', async t => {
     const { ops } = buildPlan(specOf({}), facts)
     t.match(ops.find(op => op.kind === 'mount')?.texts?.[3], /^lowerdir=l1:l0,upperdir=upper,workdir=work,userxattr$/)
     t.ok(ops.filter(op => op.kind === 'tree').every(op => op.flags === FLAG.idmap))
+  })
+  t.test('where a tmpfs keeps no attributes, the worker mounts the root aside, before the clone', async t => {
+    const byWorker = (layers: readonly string[], change: Partial<HostFacts> = {}) => {
+      const spec = specOf({})
+      return buildPlan({ ...spec, root: { ...spec.root, layers } }, { ...facts, rootByWorker: true, ...change }).ops
+    }
+    const ops = byWorker(['/a', '/b'])
+    const at = kinds(ops).indexOf('aside')
+    const aside = ops.slice(at + 1, at + 1 + ops[at]!.num!)
+    t.same(kinds(ops.slice(0, at)).filter(kind => kind !== 'tree'), [])
+    t.same(kinds(aside).filter((kind, i, all) => kind !== all[i - 1]), ['propagation', 'fsmount', 'attach', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'subtree'])
+    t.equal(aside.find(op => op.kind === 'mount')?.texts?.[3], 'lowerdir=l1:l0,userxattr', 'the marks of layers are read by an overlay of theirs')
+    t.match(aside.findLast(op => op.kind === 'fsmount'), { texts: ['overlay', ['source=overlay', 'lowerdir=lower', 'upperdir=upper', 'workdir=work']], wide: ATTR.nosuid | ATTR.nodev })
+    t.match(aside.find(op => op.texts?.[0] === 'upper'), { num2: facts.idBase }, 'the container’s "/" is its own')
+    t.notOk(kinds(byWorker(['/a'])).includes('mount'), 'one layer has nothing to hide')
+    t.notOk(kinds(byWorker(['/a'], { idmapFd: -1 })).includes('aside'))
   })
   t.test('hides what this kernel has and nothing else', async t => {
     const behind = buildPlan(specOf({}), facts).ops
