@@ -8,6 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { InvalidRequest, Unsupported } from '../contract/errors.ts'
 import type { BundleResources } from '../contract/bundle-spec.ts'
 import { parseMounts, parseOwnCgroups } from './cgroup-host.ts'
+import { controllersOf, handDown } from './cgroup-v2.ts'
 import { beyondCgroups, limitsV1, limitsV2, type LimitWrite } from './cgroup-limits.ts'
 import { deviceLine, deviceProgram, effectiveRules } from './device-filter.ts'
 import type { Native } from './native.ts'
@@ -86,18 +87,6 @@ function inheritCpuset (directory: string): void {
   }
 }
 
-/** Hand every controller that DIRECTORY has to its children. */
-function handDown (directory: string): void {
-  for (const name of readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/).filter(Boolean)) {
-    try {
-      writeFileSync(join(directory, 'cgroup.subtree_control'), `+${name}`, { flag: 'r+' })
-    } catch (err) {
-      // A place that has processes, or is not ours, hands down no more than before; the limit that needs more says so.
-      if (!['EBUSY', 'EACCES', 'EPERM', 'EROFS', 'ENOTSUP', 'EINVAL', 'ENOENT'].includes(codeOf(err))) throw err
-    }
-  }
-}
-
 function makeDirectory (path: string, prepareLevel: (level: string) => void): void {
   if (existsSync(path)) return
   makeDirectory(dirname(path), prepareLevel)
@@ -110,7 +99,7 @@ export function createCgroup (tree: CgroupTree): boolean {
   const existed = tree.directories.every(({ path }) => existsSync(path))
   for (const { path, controllers } of tree.directories) {
     if (tree.version === 1) makeDirectory(path, level => { if (controllers.includes('cpuset')) inheritCpuset(level) })
-    else makeDirectory(path, level => { handDown(dirname(level)) })
+    else makeDirectory(path, level => { handDown(dirname(level), controllersOf(dirname(level))) }) // where it cannot, the limit that needs more says so
   }
   return existed
 }

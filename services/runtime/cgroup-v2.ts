@@ -3,7 +3,7 @@
 // processes"), so when ours is not the root, whoever is in it moves to a leaf beside the containers,
 // and back when the last worker ends.
 
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
@@ -15,13 +15,15 @@ import { createV2Freezer } from './freezer.ts'
 import { filesToRead, filesToWrite, type Native } from './native.ts'
 
 const CLAIM_ROUNDS_MAX = 20
+/** What counts and limits threads, not only processes. */
+const THREADED: readonly string[] = ['cpu', 'cpuset', 'pids', 'perf_event']
 
 /** Write TEXT to FILE, which exists: with O_CREAT the kernel would say EACCES where it means ENOENT. */
 function write (file: string, text: string): void {
   writeFileSync(file, text, { flag: 'r+' })
 }
 
-const controllersOf = (directory: string): string[] => readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/)
+export const controllersOf = (directory: string): string[] => readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/).filter(Boolean)
 
 /** Those that every container is limited in, and those that only count, as far as DIRECTORY has them. */
 function setControllers (directory: string, sign: '+' | '-'): void {
@@ -57,10 +59,11 @@ function claim (directory: string, root: string): void {
   }
 }
 
-/** Leave DIRECTORY as it was found, unless another worker's containers are below it. */
+/** Leave DIRECTORY as it was found, unless it has children beside the leaf: cgroups of another worker, or of a container that is none of ours
+ * (wherry-oci's, say), which would lose their limits. */
 function unclaim (directory: string): void {
   const leaf = join(directory, LEAF)
-  if (!existsSync(leaf)) return
+  if (!existsSync(leaf) || readdirSync(directory, { withFileTypes: true }).some(entry => entry.isDirectory() && entry.name !== LEAF)) return
   try {
     setControllers(directory, '-')
     moveProcesses(leaf, directory)
@@ -71,19 +74,38 @@ function unclaim (directory: string): void {
   removeCgroup(leaf)
 }
 
-/** Offer the controllers to DIRECTORY, from TOP downwards, where a service manager has not done so.
- * A place that refuses (it has processes, or is not ours to write) offers no more than before. */
+/** Are there processes in DIRECTORY itself?  The top, which has no type, may have some and children with controllers as well. */
+function isOccupied (directory: string): boolean {
+  if (!hasFile(directory, 'cgroup.type')) return false
+  try {
+    return readFileSync(join(directory, 'cgroup.procs'), 'utf8') !== ''
+  } catch (err) {
+    if (isErrno(err, 'ENOTSUP')) return true // threads of processes
+    throw err
+  }
+}
+
+/** Let the children of DIRECTORY have CONTROLLERS, as far as it has them and is ours to write.  A place with processes hands down nothing:
+ * it would still take those that can tell threads apart, and become a threaded domain, whose other children may have no
+ * process and no controller ever (cgroup-v2.rst, Threads).  Those come last, as none is taken behind one that finds a process. */
+export function handDown (directory: string, controllers: readonly string[]): void {
+  if (isOccupied(directory)) return
+  for (const name of [...controllers].sort((a, b) => Number(THREADED.includes(a)) - Number(THREADED.includes(b)))) {
+    try {
+      write(join(directory, 'cgroup.subtree_control'), `+${name}`)
+    } catch (err) {
+      if (isErrno(err, 'EBUSY', 'ENOTSUP')) return
+      // EINVAL: switched off on the kernel's command line.
+      if (!isErrno(err, 'EINVAL', 'ENOENT', 'EACCES', 'EPERM', 'EROFS')) throw err
+    }
+  }
+}
+
+/** Offer the controllers to DIRECTORY, from TOP downwards, where a service manager has not done so. */
 export function offerControllers (top: string, directory: string): void {
   if (directory === top) return
   offerControllers(top, dirname(directory))
-  for (const name of [...V2_CONTROLLERS, ...V2_COUNTERS]) {
-    try {
-      write(join(dirname(directory), 'cgroup.subtree_control'), `+${name}`)
-    } catch (err) {
-      // EINVAL: switched off on the kernel's command line.
-      if (!isErrno(err, 'EBUSY', 'EINVAL', 'ENOENT', 'EACCES', 'EPERM', 'EROFS', 'ENOTSUP')) throw err
-    }
-  }
+  handDown(dirname(directory), [...V2_CONTROLLERS, ...V2_COUNTERS])
 }
 
 /** What not every kernel has. */

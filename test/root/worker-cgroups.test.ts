@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileS
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { findHostCgroups } from '../../services/runtime/cgroup.ts'
+import { handDown } from '../../services/runtime/cgroup-v2.ts'
 import { sweepDead } from '../../services/runtime/janitor.ts'
 import { needsRoot } from '../helpers/container.ts'
 import { spawnIn, startWorker } from '../helpers/worker-process.ts'
@@ -109,6 +110,40 @@ t.test('a worker in a cgroup of its own', { skip: needsV2 }, async t => {
     t.same(readdirSync(unit, { withFileTypes: true }).filter(entry => entry.isDirectory()), [])
     t.equal(read(join(unit, 'cgroup.subtree_control')), '')
     for (const { pid } of others) t.equal(cgroupOf(pid), unit)
+  })
+})
+
+t.test('a cgroup with processes that containers of others share', { skip: needsV2 }, async t => {
+  const names = ['cpu', 'memory', 'pids']
+  const unit = newCgroup(t)
+  const enters = async (cgroup: string) => {
+    const { pid } = spawnIn(t, cgroup, 'sleep', '3600')
+    while (!read(join(cgroup, 'cgroup.procs')).split('\n').includes(String(pid))) await new Promise(resolve => { setTimeout(resolve, 20) })
+  }
+  await enters(unit)
+
+  t.test('hands nothing down, and stays one in which others can have children with processes', async t => {
+    handDown(unit, names)
+    t.equal(read(join(unit, 'cgroup.subtree_control')), '')
+    t.equal(read(join(unit, 'cgroup.type')), 'domain')
+    const child = join(unit, 'child')
+    mkdirSync(child)
+    t.equal(read(join(child, 'cgroup.type')), 'domain')
+    await enters(child)
+    writeFileSync(join(child, 'cgroup.kill'), '1')
+    while (/populated 1/.test(read(join(child, 'cgroup.events')))) await new Promise(resolve => { setTimeout(resolve, 20) })
+    rmdirSync(child)
+  })
+  t.test('takes no limit from a container of theirs when the last worker ends', async t => {
+    const worker = await startWorker(t, unit)
+    const theirs = join(unit, 'theirs')
+    mkdirSync(theirs)
+    writeFileSync(join(theirs, 'memory.max'), String(64 << 20))
+    await enters(theirs)
+    await worker.end()
+    t.equal(read(join(theirs, 'memory.max')), String(64 << 20))
+    t.equal(read(join(unit, 'cgroup.procs')), '', 'who was beside the worker stays in the leaf')
+    t.match(await (await startWorker(t, join(unit, LEAF))).ask({ run: ['echo', 'next'] }), { outcome: 'ok', text: 'next\n' })
   })
 })
 
