@@ -15,6 +15,7 @@ import { diskOf } from './block-device.ts'
 import { hasFile, isErrno, makeCgroup, removeCgroup, START_HEADROOM_BYTES, V1_CONTROLLERS, type Announce, type Cgroup, type CgroupDriver, type HostCgroups } from './cgroup-driver.ts'
 import { parseV1, usageSince } from './cgroup-usage.ts'
 import { createV1Freezer } from './freezer.ts'
+import { isKernelAtLeast } from './kernel.ts'
 import { filesToRead, filesToWrite, type Native } from './native.ts'
 
 type Controller = typeof V1_CONTROLLERS[number]
@@ -22,7 +23,18 @@ type Controller = typeof V1_CONTROLLERS[number]
 type Directories = Readonly<Record<Controller, string> & { blkio?: string }>
 
 /** What not every kernel has. */
-interface Optional { readonly memsw: boolean, readonly tcp: boolean, readonly pidsPeak: boolean }
+interface Optional {
+  readonly memsw: boolean
+  readonly tcp: boolean
+  readonly pidsPeak: boolean
+  /** "MAJOR:MINOR" of a disk whose io counts for none but those that have a limit for it: kernels before IO_COUNTS. */
+  readonly limitedDisk: string | undefined
+}
+
+/** The first kernel of which it is certain; 6.1 only counts for limits (blk_throtl_bio() in block/blk-throttle.h). */
+const IO_COUNTS = [6, 6] as const
+/** Bytes per second that no disk reaches. */
+const IO_NEVER = 2 ** 50
 
 /** What a cgroup may still be charged with when it serves another container: what the kernel holds ahead for each of
  * a few CPUs (MEMCG_CHARGE_BATCH, 64 pages).  More is page cache, which would count as the next one's. */
@@ -39,15 +51,15 @@ function takesNumbers (file: string): boolean {
   }
 }
 
-/** Since Linux 6.10 a disk counts nobody's io before the first limit was set for it: "none" is one.  False when it cannot. */
-function countIo (blkio: string, folder: string): boolean {
+/** Since Linux 6.10 a disk counts nobody's io before the first limit was set for it: "none" is one.  The disk of FOLDER; undefined when none counts. */
+function countIo (blkio: string, folder: string): string | undefined {
   const disk = diskOf(folder)
   try {
     if (disk !== undefined) writeFileSync(join(blkio, 'blkio.throttle.read_bps_device'), `${disk} 0`, { flag: 'r+' })
-    return disk !== undefined
+    return disk
   } catch (err) {
     if (!isErrno(err, 'ENOENT', 'ENODEV', 'EINVAL', 'EOPNOTSUPP', 'ENOTSUP')) throw err
-    return false
+    return undefined
   }
 }
 
@@ -69,6 +81,7 @@ function limitFiles (dirs: Directories, optional: Optional, { memory: { limit },
       ...memoryLimit(dirs, optional, limit + START_HEADROOM_BYTES, 'down'),
       ...(optional.tcp ? [[`${dirs.memory}/memory.kmem.tcp.limit_in_bytes`, String(limit)] as const] : []),
       [`${dirs.cpu}/cpu.cfs_period_us`, String(cpu.period)], quota, pidsMax,
+      ...(optional.limitedDisk === undefined ? [] : ['read', 'write'].map(way => [`${dirs.blkio}/blkio.throttle.${way}_bps_device`, `${optional.limitedDisk} ${IO_NEVER}`] as const)),
     ]),
     // The quota again: what the last container used of the present period is not the next one's debt.
     again: filesToWrite([...memoryLimit(dirs, optional, limit + START_HEADROOM_BYTES, 'up'), quota, [`${dirs.memory}/memory.max_usage_in_bytes`, '0']]),
@@ -200,18 +213,20 @@ function makeRoots ({ host, instance, folder, announce }: Omit<V1Deps, 'native'>
       throw new Unsupported(`cannot make the cgroup ${root}; the worker needs to be root on a host with writable cgroups`, cause)
     }
   }
-  return { roots: blkio !== undefined && countIo(blkio, folder) ? { ...roots, blkio } : roots, freezerRoot, all }
+  const disk = blkio === undefined ? undefined : countIo(blkio, folder)
+  return { roots: blkio === undefined || disk === undefined ? roots : { ...roots, blkio }, disk, freezerRoot, all }
 }
 
 export interface V1Deps { readonly native: Native, readonly host: HostCgroups, readonly instance: string, readonly folder: string, readonly announce: Announce }
 
 export function createV1Driver ({ native, ...deps }: V1Deps): CgroupDriver {
   const { host } = deps
-  const { roots, freezerRoot, all } = makeRoots(deps)
+  const { roots, disk, freezerRoot, all } = makeRoots(deps)
   const optional = {
     memsw: takesNumbers(join(roots.memory, 'memory.memsw.limit_in_bytes')),
     tcp: takesNumbers(join(roots.memory, 'memory.kmem.tcp.limit_in_bytes')),
     pidsPeak: hasFile(roots.pids, 'pids.peak'),
+    limitedDisk: isKernelAtLeast(...IO_COUNTS) ? undefined : disk,
   }
   return {
     layout: host.layout,

@@ -7,6 +7,7 @@ import { release } from 'node:os'
 import { dirname, join } from 'node:path'
 import { diskOf } from './block-device.ts'
 import { findHostCgroups } from './cgroup.ts'
+import { isKernelAtLeast } from './kernel.ts'
 import { openNative, type Native } from './native.ts'
 import { compileSeccomp } from './seccomp.ts'
 import { FUNCTION_PROFILE } from './seccomp-profile.ts'
@@ -38,13 +39,8 @@ function finding (name: string, remedy: string, ask: () => string | { warn: stri
   }
 }
 
-function isAtLeast ([major, minor]: readonly [number, number]): boolean {
-  const [ourMajor = 0, ourMinor = 0] = release().split('.').map(Number)
-  return ourMajor > major || (ourMajor === major && ourMinor >= minor)
-}
-
 function askKernel (): string {
-  if (!isAtLeast(KERNEL_MIN)) throw new Error(`Linux ${release()} is older than ${KERNEL_MIN.join('.')}`)
+  if (!isKernelAtLeast(...KERNEL_MIN)) throw new Error(`Linux ${release()} is older than ${KERNEL_MIN.join('.')}`)
   return `Linux ${release()}`
 }
 
