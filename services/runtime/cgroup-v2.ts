@@ -25,10 +25,17 @@ function write (file: string, text: string): void {
 
 export const controllersOf = (directory: string): string[] => readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/).filter(Boolean)
 
-/** Those that every container is limited in, and those that only count, as far as DIRECTORY has them. */
-function setControllers (directory: string, sign: '+' | '-'): void {
+/** Give the children of DIRECTORY those that every container is limited in, and those that only count, as far as it has them. */
+function giveControllers (directory: string): void {
   const counters = V2_COUNTERS.filter(name => controllersOf(directory).includes(name))
-  write(join(directory, 'cgroup.subtree_control'), [...V2_CONTROLLERS, ...counters].map(name => sign + name).join(' '))
+  write(join(directory, 'cgroup.subtree_control'), [...V2_CONTROLLERS, ...counters].map(name => `+${name}`).join(' '))
+}
+
+/** Also those that somebody else gave: a place that has given any can take no process. */
+function takeControllersBack (directory: string): void {
+  const file = join(directory, 'cgroup.subtree_control')
+  const given = readFileSync(file, 'utf8').split(/\s+/).filter(Boolean)
+  if (given.length > 0) write(file, given.map(name => `-${name}`).join(' '))
 }
 
 /** Move every process of FROM to TO.  Those that fork meanwhile may leave a child behind. */
@@ -46,8 +53,8 @@ function moveProcesses (from: string, to: string): void {
 function claim (directory: string, root: string): void {
   for (let round = 1; ; round++) {
     try {
-      setControllers(directory, '+')
-      setControllers(root, '+')
+      giveControllers(directory)
+      giveControllers(root)
       return
     } catch (err) {
       // EBUSY: somebody is in it.  ENOENT: a worker that ends took the controllers back just now.
@@ -65,7 +72,7 @@ function unclaim (directory: string): void {
   const leaf = join(directory, LEAF)
   if (!existsSync(leaf) || readdirSync(directory, { withFileTypes: true }).some(entry => entry.isDirectory() && entry.name !== LEAF)) return
   try {
-    setControllers(directory, '-')
+    takeControllersBack(directory)
     moveProcesses(leaf, directory)
   } catch (err) {
     // EBUSY: the controllers are in use below.  ENOENT: another worker was quicker.
