@@ -7,7 +7,7 @@ import t from 'tap'
 import { StartError } from '../../services/contract/errors.ts'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { takeCensus } from '../helpers/census.ts'
-import { needsRoot, openRig, probeSpec, rigFor } from '../helpers/container.ts'
+import { needsRoot, openRig, probeSpec, rigFor, SLOWNESS } from '../helpers/container.ts'
 
 /** RESTING_MAX and AHEAD_PER_SHAPE of cgroup-pool.ts, and some on their way out. */
 const CGROUPS_KEPT_MAX = 80
@@ -274,7 +274,7 @@ t.test('pause and resume', { skip: needsRoot }, async t => {
     return Number(fields[11]) + Number(fields[12])
   }
   t.test('a paused container takes no CPU time, a resumed one goes on', async t => {
-    const container = start('spin', '300')
+    const container = start('spin', String(300 * SLOWNESS))
     await container.pause()
     const before = cpuTicks(container.pid)
     await new Promise(resolve => { setTimeout(resolve, 100) })
