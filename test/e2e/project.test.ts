@@ -1,7 +1,6 @@
 // From a folder with a Dockerfile to a function that answers, in one command: wherry init, wherry.yaml, OpenFaaS's stack.yaml,
 // tags that move, signatures.  The one base image is made here from busybox.
 
-import { execFileSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { generateKeyPairSync } from 'node:crypto'
@@ -92,16 +91,6 @@ t.test('what is wrong is said before anything is deployed', async t => {
   t.match(await deploy('-f', join(own, 'build.yaml')), { code: 1, stderr: /Dockerfile:2: .*did you mean COPY/s })
   t.match(await deploy('-f', join(own, 'build.yaml'), '--memory', '3Mi'), { code: 2, stderr: /--memory cannot be used with a YAML file/ })
   t.match(await runWherry(['deploy', '-f', join(own, 'build.yaml'), '--gateway', wherry.addresses.gateway, '--data', shortFolder(t)]), { code: 1, stderr: /no wherry up runs on .*--registry/ })
-})
-
-t.test('make base-images makes the same image whatever the umask', async t => {
-  const make = (umask: string, name: string): string => execFileSync('sh', ['-c', 'umask "$1"; exec infra/base-images/make.sh "$2"', 'sh', umask, name], {
-    cwd: join(import.meta.dirname, '../..'), env: { ...process.env, WHERRY_DATA: wherry.data }, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const [open, closed] = ['000', '077'].map(umask => make(umask, 'busybox'))
-  t.match(open, /^base-images: wherry\/busybox:1 sha256:[0-9a-f]{64}\n$/)
-  t.equal(closed, open)
-  t.throws(() => make('022', 'nonsense'), { message: /there is no base image "nonsense"; there are: / })
 })
 
 t.test('a namespace whose policy requires signatures refuses an image without one, another warns', async t => {
