@@ -108,7 +108,7 @@ function askAccount (dataDir: string): string {
   const host = findHostCgroups({ mayOffer: false })
   const disk = diskOf(nearestFolder(dataDir))
   const io = host.driver === 'v2' ? host.v2!.controllers.includes('io') && 'all disks' : host.v1.has('blkio') && disk !== undefined && `disk ${disk}`
-  return `CPU, throttling, memory peak, ${isAtLeast(KERNEL_PIDS_PEAK) ? 'processes peak, ' : ''}OOM kills, ${io === false ? 'no block io' : `block io of ${io}`}`
+  return `CPU, throttling, memory peak, ${isKernelAtLeast(...KERNEL_PIDS_PEAK) ? 'processes peak, ' : ''}OOM kills, ${io === false ? 'no block io' : `block io of ${io}`}`
 }
 
 /** All findings about this host, in the order in which one would mend them. */

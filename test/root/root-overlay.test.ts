@@ -84,7 +84,7 @@ for (const rootByWorker of [false, true]) {
     const rig = await rigFor(t, rootByWorker)
     const tree = `find ${FOLDERS} 2>&- | sort`
     await rig.run(['sh', '-c', ':'])
-    const before = takeCensus()
+    const before = takeCensus(rig.stageDir)
 
     t.test('shows what the layers say, and from one layer what that one says', async t => {
       t.same(await rig.run(['sh', '-c', tree]), { outcome: 'ok', said: AS_BUILT })
@@ -121,7 +121,7 @@ for (const rootByWorker of [false, true]) {
       t.equal(openMounts(), held)
     })
     t.test('nothing is left on the host', async t => {
-      t.same({ ...takeCensus(), cgroups: 0, fds: 0 }, { ...before, cgroups: 0, fds: 0 })
+      t.same({ ...takeCensus(rig.stageDir), cgroups: 0, fds: 0 }, { ...before, cgroups: 0, fds: 0 })
       t.equal(rig.runtime.running, 0)
     })
   })
