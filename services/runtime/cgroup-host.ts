@@ -37,7 +37,8 @@ function hierarchy (root: string, mountPoint: string, controllers: readonly stri
   }
 }
 
-/** All cgroup mounts of a mountinfo TEXT; the first of several mounts of one hierarchy counts. */
+/** The cgroup hierarchies of a mountinfo TEXT.  Of several mounts of one the first counts, which is the host's: containers whose mounts can be
+ * seen from here, because they have no mount namespace of their own, mount it again and show their own part of it. */
 export function parseMounts (text: string): { v1: HierarchyMount[], v2: HierarchyMount | undefined } {
   const v1: HierarchyMount[] = []
   let v2: HierarchyMount | undefined
@@ -47,7 +48,9 @@ export function parseMounts (text: string): { v1: HierarchyMount[], v2: Hierarch
     const [type, , options] = behind?.split(' ') ?? []
     if (root === undefined || mountPoint === undefined) continue
     if (type === 'cgroup2') v2 ??= hierarchy(unescape(root), unescape(mountPoint), [])
-    if (type === 'cgroup') v1.push(hierarchy(unescape(root), unescape(mountPoint), (options ?? '').split(',')))
+    const controllers = (options ?? '').split(',')
+    const isKnown = v1.some(known => known.controllers.join() === controllers.join())
+    if (type === 'cgroup' && !isKnown) v1.push(hierarchy(unescape(root), unescape(mountPoint), controllers))
   }
   return { v1, v2 }
 }

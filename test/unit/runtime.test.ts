@@ -267,4 +267,12 @@ t.test('cgroups of this host', async t => {
     t.equal(mounts.v1[1]?.directoryOf('/docker/x'), '/sys/fs/cgroup/cpu acct')
     t.equal(mounts.v2?.directoryOf('/d'), '/sys/fs/cgroup/d')
   })
+  t.test('a container that mounts them again where everybody sees it is not taken for the host', async t => {
+    const mounts = parseMounts([
+      '30 20 0:25 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct', '31 20 0:27 / /sys/fs/cgroup/unified rw - cgroup2 none rw',
+      '90 80 0:25 /others /tmp/rootfs/sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct', '91 80 0:27 /others /tmp/rootfs/sys/fs/cgroup/unified rw - cgroup2 none rw',
+    ].join('\n'))
+    t.same(mounts.v1.map(mount => mount.directoryOf('/mine')), ['/sys/fs/cgroup/cpu/mine'])
+    t.equal(mounts.v2?.directoryOf('/mine'), '/sys/fs/cgroup/unified/mine')
+  })
 })
