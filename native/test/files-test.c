@@ -6,17 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tap.h"
 #include "wherry.h"
-
-static int failures, count;
-
-static void
-expect (int passed, const char *what)
-{
-  count++;
-  failures += !passed;
-  printf ("%s %d - %s\n", passed ? "ok" : "not ok", count, what);
-}
 
 int
 main (void)
@@ -49,6 +40,5 @@ main (void)
   unlink ("a");
   unlink ("b");
   rmdir (folder);
-  printf ("1..%d\n", count);
-  return failures != 0;
+  return finish ();
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "stage.h"
+#include "tap.h"
 
 enum { OPS = 5, TEXT = 64, PATIENCE_MS = 60000 };
 
@@ -23,16 +24,6 @@ struct sample
   struct wy_op ops[OPS];
   char text[TEXT];
 };
-
-static int failures, count;
-
-static void
-expect (int passed, const char *what)
-{
-  count++;
-  failures += !passed;
-  printf ("%s %d - %s\n", passed ? "ok" : "not ok", count, what);
-}
 
 /* Write to the fifos "a" and "b" in FOLDER, ask for the signal, then run "echo ran". */
 static struct sample
@@ -129,6 +120,5 @@ main (void)
   unlinkat (folder, "b", 0);
   close (folder);
   rmdir (path);
-  printf ("1..%d\n", count);
-  return failures != 0;
+  return finish ();
 }
