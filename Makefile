@@ -4,8 +4,11 @@ export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
 # What a test run left that was killed; some tests mount there.
 EMPTY_TAP = awk '$$5 ~ "^$(CURDIR)/[.]tap/" { print $$5 }' /proc/self/mountinfo | tac | xargs -r umount --lazy; rm -rf .tap
 
+PRETTIER_CACHE = --cache --cache-location build/prettier-cache
+C_FILES = $(wildcard native/*/*.[ch])
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-engines native pack build test test-unit test-redis test-root test-e2e test-vm t demo up down bench bench-images base-images fuzz clean
+.PHONY: help setup setup-engines native pack build fmt test test-unit test-redis test-root test-e2e test-vm t demo up down bench bench-images base-images fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -24,10 +27,17 @@ pack: build/wherry-oci.cjs ## wherry-oci as one compiled script, which starts in
 build/wherry-oci.cjs: infra/pack/pack.ts node_modules/.package-lock.json $(wildcard $(addsuffix /*.ts,$(addprefix services/,contract platform runtime oci)))
 	@node --disable-warning=ExperimentalWarning infra/pack/pack.ts services/oci/main.ts build/wherry-oci
 
-build: ## type check and lint (nothing is emitted: Node runs the .ts files)
+build: ## check types, lint and format (nothing is emitted: Node runs the .ts files)
 	@mkdir -p build
 	tsc -p .
-	oxlint --deny-warnings
+	prettier --check --log-level warn $(PRETTIER_CACHE) .
+	clang-format --dry-run -Werror $(C_FILES)
+	oxlint --type-aware --deny-warnings
+
+fmt: ## format TypeScript and JSON (prettier) and C (clang-format)
+	@mkdir -p build
+	prettier --write --log-level warn $(PRETTIER_CACHE) .
+	clang-format -i $(C_FILES)
 
 test: setup-engines build ## everything this machine can run; ends with "N passed, N failed, N skipped"
 	@$(MAKE) --no-print-directory -C native check sanitize

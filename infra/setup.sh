@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes a Debian 12 or 13 machine ready for Wherry: missing Debian packages, npm packages, the native
 # library, the `wherry` and `wherry-oci` commands.  Run as often as you like: what is there is left alone.
-# `setup.sh --engines` also installs the engines that `make test` puts on `wherry-oci` and compares images with.
+# `setup.sh --engines` also installs what only `make test` needs: the engines to compare with, and clang-format.
 # Knows nothing about running services; it makes sure that apt starts none.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -10,9 +10,10 @@ RUN_PACKAGES=(redis-server docker-registry libseccomp2 util-linux tar ca-certifi
 BUILD_PACKAGES=(gcc libc6-dev make libisal-dev libzstd-dev libssl-dev)
 TEST_PACKAGES=(busybox-static curl skopeo runc openssl bzip2 xz-utils)
 ENGINE_PACKAGES=(podman docker.io buildah umoci)
+FORMAT_PACKAGES=(clang-format)
 POLICY=/usr/sbin/policy-rc.d
 WANTED=("${RUN_PACKAGES[@]}" "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}")
-[ "${1:-}" != --engines ] || WANTED+=("${ENGINE_PACKAGES[@]}")
+[ "${1:-}" != --engines ] || WANTED+=("${ENGINE_PACKAGES[@]}" "${FORMAT_PACKAGES[@]}")
 
 say () { echo "setup: $*"; }
 die () { echo "wherry: setup: $*" >&2; exit 1; }

@@ -49,11 +49,11 @@ async function startWherry (data: string): Promise<{ child: ChildProcess, addres
   const command = ['--pdeathsig', 'SIGTERM', '--', join(ROOT, 'services/cli/wherry'), 'up', '--json', '--data', data, ...free]
   const child = spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'pipe'], env })
   const words: string[] = []
-  createInterface({ input: child.stderr! }).on('line', line => {
+  createInterface({ input: child.stderr }).on('line', line => {
     words.push(line)
     if (/^[✓!]/u.test(line)) console.log(`      ${line}`)
   })
-  const ready = once(createInterface({ input: child.stdout! }), 'line') as Promise<[string]>
+  const ready = once(createInterface({ input: child.stdout }), 'line') as Promise<[string]>
   const ended = once(child, 'close').then(() => { throw new Error(`wherry up ended: ${words.slice(-5).join(' | ')}`) })
   const [line] = await Promise.race([ready, ended])
   ended.catch(() => { /* from here on its end is what stop() waits for */ })

@@ -4,6 +4,7 @@
 
 #include "layer.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,7 +19,7 @@ struct header
   char typeflag, linkname[100], magic[6], version[2], uname[32], gname[32], devmajor[8], devminor[8];
   char prefix[155], pad[12];
 };
-_Static_assert (sizeof (struct header) == BLOCK, "a tar header is one block");
+static_assert (sizeof (struct header) == BLOCK, "a tar header is one block");
 
 struct records
 {

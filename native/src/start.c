@@ -59,6 +59,7 @@ wy_use_child_stack (struct clone_args *args)
   args->stack_size = STACK_SIZE;
 }
 
+/* clang-format off: releases 14 and 19 disagree on inline assembly. */
 /* clone3 with a stack of its own: the child must not return into the caller's frames. */
 long
 wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument)
@@ -102,6 +103,7 @@ wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argumen
   return x0;
 #endif
 }
+/* clang-format on */
 
 /* CLONE_CLEAR_SIGHAND resets handlers but keeps what is ignored, and Node ignores SIGPIPE. */
 static void

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
+/* clang-format off: releases 14 and 19 disagree on inline assembly. */
 static inline long
 wy_sys6 (long number, long a, long b, long c, long d, long e, long f)
 {
@@ -37,6 +38,7 @@ wy_sys6 (long number, long a, long b, long c, long d, long e, long f)
 #error "libwherry knows the system call convention of x86_64 and aarch64 only"
 #endif
 }
+/* clang-format on */
 
 /* Arguments are pointers or numbers; intptr_t holds both. */
 #define WY_SYS_PICK(_1, _2, _3, _4, _5, _6, _7, NAME, ...) NAME

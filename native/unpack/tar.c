@@ -10,6 +10,7 @@
 
 #include "unpack.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@ struct header
   unsigned char typeflag, linkname[100], magic[6], version[2], uname[32], gname[32], devmajor[8], devminor[8];
   unsigned char prefix[155], pad[12];
 };
-_Static_assert (sizeof (struct header) == BLOCK, "a tar header is one block");
+static_assert (sizeof (struct header) == BLOCK, "a tar header is one block");
 
 /* Octal text, or GNU's base-256 when the first bit is set. */
 static bool

@@ -89,7 +89,7 @@ function addText (tar: Pack, name: string, value: object): void {
 async function fillTar (tar: Pack, { store, format }: SaveRequest, parts: readonly Part[]): Promise<void> {
   for (const name of ['blobs/', 'blobs/sha256/']) tar.entry({ ...FIXED, name, mode: 0o755, type: 'directory' })
   const blobs = new Map(parts.flatMap(part => [part.manifest, part.config, ...part.layers]).map(blob => [blob.digest, blob.size]))
-  for (const [digest, size] of [...blobs].sort()) {
+  for (const [digest, size] of [...blobs].sort(([a], [b]) => a < b ? -1 : 1)) {
     await pipeline(createReadStream(store.blobPath(digest)), tar.entry({ ...FIXED, name: `blobs/sha256/${digest.slice('sha256:'.length)}`, mode: 0o644, size }))
   }
   addText(tar, 'index.json', layoutIndex(parts))

@@ -138,10 +138,10 @@ async function docker (folder: string, rootfs: string): Promise<Subject[]> {
 async function startUp (folder: string): Promise<{ child: ChildProcess, addresses: Addresses }> {
   const free = ['--gateway', '127.0.0.1:0', '--registry', '127.0.0.1:0', '--worker', '127.0.0.1:0']
   const child = spawn('setpriv', ['--pdeathsig', 'SIGTERM', '--', join(ROOT, 'services/cli/wherry'), 'up', '--json', '--data', join(folder, 'up'), ...free], { stdio: ['ignore', 'pipe', 'pipe'] })
-  child.stderr!.resume()
+  child.stderr.resume()
   const failed = once(child, 'exit').then(([code]) => { throw new Error(`wherry up ended with ${code}`) })
   failed.catch(() => {}) // after the start its end is expected
-  const [line] = await Promise.race([once(createInterface({ input: child.stdout! }), 'line') as Promise<[string]>, failed])
+  const [line] = await Promise.race([once(createInterface({ input: child.stdout }), 'line') as Promise<[string]>, failed])
   return { child, addresses: JSON.parse(line) as Addresses }
 }
 

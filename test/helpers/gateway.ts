@@ -53,9 +53,11 @@ export function httpClient (url: string) {
     new Promise((resolve, reject) => {
       // Node's client frames the body of a DELETE only when it is told its length.
       const length = body === undefined || body instanceof Readable ? {} : { 'content-length': String(Buffer.byteLength(body)) }
-      const req = request(new URL(path, url), { method, headers: { ...length, ...headers }, agent: false }, async res => {
-        const bytes = Buffer.concat(await res.toArray().catch(() => []))
-        resolve({ status: res.statusCode ?? 0, headers: res.headers, body: bytes, text: bytes.toString() })
+      const req = request(new URL(path, url), { method, headers: { ...length, ...headers }, agent: false }, res => {
+        void res.toArray().catch(() => []).then(chunks => {
+          const bytes = Buffer.concat(chunks)
+          resolve({ status: res.statusCode ?? 0, headers: res.headers, body: bytes, text: bytes.toString() })
+        })
       })
       req.on('error', reject)
       if (body instanceof Readable) body.pipe(req)

@@ -57,7 +57,7 @@ async function stuckWorker (t: Test, redis: TestRedis, rig: Rig, name: string): 
   const script = new URL('../helpers/stuck-worker.ts', import.meta.url).pathname
   const child = spawn(process.execPath, [script, redis.url, rig.prefix, name, String(QUICK.lockDurationMs), String(QUICK.stalledIntervalMs)], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => child.kill('SIGKILL'))
-  await once(child.stdout!, 'data')
+  await once(child.stdout, 'data')
   return child
 }
 
@@ -179,7 +179,7 @@ t.test('workers that fall silent', async t => {
     await client.lpush(`${rig.prefix}:f:active`, 'settled')
     async function settle (): Promise<void> {
       await client.lrem(`${rig.prefix}:f:active`, 1, 'settled')
-      for (let step = 0; step < 10; step++) await undefined // from the answer to the end of an attempt are some steps
+      for (let step = 0; step < 10; step++) await Promise.resolve() // from the answer to the end of an attempt are some steps
       leases.release(settled)
     }
     leases.start()

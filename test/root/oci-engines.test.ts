@@ -132,7 +132,7 @@ async function exercise (t: Test, engine: Engine, flags: readonly string[], name
   t.test('a terminal', async t => {
     t.match(run(['-t'], ['sh', '-c', 'tty; test -c /dev/console && echo console']).stdout, /\/dev\/pts\/0\r\nconsole/)
     // script(1) gives the engine a terminal of its own, as a person at a keyboard has.
-    const typed = `${[engine.program, 'run', '--rm', '-it', ...flags, 'box', 'sh'].join(' ')}`
+    const typed = [engine.program, 'run', '--rm', '-it', ...flags, 'box', 'sh'].join(' ')
     const { stdout } = spawnSync('script', ['-qec', typed, '/dev/null'], { encoding: 'utf8', input: 'echo "<$((40+2))>"; tty; exit 3\n', timeout: COMMAND_MAX_MS })
     t.match(stdout, /<42>\r\n\/dev\/pts\/0/)
   })

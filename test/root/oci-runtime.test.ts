@@ -92,7 +92,7 @@ t.test('the life of a container', { skip }, async t => {
     t.equal(rig.run('kill -9 $$').code, 0, 'process 1 does not hear itself')
     rig.config('trap "exit 7" TERM; echo ready; while :; do sleep 0.05; done')
     const child = spawn(WHERRY_OCI, ['--root', join(rig.directory, 'state'), 'run', id], { cwd: rig.directory, stdio: ['ignore', 'pipe', 'inherit'] })
-    await once(child.stdout!, 'data')
+    await once(child.stdout, 'data')
     child.kill('SIGTERM')
     t.same(await once(child, 'exit'), [7, null])
     t.equal(rig.oci(['list', '-q']).stdout, '', 'it is deleted')

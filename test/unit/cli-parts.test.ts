@@ -91,7 +91,7 @@ t.test('the gateway client', async t => {
     await t.rejects(client.json({ method: 'GET', path: '/' }), { message: 'the gateway answered 404' })
   })
   t.test('announces a large body, and sends it only when it is wanted', async t => {
-    const server = createServer(async (request, reply) => { reply.end(String(Buffer.concat(await request.toArray() as Buffer[]).length)) })
+    const server = createServer((request, reply) => { void request.toArray().then(chunks => reply.end(String(Buffer.concat(chunks as Buffer[]).length))) })
     server.on('checkContinue', (request: IncomingMessage, reply: ServerResponse) => {
       if (request.url === '/refused') {
         reply.writeHead(413, { connection: 'close' }).end('{"error":{"code":"ERR_TOO_LARGE","message":"too much"}}')
@@ -133,7 +133,7 @@ t.test('deploy speaks the gateway’s words', async t => {
   let isRestarted = false
   let live = [{ name: 'w1', startedAtMs: 1 }]
   let pulls = [{ worker: 'w1', state: 'pulling', layers: [{ layer: `sha256:${'b'.repeat(64)}`, state: 'receiving', receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 }] }, { worker: 'gone', state: 'pulling', layers: [] }] as object[]
-  const url = await serve(t, async (request, reply) => {
+  const url = await serve(t, (request, reply) => {
     if (request.url === '/system/workers') return void reply.end(JSON.stringify(live))
     if (request.url === '/system/function/f/pulls') {
       reply.end(JSON.stringify({ workers: pulls }))
@@ -141,8 +141,10 @@ t.test('deploy speaks the gateway’s words', async t => {
       if (isRestarted) live = [{ name: 'w1', startedAtMs: 2 }]
       return
     }
-    bodies.push(JSON.parse(Buffer.concat(await request.toArray() as Buffer[]).toString('utf8')))
-    reply.writeHead(202).end('{"name":"f","imageDigest":"sha256:1"}')
+    void request.toArray().then(chunks => {
+      bodies.push(JSON.parse(Buffer.concat(chunks as Buffer[]).toString('utf8')))
+      reply.writeHead(202).end('{"name":"f","imageDigest":"sha256:1"}')
+    })
   })
   const file = `${t.testdir({ 'f.json': '{"service":"f","image":"old","timeout":"9s"}' })}/f.json`
   const { context, out, err } = capture({ WHERRY_GATEWAY_URL: url.href, SECRET: 'from here' })

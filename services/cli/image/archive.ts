@@ -30,7 +30,11 @@ async function writeFileWhole (what: string, file: string, write: (out: Writable
     if (!isPlain) return
     await rename(path, file)
     const folder = await open(dirname(file), 'r')
-    await folder.sync().finally(() => folder.close())
+    try {
+      await folder.sync()
+    } finally {
+      await folder.close()
+    }
   } catch (err) {
     if (isPlain) await rm(path, { force: true })
     if (err instanceof Error && 'syscall' in err && !(err instanceof AppError)) throw new Failure(what, `${file} cannot be written (${err.message})`, { cause: err })
