@@ -20,7 +20,7 @@ const textOf = (output: Buffer | null): string => output === null || output.leng
 
 /** Why the hook that ENDED so has failed; undefined when it has not. */
 function reasonOf (hook: Hook, { error, signal, status }: SpawnSyncReturns<Buffer>): string | undefined {
-  switch ((error as NodeJS.ErrnoException | undefined)?.code) {
+  switch (error && 'code' in error ? error.code : undefined) {
     case undefined: case 'EPIPE': break // it ended without having read its stdin, which is its right
     case 'ETIMEDOUT': return `killed after ${hook.timeoutMs / 1000} s`
     case 'ENOBUFS': return `killed, it wrote more than ${STDERR_MAX_BYTES} bytes of messages`
