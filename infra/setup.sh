@@ -1,8 +1,8 @@
 #!/bin/bash
-# Makes a Debian 12 or 13 machine ready for Wherry: missing Debian packages, npm packages, the native
-# library, the `wherry` and `wherry-oci` commands.  Run as often as you like: what is there is left alone.
-# `setup.sh --engines` also installs what only `make test` needs: the engines to compare with, and clang-format.
-# Knows nothing about running services; it makes sure that apt starts none.
+# Makes a Debian 12 or 13 machine ready for Wherry: missing Debian packages, npm packages, the native library,
+# the `wherry` and `wherry-oci` commands. Run as often as you like: what is there is left alone. `setup.sh
+# --engines` also installs what only `make test` needs: the engines to compare with, and clang-format. Knows
+# nothing about running services; it makes sure that apt starts none.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 

@@ -1,13 +1,22 @@
-// What a test run shows: one line per file, each failure in full, their names again, and as the very last line
-// "N passed, N failed, N skipped".  Reads the TAP text that tap gives its reporters; knows nothing of
-// what is tested.  Counted are tests, that is named blocks (the innermost ones) and assertions that
-// stand in no block.  Stricter than tap: a file that crashes or asserts nothing is a failure, and
-// under CI a tier (a folder below test/) that skipped everything is one too.
+// What a test run shows: one line per file, each failure in full, their names again, and as the very last
+// line "N passed, N failed, N skipped". Reads the TAP text that tap gives its reporters; knows nothing of
+// what is tested. Counted are tests, that is named blocks (the innermost ones) and assertions that stand in
+// no block. Stricter than tap: a file that crashes or asserts nothing is a failure, and under CI a tier (a
+// folder below test/) that skipped everything is one too.
 
 import { Transform, type TransformCallback } from 'node:stream'
 
-interface Block { readonly name: string, assertions: number, counted: number, failed: number }
-interface Counts { passed: number, failed: number, skipped: number }
+interface Block {
+  readonly name: string
+  assertions: number
+  counted: number
+  failed: number
+}
+interface Counts {
+  passed: number
+  failed: number
+  skipped: number
+}
 
 const INDENT = 4
 /** Lines of one failure's diagnostics that are shown. */
@@ -16,8 +25,25 @@ const DIAGNOSTIC_LINES_MAX = 120
 const TITLES_MAX = 20
 const TITLE_LENGTH_MAX = 160
 const RESULT = /^(not )?ok \d+(?: - (.*?))?(?: # (SKIP|TODO)\b ?(.*?)| # time=[\d.]+ms)*\s*\{?$/i
-/** Diagnostics that help nobody: how the file was run, what it had open, the source around a line that is named anyway. */
-const DULL = new Set(['stdio', 'cwd', 'externalID', 'command', 'args', 'signal', 'isToplevel', 'typeName', 'columnNumber', 'functionName', 'methodName', 'source', 'handles'])
+/**
+ * Diagnostics that help nobody: how the file was run, what it had open, the source around a line that is
+ * named anyway.
+ */
+const DULL = new Set([
+  'stdio',
+  'cwd',
+  'externalID',
+  'command',
+  'args',
+  'signal',
+  'isToplevel',
+  'typeName',
+  'columnNumber',
+  'functionName',
+  'methodName',
+  'source',
+  'handles',
+])
 
 const indentOf = (line: string): number => line.length - line.trimStart().length
 const tierOf = (file: string): string => /^test\/([^/]+)\/./.exec(file)?.[1] ?? 'other'
@@ -41,22 +67,30 @@ export default class Reporter extends Transform {
   /** Indentation of the dull field whose lines are being passed over; -1 outside of one. */
   #dull = -1
 
-  constructor ({ ci = process.env.CI === 'true', fail = () => { process.on('exit', () => { process.exitCode = 1 }) } } = {}) {
+  constructor({
+    ci = process.env.CI === 'true',
+    fail = () => {
+      process.on('exit', () => {
+        process.exitCode = 1
+      })
+    },
+  } = {}) {
     super({ decodeStrings: false, encoding: 'utf8' })
     this.#ci = ci
     this.#fail = fail
   }
 
-  override _transform (chunk: string | Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
+  override _transform(chunk: string | Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
     const lines = (this.#rest + String(chunk)).split('\n')
     this.#rest = lines.pop() ?? ''
     for (const line of lines) this.#line(line)
     done()
   }
 
-  override _flush (done: TransformCallback): void {
+  override _flush(done: TransformCallback): void {
     if (this.#rest !== '') this.#line(this.#rest)
-    if (this.#failures.length > 0) this.push(`\n${this.#failures.map(lines => `✗ ${lines.join('\n')}\n`).join('\n')}`)
+    if (this.#failures.length > 0)
+      this.push(`\n${this.#failures.map((lines) => `✗ ${lines.join('\n')}\n`).join('\n')}`)
     this.push('\n')
     for (const [tier, c] of this.#tiers) {
       const all = c.passed + c.failed === 0 && c.skipped > 0
@@ -71,12 +105,14 @@ export default class Reporter extends Transform {
     }
     if (this.total.failed > 0) this.#fail()
     // Whoever sees only the end of a long log sees what to look for.
-    if (this.#failures.length > 1) for (const [title] of this.#failures.slice(0, TITLES_MAX)) this.push(`failed: ${title!.slice(0, TITLE_LENGTH_MAX)}\n`)
+    if (this.#failures.length > 1)
+      for (const [title] of this.#failures.slice(0, TITLES_MAX))
+        this.push(`failed: ${title!.slice(0, TITLE_LENGTH_MAX)}\n`)
     this.push(`${describe(this.total)}\n`)
     done()
   }
 
-  #line (line: string): void {
+  #line(line: string): void {
     if (this.#yaml(line)) return
     const depth = indentOf(line) / INDENT
     const text = line.trim()
@@ -90,14 +126,19 @@ export default class Reporter extends Transform {
     const result = RESULT.exec(text)
     if (result === null || !Number.isInteger(depth) || depth > this.#blocks.length) return
     const [, not, name = '', directive = '', reason = ''] = result
-    const parsed = { ok: not === undefined || /TODO/i.test(directive), name, skipped: /SKIP/i.test(directive) || /TODO/i.test(directive), reason }
+    const parsed = {
+      ok: not === undefined || /TODO/i.test(directive),
+      name,
+      skipped: /SKIP/i.test(directive) || /TODO/i.test(directive),
+      reason,
+    }
     const block = depth < this.#blocks.length ? this.#blocks.pop() : undefined
     if (depth === 0) this.#fileEnds(block, parsed)
     else this.#result(block, parsed)
   }
 
   /** Diagnostics between "---" and "...": kept for a failure, passed over otherwise. */
-  #yaml (line: string): boolean {
+  #yaml(line: string): boolean {
     if (this.#inYaml < 0) {
       // Two deeper than its result; a test's own output may hold "---" too.
       if (line.trim() === '---' && indentOf(line) % INDENT === INDENT / 2) this.#inYaml = indentOf(line)
@@ -118,10 +159,14 @@ export default class Reporter extends Transform {
     return true
   }
 
-  #result (block: Block | undefined, { ok, name, skipped, reason }: { ok: boolean, name: string, skipped: boolean, reason: string }): void {
+  #result(
+    block: Block | undefined,
+    { ok, name, skipped, reason }: { ok: boolean; name: string; skipped: boolean; reason: string },
+  ): void {
     const parent = this.#blocks.at(-1)!
     parent.assertions += 1 + (block?.assertions ?? 0)
-    // A block whose inner blocks were counted is only their frame; an assertion inside a named block is only a part of it.
+    // A block whose inner blocks were counted is only their frame; an assertion inside a named block is only
+    // a part of it.
     const isFrame = block !== undefined && block.counted > 0 && (ok || block.failed > 0)
     const isPart = block === undefined && this.#blocks.length > 1 && !skipped
     if (!ok && block === undefined) this.#failure(name)
@@ -138,7 +183,10 @@ export default class Reporter extends Transform {
     parent.failed += ok ? 0 : 1
   }
 
-  #fileEnds (block: Block | undefined, { ok, name, skipped, reason }: { ok: boolean, name: string, skipped: boolean, reason: string }): void {
+  #fileEnds(
+    block: Block | undefined,
+    { ok, name, skipped, reason }: { ok: boolean; name: string; skipped: boolean; reason: string },
+  ): void {
     const file = block?.name ?? name
     const counts = this.#file
     this.#file = { passed: 0, failed: 0, skipped: 0 }
@@ -165,22 +213,22 @@ export default class Reporter extends Transform {
     }
   }
 
-  #bail (text: string): void {
+  #bail(text: string): void {
     this.total.failed += 1
     this.#failures.push([`${this.#blocks[0]?.name ?? 'the run'}: ${text}`])
   }
 
-  #path (name: string): string {
-    return [...this.#blocks.slice(1).map(b => b.name), name].join(' > ')
+  #path(name: string): string {
+    return [...this.#blocks.slice(1).map((b) => b.name), name].join(' > ')
   }
 
   /** Remembers a failure of the innermost open block; its diagnostics follow on the next lines. */
-  #failure (name: string): void {
+  #failure(name: string): void {
     this.#diagnostics = [`${this.#blocks[0]?.name ?? ''} > ${this.#path(name)}`]
     this.#failures.push(this.#diagnostics)
   }
 }
 
-function describe ({ passed, failed, skipped }: Counts): string {
+function describe({ passed, failed, skipped }: Counts): string {
   return `${passed} passed, ${failed} failed, ${skipped} skipped`
 }

@@ -22,7 +22,7 @@ UNWANTED='^(dpkg|debconf|debianutils|base-files|mawk|perl-base|tar|openssl|media
 say () { echo "base-images: $*"; }
 die () { echo "wherry: base-images: $*" >&2; exit 1; }
 
-# The packages "$@" and all they depend on, as if nothing were installed, into $WORK/debs.  Prints their files.
+# The packages "$@" and all they depend on, as if nothing were installed, into $WORK/debs. Prints their files.
 download () {
   local own=$WORK/debs
   mkdir -p "$own/partial"
@@ -79,7 +79,8 @@ make_image () {
   [ "$name" != node ] || cp -L node_modules/.bin/node "$root/usr/bin/node"
   add_busybox "$root"
   finish "$root"
-  # What this script made itself is as old as time; what packages brought keeps its date: the same input is the same image.
+  # What this script made itself is as old as time; what packages brought keeps its date: the same input is
+  # the same image.
   tar -C "$root" --owner=0 --group=0 --numeric-owner --sort=name --clamp-mtime --mtime=@1700000000 -cf "$WORK/$name/root.tar" .
   rm -rf "$root"
   SOURCE_DATE_EPOCH=1700000000 services/cli/wherry build -q -t "wherry/$name:${TAGS[$name]}" -f "$HERE/$name.Dockerfile" "$WORK/$name" >"$WORK/$name/digest"

@@ -1,6 +1,6 @@
-// What a `wherry up` leaves on the machine: processes, mounts, cgroups, network links.  Knows where the
-// kernel shows them and which are Wherry's own on one data folder; other users of the machine do not count.
-// A namespace lives only as long as a process, a descriptor or a mount holds it, and all three are looked for.
+// What a `wherry up` leaves on the machine: processes, mounts, cgroups, network links. Knows where the kernel
+// shows them and which are Wherry's own on one data folder; other users of the machine do not count. A
+// namespace lives only as long as a process, a descriptor or a mount holds it, and all three are looked for.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -20,19 +20,21 @@ export interface Subject {
 const SETTLE_MS = 30_000
 const POLL_MS = 50
 
-export function listLinks (): string[] {
+export function listLinks(): string[] {
   return readdirSync('/sys/class/net')
 }
 
 /** The running `wherry up` on DATA, as the subject of a later census. */
-export function subjectOf (data: string, linksBefore: readonly string[]): Subject {
+export function subjectOf(data: string, linksBefore: readonly string[]): Subject {
   const state = readState(data)
   if (state === undefined) throw new Error(`no wherry up has left its state in ${data}`)
-  return { data, pids: [state.supervisor, ...state.parts].map(p => p.pid), links: linksBefore }
+  return { data, pids: [state.supervisor, ...state.parts].map((p) => p.pid), links: linksBefore }
 }
 
-/** What is still there of SUBJECT, one line each; waits a moment for the kernel.  Empty is what it should be. */
-export async function findLeftovers (subject: Subject): Promise<string[]> {
+/**
+ * What is still there of SUBJECT, one line each; waits a moment for the kernel.  Empty is what it should be.
+ */
+export async function findLeftovers(subject: Subject): Promise<string[]> {
   const giveUpAt = performance.now() + SETTLE_MS
   let found = look(subject)
   while (found.length > 0 && performance.now() < giveUpAt) {
@@ -42,44 +44,61 @@ export async function findLeftovers (subject: Subject): Promise<string[]> {
   return found
 }
 
-function look (subject: Subject): string[] {
+function look(subject: Subject): string[] {
   return [...processes(subject), ...mounts(subject), ...cgroups(subject), ...links(subject)]
 }
 
-function processes ({ data, pids }: Subject): string[] {
+function processes({ data, pids }: Subject): string[] {
   const own = new Set([process.pid, process.ppid])
-  return readdirSync('/proc').filter(name => /^\d+$/.test(name) && !own.has(Number(name))).flatMap(name => {
-    const isPart = pids.includes(Number(name)) && startTimeOf(Number(name)) !== undefined
-    const environment = readProc(`/proc/${name}/environ`).split('\0')
-    const isOurs = isPart || environment.includes(`WHERRY_DATA=${data}`) || readProc(`/proc/${name}/cmdline`).includes(`${data}/redis/redis.sock`)
-    return isOurs && startTimeOf(Number(name)) !== undefined ? [`process ${name} (${readProc(`/proc/${name}/comm`).trim()})`] : []
-  })
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && !own.has(Number(name)))
+    .flatMap((name) => {
+      const isPart = pids.includes(Number(name)) && startTimeOf(Number(name)) !== undefined
+      const environment = readProc(`/proc/${name}/environ`).split('\0')
+      const isOurs =
+        isPart ||
+        environment.includes(`WHERRY_DATA=${data}`) ||
+        readProc(`/proc/${name}/cmdline`).includes(`${data}/redis/redis.sock`)
+      return isOurs && startTimeOf(Number(name)) !== undefined
+        ? [`process ${name} (${readProc(`/proc/${name}/comm`).trim()})`]
+        : []
+    })
 }
 
-function mounts ({ data }: Subject): string[] {
-  return readProc('/proc/self/mountinfo').split('\n').filter(line => line.includes(` ${data}/`) || line.includes(`=${data}/`)).map(line => `mount ${line}`)
+function mounts({ data }: Subject): string[] {
+  return readProc('/proc/self/mountinfo')
+    .split('\n')
+    .filter((line) => line.includes(` ${data}/`) || line.includes(`=${data}/`))
+    .map((line) => `mount ${line}`)
 }
 
 /** Cgroups are named after the worker's process: wherry-PID-STARTTIME. */
-function cgroups ({ pids }: Subject): string[] {
-  const isOurs = (name: string): boolean => pids.some(pid => name.startsWith(`wherry-${pid}-`))
-  const walk = (folder: string): string[] => listFolders(folder).flatMap(name => isOurs(name) ? [`cgroup ${join(folder, name)}`] : walk(join(folder, name)))
+function cgroups({ pids }: Subject): string[] {
+  const isOurs = (name: string): boolean => pids.some((pid) => name.startsWith(`wherry-${pid}-`))
+  const walk = (folder: string): string[] =>
+    listFolders(folder).flatMap((name) =>
+      isOurs(name) ? [`cgroup ${join(folder, name)}`] : walk(join(folder, name)),
+    )
   return walk('/sys/fs/cgroup')
 }
 
-function links ({ links: before }: Subject): string[] {
-  return listLinks().filter(link => !before.includes(link)).map(link => `network link ${link}`)
+function links({ links: before }: Subject): string[] {
+  return listLinks()
+    .filter((link) => !before.includes(link))
+    .map((link) => `network link ${link}`)
 }
 
-function listFolders (folder: string): string[] {
+function listFolders(folder: string): string[] {
   try {
-    return readdirSync(folder, { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
+    return readdirSync(folder, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name)
   } catch {
     return [] // removed while we looked
   }
 }
 
-function readProc (path: string): string {
+function readProc(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch {

@@ -23,18 +23,24 @@ const POLL_MS = 20
 const WAIT_STOP_MS = 60_000
 const COLD_STARTS = 20
 
-type JobResult = CallResult & { readonly outcome: string, readonly phases: Phases }
+type JobResult = CallResult & { readonly outcome: string; readonly phases: Phases }
 
 let stepNumber = 0
 
 /** One line per step: what, its result, how long.  A failure says which step it was. */
-async function step<T> (what: string, run: () => T | Promise<T>, show: (value: T) => string = () => ''): Promise<T> {
+async function step<T>(
+  what: string,
+  run: () => T | Promise<T>,
+  show: (value: T) => string = () => '',
+): Promise<T> {
   const startedAt = performance.now()
   stepNumber += 1
   try {
     const value = await run()
     const shown = show(value)
-    console.log(`${String(stepNumber).padStart(2)}. ${what}${shown === '' ? '' : `: ${shown}`}  (${(performance.now() - startedAt).toFixed(0)} ms)`)
+    console.log(
+      `${String(stepNumber).padStart(2)}. ${what}${shown === '' ? '' : `: ${shown}`}  (${(performance.now() - startedAt).toFixed(0)} ms)`,
+    )
     return value
   } catch (err) {
     console.log(`${String(stepNumber).padStart(2)}. ${what}: failed`)
@@ -42,51 +48,87 @@ async function step<T> (what: string, run: () => T | Promise<T>, show: (value: T
   }
 }
 
-async function startWherry (data: string): Promise<{ child: ChildProcess, addresses: Addresses }> {
+async function startWherry(data: string): Promise<{ child: ChildProcess; addresses: Addresses }> {
   const free = ['--gateway', '127.0.0.1:0', '--registry', '127.0.0.1:0', '--worker', '127.0.0.1:0']
   const { WHERRY_REDIS_URL: _redis, ...env } = process.env // a Redis of the demo's own
   // Should the demo be killed, the kernel tells wherry up to stop (setpriv(1), prctl(2) PR_SET_PDEATHSIG).
-  const command = ['--pdeathsig', 'SIGTERM', '--', join(ROOT, 'services/cli/wherry'), 'up', '--json', '--data', data, ...free]
+  const command = [
+    '--pdeathsig',
+    'SIGTERM',
+    '--',
+    join(ROOT, 'services/cli/wherry'),
+    'up',
+    '--json',
+    '--data',
+    data,
+    ...free,
+  ]
   const child = spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'pipe'], env })
   const words: string[] = []
-  createInterface({ input: child.stderr }).on('line', line => {
+  createInterface({ input: child.stderr }).on('line', (line) => {
     words.push(line)
     if (/^[✓!]/u.test(line)) console.log(`      ${line}`)
   })
   const ready = once(createInterface({ input: child.stdout }), 'line') as Promise<[string]>
-  const ended = once(child, 'close').then(() => { throw new Error(`wherry up ended: ${words.slice(-5).join(' | ')}`) })
+  const ended = once(child, 'close').then(() => {
+    throw new Error(`wherry up ended: ${words.slice(-5).join(' | ')}`)
+  })
   const [line] = await Promise.race([ready, ended])
-  ended.catch(() => { /* from here on its end is what stop() waits for */ })
+  ended.catch(() => {
+    /* from here on its end is what stop() waits for */
+  })
   return { child, addresses: JSON.parse(line) as Addresses }
 }
 
-async function expectStatus (reply: Response, status: number): Promise<Response> {
-  if (reply.status !== status) throw new Error(`HTTP ${reply.status} instead of ${status}: ${(await reply.text()).slice(0, 2000)}`)
+async function expectStatus(reply: Response, status: number): Promise<Response> {
+  if (reply.status !== status)
+    throw new Error(`HTTP ${reply.status} instead of ${status}: ${(await reply.text()).slice(0, 2000)}`)
   return reply
 }
 
-async function deploy (gateway: string, image: string, example: string): Promise<string> {
-  const spec = JSON.parse(readFileSync(join(ROOT, 'examples', example, 'function.json'), 'utf8')) as Record<string, unknown>
-  const reply = await expectStatus(await fetch(`${gateway}/system/functions`, { method: 'POST', body: JSON.stringify({ ...spec, image }), headers: { 'content-type': 'application/json' } }), 202)
-  const { imageDigest } = await reply.json() as { imageDigest: string }
+async function deploy(gateway: string, image: string, example: string): Promise<string> {
+  const spec = JSON.parse(readFileSync(join(ROOT, 'examples', example, 'function.json'), 'utf8')) as Record<
+    string,
+    unknown
+  >
+  const reply = await expectStatus(
+    await fetch(`${gateway}/system/functions`, {
+      method: 'POST',
+      body: JSON.stringify({ ...spec, image }),
+      headers: { 'content-type': 'application/json' },
+    }),
+    202,
+  )
+  const { imageDigest } = (await reply.json()) as { imageDigest: string }
   return imageDigest.slice(0, 19)
 }
 
-interface Shown { readonly text: string, readonly timing: string }
+interface Shown {
+  readonly text: string
+  readonly timing: string
+}
 const showCall = ({ text, timing }: Shown): string => `${JSON.stringify(text)}  [${timing}]`
 
-async function callSync (gateway: string, name: string, body: string): Promise<Shown> {
+async function callSync(gateway: string, name: string, body: string): Promise<Shown> {
   const reply = await expectStatus(await fetch(`${gateway}/function/${name}`, { method: 'POST', body }), 200)
   const timing = (reply.headers.get('server-timing') ?? '').replaceAll(';dur=', ' ')
-  return { text: (await reply.text()).trim(), timing: `${reply.headers.get('x-wherry-outcome')}; ms: ${timing}` }
+  return {
+    text: (await reply.text()).trim(),
+    timing: `${reply.headers.get('x-wherry-outcome')}; ms: ${timing}`,
+  }
 }
 
-async function callAsync (gateway: string, name: string, body: string): Promise<Shown> {
-  const queued = await expectStatus(await fetch(`${gateway}/async-function/${name}`, { method: 'POST', body }), 202)
+async function callAsync(gateway: string, name: string, body: string): Promise<Shown> {
+  const queued = await expectStatus(
+    await fetch(`${gateway}/async-function/${name}`, { method: 'POST', body }),
+    202,
+  )
   const callId = queued.headers.get('x-call-id')
   const giveUpAt = performance.now() + CALL_TIMEOUT_MS
   while (performance.now() < giveUpAt) {
-    const record = await (await expectStatus(await fetch(`${gateway}/system/calls/${callId}`), 200)).json() as CallRecord
+    const record = (await (
+      await expectStatus(await fetch(`${gateway}/system/calls/${callId}`), 200)
+    ).json()) as CallRecord
     if (record.state === 'finished') return showResult(record.outcome ?? '', record.result, record.phases)
     await delay(POLL_MS)
   }
@@ -94,14 +136,14 @@ async function callAsync (gateway: string, name: string, body: string): Promise<
 }
 
 /** Any BullMQ producer is a client: no gateway, no code of ours. */
-async function callByQueue (redis: string, name: string, body: string): Promise<Shown> {
+async function callByQueue(redis: string, name: string, body: string): Promise<Shown> {
   const connection = { path: decodeURIComponent(new URL(redis).pathname) }
   const queue = new Queue(name, { connection, prefix: PREFIX })
   const events = new QueueEvents(name, { connection, prefix: PREFIX, lastEventId: '0' }) // else it begins to listen a moment after it is ready
   try {
     await events.waitUntilReady()
     const job = await queue.add('invoke', body)
-    const { outcome, phases, ...result } = await job.waitUntilFinished(events, CALL_TIMEOUT_MS) as JobResult
+    const { outcome, phases, ...result } = (await job.waitUntilFinished(events, CALL_TIMEOUT_MS)) as JobResult
     return showResult(outcome, result, phases)
   } finally {
     await events.close()
@@ -109,22 +151,36 @@ async function callByQueue (redis: string, name: string, body: string): Promise<
   }
 }
 
-function showResult (outcome: string, result: CallResult | undefined, phases: Phases | undefined): Shown {
+function showResult(outcome: string, result: CallResult | undefined, phases: Phases | undefined): Shown {
   if (outcome !== 'ok') throw new Error(`the call ended ${outcome}`)
-  const text = Buffer.from(result?.body ?? '', result?.encoding ?? 'utf8').toString('utf8').trim()
-  return { text, timing: `ok; ms: ${Object.entries(phases ?? {}).map(([phase, ms]) => `${phase} ${Number(ms).toFixed(2)}`).join(', ')}` }
+  const text = Buffer.from(result?.body ?? '', result?.encoding ?? 'utf8')
+    .toString('utf8')
+    .trim()
+  return {
+    text,
+    timing: `ok; ms: ${Object.entries(phases ?? {})
+      .map(([phase, ms]) => `${phase} ${Number(ms).toFixed(2)}`)
+      .join(', ')}`,
+  }
 }
 
-async function stop (child: ChildProcess): Promise<void> {
+async function stop(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   const ended = once(child, 'exit')
   child.kill('SIGTERM')
-  const [code] = await Promise.race([ended, delay(WAIT_STOP_MS, undefined, { ref: false }).then(() => { throw new Error('wherry up does not stop') })]) as [number | null]
+  const [code] = (await Promise.race([
+    ended,
+    delay(WAIT_STOP_MS, undefined, { ref: false }).then(() => {
+      throw new Error('wherry up does not stop')
+    }),
+  ])) as [number | null]
   if (code !== 0) throw new Error(`wherry up ended with exit code ${code}`)
 }
 
-/** Every call gets a container of its own: the median time to have one running, once code and files are warm. */
-async function measureColdStart (gateway: string): Promise<string> {
+/**
+ * Every call gets a container of its own: the median time to have one running, once code and files are warm.
+ */
+async function measureColdStart(gateway: string): Promise<string> {
   const createMs: number[] = []
   for (let i = 0; i < COLD_STARTS; i++) {
     const { timing } = await callSync(gateway, 'upper', 'again')
@@ -133,29 +189,67 @@ async function measureColdStart (gateway: string): Promise<string> {
   return `${createMs.sort((a, b) => a - b)[COLD_STARTS / 2]!.toFixed(2)} ms (median of ${COLD_STARTS} calls, a fresh container each)`
 }
 
-async function run (data: string): Promise<void> {
+async function run(data: string): Promise<void> {
   const links = listLinks()
-  const layer = await step('make an image from this machine’s busybox', makeBusyboxLayer, bytes => `${(bytes.length / 1024).toFixed(0)} KiB, one layer`)
-  const { child, addresses } = await step('start Redis, registry, gateway and worker', () => startWherry(data))
+  const layer = await step(
+    'make an image from this machine’s busybox',
+    makeBusyboxLayer,
+    (bytes) => `${(bytes.length / 1024).toFixed(0)} KiB, one layer`,
+  )
+  const { child, addresses } = await step('start Redis, registry, gateway and worker', () =>
+    startWherry(data),
+  )
   const { gateway, registry, redis } = addresses
   const subject = subjectOf(data, links)
   try {
-    const image = await step('push it', () => pushBusybox(registry, layer), reference => reference)
-    await step('deploy upper', () => deploy(gateway, image, 'upper'), digest => digest)
-    await step('deploy word-count', () => deploy(gateway, image, 'word-count'), digest => digest)
-    await step('call upper over HTTP (its first call)', () => callSync(gateway, 'upper', 'hello from http'), showCall)
+    const image = await step(
+      'push it',
+      () => pushBusybox(registry, layer),
+      (reference) => reference,
+    )
+    await step(
+      'deploy upper',
+      () => deploy(gateway, image, 'upper'),
+      (digest) => digest,
+    )
+    await step(
+      'deploy word-count',
+      () => deploy(gateway, image, 'word-count'),
+      (digest) => digest,
+    )
+    await step(
+      'call upper over HTTP (its first call)',
+      () => callSync(gateway, 'upper', 'hello from http'),
+      showCall,
+    )
     await step('call upper over HTTP again', () => callSync(gateway, 'upper', 'hello again'), showCall)
-    await step('measure the cold start of a container', () => measureColdStart(gateway), text => text)
-    await step('call word-count asynchronously', () => callAsync(gateway, 'word-count', 'one two three'), showCall)
-    await step('call word-count through a plain BullMQ queue', () => callByQueue(redis, 'word-count', 'four five'), showCall)
+    await step(
+      'measure the cold start of a container',
+      () => measureColdStart(gateway),
+      (text) => text,
+    )
+    await step(
+      'call word-count asynchronously',
+      () => callAsync(gateway, 'word-count', 'one two three'),
+      showCall,
+    )
+    await step(
+      'call word-count through a plain BullMQ queue',
+      () => callByQueue(redis, 'word-count', 'four five'),
+      showCall,
+    )
     await step('stop everything', () => stop(child))
   } finally {
     if (child.exitCode === null) child.kill('SIGTERM')
   }
-  await step('look for processes, mounts, cgroups and links left behind', async () => {
-    const left = await findLeftovers(subject)
-    if (left.length > 0) throw new Error(`still there: ${left.join('; ')}`)
-  }, () => 'nothing')
+  await step(
+    'look for processes, mounts, cgroups and links left behind',
+    async () => {
+      const left = await findLeftovers(subject)
+      if (left.length > 0) throw new Error(`still there: ${left.join('; ')}`)
+    },
+    () => 'nothing',
+  )
 }
 
 const data = mkdtempSync(join(tmpdir(), 'wherry-demo-'))

@@ -1,4 +1,5 @@
-/* A mount namespace whose only mount is one folder, and no more of root than its files need: the second wall, for the bug that we do not know. */
+/* A mount namespace whose only mount is one folder, and no more of root than its files need: the second wall,
+ * for the bug that we do not know. */
 #include "confine.h"
 
 #include <stdio.h>
@@ -13,11 +14,11 @@ wy_show (char *out, const char *name)
   size_t used = 0;
   for (size_t i = 0; name[i] != '\0' && i < WY_SHOWN_BYTES_MAX && used + 5 < WY_SHOWN_CAP; i++)
     {
-      unsigned char c = (unsigned char) name[i];
+      unsigned char c = (unsigned char)name[i];
       if (c < 0x20 || c == 0x7f || c == '\\')
-        used += (size_t) snprintf (out + used, WY_SHOWN_CAP - used, "\\x%02x", c);
+        used += (size_t)snprintf (out + used, WY_SHOWN_CAP - used, "\\x%02x", c);
       else
-        out[used++] = (char) c;
+        out[used++] = (char)c;
     }
   out[used] = '\0';
 }
@@ -25,7 +26,8 @@ wy_show (char *out, const char *name)
 void
 wy_pivot_into (const char *dir)
 {
-  /* pivot_root wants a mount; what is one already, an overlay for example, may be bound onto itself as well. */
+  /* pivot_root wants a mount; what is one already, an overlay for example, may be bound onto itself as
+   * well. */
   if (mount (dir, dir, NULL, MS_BIND, NULL) < 0)
     wy_fail ("mount", dir);
   if (mount (NULL, dir, NULL, MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)

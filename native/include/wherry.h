@@ -32,86 +32,157 @@
  * child that has become wherry-init (init/main.c): a process of its own, which may allocate and wait. */
 enum wy_op_kind
 {
-  WY_OP_FD = 1,         /* [p] slot = the caller's descriptor num (kept open by the caller) */
-  WY_OP_TREE,           /* [p] slot = detached clone of the mount at t0; attributes: wide set, wide2 cleared; propagation
-                         * num (MS_SHARED …, MS_REC for all below); WY_IDMAP, WY_IDMAP_SLOT, WY_RECURSIVE, WY_RECURSIVE_ATTRIBUTES */
-  WY_OP_CGROUP_JOIN,    /* [p] open t0, a v1 "tasks" or v2 "cgroup.procs" file; [c] write "0" to it */
-  WY_OP_USER_MAPS,      /* [c] wait until the caller has written this user namespace's id maps: t0 and t1 are the texts
-                         * of uid_map and gid_map; without them the plan's one range serves for both */
-  WY_OP_UNSHARE,        /* [c] unshare(2) with the CLONE_NEW* flags in wide; a time namespace is entered at exec */
-  WY_OP_PROPAGATION,    /* [c] mount(2) "/" with the flags in wide */
-  WY_OP_SETUP_IDS,      /* [c] become root of the user namespace (gid 0, uid 0, no other groups) */
-  WY_OP_FSMOUNT,        /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
-  WY_OP_MKDIR,          /* [c] make directory t0, mode num, below slot; owner num2, if not 0 */
-  WY_OP_CHDIR_SLOT,     /* [c] fchdir to slot */
-  WY_OP_ATTACH,         /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC, WY_COPY_MODE */
-  WY_OP_MOUNT,          /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
-  WY_OP_BIND,           /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH, WY_FOLLOW */
-  WY_OP_SUBTREE,        /* [c] slot = detached clone of t0 below `from` (or the root); attributes and propagation as TREE;
-                         * WY_RECURSIVE, WY_FOLLOW */
-  WY_OP_ATTRIBUTES,     /* [c] set attributes wide, clear wide2, on the mount at t0; WY_RECURSIVE_ATTRIBUTES */
-  WY_OP_PIVOT,          /* [c] make t0 (relative to the cwd) the root and forget the old one */
-  WY_OP_HOSTNAME,       /* [c] t0 */
-  WY_OP_LOOPBACK_UP,    /* [c] */
-  WY_OP_RLIMIT,         /* [c] resource num, soft wide, hard wide2; WY_RAISE_ONLY */
-  WY_OP_IDS,            /* [c] uid num, gid num2, additional groups: blob t0 of `from` 32-bit ids */
-  WY_OP_CAPABILITIES,   /* [c] blob t0: five 64-bit sets: bounding, permitted, inheritable, effective, ambient */
-  WY_OP_NO_NEW_PRIVS,   /* [c] */
-  WY_OP_PARENT_DEATH,   /* [c] signal num when the calling thread dies */
-  WY_OP_STDIO,          /* [c] descriptor num (0..2) = slot */
-  WY_OP_CLOSE_FDS,      /* [c] every descriptor above 2 + num is closed, with WY_KEEP_UNTIL_EXEC at exec */
-  WY_OP_CHDIR,          /* [c] working directory t0; refused when it lies outside the root; WY_MAKE_DIR */
-  WY_OP_SECCOMP,        /* [c] blob t0 of num bytes: an array of struct sock_filter; SECCOMP_FILTER_FLAG_* num2 */
-  WY_OP_EXEC,           /* [c] programs to try: num texts at t0; argv: num2 texts at t1; environment: `wide` texts at t2 */
-  WY_OP_PID_NAMESPACE,  /* [p] the child is born in the pid namespace behind slot (a namespace or a pidfd) */
-  WY_OP_SETNS,          /* [c] setns(2) to slot with the CLONE_NEW* flags in wide */
-  WY_OP_INHERIT,        /* [c] slot stays open across exec, under the caller's number for it */
-  WY_OP_EXEC_FD,        /* [c] execute slot itself; otherwise as WY_OP_EXEC */
-  WY_OP_DOMAINNAME,     /* [c] t0 */
-  WY_OP_UMASK,          /* [c] num */
-  WY_OP_PERSONALITY,    /* [c] personality(2) num */
-  WY_OP_KEYRING,        /* [c] a session keyring of its own, named t0 */
-  WY_OP_STDIO_OWNER,    /* [c] descriptors 0..2 belong to uid num, where they can */
-  WY_OP_WRITE,          /* [c] write t1 into the file t0 below slot */
-  WY_OP_MKNOD,          /* [c] node t0, mode num (with its S_IF type), device wide, owner num2:from */
-  WY_OP_SYMLINK,        /* [c] link t1 that says t0 */
-  WY_OP_MASK,           /* [c] hide t0: a directory behind an empty one, anything else behind slot (a file tree) */
-  WY_OP_CONSOLE,        /* [c] a terminal becomes descriptors 0..2 and controls the session; its master is sent over the
-                         * socket slot; num rows, num2 columns (0: leave); owner wide; WY_MAKE_FILE: also /dev/console */
-  WY_OP_CHECK_PROGRAM,  /* [c] one of num texts at t0 can be executed */
-  WY_OP_WAIT,           /* [i] report that all went well so far, then wait for a connection on the listening socket slot;
-                         * what fails from here on is reported there, and the connection ends at exec */
-  WY_OP_HOOK,           /* [i] run program t0 (num 1) with num2 texts at t1 and `wide` variables at t2, text t3 on stdin;
-                         * killed after `from` milliseconds (0: never); it must exit with 0 */
-  WY_OP_SETATTR,        /* [c] on the mount that is slot: attributes wide set, wide2 cleared, propagation num; WY_RECURSIVE_ATTRIBUTES */
-  WY_OP_KEEP_FDS,       /* [c] descriptors 0 to num - 1, those that are there, stay open across exec */
-  WY_OP_COPY_UP,        /* [i] copy what is in the directory t0 into slot, with num != 0 also its owner and mode */
-  WY_OP_CHROOT,         /* [c] the working directory becomes the root; for a mount namespace that is not ours to pivot */
-  WY_OP_SCHEDULER,      /* [c] blob t0 of num bytes: a struct sched_attr */
-  WY_OP_IO_PRIORITY,    /* [c] num, as ioprio_set(2) has it */
-  WY_OP_HOME,           /* [i] an environment without HOME gets that of user num in /etc/passwd */
-  WY_OP_SECCOMP_LISTEN, /* [i] as WY_OP_SECCOMP; the listener goes to the socket slot, which t1 names, with the text t2 */
-  WY_OP_ASIDE,          /* [p] the next num operations, [c] ones on mounts, are performed by a process with the caller's ids in a
-                         * mount namespace of its own, which ends behind them; the slots that they made stay */
+  /* [p] slot = the caller's descriptor num (kept open by the caller) */
+  WY_OP_FD = 1,
+  /* [p] slot = detached clone of the mount at t0; attributes: wide set, wide2 cleared; propagation num
+   * (MS_SHARED …, MS_REC for all below); WY_IDMAP, WY_IDMAP_SLOT, WY_RECURSIVE, WY_RECURSIVE_ATTRIBUTES */
+  WY_OP_TREE,
+  /* [p] open t0, a v1 "tasks" or v2 "cgroup.procs" file; [c] write "0" to it */
+  WY_OP_CGROUP_JOIN,
+  /* [c] wait until the caller has written this user namespace's id maps: t0 and t1 are the texts of uid_map
+   * and gid_map; without them the plan's one range serves for both */
+  WY_OP_USER_MAPS,
+  /* [c] unshare(2) with the CLONE_NEW* flags in wide; a time namespace is entered at exec */
+  WY_OP_UNSHARE,
+  /* [c] mount(2) "/" with the flags in wide */
+  WY_OP_PROPAGATION,
+  /* [c] become root of the user namespace (gid 0, uid 0, no other groups) */
+  WY_OP_SETUP_IDS,
+  /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
+  WY_OP_FSMOUNT,
+  /* [c] make directory t0, mode num, below slot; owner num2, if not 0 */
+  WY_OP_MKDIR,
+  /* [c] fchdir to slot */
+  WY_OP_CHDIR_SLOT,
+  /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC,
+   * WY_COPY_MODE */
+  WY_OP_ATTACH,
+  /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
+  WY_OP_MOUNT,
+  /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH,
+   * WY_FOLLOW */
+  WY_OP_BIND,
+  /* [c] slot = detached clone of t0 below `from` (or the root); attributes and propagation as TREE;
+   * WY_RECURSIVE, WY_FOLLOW */
+  WY_OP_SUBTREE,
+  /* [c] set attributes wide, clear wide2, on the mount at t0; WY_RECURSIVE_ATTRIBUTES */
+  WY_OP_ATTRIBUTES,
+  /* [c] make t0 (relative to the cwd) the root and forget the old one */
+  WY_OP_PIVOT,
+  /* [c] t0 */
+  WY_OP_HOSTNAME,
+  /* [c] */
+  WY_OP_LOOPBACK_UP,
+  /* [c] resource num, soft wide, hard wide2; WY_RAISE_ONLY */
+  WY_OP_RLIMIT,
+  /* [c] uid num, gid num2, additional groups: blob t0 of `from` 32-bit ids */
+  WY_OP_IDS,
+  /* [c] blob t0: five 64-bit sets: bounding, permitted, inheritable, effective, ambient */
+  WY_OP_CAPABILITIES,
+  /* [c] */
+  WY_OP_NO_NEW_PRIVS,
+  /* [c] signal num when the calling thread dies */
+  WY_OP_PARENT_DEATH,
+  /* [c] descriptor num (0..2) = slot */
+  WY_OP_STDIO,
+  /* [c] every descriptor above 2 + num is closed, with WY_KEEP_UNTIL_EXEC at exec */
+  WY_OP_CLOSE_FDS,
+  /* [c] working directory t0; refused when it lies outside the root; WY_MAKE_DIR */
+  WY_OP_CHDIR,
+  /* [c] blob t0 of num bytes: an array of struct sock_filter; SECCOMP_FILTER_FLAG_* num2 */
+  WY_OP_SECCOMP,
+  /* [c] programs to try: num texts at t0; argv: num2 texts at t1; environment: `wide` texts at t2 */
+  WY_OP_EXEC,
+  /* [p] the child is born in the pid namespace behind slot (a namespace or a pidfd) */
+  WY_OP_PID_NAMESPACE,
+  /* [c] setns(2) to slot with the CLONE_NEW* flags in wide */
+  WY_OP_SETNS,
+  /* [c] slot stays open across exec, under the caller's number for it */
+  WY_OP_INHERIT,
+  /* [c] execute slot itself; otherwise as WY_OP_EXEC */
+  WY_OP_EXEC_FD,
+  /* [c] t0 */
+  WY_OP_DOMAINNAME,
+  /* [c] num */
+  WY_OP_UMASK,
+  /* [c] personality(2) num */
+  WY_OP_PERSONALITY,
+  /* [c] a session keyring of its own, named t0 */
+  WY_OP_KEYRING,
+  /* [c] descriptors 0..2 belong to uid num, where they can */
+  WY_OP_STDIO_OWNER,
+  /* [c] write t1 into the file t0 below slot */
+  WY_OP_WRITE,
+  /* [c] node t0, mode num (with its S_IF type), device wide, owner num2:from */
+  WY_OP_MKNOD,
+  /* [c] link t1 that says t0 */
+  WY_OP_SYMLINK,
+  /* [c] hide t0: a directory behind an empty one, anything else behind slot (a file tree) */
+  WY_OP_MASK,
+  /* [c] a terminal becomes descriptors 0..2 and controls the session; its master is sent over the socket
+   * slot; num rows, num2 columns (0: leave); owner wide; WY_MAKE_FILE: also /dev/console */
+  WY_OP_CONSOLE,
+  /* [c] one of num texts at t0 can be executed */
+  WY_OP_CHECK_PROGRAM,
+  /* [i] report that all went well so far, then wait for a connection on the listening socket slot; what fails
+   * from here on is reported there, and the connection ends at exec */
+  WY_OP_WAIT,
+  /* [i] run program t0 (num 1) with num2 texts at t1 and `wide` variables at t2, text t3 on stdin; killed
+   * after `from` milliseconds (0: never); it must exit with 0 */
+  WY_OP_HOOK,
+  /* [c] on the mount that is slot: attributes wide set, wide2 cleared, propagation num;
+   * WY_RECURSIVE_ATTRIBUTES */
+  WY_OP_SETATTR,
+  /* [c] descriptors 0 to num - 1, those that are there, stay open across exec */
+  WY_OP_KEEP_FDS,
+  /* [i] copy what is in the directory t0 into slot, with num != 0 also its owner and mode */
+  WY_OP_COPY_UP,
+  /* [c] the working directory becomes the root; for a mount namespace that is not ours to pivot */
+  WY_OP_CHROOT,
+  /* [c] blob t0 of num bytes: a struct sched_attr */
+  WY_OP_SCHEDULER,
+  /* [c] num, as ioprio_set(2) has it */
+  WY_OP_IO_PRIORITY,
+  /* [i] an environment without HOME gets that of user num in /etc/passwd */
+  WY_OP_HOME,
+  /* [i] as WY_OP_SECCOMP; the listener goes to the socket slot, which t1 names, with the text t2 */
+  WY_OP_SECCOMP_LISTEN,
+  /* [p] the next num operations, [c] ones on mounts, are performed by a process with the caller's ids in a
+   * mount namespace of its own, which ends behind them; the slots that they made stay */
+  WY_OP_ASIDE,
   WY_OP_KINDS
 };
 
 enum wy_op_flags
 {
-  WY_IDMAP = 1u << 0,       /* map ids through the plan's idmap_fd (mount_setattr(2), MOUNT_ATTR_IDMAP) */
-  WY_RECURSIVE = 1u << 1,   /* take the mounts below as well */
-  WY_MAKE_DIR = 1u << 2,    /* make the target directory, and those above it, when missing */
-  WY_MAKE_FILE = 1u << 3,   /* make the target file, and the directories above it, when missing */
-  WY_NO_SYMLINKS = 1u << 4, /* a symbolic link anywhere in the target is an error */
-  WY_OPTIONAL = 1u << 5,    /* a target that is not there is no error */
-  WY_RECURSIVE_ATTRIBUTES = 1u << 6, /* set attributes on the mounts below as well */
-  WY_KEEP_UNTIL_EXEC = 1u << 7, /* descriptors that later operations need */
-  WY_CHECKED = 1u << 8,     /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
-  WY_IDMAP_SLOT = 1u << 9,  /* map ids through the user namespace that is the slot `from`; with WY_RECURSIVE also below */
-  WY_FOLLOW = 1u << 10,     /* t0 may be a symbolic link */
-  WY_NOT_ON_PROC = 1u << 11, /* a target on a proc file system is an error (EXDEV) */
-  WY_COPY_MODE = 1u << 12, /* what is attached gets the mode of the directory that it covers */
-  WY_RAISE_ONLY = 1u << 13 /* a limit is not lowered yet: operations behind this one need more */
+  /* map ids through the plan's idmap_fd (mount_setattr(2), MOUNT_ATTR_IDMAP) */
+  WY_IDMAP = 1u << 0,
+  /* take the mounts below as well */
+  WY_RECURSIVE = 1u << 1,
+  /* make the target directory, and those above it, when missing */
+  WY_MAKE_DIR = 1u << 2,
+  /* make the target file, and the directories above it, when missing */
+  WY_MAKE_FILE = 1u << 3,
+  /* a symbolic link anywhere in the target is an error */
+  WY_NO_SYMLINKS = 1u << 4,
+  /* a target that is not there is no error */
+  WY_OPTIONAL = 1u << 5,
+  /* set attributes on the mounts below as well */
+  WY_RECURSIVE_ATTRIBUTES = 1u << 6,
+  /* descriptors that later operations need */
+  WY_KEEP_UNTIL_EXEC = 1u << 7,
+  /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
+  WY_CHECKED = 1u << 8,
+  /* map ids through the user namespace that is the slot `from`; with WY_RECURSIVE also below */
+  WY_IDMAP_SLOT = 1u << 9,
+  /* t0 may be a symbolic link */
+  WY_FOLLOW = 1u << 10,
+  /* a target on a proc file system is an error (EXDEV) */
+  WY_NOT_ON_PROC = 1u << 11,
+  /* what is attached gets the mode of the directory that it covers */
+  WY_COPY_MODE = 1u << 12,
+  /* a limit is not lowered yet: operations behind this one need more */
+  WY_RAISE_ONLY = 1u << 13
 };
 
 struct wy_op
@@ -141,7 +212,7 @@ struct wy_plan
   int32_t netns_fd;     /* network namespace to start in; -1 for the caller's or a new one */
   uint32_t id_base;     /* with CLONE_NEWUSER: inside 0..id_count-1 is outside id_base.. */
   uint32_t id_count;
-  uint32_t pipe_owner;  /* outside id that owns the stdio pipes, so that /dev/stdout can be opened */
+  uint32_t pipe_owner; /* outside id that owns the stdio pipes, so that /dev/stdout can be opened */
 };
 
 struct wy_child
@@ -177,7 +248,8 @@ int wy_plan_check (const uint8_t *plan, uint64_t size, struct wy_error *err);
 /* Check and perform PLAN.  With STDIO != 0 three pipes become the child's descriptors 0..2.
  * Must be called from a thread that outlives the child (WY_OP_PARENT_DEATH follows the thread).
  * Return: 0 once the program runs, CHILD filled in; -1 with ERR, and nothing is left. */
-int wy_start (const uint8_t *plan, uint64_t size, int32_t stdio, struct wy_child *child, struct wy_error *err);
+int wy_start (const uint8_t *plan, uint64_t size, int32_t stdio, struct wy_child *child,
+              struct wy_error *err);
 
 /* Check PLAN, perform its [p] operations here and hand all of it, with the descriptors they made, to the
  * wherry-init at the other end of SOCKET.  Return: 0 once it was taken in; -1 with ERR. */
@@ -193,7 +265,8 @@ int wy_wait (int32_t pidfd, struct wy_exit *out);
 /* Return: 0, or -errno (ESRCH: it is gone). */
 int wy_kill (int32_t pidfd, int32_t signal);
 
-/* Give the process PID, started a moment ago, the score TEXT of LEN bytes ("1000"): proc_pid_oom_score_adj(5).
+/* Give the process PID, started a moment ago, the score TEXT of LEN bytes ("1000"):
+ * proc_pid_oom_score_adj(5).
  * Return: 0, also when it has ended or when this process may not look whose memory it has; -errno. */
 int wy_oom_score (int32_t pid, const char *text, uint64_t len);
 
@@ -212,7 +285,8 @@ int wy_netns_used (int32_t netns);
 /* Can the file system at PATH be mounted with ids mapped through USERNS?  Return: 0, or -errno. */
 int wy_idmap_probe (const char *path, int32_t userns);
 
-/* Does a tmpfs of this kernel keep user.* attributes (Linux 6.6)?  Return: 0; -EOPNOTSUPP if not, or another -errno. */
+/* Does a tmpfs of this kernel keep user.* attributes (Linux 6.6)? Return: 0; -EOPNOTSUPP if not, or another
+ * -errno. */
 int wy_tmpfs_probe (void);
 
 /* Fill DIR with the device nodes, links and mount points that a container's /dev has; what is there
@@ -234,7 +308,8 @@ int wy_receive_fd (int32_t socket);
  * of the host's (CVE-2019-5736).  Return: a descriptor, or -errno. */
 int wy_sealed_copy (const char *path);
 
-/* Filter the devices of the v2 cgroup at DIR by PROGRAM, SIZE bytes of struct bpf_insn.  Return: 0, or -errno. */
+/* Filter the devices of the v2 cgroup at DIR by PROGRAM, SIZE bytes of struct bpf_insn. Return: 0, or
+ * -errno. */
 int wy_device_filter (const char *dir, const uint8_t *program, uint32_t size);
 
 /* A file descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory.
@@ -245,8 +320,8 @@ int wy_oom_event (const char *dir);
  * in order, up to the first that fails.  Return: 0, or -errno and in FAILED which pair it was. */
 int wy_write_files (const char *list, uint32_t size, uint32_t *failed);
 
-/* Read the files that the texts in LIST name into OUT, one behind the other, each with a NUL behind it; what does
- * not fit into ROOM bytes is cut.  Return: bytes used, or -errno and in FAILED which file it was. */
+/* Read the files that the texts in LIST name into OUT, one behind the other, each with a NUL behind it; what
+ * does not fit into ROOM bytes is cut. Return: bytes used, or -errno and in FAILED which file it was. */
 int wy_read_files (const char *list, uint32_t size, char *out, uint32_t room, uint32_t *failed);
 
 /* Lock the file at PATH, which is made when it is missing, for as long as the descriptor is open (flock(2)).

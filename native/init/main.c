@@ -28,7 +28,7 @@ receive_all (int socket, void *into, size_t size)
   do
     got = recv (socket, into, size, MSG_WAITALL);
   while (got < 0 && errno == EINTR);
-  return got == (ssize_t) size ? 0 : -EPIPE;
+  return got == (ssize_t)size ? 0 : -EPIPE;
 }
 
 /* The plan's bytes; NULL when whoever made us went away before it had one. */
@@ -62,14 +62,16 @@ receive_fds (int socket, int fds[BATCH])
     struct cmsghdr align;
   } control;
   struct iovec data = { .iov_base = &byte, .iov_len = 1 };
-  struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room };
+  struct msghdr message = {
+    .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room
+  };
   ssize_t got = recvmsg (socket, &message, MSG_CMSG_CLOEXEC);
   struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR (&message) : NULL;
   if (header == NULL || header->cmsg_type != SCM_RIGHTS || message.msg_flags & MSG_CTRUNC)
     return got < 0 ? -errno : -EPIPE;
   size_t size = header->cmsg_len - CMSG_LEN (0);
   memcpy (fds, CMSG_DATA (header), size);
-  return (int) (size / sizeof (int));
+  return (int)(size / sizeof (int));
 }
 
 /* The caller's operations have been performed; their descriptors come in the order of the operations. */
@@ -100,9 +102,10 @@ perform (struct wy_stage *stage)
       const struct wy_op_entry *entry = &wy_op_table[op->kind];
       if (wy_op_is_callers (op->kind))
         continue;
-      if ((entry->prepare != NULL && entry->prepare (stage, op) < 0) || (entry->perform != NULL && entry->perform (stage, op) < 0))
+      if ((entry->prepare != NULL && entry->prepare (stage, op) < 0)
+          || (entry->perform != NULL && entry->perform (stage, op) < 0))
         {
-          stage->err->op = (int32_t) i;
+          stage->err->op = (int32_t)i;
           return -1;
         }
     }

@@ -16,7 +16,7 @@ static uint64_t entries;
 void
 wy_answer_ok (uint64_t count)
 {
-  if (dprintf (STDERR_FILENO, "ok %llu\n", (unsigned long long) count) < 0)
+  if (dprintf (STDERR_FILENO, "ok %llu\n", (unsigned long long)count) < 0)
     _exit (WY_SYSTEM);
 }
 
@@ -26,7 +26,7 @@ wy_refuse (const char *name, const char *reason)
 {
   char shown[WY_SHOWN_CAP];
   wy_show (shown, name);
-  (void) dprintf (STDERR_FILENO, "refused \"%s\" %s\n", shown, reason);
+  (void)dprintf (STDERR_FILENO, "refused \"%s\" %s\n", shown, reason);
   _exit (WY_REFUSED);
 }
 
@@ -37,7 +37,7 @@ wy_fail (const char *call, const char *name)
   char shown[WY_SHOWN_CAP];
   const char *error = strerrorname_np (errno);
   wy_show (shown, name);
-  (void) dprintf (STDERR_FILENO, "system %s %s \"%s\"\n", error == NULL ? "EIO" : error, call, shown);
+  (void)dprintf (STDERR_FILENO, "system %s %s \"%s\"\n", error == NULL ? "EIO" : error, call, shown);
   _exit (WY_SYSTEM);
 }
 

@@ -1,9 +1,8 @@
 /* copy: files from a folder or a stage into a stage, one operation each, as they stand on standard input.
  *
- * What an operation says is in operation.c.
- * Every directory above TO that is missing is made 755, and owned as the operation says.  Links in the stage are followed
- * inside of the stage only.  In a folder (the build context) no link is followed at all: it may not lead out.
- */
+ * What an operation says is in operation.c. Every directory above TO that is missing is made 755, and owned
+ * as the operation says. Links in the stage are followed inside of the stage only. In a folder (the build
+ * context) no link is followed at all: it may not lead out. */
 
 #include "layer.h"
 
@@ -32,7 +31,8 @@ struct copy
   struct later *later;
 };
 
-/* Open directory PATH of the stage, making what is missing of it for UID and GID.  Recursion is as deep as PATH has parts. */
+/* Open directory PATH of the stage, making what is missing of it for UID and GID. Recursion is as deep as
+ * PATH has parts. */
 static int
 open_or_make (const struct copy *c, const char *path, uid_t uid, gid_t gid, const char *shown)
 {
@@ -48,7 +48,7 @@ open_or_make (const struct copy *c, const char *path, uid_t uid, gid_t gid, cons
     wy_fail ("openat2", shown);
   const char *slash = strrchr (path, '/');
   const char *last = slash == NULL ? path : slash + 1;
-  snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int) (slash - path), path);
+  snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int)(slash - path), path);
   int parent = open_or_make (c, above, uid, gid, shown);
   if (mkdirat (parent, last, 0755) < 0)
     {
@@ -104,7 +104,8 @@ set_xattrs (int fd, int source, const char *shown)
   free (xattrs.bytes);
 }
 
-/* chown(2) clears set-user-ID bits and file capabilities, so owner first, then mode, then attributes, then times. */
+/* chown(2) clears set-user-ID bits and file capabilities, so owner first, then mode, then attributes, then
+ * times. */
 static void
 set_metadata (const struct wy_operation *o, int fd, int source, const struct stat *st)
 {
@@ -130,7 +131,7 @@ copy_bytes (int from, int to, const char *shown)
         wy_fail ("read", shown);
       for (ssize_t done = 0; done < got;)
         {
-          ssize_t put = write (to, buffer + done, (size_t) (got - done));
+          ssize_t put = write (to, buffer + done, (size_t)(got - done));
           if (put < 0)
             wy_fail ("write", shown);
           done += put;
@@ -151,7 +152,7 @@ copy_directory (struct copy *c, const struct wy_operation *o, int source, const 
     {
       const char *slash = strrchr (o->to, '/');
       const char *last = slash == NULL ? o->to : slash + 1;
-      snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int) (slash - o->to), o->to);
+      snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int)(slash - o->to), o->to);
       int parent = open_or_make (c, above, wy_operation_id (o->uid, 0), wy_operation_id (o->gid, 0), o->to);
       if (mkdirat (parent, last, 0700) < 0)
         wy_fail ("mkdir", o->to);
@@ -171,13 +172,14 @@ make_room (struct copy *c, const struct wy_operation *o, const char **last)
 {
   char above[WY_PATH_BYTES_MAX];
   struct stat st;
-  int parent = wy_operation_has (o, 'i') ? wy_open_in (c->root, o->to, O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT) : -1;
+  int parent
+      = wy_operation_has (o, 'i') ? wy_open_in (c->root, o->to, O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT) : -1;
   *last = o->base;
   if (parent < 0)
     {
       const char *slash = strrchr (o->to, '/');
       *last = slash == NULL ? o->to : slash + 1;
-      snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int) (slash - o->to), o->to);
+      snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int)(slash - o->to), o->to);
       parent = open_or_make (c, above, wy_operation_id (o->uid, 0), wy_operation_id (o->gid, 0), o->to);
     }
   if (**last == '\0' || strchr (*last, '/') != NULL || strcmp (*last, ".") == 0 || strcmp (*last, "..") == 0)
@@ -210,7 +212,9 @@ copy_link (struct copy *c, const struct wy_operation *o, int source, const struc
     }
   else if (mknodat (parent, last, S_IFIFO | (st->st_mode & 0777), 0) < 0)
     wy_fail ("mknod", o->to);
-  if (fchownat (parent, last, wy_operation_id (o->uid, st->st_uid), wy_operation_id (o->gid, st->st_gid), AT_SYMLINK_NOFOLLOW) < 0)
+  if (fchownat (parent, last, wy_operation_id (o->uid, st->st_uid), wy_operation_id (o->gid, st->st_gid),
+                AT_SYMLINK_NOFOLLOW)
+      < 0)
     wy_fail ("fchownat", o->to);
   if (utimensat (parent, last, times, AT_SYMLINK_NOFOLLOW) < 0)
     wy_fail ("utimensat", o->to);
@@ -223,7 +227,7 @@ link_again (const struct copy *c, const char *first, int parent, const char *las
 {
   char above[WY_PATH_BYTES_MAX];
   const char *slash = strrchr (first, '/');
-  snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int) (slash - first), first);
+  snprintf (above, sizeof above, "%.*s", slash == NULL ? 0 : (int)(slash - first), first);
   int dir = wy_open_in (c->root, above, O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT);
   if (dir < 0)
     return false;
@@ -267,7 +271,8 @@ copy_one (struct copy *c, const struct wy_operation *o)
     copy_link (c, o, fd, &st);
   else if (S_ISREG (st.st_mode) || S_ISDIR (st.st_mode))
     {
-      /* The descriptor above only says what it is: reading needs one of its own, and opening a fifo would wait. */
+      /* The descriptor above only says what it is: reading needs one of its own, and opening a fifo would
+       * wait. */
       int source = wy_open_in (c->source, o->from, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, c->resolve);
       if (source < 0)
         wy_fail ("openat2", o->from);
@@ -285,19 +290,20 @@ copy_one (struct copy *c, const struct wy_operation *o)
 static unsigned
 take_count (int argc, char **argv, int *at)
 {
-  unsigned count = *at < argc ? (unsigned) strtoul (argv[*at], NULL, 10) : WY_LAYERS_MAX + 1;
-  if (count > WY_LAYERS_MAX || (int) count > argc - *at - 1)
+  unsigned count = *at < argc ? (unsigned)strtoul (argv[*at], NULL, 10) : WY_LAYERS_MAX + 1;
+  if (count > WY_LAYERS_MAX || (int)count > argc - *at - 1)
     wy_refuse ("", "is not the number of layers");
   *at += 1;
   return count;
 }
 
-/* ARGV: DRAFT (a folder with "upper", "work", "empty", "root", "source"), count and LAYERs of the stage that is written to, count
- * and LAYERs of the source, or 0 and the folder DIR. */
+/* ARGV: DRAFT (a folder with "upper", "work", "empty", "root", "source"), count and LAYERs of the stage that
+ * is written to, count and LAYERs of the source, or 0 and the folder DIR. */
 void
 wy_copy (int argc, char **argv)
 {
-  char empty[WY_PATH_BYTES_MAX], at_root[WY_PATH_BYTES_MAX], at_source[WY_PATH_BYTES_MAX], upper[WY_PATH_BYTES_MAX], work[WY_PATH_BYTES_MAX];
+  char empty[WY_PATH_BYTES_MAX], at_root[WY_PATH_BYTES_MAX], at_source[WY_PATH_BYTES_MAX],
+      upper[WY_PATH_BYTES_MAX], work[WY_PATH_BYTES_MAX];
   struct copy c = { .root = -1, .source = -1 };
   struct wy_operation o;
   int at = 1;
@@ -309,7 +315,7 @@ wy_copy (int argc, char **argv)
   wy_private_mounts ();
   unsigned count = take_count (argc, argv, &at);
   wy_mount_overlay (at_root, empty, argv + at, count, upper, work);
-  at += (int) count;
+  at += (int)count;
   count = take_count (argc, argv, &at);
   c.resolve = count > 0 ? RESOLVE_IN_ROOT : RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
   if (count > 0)

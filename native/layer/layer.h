@@ -12,7 +12,8 @@
 
 #include "../confine/confine.h"
 
-/* What a layer may hold; services/image/unpack.ts has the same numbers for layers that come from a registry. */
+/* What a layer may hold; services/image/unpack.ts has the same numbers for layers that come from a
+ * registry. */
 #define WY_ENTRIES_MAX 1000000u
 #define WY_DEPTH_MAX 256u
 #define WY_PATH_BYTES_MAX 4096u
@@ -35,7 +36,8 @@ struct wy_names
   size_t count;
 };
 
-/* Extended attributes of one file: `size` bytes of "NAME\0", length in text, "\0", that many bytes of value. */
+/* Extended attributes of one file: `size` bytes of "NAME\0", length in text, "\0", that many bytes of
+ * value. */
 struct wy_xattrs
 {
   char *bytes;
@@ -59,7 +61,8 @@ char *wy_copy_text (const char *text);
 
 /* root.c */
 void wy_private_mounts (void);
-void wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsigned count, const char *upper, const char *work);
+void wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsigned count,
+                       const char *upper, const char *work);
 void wy_enter (const char *dir);
 int wy_open_dir (const char *path);
 int wy_open_in (int root, const char *path, int flags, uint64_t resolve);

@@ -1,5 +1,5 @@
-/* Files with several names: the first name met is the file, the others are hard links to it.  Open addressing over device
- * and inode; the table grows with what is found, which is bounded by the number of entries. */
+/* Files with several names: the first name met is the file, the others are hard links to it. Open addressing
+ * over device and inode; the table grows with what is found, which is bounded by the number of entries. */
 
 #include "layer.h"
 
@@ -18,7 +18,7 @@ struct wy_link
 static struct wy_link *
 slot_of (struct wy_link *slots, size_t cap, dev_t device, ino_t inode)
 {
-  size_t at = (size_t) ((inode * 0x9e3779b97f4a7c15u) ^ (device * 31u)) & (cap - 1);
+  size_t at = (size_t)((inode * 0x9e3779b97f4a7c15u) ^ (device * 31u)) & (cap - 1);
   while (slots[at].name != NULL && (slots[at].device != device || slots[at].inode != inode))
     at = (at + 1) & (cap - 1);
   return &slots[at];
@@ -39,7 +39,8 @@ grow (struct wy_links *links)
   links->cap = cap;
 }
 
-/* The name under which the file ST was met before.  Return: it, or NULL, and then NAME is remembered for it. */
+/* The name under which the file ST was met before. Return: it, or NULL, and then NAME is remembered for
+ * it. */
 const char *
 wy_links_find (struct wy_links *links, const struct stat *st, const char *name)
 {

@@ -1,10 +1,11 @@
 /* list: what is at a path of a stage, for whoever has to choose from it or to know whether it changed.
  *
- * For each PATH, whose last link is followed: "= ok" or "= missing" on a line, then one record an entry, in the order of names:
- *   TYPE MODE UID GID SIZE NAME_BYTES LINK_BYTES XATTR_BYTES\n  and behind it name, link target, attributes and, for "contents",
+ * For each PATH, whose last link is followed: "= ok" or "= missing" on a line, then one record an entry, in
+ * the order of names:
+ *   TYPE MODE UID GID SIZE NAME_BYTES LINK_BYTES XATTR_BYTES\n and behind it name, link target, attributes
+ *   and, for "contents",
  *   SIZE bytes of the file.  TYPE is f, d, l or p; names are relative to PATH, whose own is empty.
- * Devices and sockets are left out, as wherry-layer copies none.
- */
+ * Devices and sockets are left out, as wherry-layer copies none. */
 
 #include "layer.h"
 
@@ -18,11 +19,13 @@
 static bool with_contents;
 
 static void
-put_record (char type, const struct stat *st, const char *name, const char *link, const struct wy_xattrs *xattrs)
+put_record (char type, const struct stat *st, const char *name, const char *link,
+            const struct wy_xattrs *xattrs)
 {
   size_t name_size = strlen (name), link_size = strlen (link);
-  if (printf ("%c %o %u %u %llu %zu %zu %zu\n", type, (unsigned) (st->st_mode & 07777), st->st_uid, st->st_gid,
-              (unsigned long long) (type == 'f' ? st->st_size : 0), name_size, link_size, xattrs->size) < 0)
+  if (printf ("%c %o %u %u %llu %zu %zu %zu\n", type, (unsigned)(st->st_mode & 07777), st->st_uid, st->st_gid,
+              (unsigned long long)(type == 'f' ? st->st_size : 0), name_size, link_size, xattrs->size)
+      < 0)
     wy_fail ("write", "");
   wy_put (name, name_size);
   wy_put (link, link_size);
@@ -40,7 +43,7 @@ list_open (int fd, const struct stat *st, const char *name, unsigned depth)
   if (!S_ISDIR (st->st_mode))
     {
       if (with_contents)
-        wy_put_file (fd, (uint64_t) st->st_size, name);
+        wy_put_file (fd, (uint64_t)st->st_size, name);
       return;
     }
   if (depth > WY_DEPTH_MAX)
@@ -118,8 +121,8 @@ wy_list (int argc, char **argv)
 {
   char empty[WY_PATH_BYTES_MAX], source[WY_PATH_BYTES_MAX];
   with_contents = strcmp (argv[0], "contents") == 0;
-  unsigned count = (unsigned) strtoul (argv[2], NULL, 10);
-  if (count > WY_LAYERS_MAX || (int) count > argc - 3)
+  unsigned count = (unsigned)strtoul (argv[2], NULL, 10);
+  if (count > WY_LAYERS_MAX || (int)count > argc - 3)
     wy_refuse (argv[2], "is not the number of layers");
   wy_path_join (empty, argv[1], "empty");
   wy_path_join (source, argv[1], "source");
@@ -129,7 +132,7 @@ wy_list (int argc, char **argv)
   int root = open ("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (root < 0)
     wy_fail ("open", "/");
-  for (int i = 3 + (int) count; i < argc; i++)
+  for (int i = 3 + (int)count; i < argc; i++)
     list_path (root, argv[i]);
   close (root);
 }

@@ -1,4 +1,5 @@
-/* Names in directories, in an order that does not depend on the file system: two runs must give the same bytes. */
+/* Names in directories, in an order that does not depend on the file system: two runs must give the same
+ * bytes. */
 
 #include "layer.h"
 
@@ -13,7 +14,7 @@
 static int
 by_bytes (const void *a, const void *b)
 {
-  return strcmp (*(char *const *) a, *(char *const *) b);
+  return strcmp (*(char *const *)a, *(char *const *)b);
 }
 
 /* All names in DIR but "." and "..".  DIR stays the caller's. */
@@ -63,6 +64,6 @@ void
 wy_path_join (char out[WY_PATH_BYTES_MAX], const char *path, const char *name)
 {
   int len = snprintf (out, WY_PATH_BYTES_MAX, "%s%s%s", path, *path == '\0' ? "" : "/", name);
-  if (len < 0 || (size_t) len >= WY_PATH_BYTES_MAX - 8)
+  if (len < 0 || (size_t)len >= WY_PATH_BYTES_MAX - 8)
     wy_refuse (path, "has a path below it that is longer than 4096 bytes");
 }

@@ -2,10 +2,9 @@
  *
  * An operation is eight texts, each ended by a NUL: what, FROM, TO, BASE, MODE, UID, GID, FLAGS.
  *   d   directory TO is there (made, with those above it, when it is not; what is there already is left)
- *   c   copy FROM to TO: one file, link, fifo or directory, without what is in it; "" is the root of the source
- * MODE is "-" (the source's) or octal; UID and GID are "-" (the source's) or numbers; FLAGS are letters:
- *   x keep extended attributes     i TO may be a directory: then TO/BASE
- */
+ *   c copy FROM to TO: one file, link, fifo or directory, without what is in it; "" is the root of the source
+ *   MODE is "-" (the source's) or octal; UID and GID are "-" (the source's) or numbers; FLAGS are letters:
+ *   x keep extended attributes     i TO may be a directory: then TO/BASE */
 
 #include "layer.h"
 
@@ -30,7 +29,7 @@ wy_operation_id (const char *text, uid_t source)
   unsigned long value = strtoul (text, &end, 10);
   if (*end != '\0' || end == text || value >= UINT32_MAX)
     wy_refuse (text, "is not an id");
-  return (uid_t) value;
+  return (uid_t)value;
 }
 
 /* TEXT as permission bits; "-" is the SOURCE's. */
@@ -43,7 +42,7 @@ wy_operation_mode (const char *text, mode_t source)
   unsigned long value = strtoul (text, &end, 8);
   if (*end != '\0' || end == text || value > 07777)
     wy_refuse (text, "is not a mode");
-  return (mode_t) value;
+  return (mode_t)value;
 }
 
 /* Read the next operation into *O, whose texts are good until the next call.  Return: false at the end. */
@@ -59,9 +58,10 @@ wy_operation_read (struct wy_operation *o)
         return false;
       if (len <= 0 || fields[i][len - 1] != '\0')
         wy_refuse ("", "is an operation that was cut");
-      if ((size_t) len > WY_PATH_BYTES_MAX)
+      if ((size_t)len > WY_PATH_BYTES_MAX)
         wy_refuse (fields[i], "is longer than 4096 bytes");
     }
-  *o = (struct wy_operation){ fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7] };
+  *o = (struct wy_operation){ fields[0], fields[1], fields[2], fields[3],
+                              fields[4], fields[5], fields[6], fields[7] };
   return true;
 }

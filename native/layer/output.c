@@ -17,12 +17,12 @@ wy_put_file (int fd, uint64_t size, const char *shown)
   static char buffer[256 * 1024];
   for (uint64_t left = size; left > 0;)
     {
-      ssize_t got = read (fd, buffer, left < sizeof buffer ? (size_t) left : sizeof buffer);
+      ssize_t got = read (fd, buffer, left < sizeof buffer ? (size_t)left : sizeof buffer);
       if (got < 0)
         wy_fail ("read", shown);
       if (got == 0)
         wy_refuse (shown, "became shorter while it was read");
-      wy_put (buffer, (size_t) got);
-      left -= (uint64_t) got;
+      wy_put (buffer, (size_t)got);
+      left -= (uint64_t)got;
     }
 }

@@ -1,11 +1,12 @@
-/* pack: what a step has written, as the tar of a layer (OCI image-spec, layer.md), and the folder itself made fit to be that layer.
+/* pack: what a step has written, as the tar of a layer (OCI image-spec, layer.md), and the folder itself made
+ * fit to be that layer.
  *
- * overlayfs has its own signs: a character device 0:0 hides a name, user.overlay.opaque hides all of a directory.  They become
- * the archive's markers, ".wh.NAME" and ".wh..wh..opq", where a lower LAYER has something to hide; others (overlayfs marks every
- * new directory as a matter of course) are dropped from archive and folder both.  So are its other notes, and sockets, which no
- * archive can hold.  With CLAMP, later times than that become it, in both.  Afterwards the folder is exactly what
- * wherry-unpack would make of the archive, and needs no unpacking.
- */
+ * overlayfs has its own signs: a character device 0:0 hides a name, user.overlay.opaque hides all of a
+ * directory. They become the archive's markers, ".wh.NAME" and ".wh..wh..opq", where a lower LAYER has
+ * something to hide; others (overlayfs marks every new directory as a matter of course) are dropped from
+ * archive and folder both. So are its other notes, and sockets, which no archive can hold. With CLAMP, later
+ * times than that become it, in both. Afterwards the folder is exactly what wherry-unpack would make of the
+ * archive, and needs no unpacking. */
 
 #include "layer.h"
 
@@ -47,7 +48,8 @@ is_below (const struct pack *p, const char *path, bool directory)
 static void
 settle_time (const struct pack *p, int parent, const char *name, struct stat *st)
 {
-  if (!p->clamps || st->st_mtim.tv_sec < p->clamp || (st->st_mtim.tv_sec == p->clamp && st->st_mtim.tv_nsec == 0))
+  if (!p->clamps || st->st_mtim.tv_sec < p->clamp
+      || (st->st_mtim.tv_sec == p->clamp && st->st_mtim.tv_nsec == 0))
     return;
   st->st_mtim = (struct timespec){ .tv_sec = p->clamp };
   const struct timespec times[2] = { st->st_mtim, st->st_mtim };
@@ -98,7 +100,7 @@ pack_file (struct pack *p, int parent, const char *name, const char *path, struc
   wy_tar_entry (&entry);
   if (first == NULL)
     {
-      wy_tar_contents (fd, (uint64_t) st->st_size, path);
+      wy_tar_contents (fd, (uint64_t)st->st_size, path);
       wy_xattrs_settle (fd, false, path);
     }
   free (entry.xattrs.bytes);
@@ -120,7 +122,8 @@ pack_symlink (const struct pack *p, int parent, const char *name, const char *pa
 static void pack_contents (struct pack *p, int dir, const char *path, unsigned depth);
 
 static void
-pack_directory (struct pack *p, int parent, const char *name, const char *path, struct stat *st, unsigned depth)
+pack_directory (struct pack *p, int parent, const char *name, const char *path, struct stat *st,
+                unsigned depth)
 {
   char shown[WY_PATH_BYTES_MAX + 1];
   int fd = openat (parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -130,7 +133,8 @@ pack_directory (struct pack *p, int parent, const char *name, const char *path, 
   if (p->clamps && own.st_mtim.tv_sec >= p->clamp)
     own.st_mtim = (struct timespec){ .tv_sec = p->clamp };
   snprintf (shown, sizeof shown, "%s/", path);
-  struct wy_tar_entry entry = { .name = shown, .link = "", .type = '5', .st = own, .xattrs = wy_xattrs_read (fd, path) };
+  struct wy_tar_entry entry
+      = { .name = shown, .link = "", .type = '5', .st = own, .xattrs = wy_xattrs_read (fd, path) };
   wy_tar_entry (&entry);
   free (entry.xattrs.bytes);
   bool opaque = wy_is_opaque (fd) && is_below (p, path, true);
@@ -193,7 +197,8 @@ pack_contents (struct pack *p, int dir, const char *path, unsigned depth)
   wy_names_free (&names);
 }
 
-/* The root of a layer is what wherry-unpack makes it unless the archive says so: root's, mode 755.  Its time is nobody's. */
+/* The root of a layer is what wherry-unpack makes it unless the archive says so: root's, mode 755. Its time
+ * is nobody's. */
 static void
 pack_root (const struct pack *p, int root)
 {
@@ -217,11 +222,11 @@ wy_pack (int argc, char **argv)
     {
       char *end;
       p.clamps = true;
-      p.clamp = (time_t) strtoll (argv[1], &end, 10);
+      p.clamp = (time_t)strtoll (argv[1], &end, 10);
       if (*end != '\0' || end == argv[1])
         wy_refuse (argv[1], "is not a time in seconds");
     }
-  if (argc - 2 > (int) WY_LAYERS_MAX)
+  if (argc - 2 > (int)WY_LAYERS_MAX)
     wy_refuse ("", "is a stage with more than 128 layers");
   for (int i = 2; i < argc; i++)
     p.layers[p.layer_count++] = wy_open_dir (argv[i]);

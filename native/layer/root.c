@@ -1,9 +1,9 @@
 /* The world that this process works in: an overlay of layers, or one folder, as its root.
  *
- * Layers are named to overlayfs by descriptors (/proc/self/fd/N): their paths are long, and mount(2) takes one page
- * of options.  "userxattr", because the containers of RUN steps mount the same layers in a user namespace and can
- * read no other marks.  Behind wy_enter nothing of the machine is left but the descriptors that were opened before.
- */
+ * Layers are named to overlayfs by descriptors (/proc/self/fd/N): their paths are long, and mount(2) takes
+ * one page of options. "userxattr", because the containers of RUN steps mount the same layers in a user
+ * namespace and can read no other marks. Behind wy_enter nothing of the machine is left but the descriptors
+ * that were opened before. */
 
 #include "layer.h"
 
@@ -44,14 +44,16 @@ static size_t
 append (char *options, size_t used, const char *before, int fd)
 {
   int len = snprintf (options + used, OPTIONS_BYTES_MAX - used, "%s/proc/self/fd/%d", before, fd);
-  if (len < 0 || used + (size_t) len >= OPTIONS_BYTES_MAX)
+  if (len < 0 || used + (size_t)len >= OPTIONS_BYTES_MAX)
     wy_refuse ("", "is a stage with more layers than can be mounted at once");
-  return used + (size_t) len;
+  return used + (size_t)len;
 }
 
-/* Mount COUNT LAYERS (lowest first), and below them the folder EMPTY, at AT; writable when UPPER is not NULL. */
+/* Mount COUNT LAYERS (lowest first), and below them the folder EMPTY, at AT; writable when UPPER is not
+ * NULL. */
 void
-wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsigned count, const char *upper, const char *work)
+wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsigned count, const char *upper,
+                  const char *work)
 {
   int fds[WY_LAYERS_MAX + 3];
   unsigned opened = 0;
@@ -77,15 +79,17 @@ wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsign
       fds[opened] = wy_open_dir (upper);
       used = append (options, used, ",upperdir=", fds[opened++]);
       fds[opened] = wy_open_dir (work);
-      (void) append (options, used, ",workdir=", fds[opened++]);
+      (void)append (options, used, ",workdir=", fds[opened++]);
     }
-  if ((upper != NULL || count > 0) && mount ("overlay", at, "overlay", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+  if ((upper != NULL || count > 0)
+      && mount ("overlay", at, "overlay", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
     wy_fail ("mount", at);
   while (opened > 0)
     close (fds[--opened]);
 }
 
-/* Owners, modes, times and file capabilities of others' files can be read and set; nothing else of root is left. */
+/* Owners, modes, times and file capabilities of others' files can be read and set; nothing else of root is
+ * left. */
 /* DIR becomes "/", and the machine is left behind. */
 void
 wy_enter (const char *dir)
@@ -97,11 +101,12 @@ wy_enter (const char *dir)
   wy_drop_capabilities (WY_FILE_CAPABILITIES);
 }
 
-/* Open PATH ("" is the root) below the directory ROOT; RESOLVE as openat2(2).  Return: a descriptor, or -1 with errno. */
+/* Open PATH ("" is the root) below the directory ROOT; RESOLVE as openat2(2). Return: a descriptor, or -1
+ * with errno. */
 int
 wy_open_in (int root, const char *path, int flags, uint64_t resolve)
 {
-  struct open_how how = { .flags = (unsigned) flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS };
+  struct open_how how = { .flags = (unsigned)flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS };
   long fd = -1;
   for (int tries = 0; tries < OPEN_TRIES_MAX; tries++)
     {
@@ -109,5 +114,5 @@ wy_open_in (int root, const char *path, int flags, uint64_t resolve)
       if (fd >= 0 || (errno != EAGAIN && errno != EINTR))
         break;
     }
-  return (int) fd;
+  return (int)fd;
 }

@@ -1,6 +1,6 @@
-/* Tar, written: ustar headers, and pax records for what does not fit (POSIX pax; long names, sub-second times, large numbers,
- * extended attributes).  The same files give the same bytes: no names of users, no time of writing, sorted records.
- */
+/* Tar, written: ustar headers, and pax records for what does not fit (POSIX pax; long names, sub-second
+ * times, large numbers, extended attributes). The same files give the same bytes: no names of users, no time
+ * of writing, sorted records. */
 
 #include "layer.h"
 
@@ -31,7 +31,7 @@ static void
 pad (uint64_t size)
 {
   static const char zeros[BLOCK];
-  wy_put (zeros, (size_t) ((BLOCK - size % BLOCK) % BLOCK));
+  wy_put (zeros, (size_t)((BLOCK - size % BLOCK) % BLOCK));
 }
 
 /* "LENGTH KEY=VALUE\n", where LENGTH counts itself. */
@@ -40,7 +40,7 @@ add_record (struct records *r, const char *key, const char *value, size_t value_
 {
   char length[24];
   size_t rest = 1 + strlen (key) + 1 + value_size + 1, total = rest + 1;
-  while (total != rest + (size_t) snprintf (length, sizeof length, "%zu", total))
+  while (total != rest + (size_t)snprintf (length, sizeof length, "%zu", total))
     total = rest + strlen (length);
   char *grown = realloc (r->bytes, r->size + total);
   if (grown == NULL)
@@ -58,7 +58,7 @@ add_number (struct records *r, const char *key, long long value)
 {
   char text[32];
   int len = snprintf (text, sizeof text, "%lld", value);
-  add_record (r, key, text, (size_t) len);
+  add_record (r, key, text, (size_t)len);
 }
 
 /* pax writes a time before 1970 with a fraction as -(seconds) and what is missing to it. */
@@ -74,12 +74,13 @@ add_time (struct records *r, const struct timespec *time)
       seconds++;
       nanoseconds = 1000000000 - nanoseconds;
     }
-  int len = snprintf (text, sizeof text, "%s%lld.%09ld", negative ? "-" : "", negative ? -seconds : seconds, nanoseconds);
+  int len = snprintf (text, sizeof text, "%s%lld.%09ld", negative ? "-" : "", negative ? -seconds : seconds,
+                      nanoseconds);
   while (text[len - 1] == '0')
     len--;
   if (text[len - 1] == '.')
     len--;
-  add_record (r, "mtime", text, (size_t) len);
+  add_record (r, "mtime", text, (size_t)len);
 }
 
 static struct records
@@ -89,9 +90,9 @@ records_of (const struct wy_tar_entry *e)
   const struct timespec *time = &e->st.st_mtim;
   if (time->tv_nsec != 0 || time->tv_sec < 0 || time->tv_sec > OCTAL11_MAX)
     add_time (&r, time);
-  if (strlen (e->name) > sizeof ((struct header *) 0)->name)
+  if (strlen (e->name) > sizeof ((struct header *)0)->name)
     add_record (&r, "path", e->name, strlen (e->name));
-  if (strlen (e->link) > sizeof ((struct header *) 0)->linkname)
+  if (strlen (e->link) > sizeof ((struct header *)0)->linkname)
     add_record (&r, "linkpath", e->link, strlen (e->link));
   if (e->st.st_uid > OCTAL7_MAX)
     add_number (&r, "uid", e->st.st_uid);
@@ -122,8 +123,8 @@ static void
 put_octal (char *field, size_t cap, unsigned long long value)
 {
   char text[32];
-  int len = snprintf (text, sizeof text, "%0*llo", (int) cap - 1, value);
-  memcpy (field, text, (size_t) len < cap ? (size_t) len : cap - 1);
+  int len = snprintf (text, sizeof text, "%0*llo", (int)cap - 1, value);
+  memcpy (field, text, (size_t)len < cap ? (size_t)len : cap - 1);
 }
 
 static void
@@ -135,13 +136,13 @@ put_header (const char *name, const char *link, char type, const struct stat *st
   put_octal (h.mode, sizeof h.mode, st->st_mode & 07777);
   put_octal (h.uid, sizeof h.uid, st->st_uid > OCTAL7_MAX ? 0 : st->st_uid);
   put_octal (h.gid, sizeof h.gid, st->st_gid > OCTAL7_MAX ? 0 : st->st_gid);
-  put_octal (h.size, sizeof h.size, size > (uint64_t) OCTAL11_MAX ? 0 : size);
+  put_octal (h.size, sizeof h.size, size > (uint64_t)OCTAL11_MAX ? 0 : size);
   long long seconds = st->st_mtim.tv_sec;
-  put_octal (h.mtime, sizeof h.mtime, seconds < 0 || seconds > OCTAL11_MAX ? 0 : (unsigned long long) seconds);
+  put_octal (h.mtime, sizeof h.mtime, seconds < 0 || seconds > OCTAL11_MAX ? 0 : (unsigned long long)seconds);
   memset (h.chksum, ' ', sizeof h.chksum);
   unsigned sum = 0;
   for (size_t i = 0; i < BLOCK; i++)
-    sum += ((const unsigned char *) &h)[i];
+    sum += ((const unsigned char *)&h)[i];
   put_octal (h.chksum, sizeof h.chksum - 1, sum);
   h.chksum[6] = '\0';
   wy_put (&h, sizeof h);
@@ -160,7 +161,8 @@ wy_tar_entry (const struct wy_tar_entry *entry)
       pad (r.size);
     }
   free (r.bytes);
-  put_header (entry->name, entry->link, entry->type, &entry->st, entry->type == '0' ? (uint64_t) entry->st.st_size : 0);
+  put_header (entry->name, entry->link, entry->type, &entry->st,
+              entry->type == '0' ? (uint64_t)entry->st.st_size : 0);
 }
 
 /* Write SIZE bytes of FD and fill the last block. */

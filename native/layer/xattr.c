@@ -1,8 +1,8 @@
-/* Extended attributes, byte for byte.  Which ones belong to an image is the policy of wherry-unpack (native/unpack/pax.c):
+/* Extended attributes, byte for byte. Which ones belong to an image is the policy of wherry-unpack
+ * (native/unpack/pax.c):
  *   user.*, security.capability, system.posix_acl_*   kept
  *   user.overlay.*                                     overlayfs's own notes: never part of an image
- *   anything else                                      a label of this machine: left out
- */
+ *   anything else                                      a label of this machine: left out */
 
 #include "layer.h"
 
@@ -26,14 +26,14 @@ is_kept (const char *name)
 {
   if (begins (name, overlay_prefix))
     return false;
-  return begins (name, "user.") || strcmp (name, "security.capability") == 0 || strcmp (name, "system.posix_acl_access") == 0
-         || strcmp (name, "system.posix_acl_default") == 0;
+  return begins (name, "user.") || strcmp (name, "security.capability") == 0
+         || strcmp (name, "system.posix_acl_access") == 0 || strcmp (name, "system.posix_acl_default") == 0;
 }
 
 static int
 by_bytes (const void *a, const void *b)
 {
-  return strcmp (*(char *const *) a, *(char *const *) b);
+  return strcmp (*(char *const *)a, *(char *const *)b);
 }
 
 /* The names of FD's attributes, sorted, in *NAMES, which point into LIST.  Return: how many. */
@@ -46,11 +46,11 @@ sorted_names (int fd, char list[LIST_BYTES_MAX], const char ***names, const char
   if (size < 0)
     wy_fail ("flistxattr", shown);
   size_t count = 0;
-  for (ssize_t at = 0; at < size; at += (ssize_t) strlen (list + at) + 1)
+  for (ssize_t at = 0; at < size; at += (ssize_t)strlen (list + at) + 1)
     count++;
   const char **found = wy_alloc ((count + 1) * sizeof *found);
   size_t i = 0;
-  for (ssize_t at = 0; at < size; at += (ssize_t) strlen (list + at) + 1)
+  for (ssize_t at = 0; at < size; at += (ssize_t)strlen (list + at) + 1)
     found[i++] = list + at;
   if (count > 0)
     qsort (found, count, sizeof *found, by_bytes);
@@ -75,12 +75,12 @@ wy_xattrs_read (int fd, const char *shown)
         wy_fail ("fgetxattr", shown);
       char head[LIST_BYTES_MAX / 128];
       int len = snprintf (head, sizeof head, "%s%c%zd%c", names[i], '\0', size, '\0');
-      size_t need = out.size + (size_t) len + (size_t) size;
+      size_t need = out.size + (size_t)len + (size_t)size;
       char *grown = need > WY_XATTRS_BYTES_MAX * 4 ? NULL : realloc (out.bytes, need);
       if (grown == NULL)
         wy_refuse (shown, "has more extended attributes than fit into a layer");
-      memcpy (grown + out.size, head, (size_t) len);
-      memcpy (grown + out.size + (size_t) len, value, (size_t) size);
+      memcpy (grown + out.size, head, (size_t)len);
+      memcpy (grown + out.size + (size_t)len, value, (size_t)size);
       out.bytes = grown;
       out.size = need;
     }
@@ -96,9 +96,9 @@ wy_xattrs_next (const struct wy_xattrs *xattrs, size_t *at, const char **value, 
     return NULL;
   const char *name = xattrs->bytes + *at;
   const char *length = name + strlen (name) + 1;
-  *size = (size_t) strtoul (length, NULL, 10);
+  *size = (size_t)strtoul (length, NULL, 10);
   *value = length + strlen (length) + 1;
-  *at = (size_t) (*value - xattrs->bytes) + *size;
+  *at = (size_t)(*value - xattrs->bytes) + *size;
   return name;
 }
 
@@ -119,7 +119,8 @@ wy_xattrs_settle (int fd, bool keep_opaque, const char *shown)
   free (names);
 }
 
-/* Does the directory FD hide what lower layers have in it?  (overlayfs.rst, "Whiteouts and opaque directories") */
+/* Does the directory FD hide what lower layers have in it? (overlayfs.rst, "Whiteouts and opaque
+ * directories") */
 bool
 wy_is_opaque (int fd)
 {

@@ -26,17 +26,22 @@ struct link
 };
 
 static const struct device devices[] = {
-  { "null", 1, 3 }, { "zero", 1, 5 }, { "full", 1, 7 }, { "random", 1, 8 }, { "urandom", 1, 9 }, { "tty", 5, 0 },
+  { "null", 1, 3 },   { "zero", 1, 5 },    { "full", 1, 7 },
+  { "random", 1, 8 }, { "urandom", 1, 9 }, { "tty", 5, 0 },
 };
 static const struct link links[] = {
-  { "fd", "/proc/self/fd" }, { "stdin", "/proc/self/fd/0" }, { "stdout", "/proc/self/fd/1" }, { "stderr", "/proc/self/fd/2" },
+  { "fd", "/proc/self/fd" },
+  { "stdin", "/proc/self/fd/0" },
+  { "stdout", "/proc/self/fd/1" },
+  { "stderr", "/proc/self/fd/2" },
 };
 
 static int
 make_device (int dir, const struct device *device)
 {
   struct stat st;
-  if (mknodat (dir, device->name, S_IFCHR | 0666, makedev (device->major, device->minor)) < 0 && errno != EEXIST)
+  if (mknodat (dir, device->name, S_IFCHR | 0666, makedev (device->major, device->minor)) < 0
+      && errno != EEXIST)
     return -errno;
   /* Somebody else's file of that name must not become a container's /dev/null (CVE-2025-31133). */
   if (fstatat (dir, device->name, &st, AT_SYMLINK_NOFOLLOW) < 0)

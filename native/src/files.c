@@ -15,7 +15,7 @@
 static const char *
 next_text (const char *text, const char *end)
 {
-  const char *stop = text < end ? memchr (text, '\0', (size_t) (end - text)) : NULL;
+  const char *stop = text < end ? memchr (text, '\0', (size_t)(end - text)) : NULL;
   return stop == NULL ? NULL : stop + 1;
 }
 
@@ -26,7 +26,7 @@ static long
 write_file (const char *path, const char *text)
 {
   /* Without O_CREAT: in a cgroup the kernel would say EACCES where it means ENOENT. */
-  wy_cleanup_close int fd = (int) wy_sys (SYS_open, path, O_WRONLY | O_CLOEXEC);
+  wy_cleanup_close int fd = (int)wy_sys (SYS_open, path, O_WRONLY | O_CLOEXEC);
   long result = fd < 0 ? fd : -EINTR;
   for (unsigned tries = 0; result == -EINTR && tries < WRITE_TRIES_MAX; tries++)
     result = wy_sys (SYS_write, fd, text, strlen (text));
@@ -37,7 +37,7 @@ write_file (const char *path, const char *text)
 static long
 read_file (const char *path, char *out, size_t room)
 {
-  wy_cleanup_close int fd = (int) wy_sys (SYS_open, path, O_RDONLY | O_CLOEXEC);
+  wy_cleanup_close int fd = (int)wy_sys (SYS_open, path, O_RDONLY | O_CLOEXEC);
   return fd < 0 ? fd : wy_sys (SYS_read, fd, out, room);
 }
 
@@ -53,7 +53,7 @@ wy_write_files (const char *list, uint32_t size, uint32_t *failed)
         return -EINVAL;
       long result = write_file (path, text);
       if (result < 0)
-        return (int) result;
+        return (int)result;
       path = next;
     }
   return 0;
@@ -73,21 +73,21 @@ wy_read_files (const char *list, uint32_t size, char *out, uint32_t room, uint32
         return -E2BIG;
       long result = read_file (path, out + used, room - used - 1);
       if (result < 0)
-        return (int) result;
-      used += (uint32_t) result;
+        return (int)result;
+      used += (uint32_t)result;
       out[used++] = '\0';
       path = next;
     }
-  return (int) used;
+  return (int)used;
 }
 
 int
 wy_lock_file (const char *path)
 {
-  wy_cleanup_close int fd = (int) wy_sys (SYS_open, path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+  wy_cleanup_close int fd = (int)wy_sys (SYS_open, path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
   long result = fd < 0 ? fd : wy_sys (SYS_flock, fd, LOCK_EX | LOCK_NB);
   if (result < 0)
-    return (int) result;
+    return (int)result;
   int locked = fd;
   fd = -1;
   return locked;

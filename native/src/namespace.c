@@ -36,13 +36,16 @@ wy_loopback_up (const char **call)
     short flags;
     char rest[22];
   } request = { .name = "lo", .flags = IFF_UP };
-  enum { SET_INTERFACE_FLAGS = 0x8914 };
+  enum
+  {
+    SET_INTERFACE_FLAGS = 0x8914
+  };
   *call = "socket";
-  wy_cleanup_close int fd = (int) wy_sys (SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  wy_cleanup_close int fd = (int)wy_sys (SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return fd;
   *call = "ioctl(SIOCSIFFLAGS)";
-  return (int) wy_sys (SYS_ioctl, fd, SET_INTERFACE_FLAGS, &request);
+  return (int)wy_sys (SYS_ioctl, fd, SET_INTERFACE_FLAGS, &request);
 }
 
 static int
@@ -53,7 +56,7 @@ write_id_map (pid_t pid, const char *name, const char *map)
   snprintf (path, sizeof path, "/proc/%d/%s", pid, name);
   wy_cleanup_close int fd = open (path, O_WRONLY | O_CLOEXEC);
   /* One write: the kernel takes a map whole or not at all (user_namespaces(7)). */
-  if (fd < 0 || write (fd, map, length) != (ssize_t) length)
+  if (fd < 0 || write (fd, map, length) != (ssize_t)length)
     return -errno;
   return 0;
 }
@@ -76,7 +79,7 @@ adopt_userns (pid_t pid, const char *uid_map, const char *gid_map)
 static int
 sleep_until_killed (void *unused)
 {
-  (void) unused;
+  (void)unused;
   for (;;)
     wy_sys (SYS_ppoll, NULL, 0, NULL, NULL, 0);
   return 0;
@@ -85,7 +88,10 @@ sleep_until_killed (void *unused)
 int
 wy_userns_new (const char *uid_map, const char *gid_map)
 {
-  enum { MAKER_STACK = 16384 };
+  enum
+  {
+    MAKER_STACK = 16384
+  };
   char *stack = malloc (MAKER_STACK);
   if (stack == NULL)
     return -ENOMEM;
@@ -140,8 +146,8 @@ int
 wy_netns_enter (int netns)
 {
   if (own_netns < 0)
-    own_netns = (int) wy_sys (SYS_open, "/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-  return own_netns < 0 ? own_netns : (int) wy_sys (SYS_setns, netns, CLONE_NEWNET);
+    own_netns = (int)wy_sys (SYS_open, "/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+  return own_netns < 0 ? own_netns : (int)wy_sys (SYS_setns, netns, CLONE_NEWNET);
 }
 
 /* A thread that cannot come back would serve everybody from inside a container's network. */
@@ -160,11 +166,11 @@ wy_netns_used (int32_t netns)
   int result = wy_netns_enter (netns);
   if (result < 0)
     return result;
-  wy_cleanup_close int fd = (int) wy_sys (SYS_open, "/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
+  wy_cleanup_close int fd = (int)wy_sys (SYS_open, "/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
   long size = fd < 0 ? fd : wy_sys (SYS_read, fd, text, sizeof text - 1);
   wy_netns_leave ();
   if (size < 0)
-    return (int) size;
+    return (int)size;
   text[size] = '\0';
   const char *bytes = strstr (text, "lo:");
   return bytes == NULL || strtoull (bytes + 3, NULL, 10) != 0;
@@ -176,7 +182,7 @@ wy_idmap_probe (const char *path, int32_t userns)
   wy_cleanup_close int tree = open_tree (AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
   if (tree < 0)
     return -errno;
-  struct mount_attr attr = { .attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t) userns };
+  struct mount_attr attr = { .attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)userns };
   return mount_setattr (tree, "", AT_EMPTY_PATH, &attr, sizeof attr) < 0 ? -errno : 0;
 }
 
@@ -194,7 +200,7 @@ wy_oom_event (const char *dir)
   if (fd < 0)
     return -errno;
   int length = snprintf (line, sizeof line, "%d %d", fd, control);
-  if (write (events, line, (size_t) length) != length)
+  if (write (events, line, (size_t)length) != length)
     return -errno;
   int result = fd;
   fd = -1;

@@ -38,7 +38,7 @@ run_aside (void *argument)
       const struct wy_op *op = &aside->ops[i];
       if (wy_op_table[op->kind].perform (aside->stage, op) < 0)
         {
-          aside->stage->err->op += 1 + (int32_t) i;
+          aside->stage->err->op += 1 + (int32_t)i;
           return 127;
         }
       if (op->kind == WY_OP_FSMOUNT || op->kind == WY_OP_SUBTREE)
@@ -54,7 +54,8 @@ wy_prepare_aside (struct wy_stage *stage, const struct wy_op *op)
   struct aside aside = { .stage = stage, .ops = op + 1, .count = op->num };
   uint64_t all = ~0ull, before;
   /* CLONE_VFORK: the caller stands still until the child has let go of the memory. */
-  struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_NEWNS | CLONE_CLEAR_SIGHAND };
+  struct clone_args args
+      = { .flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_NEWNS | CLONE_CLEAR_SIGHAND };
   wy_use_child_stack (&args);
   wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, KERNEL_SIGSET_BYTES);
   long pid = wy_clone_onto_stack (&args, run_aside, &aside);

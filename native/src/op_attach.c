@@ -62,20 +62,20 @@ follow (int *dir, const char *name, const char **path, char room[PATH_SIZE])
   if (room[0] != '/')
     return 0;
   wy_close (dir);
-  *dir = (int) wy_sys (SYS_open, "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  *dir = (int)wy_sys (SYS_open, "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
   return *dir < 0 ? *dir : 0;
 }
 
-/* Make PATH, a directory or a file, with all directories above it.  Works on descriptors component
- * by component, so that nothing can be swapped in between.  A symbolic link on the way is resolved
- * by the kernel inside the root, one to nowhere by hand in the same root: the caller of this has pivoted already.
+/* Make PATH, a directory or a file, with all directories above it. Works on descriptors component by
+ * component, so that nothing can be swapped in between. A symbolic link on the way is resolved by the kernel
+ * inside the root, one to nowhere by hand in the same root: the caller of this has pivoted already.
  * Return: a descriptor of PATH, or -errno. */
 long
 wy_make_target (const char *path, uint32_t flags, uint64_t resolve)
 {
   char room[PATH_SIZE];
   unsigned links = 0;
-  wy_cleanup_close int dir = (int) wy_sys (SYS_open, "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  wy_cleanup_close int dir = (int)wy_sys (SYS_open, "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (dir < 0)
     return dir;
   for (;;)
@@ -99,14 +99,15 @@ wy_make_target (const char *path, uint32_t flags, uint64_t resolve)
         }
       path += length;
       bool last = *path == '\0';
-      long next = last && flags & WY_MAKE_FILE ? wy_open_in_root (dir, name, O_CREAT | O_WRONLY | O_NOCTTY | O_NONBLOCK, 0644, resolve)
-                                               : enter_or_make (dir, name, resolve);
+      long next = last && flags & WY_MAKE_FILE
+                      ? wy_open_in_root (dir, name, O_CREAT | O_WRONLY | O_NOCTTY | O_NONBLOCK, 0644, resolve)
+                      : enter_or_make (dir, name, resolve);
       if (next == -ENOENT && links++ < LINKS_MAX && (next = follow (&dir, name, &path, room)) == 0)
         continue;
       if (next < 0)
         return next;
       wy_close (&dir);
-      dir = (int) next;
+      dir = (int)next;
     }
 }
 
@@ -156,7 +157,7 @@ mode_of (int fd)
 {
   struct stat st;
   long result = wy_sys (SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH);
-  return result < 0 ? result : (long) st.st_mode;
+  return result < 0 ? result : (long)st.st_mode;
 }
 
 /* The root of TREE gets the mode of the directory TARGET that it is about to cover.  Return: 0, or -errno. */
@@ -166,7 +167,7 @@ copy_mode (int tree, int target)
   long mode = mode_of (target);
   if (mode < 0)
     return mode;
-  wy_cleanup_close int root = (int) wy_sys (SYS_openat, tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  wy_cleanup_close int root = (int)wy_sys (SYS_openat, tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   return root < 0 ? root : wy_sys (SYS_fchmod, root, mode & 07777);
 }
 
@@ -174,7 +175,7 @@ int
 wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
 {
   int made;
-  wy_cleanup_close int target = (int) open_target (path, flags, &made);
+  wy_cleanup_close int target = (int)open_target (path, flags, &made);
   if (target == -ENOENT && flags & WY_OPTIONAL)
     return 0;
   if (target < 0)
@@ -185,9 +186,11 @@ wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
   if (flags & WY_COPY_MODE && !made && (result = copy_mode (tree, target)) < 0)
     return wy_fail (stage, "fchmod", result);
   result = wy_sys (SYS_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-  /* A file cannot stand over a directory, nor the other way round; the kernel says EINVAL to that and to much else. */
+  /* A file cannot stand over a directory, nor the other way round; the kernel says EINVAL to that and to much
+   * else. */
   if (result == -EINVAL && S_ISDIR (mode_of (tree)) != S_ISDIR (mode_of (target)))
-    return wy_fail (stage, S_ISDIR (mode_of (target)) ? "a file over a directory" : "a directory over a file", -ENOTDIR);
+    return wy_fail (stage, S_ISDIR (mode_of (target)) ? "a file over a directory" : "a directory over a file",
+                    -ENOTDIR);
   return result < 0 ? wy_fail (stage, "move_mount", result) : 0;
 }
 

@@ -28,7 +28,8 @@ static long
 open_multiplexer (void)
 {
   struct statfs fs;
-  wy_cleanup_close int fd = (int) wy_open_in_root (AT_FDCWD, "/dev/pts/ptmx", O_RDWR | O_NOCTTY, 0, RESOLVE_NO_MAGICLINKS);
+  wy_cleanup_close int fd
+      = (int)wy_open_in_root (AT_FDCWD, "/dev/pts/ptmx", O_RDWR | O_NOCTTY, 0, RESOLVE_NO_MAGICLINKS);
   if (fd < 0)
     return fd;
   long result = wy_sys (SYS_fstatfs, fd, &fs);
@@ -45,7 +46,8 @@ open_multiplexer (void)
 static int
 attach_console (struct wy_stage *stage, int terminal)
 {
-  wy_cleanup_close int tree = (int) wy_sys (SYS_open_tree, terminal, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+  wy_cleanup_close int tree
+      = (int)wy_sys (SYS_open_tree, terminal, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
   if (tree < 0)
     return wy_fail (stage, "open_tree", tree);
   return wy_attach (stage, tree, "/dev/console", WY_MAKE_FILE | WY_NO_SYMLINKS);
@@ -68,14 +70,14 @@ int
 wy_do_console (struct wy_stage *stage, const struct wy_op *op)
 {
   int unlocked = 0;
-  struct window window = { .rows = (unsigned short) op->num, .columns = (unsigned short) op->num2 };
-  wy_cleanup_close int master = (int) open_multiplexer ();
+  struct window window = { .rows = (unsigned short)op->num, .columns = (unsigned short)op->num2 };
+  wy_cleanup_close int master = (int)open_multiplexer ();
   if (master < 0)
     return wy_fail (stage, "/dev/pts/ptmx", master);
   long result = wy_sys (SYS_ioctl, master, TIOCSPTLCK, &unlocked);
   if (result < 0)
     return wy_fail (stage, "ioctl(TIOCSPTLCK)", result);
-  wy_cleanup_close int terminal = (int) wy_sys (SYS_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  wy_cleanup_close int terminal = (int)wy_sys (SYS_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
   if (terminal < 0)
     return wy_fail (stage, "ioctl(TIOCGPTPEER)", terminal);
   if (op->num != 0)
@@ -84,7 +86,7 @@ wy_do_console (struct wy_stage *stage, const struct wy_op *op)
   if (result < 0)
     return wy_fail (stage, "fchown", result);
   if (op->flags & WY_MAKE_FILE && (result = attach_console (stage, terminal)) < 0)
-    return (int) result;
+    return (int)result;
   result = wy_send_fd (stage->fds[op->slot], master);
   if (result < 0)
     return wy_fail (stage, "sendmsg", result);

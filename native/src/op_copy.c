@@ -26,7 +26,7 @@ copy_content (int from, int to, off_t size)
 {
   for (off_t at = 0; at < size;)
     {
-      ssize_t sent = sendfile (to, from, &at, (size_t) (size - at));
+      ssize_t sent = sendfile (to, from, &at, (size_t)(size - at));
       if (sent < 0)
         return -errno;
       if (sent == 0)
@@ -73,7 +73,8 @@ copy_link (int from_dir, int to_dir, const char *name, const struct stat *st)
   if (length < 0)
     return -errno;
   target[length] = '\0';
-  if (symlinkat (target, to_dir, name) < 0 || fchownat (to_dir, name, st->st_uid, st->st_gid, AT_SYMLINK_NOFOLLOW) < 0)
+  if (symlinkat (target, to_dir, name) < 0
+      || fchownat (to_dir, name, st->st_uid, st->st_gid, AT_SYMLINK_NOFOLLOW) < 0)
     return -errno;
   return 0;
 }
@@ -112,7 +113,8 @@ copy_tree (int from, int to, unsigned depth)
 int
 wy_do_copy_up (struct wy_stage *stage, const struct wy_op *op)
 {
-  wy_cleanup_close int from = (int) wy_open_in_root (AT_FDCWD, wy_text (stage, op->text[0]), O_RDONLY | O_DIRECTORY, 0, RESOLVE_NO_MAGICLINKS);
+  wy_cleanup_close int from = (int)wy_open_in_root (AT_FDCWD, wy_text (stage, op->text[0]),
+                                                    O_RDONLY | O_DIRECTORY, 0, RESOLVE_NO_MAGICLINKS);
   if (from == -ENOENT)
     return 0;
   if (from < 0)
@@ -120,7 +122,8 @@ wy_do_copy_up (struct wy_stage *stage, const struct wy_op *op)
   struct stat st;
   wy_cleanup_close int to = openat (stage->fds[op->slot], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   int result = to < 0 || fstat (from, &st) < 0 ? -errno : copy_tree (from, to, 0);
-  if (result == 0 && op->num != 0 && (fchown (to, st.st_uid, st.st_gid) < 0 || fchmod (to, st.st_mode & 07777) < 0))
+  if (result == 0 && op->num != 0
+      && (fchown (to, st.st_uid, st.st_gid) < 0 || fchmod (to, st.st_mode & 07777) < 0))
     result = -errno;
   return result < 0 ? wy_fail (stage, "copy", result) : 0;
 }

@@ -20,7 +20,8 @@ int
 wy_do_write (struct wy_stage *stage, const struct wy_op *op)
 {
   const char *value = wy_text (stage, op->text[1]);
-  wy_cleanup_close int fd = (int) wy_open_in_root (stage->fds[op->slot], wy_text (stage, op->text[0]), O_WRONLY, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
+  wy_cleanup_close int fd = (int)wy_open_in_root (stage->fds[op->slot], wy_text (stage, op->text[0]),
+                                                  O_WRONLY, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
   if (fd < 0)
     return wy_fail (stage, "openat2", fd);
   long result = wy_sys (SYS_write, fd, value, wy_next (value) - value - 1);
@@ -31,7 +32,7 @@ int
 wy_do_mknod (struct wy_stage *stage, const struct wy_op *op)
 {
   const char *name;
-  wy_cleanup_close int dir = (int) wy_open_parent (wy_text (stage, op->text[0]), &name);
+  wy_cleanup_close int dir = (int)wy_open_parent (wy_text (stage, op->text[0]), &name);
   if (dir < 0)
     return wy_fail (stage, "openat2", dir);
   long result = wy_sys (SYS_mknodat, dir, name, op->num, op->wide);
@@ -57,7 +58,7 @@ int
 wy_do_symlink (struct wy_stage *stage, const struct wy_op *op)
 {
   const char *name;
-  wy_cleanup_close int dir = (int) wy_open_parent (wy_text (stage, op->text[1]), &name);
+  wy_cleanup_close int dir = (int)wy_open_parent (wy_text (stage, op->text[1]), &name);
   if (dir < 0)
     return wy_fail (stage, "openat2", dir);
   long result = wy_sys (SYS_symlinkat, wy_text (stage, op->text[0]), dir, name);
@@ -68,7 +69,7 @@ wy_do_symlink (struct wy_stage *stage, const struct wy_op *op)
 static long
 empty_directory (void)
 {
-  wy_cleanup_close int context = (int) wy_sys (SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC);
+  wy_cleanup_close int context = (int)wy_sys (SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC);
   if (context < 0)
     return context;
   long result = wy_sys (SYS_fsconfig, context, FSCONFIG_SET_STRING, "nr_inodes", "1", 0);
@@ -76,7 +77,8 @@ empty_directory (void)
     result = wy_sys (SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0);
   if (result < 0)
     return result;
-  return wy_sys (SYS_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+  return wy_sys (SYS_fsmount, context, FSMOUNT_CLOEXEC,
+                 MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 }
 
 int
@@ -84,7 +86,7 @@ wy_do_mask (struct wy_stage *stage, const struct wy_op *op)
 {
   const char *path = wy_text (stage, op->text[0]);
   struct stat st;
-  wy_cleanup_close int target = (int) wy_open_in_root (AT_FDCWD, path, O_PATH, 0, RESOLVE_NO_MAGICLINKS);
+  wy_cleanup_close int target = (int)wy_open_in_root (AT_FDCWD, path, O_PATH, 0, RESOLVE_NO_MAGICLINKS);
   if (target == -ENOENT || target == -ENOTDIR)
     return 0;
   if (target < 0)
@@ -93,9 +95,10 @@ wy_do_mask (struct wy_stage *stage, const struct wy_op *op)
   if (result < 0)
     return wy_fail (stage, "newfstatat", result);
   wy_cleanup_close int empty = -1;
-  if (S_ISDIR (st.st_mode) && (empty = (int) empty_directory ()) < 0)
+  if (S_ISDIR (st.st_mode) && (empty = (int)empty_directory ()) < 0)
     return wy_fail (stage, "fsmount", empty);
-  result = wy_sys (SYS_move_mount, empty >= 0 ? empty : stage->fds[op->slot], "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+  result = wy_sys (SYS_move_mount, empty >= 0 ? empty : stage->fds[op->slot], "", target, "",
+                   MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
   return result < 0 ? wy_fail (stage, "move_mount", result) : 0;
 }
 

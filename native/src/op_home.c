@@ -24,7 +24,8 @@ read_passwd (void)
 {
   struct stat st;
   size_t size = 0;
-  wy_cleanup_close int fd = (int) wy_open_in_root (AT_FDCWD, "/etc/passwd", O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, RESOLVE_NO_MAGICLINKS);
+  wy_cleanup_close int fd = (int)wy_open_in_root (AT_FDCWD, "/etc/passwd", O_RDONLY | O_NONBLOCK | O_NOCTTY,
+                                                  0, RESOLVE_NO_MAGICLINKS);
   if (fd < 0 || fstat (fd, &st) < 0 || !S_ISREG (st.st_mode))
     return NULL;
   char *text = malloc (PASSWD_SIZE_MAX + 1);
@@ -33,7 +34,7 @@ read_passwd (void)
       ssize_t got = read (fd, text + size, PASSWD_SIZE_MAX - size);
       if (got <= 0)
         break;
-      size += (size_t) got;
+      size += (size_t)got;
     }
   if (text != NULL)
     text[size] = '\0';

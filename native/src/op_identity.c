@@ -21,7 +21,7 @@
 int
 wy_do_setup_ids (struct wy_stage *stage, const struct wy_op *op)
 {
-  (void) op;
+  (void)op;
   long result = wy_sys (SYS_setgroups, 0, NULL);
   if (result < 0)
     return wy_fail (stage, "setgroups", result);
@@ -91,8 +91,15 @@ raise_effective (struct __user_cap_header_struct *header, struct __user_cap_data
 int
 wy_do_capabilities (struct wy_stage *stage, const struct wy_op *op)
 {
-  enum { BOUNDING, PERMITTED, INHERITABLE, EFFECTIVE, AMBIENT };
-  const uint64_t *sets = (const uint64_t *) (const void *) wy_text (stage, op->text[0]);
+  enum
+  {
+    BOUNDING,
+    PERMITTED,
+    INHERITABLE,
+    EFFECTIVE,
+    AMBIENT
+  };
+  const uint64_t *sets = (const uint64_t *)(const void *)wy_text (stage, op->text[0]);
   struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3, .pid = 0 };
   struct __user_cap_data_struct data[2];
   long result = raise_effective (&header, data);
@@ -103,9 +110,9 @@ wy_do_capabilities (struct wy_stage *stage, const struct wy_op *op)
     return wy_fail (stage, "prctl(CAPBSET_DROP)", result);
   for (unsigned i = 0; i < 2; i++)
     {
-      data[i].permitted = (uint32_t) (sets[PERMITTED] >> (32 * i));
-      data[i].inheritable = (uint32_t) (sets[INHERITABLE] >> (32 * i));
-      data[i].effective = (uint32_t) (sets[EFFECTIVE] >> (32 * i));
+      data[i].permitted = (uint32_t)(sets[PERMITTED] >> (32 * i));
+      data[i].inheritable = (uint32_t)(sets[INHERITABLE] >> (32 * i));
+      data[i].effective = (uint32_t)(sets[EFFECTIVE] >> (32 * i));
     }
   result = wy_sys (SYS_capset, &header, data);
   if (result < 0)
@@ -117,7 +124,7 @@ wy_do_capabilities (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_no_new_privs (struct wy_stage *stage, const struct wy_op *op)
 {
-  (void) op;
+  (void)op;
   long result = wy_sys (SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   return result < 0 ? wy_fail (stage, "prctl(NO_NEW_PRIVS)", result) : 0;
 }
@@ -125,8 +132,8 @@ wy_do_no_new_privs (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_seccomp (struct wy_stage *stage, const struct wy_op *op)
 {
-  struct sock_fprog program = { .len = (unsigned short) (op->num / sizeof (struct sock_filter)),
-                                .filter = (struct sock_filter *) (uintptr_t) wy_text (stage, op->text[0]) };
+  struct sock_fprog program = { .len = (unsigned short)(op->num / sizeof (struct sock_filter)),
+                                .filter = (struct sock_filter *)(uintptr_t)wy_text (stage, op->text[0]) };
   long result = wy_sys (SYS_seccomp, SECCOMP_SET_MODE_FILTER, op->num2, &program);
   return result < 0 ? wy_fail (stage, "seccomp", result) : 0;
 }
@@ -158,7 +165,10 @@ wy_do_domainname (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_keyring (struct wy_stage *stage, const struct wy_op *op)
 {
-  enum { JOIN_SESSION_KEYRING = 1 };
+  enum
+  {
+    JOIN_SESSION_KEYRING = 1
+  };
   long result = wy_sys (SYS_keyctl, JOIN_SESSION_KEYRING, wy_text (stage, op->text[0]));
   return result < 0 && result != -ENOSYS ? wy_fail (stage, "keyctl", result) : 0;
 }
@@ -180,7 +190,7 @@ wy_prepare_pid_namespace (struct wy_stage *stage, const struct wy_op *op)
   long fd = wy_sys (SYS_open, "/proc/thread-self/ns/pid_for_children", O_RDONLY | O_CLOEXEC);
   if (fd < 0)
     return wy_fail (stage, "open", fd);
-  stage->own_pidns = (int) fd;
+  stage->own_pidns = (int)fd;
   long result = wy_sys (SYS_setns, stage->fds[op->slot], CLONE_NEWPID);
   return result < 0 ? wy_fail (stage, "setns", result) : 0;
 }
@@ -188,7 +198,7 @@ wy_prepare_pid_namespace (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_loopback (struct wy_stage *stage, const struct wy_op *op)
 {
-  (void) op;
+  (void)op;
   const char *call = "";
   int result = wy_loopback_up (&call);
   return result < 0 ? wy_fail (stage, call, result) : 0;

@@ -39,7 +39,7 @@ wy_do_wait (struct wy_stage *stage, const struct wy_op *op)
   while (result == -EINTR || result == -ECONNABORTED);
   if (result < 0)
     return wy_fail (stage, "accept4", result);
-  stage->report = (int) result;
+  stage->report = (int)result;
   return 0;
 }
 
@@ -59,7 +59,7 @@ stdin_with (const char *text)
           return result;
         }
       text += written;
-      left -= (size_t) written;
+      left -= (size_t)written;
     }
   if (fd >= 0)
     lseek (fd, 0, SEEK_SET);
@@ -76,15 +76,16 @@ become_hook (const struct wy_stage *stage, const struct wy_op *op, int input)
   _exit (127);
 }
 
-/* Wait for PID at most TIMEOUT_MS (0: as long as it takes).  Return: its status as wait(2) has it, or -errno. */
+/* Wait for PID at most TIMEOUT_MS (0: as long as it takes). Return: its status as wait(2) has it, or
+ * -errno. */
 static int
 await (pid_t pid, uint32_t timeout_ms)
 {
   int status = -1;
   int result = 0;
-  wy_cleanup_close int pidfd = (int) wy_sys (SYS_pidfd_open, pid, 0);
+  wy_cleanup_close int pidfd = (int)wy_sys (SYS_pidfd_open, pid, 0);
   struct pollfd exits = { .fd = pidfd, .events = POLLIN };
-  if (poll (&exits, 1, timeout_ms == 0 ? -1 : (int) timeout_ms) == 0)
+  if (poll (&exits, 1, timeout_ms == 0 ? -1 : (int)timeout_ms) == 0)
     {
       kill (pid, SIGKILL);
       result = -ETIMEDOUT;
@@ -109,6 +110,10 @@ wy_do_hook (struct wy_stage *stage, const struct wy_op *op)
   if (status < 0)
     return wy_fail (stage, "hook", status);
   if (status != 0)
-    return wy_fail (stage, WIFSIGNALED (status) ? "hook was killed" : WEXITSTATUS (status) == 127 ? "hook cannot be run" : "hook failed", -ECANCELED);
+    return wy_fail (stage,
+                    WIFSIGNALED (status)          ? "hook was killed"
+                    : WEXITSTATUS (status) == 127 ? "hook cannot be run"
+                                                  : "hook failed",
+                    -ECANCELED);
   return 0;
 }

@@ -44,7 +44,7 @@ send_some (int socket, const char *text, size_t size, int fd)
     char room[CMSG_SPACE (sizeof (int))];
     struct cmsghdr align;
   } control = { .room = { 0 } };
-  struct iovec data = { .iov_base = (void *) (uintptr_t) text, .iov_len = size };
+  struct iovec data = { .iov_base = (void *)(uintptr_t)text, .iov_len = size };
   struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
   if (fd >= 0)
     {
@@ -54,7 +54,7 @@ send_some (int socket, const char *text, size_t size, int fd)
       header->cmsg_level = SOL_SOCKET;
       header->cmsg_type = SCM_RIGHTS;
       header->cmsg_len = CMSG_LEN (sizeof fd);
-      *(int *) (void *) CMSG_DATA (header) = fd;
+      *(int *)(void *)CMSG_DATA (header) = fd;
     }
   return wy_sys (SYS_sendmsg, socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
@@ -64,7 +64,7 @@ static long
 send_state (const struct messenger *messenger, int fd)
 {
   const char *at = messenger->state;
-  size_t left = (size_t) (wy_next (at) - at) - 1;
+  size_t left = (size_t)(wy_next (at) - at) - 1;
   struct pollfd room = { .fd = messenger->socket, .events = POLLOUT };
   const struct timespec patience = { .tv_sec = SEND_MS_MAX / 1000 };
   while (left > 0)
@@ -81,7 +81,7 @@ send_state (const struct messenger *messenger, int fd)
       if (sent < 0)
         return sent;
       at += sent;
-      left -= (size_t) sent;
+      left -= (size_t)sent;
       fd = -1;
     }
   return 0;
@@ -99,11 +99,12 @@ carry (void *argument)
   long result = fd < 0 ? 0 : send_state (messenger, fd);
   wy_close (&fd);
   wy_sys (SYS_close, messenger->socket);
-  messenger->result = (int) result;
+  messenger->result = (int)result;
   return 0;
 }
 
-/* clang-format off: releases 14 and 19 disagree on inline assembly. */
+/* clang-format 14 and 19 disagree on inline assembly. */
+/* clang-format off */
 static inline void
 take_breath (void)
 {
@@ -119,12 +120,13 @@ take_breath (void)
 static long
 start_messenger (struct messenger *messenger)
 {
-  char *stack = mmap (NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  char *stack
+      = mmap (NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED)
     return -errno;
   struct clone_args args = {
     .flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
-    .stack = (uint64_t) (uintptr_t) stack,
+    .stack = (uint64_t)(uintptr_t)stack,
     .stack_size = STACK_SIZE,
   };
   long result = wy_clone_onto_stack (&args, carry, messenger);
@@ -134,14 +136,18 @@ start_messenger (struct messenger *messenger)
 int
 wy_do_seccomp_listen (struct wy_stage *stage, const struct wy_op *op)
 {
-  struct sock_fprog program = { .len = (unsigned short) (op->num / sizeof (struct sock_filter)),
-                                .filter = (struct sock_filter *) (uintptr_t) wy_text (stage, op->text[0]) };
-  struct messenger messenger = { .socket = stage->fds[op->slot], .state = wy_text (stage, op->text[2]), .listener = PENDING, .result = PENDING };
+  struct sock_fprog program = { .len = (unsigned short)(op->num / sizeof (struct sock_filter)),
+                                .filter = (struct sock_filter *)(uintptr_t)wy_text (stage, op->text[0]) };
+  struct messenger messenger = { .socket = stage->fds[op->slot],
+                                 .state = wy_text (stage, op->text[2]),
+                                 .listener = PENDING,
+                                 .result = PENDING };
   long result = start_messenger (&messenger);
   if (result < 0)
     return wy_fail (stage, "clone3", result);
-  long fd = wy_sys (SYS_seccomp, SECCOMP_SET_MODE_FILTER, op->num2 | SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
-  messenger.listener = (int) fd;
+  long fd
+      = wy_sys (SYS_seccomp, SECCOMP_SET_MODE_FILTER, op->num2 | SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+  messenger.listener = (int)fd;
   /* No system call from here on: it might be one that waits for who has not got the listener yet. */
   while (messenger.result == PENDING)
     take_breath ();

@@ -24,7 +24,7 @@
 int
 wy_prepare_fd (struct wy_stage *stage, const struct wy_op *op)
 {
-  stage->fds[op->slot] = (int) op->num;
+  stage->fds[op->slot] = (int)op->num;
   stage->owned[op->slot] = false;
   return 0;
 }
@@ -36,11 +36,11 @@ set_attributes (int fd, uint64_t attributes, uint64_t cleared, uint32_t flags, i
   if (flags & WY_IDMAP)
     {
       attr.attr_set |= MOUNT_ATTR_IDMAP;
-      attr.userns_fd = (uint64_t) idmap_fd;
+      attr.userns_fd = (uint64_t)idmap_fd;
     }
   if (attr.attr_set == 0 && attr.attr_clr == 0)
     return 0;
-  unsigned at = AT_EMPTY_PATH | (flags & WY_RECURSIVE_ATTRIBUTES ? (unsigned) AT_RECURSIVE : 0u);
+  unsigned at = AT_EMPTY_PATH | (flags & WY_RECURSIVE_ATTRIBUTES ? (unsigned)AT_RECURSIVE : 0u);
   return wy_sys (SYS_mount_setattr, fd, "", at, &attr, sizeof attr);
 }
 
@@ -48,10 +48,11 @@ set_attributes (int fd, uint64_t attributes, uint64_t cleared, uint32_t flags, i
 static long
 set_propagation (int fd, uint64_t propagation)
 {
-  struct mount_attr attr = { .propagation = propagation & ~(uint64_t) MS_REC };
+  struct mount_attr attr = { .propagation = propagation & ~(uint64_t)MS_REC };
   if (propagation == 0)
     return 0;
-  return wy_sys (SYS_mount_setattr, fd, "", AT_EMPTY_PATH | (propagation & MS_REC ? (unsigned) AT_RECURSIVE : 0u), &attr, sizeof attr);
+  return wy_sys (SYS_mount_setattr, fd, "",
+                 AT_EMPTY_PATH | (propagation & MS_REC ? (unsigned)AT_RECURSIVE : 0u), &attr, sizeof attr);
 }
 
 /* Ids through a user namespace of the tree's own.  Apart from the other attributes, which may be meant for
@@ -61,24 +62,25 @@ map_ids (const struct wy_stage *stage, const struct wy_op *op, int fd)
 {
   if (!(op->flags & WY_IDMAP_SLOT))
     return 0;
-  uint32_t below = op->flags & WY_RECURSIVE ? (uint32_t) WY_RECURSIVE_ATTRIBUTES : 0;
+  uint32_t below = op->flags & WY_RECURSIVE ? (uint32_t)WY_RECURSIVE_ATTRIBUTES : 0;
   return set_attributes (fd, 0, 0, WY_IDMAP | below, stage->fds[op->from]);
 }
 
 int
 wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
 {
-  unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (op->flags & WY_RECURSIVE ? (unsigned) AT_RECURSIVE : 0u);
+  unsigned flags
+      = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (op->flags & WY_RECURSIVE ? (unsigned)AT_RECURSIVE : 0u);
   long fd = wy_sys (SYS_open_tree, AT_FDCWD, wy_text (stage, op->text[0]), flags);
   if (fd < 0)
     return wy_fail (stage, "open_tree", fd);
-  stage->fds[op->slot] = (int) fd;
+  stage->fds[op->slot] = (int)fd;
   stage->owned[op->slot] = true;
-  long result = set_attributes ((int) fd, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
+  long result = set_attributes ((int)fd, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
   if (result >= 0)
-    result = map_ids (stage, op, (int) fd);
+    result = map_ids (stage, op, (int)fd);
   if (result >= 0)
-    result = set_propagation ((int) fd, op->num);
+    result = set_propagation ((int)fd, op->num);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
 }
 
@@ -119,7 +121,7 @@ configure (int context, const char *option)
 int
 wy_do_fsmount (struct wy_stage *stage, const struct wy_op *op)
 {
-  wy_cleanup_close int context = (int) wy_sys (SYS_fsopen, wy_text (stage, op->text[0]), FSOPEN_CLOEXEC);
+  wy_cleanup_close int context = (int)wy_sys (SYS_fsopen, wy_text (stage, op->text[0]), FSOPEN_CLOEXEC);
   if (context < 0)
     return wy_fail (stage, "fsopen", context);
   const char *option = wy_text (stage, op->text[1]);
@@ -135,7 +137,7 @@ wy_do_fsmount (struct wy_stage *stage, const struct wy_op *op)
   long fd = wy_sys (SYS_fsmount, context, FSMOUNT_CLOEXEC, op->wide);
   if (fd < 0)
     return wy_fail (stage, "fsmount", fd);
-  stage->fds[op->slot] = (int) fd;
+  stage->fds[op->slot] = (int)fd;
   return 0;
 }
 
@@ -167,8 +169,8 @@ wy_do_chdir_slot (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_mount (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_mount, wy_text (stage, op->text[0]), wy_text (stage, op->text[1]), wy_text (stage, op->text[2]), op->wide,
-                        wy_text (stage, op->text[3]));
+  long result = wy_sys (SYS_mount, wy_text (stage, op->text[0]), wy_text (stage, op->text[1]),
+                        wy_text (stage, op->text[2]), op->wide, wy_text (stage, op->text[3]));
   return result < 0 ? wy_fail (stage, "mount", result) : 0;
 }
 
@@ -176,9 +178,10 @@ wy_do_mount (struct wy_stage *stage, const struct wy_op *op)
 static int
 clone_tree (struct wy_stage *stage, const struct wy_op *op, int dir, const char *path)
 {
-  unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | (op->flags & WY_FOLLOW ? 0u : (unsigned) AT_SYMLINK_NOFOLLOW)
-                   | (op->flags & WY_RECURSIVE ? (unsigned) AT_RECURSIVE : 0u);
-  wy_cleanup_close int tree = (int) wy_sys (SYS_open_tree, dir, path, flags);
+  unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+                   | (op->flags & WY_FOLLOW ? 0u : (unsigned)AT_SYMLINK_NOFOLLOW)
+                   | (op->flags & WY_RECURSIVE ? (unsigned)AT_RECURSIVE : 0u);
+  wy_cleanup_close int tree = (int)wy_sys (SYS_open_tree, dir, path, flags);
   if (tree < 0)
     return wy_fail (stage, "open_tree", tree);
   long result = set_attributes (tree, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
@@ -194,7 +197,8 @@ clone_tree (struct wy_stage *stage, const struct wy_op *op, int dir, const char 
 static int
 subtree (struct wy_stage *stage, const struct wy_op *op)
 {
-  return clone_tree (stage, op, op->from == WY_SLOT_NONE ? AT_FDCWD : stage->fds[op->from], wy_text (stage, op->text[0]));
+  return clone_tree (stage, op, op->from == WY_SLOT_NONE ? AT_FDCWD : stage->fds[op->from],
+                     wy_text (stage, op->text[0]));
 }
 
 int
@@ -207,11 +211,13 @@ wy_do_subtree (struct wy_stage *stage, const struct wy_op *op)
   return 0;
 }
 
-/* What a link in the image leads to: found first, without magic links, which could be ways to descriptors of ours. */
+/* What a link in the image leads to: found first, without magic links, which could be ways to descriptors of
+ * ours. */
 static int
 linked_subtree (struct wy_stage *stage, const struct wy_op *op)
 {
-  wy_cleanup_close int target = (int) wy_open_in_root (AT_FDCWD, wy_text (stage, op->text[0]), O_PATH, 0, RESOLVE_NO_MAGICLINKS);
+  wy_cleanup_close int target
+      = (int)wy_open_in_root (AT_FDCWD, wy_text (stage, op->text[0]), O_PATH, 0, RESOLVE_NO_MAGICLINKS);
   return target < 0 ? wy_fail (stage, "openat2", target) : clone_tree (stage, op, target, "");
 }
 
@@ -231,7 +237,7 @@ int
 wy_do_attributes (struct wy_stage *stage, const struct wy_op *op)
 {
   struct mount_attr attr = { .attr_set = op->wide, .attr_clr = op->wide2 };
-  unsigned flags = AT_SYMLINK_NOFOLLOW | (op->flags & WY_RECURSIVE_ATTRIBUTES ? (unsigned) AT_RECURSIVE : 0u);
+  unsigned flags = AT_SYMLINK_NOFOLLOW | (op->flags & WY_RECURSIVE_ATTRIBUTES ? (unsigned)AT_RECURSIVE : 0u);
   long result = wy_sys (SYS_mount_setattr, AT_FDCWD, wy_text (stage, op->text[0]), flags, &attr, sizeof attr);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
 }
@@ -239,7 +245,7 @@ wy_do_attributes (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_chroot (struct wy_stage *stage, const struct wy_op *op)
 {
-  (void) op;
+  (void)op;
   long result = wy_sys (SYS_chroot, ".");
   return result < 0 ? wy_fail (stage, "chroot", result) : 0;
 }
@@ -249,7 +255,7 @@ wy_do_chroot (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_pivot (struct wy_stage *stage, const struct wy_op *op)
 {
-  wy_cleanup_close int old_root = (int) wy_sys (SYS_open, "/", O_DIRECTORY | O_PATH | O_CLOEXEC);
+  wy_cleanup_close int old_root = (int)wy_sys (SYS_open, "/", O_DIRECTORY | O_PATH | O_CLOEXEC);
   if (old_root < 0)
     return wy_fail (stage, "open", old_root);
   long result = wy_sys (SYS_chdir, wy_text (stage, op->text[0]));

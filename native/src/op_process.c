@@ -21,7 +21,7 @@ wy_prepare_join (struct wy_stage *stage, const struct wy_op *op)
   long fd = wy_sys (SYS_open, wy_text (stage, op->text[0]), O_WRONLY | O_CLOEXEC);
   if (fd < 0)
     return wy_fail (stage, "open", fd);
-  stage->join_fds[stage->join_count++] = (int) fd;
+  stage->join_fds[stage->join_count++] = (int)fd;
   return 0;
 }
 
@@ -30,24 +30,26 @@ wy_prepare_join (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_join (struct wy_stage *stage, const struct wy_op *op)
 {
-  (void) op;
+  (void)op;
   long result = wy_sys (SYS_write, stage->join_fds[stage->joined++], "0", 1);
   return result < 0 ? wy_fail (stage, "write", result) : 0;
 }
 
-/* While a child shares our memory the kernel tells it there when this thread dies, also by SIGKILL: the last thing
- * that a dying thread does with its memory is to mark what its robust list names (robust_list(7) in the kernel's
- * Documentation/locking), before its children get their death signals.  The list is the C library's; what it leaves
- * free outside of its own locks is the one entry "under way", which the kernel marks as well. */
+/* While a child shares our memory the kernel tells it there when this thread dies, also by SIGKILL: the last
+ * thing that a dying thread does with its memory is to mark what its robust list names (robust_list(7) in the
+ * kernel's Documentation/locking), before its children get their death signals. The list is the C library's;
+ * what it leaves free outside of its own locks is the one entry "under way", which the kernel marks as
+ * well. */
 struct robust_list_head *
 wy_watch_starter (struct wy_stage *stage)
 {
   struct robust_list_head *head = NULL;
   size_t size = 0;
-  if (wy_sys (SYS_get_robust_list, 0, &head, &size) < 0 || head == NULL || size != sizeof *head || head->list_op_pending != NULL)
+  if (wy_sys (SYS_get_robust_list, 0, &head, &size) < 0 || head == NULL || size != sizeof *head
+      || head->list_op_pending != NULL)
     return NULL;
-  stage->starter = (uint32_t) wy_sys (SYS_gettid);
-  head->list_op_pending = (struct robust_list *) ((uintptr_t) &stage->starter - (uintptr_t) head->futex_offset);
+  stage->starter = (uint32_t)wy_sys (SYS_gettid);
+  head->list_op_pending = (struct robust_list *)((uintptr_t)&stage->starter - (uintptr_t)head->futex_offset);
   return head;
 }
 
@@ -64,9 +66,10 @@ int
 wy_do_maps (struct wy_stage *stage, const struct wy_op *op)
 {
   const struct timespec patience = { .tv_nsec = 50 * 1000 * 1000 };
-  (void) op;
+  (void)op;
   while (stage->maps_written == 0)
-    if (wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAIT, 0, &patience, NULL, 0) == -ETIMEDOUT && wy_starter_died (stage))
+    if (wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAIT, 0, &patience, NULL, 0) == -ETIMEDOUT
+        && wy_starter_died (stage))
       return wy_fail (stage, "nobody starts this", -ESRCH);
   return stage->maps_written > 0 ? 0 : wy_fail (stage, "uid_map", stage->maps_written);
 }
@@ -101,7 +104,7 @@ wy_do_stdio (struct wy_stage *stage, const struct wy_op *op)
 {
   long result = wy_sys (SYS_dup3, stage->fds[op->slot], op->num, 0);
   /* dup3 refuses a descriptor onto itself; then only close-on-exec must go. */
-  if (result == -EINVAL && stage->fds[op->slot] == (int) op->num)
+  if (result == -EINVAL && stage->fds[op->slot] == (int)op->num)
     result = wy_sys (SYS_fcntl, op->num, F_SETFD, 0);
   return result < 0 ? wy_fail (stage, "dup3", result) : 0;
 }
@@ -125,7 +128,7 @@ wy_do_chdir (struct wy_stage *stage, const struct wy_op *op)
   char where[4096];
   if (op->flags & WY_MAKE_DIR)
     {
-      int made = (int) wy_make_target (path, WY_MAKE_DIR, RESOLVE_NO_MAGICLINKS);
+      int made = (int)wy_make_target (path, WY_MAKE_DIR, RESOLVE_NO_MAGICLINKS);
       wy_close (&made);
     }
   long result = wy_sys (SYS_chdir, path);
@@ -144,7 +147,7 @@ wy_vector_of (const char *list, uint64_t count)
   if (vector == NULL)
     return NULL;
   for (uint64_t i = 0; i < count; i++, list = wy_next (list))
-    vector[i] = (char *) (uintptr_t) list;
+    vector[i] = (char *)(uintptr_t)list;
   return vector;
 }
 
@@ -157,7 +160,7 @@ environment_of (const struct wy_stage *stage, const struct wy_op *op)
   if (vector == NULL)
     return NULL;
   for (uint64_t i = 0; i < op->wide; i++, entry = wy_next (entry))
-    vector[i] = (char *) (uintptr_t) entry;
+    vector[i] = (char *)(uintptr_t)entry;
   vector[op->wide] = stage->home;
   return vector;
 }
@@ -202,7 +205,8 @@ wy_do_exec (struct wy_stage *stage, const struct wy_op *op)
       else if (result != -ENOENT && result != -ENOTDIR)
         break;
     }
-  return wy_fail (stage, "execve", refused < 0 && (result == -ENOENT || result == -ENOTDIR) ? refused : result);
+  return wy_fail (stage, "execve",
+                  refused < 0 && (result == -ENOENT || result == -ENOTDIR) ? refused : result);
 }
 
 /* execveat(2) of a descriptor: no path is looked up in whatever root this process has by now. */
@@ -210,7 +214,8 @@ int
 wy_do_exec_fd (struct wy_stage *stage, const struct wy_op *op)
 {
   stage->at_exec = 1;
-  return wy_fail (stage, "execveat", wy_sys (SYS_execveat, stage->fds[op->slot], "", stage->argv, stage->envp, AT_EMPTY_PATH));
+  return wy_fail (stage, "execveat",
+                  wy_sys (SYS_execveat, stage->fds[op->slot], "", stage->argv, stage->envp, AT_EMPTY_PATH));
 }
 
 /* So that a command that is missing is said before the container counts as created.  What the kernel
@@ -246,7 +251,7 @@ wy_do_inherit (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_umask (struct wy_stage *stage, const struct wy_op *op)
 {
-  (void) stage;
+  (void)stage;
   wy_sys (SYS_umask, op->num);
   return 0;
 }
@@ -261,7 +266,10 @@ wy_do_scheduler (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_io_priority (struct wy_stage *stage, const struct wy_op *op)
 {
-  enum { IOPRIO_WHO_PROCESS = 1 };
+  enum
+  {
+    IOPRIO_WHO_PROCESS = 1
+  };
   long result = wy_sys (SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, op->num);
   return result < 0 ? wy_fail (stage, "ioprio_set", result) : 0;
 }

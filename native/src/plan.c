@@ -15,7 +15,7 @@
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080
 #endif
-#define NAMESPACES                                                                                                     \
+#define NAMESPACES                                                                                           \
   (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWCGROUP)
 
 /* What an operation uses; everything is bounds-checked by this table and nothing else. */
@@ -28,15 +28,15 @@ enum uses
   T1 = 1 << 4,
   T2 = 1 << 5,
   T3 = 1 << 6,
-  LIST_T1 = 1 << 7, /* num texts at t1 */
-  BLOB_T0 = 1 << 8, /* num bytes at t0 */
-  IDS_T0 = 1 << 9,  /* from 32-bit numbers at t0 */
+  LIST_T1 = 1 << 7,  /* num texts at t1 */
+  BLOB_T0 = 1 << 8,  /* num bytes at t0 */
+  IDS_T0 = 1 << 9,   /* from 32-bit numbers at t0 */
   SETS_T0 = 1 << 10, /* five 64-bit numbers at t0 */
   LISTS_EXEC = 1 << 11,
-  CALLER = 1 << 12, /* runs in the caller, so may only stand before the child's operations */
-  INIT = 1 << 13,   /* only for wherry-init */
+  CALLER = 1 << 12,  /* runs in the caller, so may only stand before the child's operations */
+  INIT = 1 << 13,    /* only for wherry-init */
   LIST_T0 = 1 << 14, /* num texts at t0 */
-  LAST = 1 << 15    /* ends the plan, and only this does */
+  LAST = 1 << 15     /* ends the plan, and only this does */
 };
 
 static const uint16_t uses_of[WY_OP_KINDS] = {
@@ -128,7 +128,7 @@ list_fits (const struct check *c, uint32_t offset, uint64_t count)
     {
       if (offset >= c->text_size)
         return false;
-      offset += (uint32_t) strlen (c->text + offset) + 1;
+      offset += (uint32_t)strlen (c->text + offset) + 1;
     }
   return true;
 }
@@ -167,15 +167,16 @@ content_fault (const struct check *c, const struct wy_op *op, uint16_t uses)
     return "list";
   if (uses & LIST_T0 && (op->num == 0 || !list_fits (c, op->text[0], op->num)))
     return "list";
-  if (uses & BLOB_T0 && (op->num % 8 != 0 || op->num / 8 > 4096 || op->num == 0 || !blob_fits (c, op->text[0], op->num)))
+  if (uses & BLOB_T0
+      && (op->num % 8 != 0 || op->num / 8 > 4096 || op->num == 0 || !blob_fits (c, op->text[0], op->num)))
     return "blob";
-  if (uses & IDS_T0 && (op->from > 65536 || !blob_fits (c, op->text[0], (uint64_t) op->from * 4)))
+  if (uses & IDS_T0 && (op->from > 65536 || !blob_fits (c, op->text[0], (uint64_t)op->from * 4)))
     return "ids";
   if (uses & SETS_T0 && !blob_fits (c, op->text[0], 40))
     return "sets";
   if (uses & LISTS_EXEC
-      && (op->num == 0 || op->num2 == 0 || !list_fits (c, op->text[0], op->num) || !list_fits (c, op->text[1], op->num2)
-          || !list_fits (c, op->text[2], op->wide)))
+      && (op->num == 0 || op->num2 == 0 || !list_fits (c, op->text[0], op->num)
+          || !list_fits (c, op->text[1], op->num2) || !list_fits (c, op->text[2], op->wide)))
     return "exec lists";
   return NULL;
 }
@@ -192,10 +193,12 @@ meaning_fault (const struct check *c, const struct wy_op *op)
   if (op->kind == WY_OP_USER_MAPS && !(c->plan->clone_flags & CLONE_NEWUSER))
     return "maps without userns";
   /* clone3(2) could not tell a time namespace's offsets before somebody is in it. */
-  if ((op->kind == WY_OP_UNSHARE || op->kind == WY_OP_SETNS) && op->wide & ~(uint64_t) (NAMESPACES | CLONE_NEWTIME))
+  if ((op->kind == WY_OP_UNSHARE || op->kind == WY_OP_SETNS)
+      && op->wide & ~(uint64_t)(NAMESPACES | CLONE_NEWTIME))
     return "namespace flags";
   /* The kernel reads as much as the first word says (sched_setattr(2), SCHED_ATTR_SIZE_VER0). */
-  if (op->kind == WY_OP_SCHEDULER && (op->num < 48 || *(const uint32_t *) (const void *) (c->text + op->text[0]) != op->num))
+  if (op->kind == WY_OP_SCHEDULER
+      && (op->num < 48 || *(const uint32_t *)(const void *)(c->text + op->text[0]) != op->num))
     return "scheduler size";
   if (op->kind == WY_OP_ASIDE && op->num == 0)
     return "nothing aside";
@@ -212,8 +215,9 @@ order_fault (struct check *c, const struct wy_op *op)
   if (c->aside > 0)
     {
       c->aside--;
-      bool mounts = op->kind == WY_OP_PROPAGATION || op->kind == WY_OP_FSMOUNT || op->kind == WY_OP_MKDIR || op->kind == WY_OP_CHDIR_SLOT
-                    || op->kind == WY_OP_ATTACH || op->kind == WY_OP_MOUNT || op->kind == WY_OP_SUBTREE;
+      bool mounts = op->kind == WY_OP_PROPAGATION || op->kind == WY_OP_FSMOUNT || op->kind == WY_OP_MKDIR
+                    || op->kind == WY_OP_CHDIR_SLOT || op->kind == WY_OP_ATTACH || op->kind == WY_OP_MOUNT
+                    || op->kind == WY_OP_SUBTREE;
       return mounts ? NULL : "aside";
     }
   if (callers && c->in_child)
@@ -230,7 +234,7 @@ check_ops (struct check *c, const struct wy_op *ops)
     {
       const struct wy_op *op = &ops[i];
       if (op->kind == 0 || op->kind >= WY_OP_KINDS)
-        return refuse (c, (int) i, EINVAL, "kind");
+        return refuse (c, (int)i, EINVAL, "kind");
       uint16_t uses = uses_of[op->kind];
       const char *fault = order_fault (c, op);
       if (fault == NULL)
@@ -240,9 +244,9 @@ check_ops (struct check *c, const struct wy_op *ops)
       if (fault == NULL)
         fault = meaning_fault (c, op);
       if (fault != NULL)
-        return refuse (c, (int) i, EINVAL, fault);
+        return refuse (c, (int)i, EINVAL, fault);
       if (((uses & LAST) != 0) != (i == c->plan->op_count - 1))
-        return refuse (c, (int) i, EINVAL, "exec must be last");
+        return refuse (c, (int)i, EINVAL, "exec must be last");
     }
   return 0;
 }
@@ -276,27 +280,29 @@ wy_sizeof (uint32_t what)
 int
 wy_plan_check (const uint8_t *buffer, uint64_t size, struct wy_error *err)
 {
-  const struct wy_plan *plan = (const struct wy_plan *) (const void *) buffer;
+  const struct wy_plan *plan = (const struct wy_plan *)(const void *)buffer;
   struct check c = { .plan = plan, .err = err };
   *err = (struct wy_error){ .op = -1 };
   if (size > WY_PLAN_SIZE_MAX)
     return refuse (&c, -1, E2BIG, "plan size");
-  if (size < sizeof *plan || (uintptr_t) buffer % 8 != 0)
+  if (size < sizeof *plan || (uintptr_t)buffer % 8 != 0)
     return refuse (&c, -1, EINVAL, "plan header");
   if (plan->magic != WY_PLAN_MAGIC || plan->abi != WY_ABI)
     return refuse (&c, -1, EINVAL, "plan abi");
-  if (plan->size != size || plan->op_count == 0 || plan->op_count > WY_OPS_MAX || plan->slot_count > WY_SLOTS_MAX)
+  if (plan->size != size || plan->op_count == 0 || plan->op_count > WY_OPS_MAX
+      || plan->slot_count > WY_SLOTS_MAX)
     return refuse (&c, -1, EINVAL, "plan counts");
-  uint64_t ops_end = sizeof *plan + (uint64_t) plan->op_count * sizeof (struct wy_op);
+  uint64_t ops_end = sizeof *plan + (uint64_t)plan->op_count * sizeof (struct wy_op);
   if (plan->text_offset < ops_end || plan->text_offset >= size || plan->text_offset % 8 != 0)
     return refuse (&c, -1, EINVAL, "plan text offset");
-  if (plan->clone_flags & ~(uint64_t) NAMESPACES)
+  if (plan->clone_flags & ~(uint64_t)NAMESPACES)
     return refuse (&c, -1, EINVAL, "plan clone flags");
-  if (plan->clone_flags & CLONE_NEWUSER && (plan->id_count == 0 || plan->id_base > UINT32_MAX - plan->id_count))
+  if (plan->clone_flags & CLONE_NEWUSER
+      && (plan->id_count == 0 || plan->id_base > UINT32_MAX - plan->id_count))
     return refuse (&c, -1, EINVAL, "plan id range");
-  c.text = (const char *) buffer + plan->text_offset;
-  c.text_size = (uint32_t) (size - plan->text_offset);
+  c.text = (const char *)buffer + plan->text_offset;
+  c.text_size = (uint32_t)(size - plan->text_offset);
   if (c.text[0] != '\0' || c.text[c.text_size - 1] != '\0')
     return refuse (&c, -1, EINVAL, "plan text area");
-  return check_ops (&c, (const struct wy_op *) (const void *) (buffer + sizeof *plan));
+  return check_ops (&c, (const struct wy_op *)(const void *)(buffer + sizeof *plan));
 }

@@ -21,7 +21,7 @@
 static uint64_t
 microseconds (const struct timeval *time)
 {
-  return (uint64_t) time->tv_sec * 1000000u + (uint64_t) time->tv_usec;
+  return (uint64_t)time->tv_sec * 1000000u + (uint64_t)time->tv_usec;
 }
 
 int
@@ -33,7 +33,7 @@ wy_wait (int32_t pidfd, struct wy_exit *out)
   /* __WALL: the child was cloned without an exit signal (waitid(2)). */
   long result = wy_sys (SYS_waitid, P_PIDFD, pidfd, &info, WEXITED | WNOHANG | __WALL, &usage);
   if (result < 0)
-    return (int) result;
+    return (int)result;
   if (info.si_pid == 0)
     return 0;
   out->exited = 1;
@@ -47,14 +47,14 @@ wy_wait (int32_t pidfd, struct wy_exit *out)
 int
 wy_kill (int32_t pidfd, int32_t signal)
 {
-  return (int) wy_sys (SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+  return (int)wy_sys (SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
 }
 
 /* How often to look whether exec has come to its end; each look lets others run. */
 #define OWN_MEMORY_LOOKS_MAX 10000
 
-/* Does PID have memory of its own by now?  1, 0, or -errno.
- * exec wakes whoever waits for the thread's number (exec_mm_release) a moment before it takes the new memory (exec_mmap). */
+/* Does PID have memory of its own by now? 1, 0, or -errno. exec wakes whoever waits for the thread's number
+ * (exec_mm_release) a moment before it takes the new memory (exec_mmap). */
 static int
 has_own_memory (int32_t pid)
 {
@@ -62,13 +62,14 @@ has_own_memory (int32_t pid)
     {
       long result = wy_sys (SYS_kcmp, getpid (), pid, KCMP_VM, 0, 0);
       if (result != 0)
-        return result < 0 ? (int) result : 1;
+        return result < 0 ? (int)result : 1;
       wy_sys (SYS_sched_yield);
     }
   return 0;
 }
 
-/* The kernel gives all processes that share memory one score: written too early, it would be the worker's own. */
+/* The kernel gives all processes that share memory one score: written too early, it would be the worker's
+ * own. */
 int
 wy_oom_score (int32_t pid, const char *text, uint64_t len)
 {
@@ -78,8 +79,8 @@ wy_oom_score (int32_t pid, const char *text, uint64_t len)
   snprintf (path, sizeof path, "/proc/%d/oom_score_adj", pid);
   long fd = wy_sys (SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
   if (fd < 0)
-    return fd == -ENOENT ? 0 : (int) fd;
+    return fd == -ENOENT ? 0 : (int)fd;
   long result = wy_sys (SYS_write, fd, text, len);
   wy_sys (SYS_close, fd);
-  return result >= 0 || result == -ESRCH ? 0 : (int) result;
+  return result >= 0 || result == -ESRCH ? 0 : (int)result;
 }

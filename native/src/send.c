@@ -28,7 +28,7 @@ send_all (int socket, const void *data, size_t size)
       if (sent < 0)
         return -errno;
       at += sent;
-      size -= (size_t) sent;
+      size -= (size_t)sent;
     }
   return 0;
 }
@@ -45,7 +45,10 @@ send_fds (int socket, const int *fds, unsigned count)
   } control;
   memset (&control, 0, sizeof control);
   struct iovec data = { .iov_base = &byte, .iov_len = 1 };
-  struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = CMSG_SPACE (sizeof (int) * count) };
+  struct msghdr message = { .msg_iov = &data,
+                            .msg_iovlen = 1,
+                            .msg_control = control.room,
+                            .msg_controllen = CMSG_SPACE (sizeof (int) * count) };
   struct cmsghdr *header = CMSG_FIRSTHDR (&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
@@ -68,7 +71,7 @@ prepare_callers (struct wy_stage *stage, int *made, unsigned *count)
       const struct wy_op *op = &stage->ops[i];
       if (!wy_op_is_callers (op->kind))
         break; /* they stand before all others (plan.c) */
-      stage->err->op = (int32_t) i;
+      stage->err->op = (int32_t)i;
       if (op->kind == WY_OP_PID_NAMESPACE || op->kind == WY_OP_ASIDE)
         return wy_fail (stage, "only for a clone", -EINVAL);
       if (wy_op_table[op->kind].prepare (stage, op) < 0)
@@ -110,7 +113,7 @@ wy_report (int32_t socket, struct wy_error *err)
   do
     got = recv (socket, err, sizeof *err, MSG_WAITALL);
   while (got < 0 && errno == EINTR);
-  if (got == (ssize_t) sizeof *err)
+  if (got == (ssize_t)sizeof *err)
     {
       err->call[sizeof err->call - 1] = '\0';
       return err->code == 0 ? 1 : -1;
@@ -129,7 +132,9 @@ wy_receive_fd (int32_t socket)
     struct cmsghdr align;
   } control;
   struct iovec data = { .iov_base = &byte, .iov_len = 1 };
-  struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room };
+  struct msghdr message = {
+    .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room
+  };
   ssize_t got = recvmsg (socket, &message, MSG_CMSG_CLOEXEC);
   if (got <= 0)
     return got < 0 ? -errno : -EPIPE;

@@ -18,7 +18,7 @@ struct wy_stage
   const struct wy_op *ops;
   const char *text;
   int fds[WY_SLOTS_MAX];
-  bool owned[WY_SLOTS_MAX]; /* opened here, so closed here */
+  bool owned[WY_SLOTS_MAX];   /* opened here, so closed here */
   int join_fds[WY_SLOTS_MAX]; /* of WY_OP_CGROUP_JOIN, by order of appearance */
   unsigned join_count;
   unsigned joined;
@@ -56,8 +56,8 @@ wy_fail (struct wy_stage *stage, const char *call, long result)
   for (; call[i] != '\0' && i < sizeof stage->err->call - 1; i++)
     stage->err->call[i] = call[i];
   stage->err->call[i] = '\0';
-  stage->err->code = (int) -result;
-  return (int) result;
+  stage->err->code = (int)-result;
+  return (int)result;
 }
 
 static inline const char *
@@ -76,20 +76,23 @@ wy_next (const char *t)
 }
 
 wy_op_function wy_prepare_fd, wy_prepare_tree, wy_prepare_aside, wy_prepare_join, wy_prepare_exec;
-wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do_fsmount, wy_do_mkdir, wy_do_chdir_slot,
-    wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot, wy_do_unshare, wy_do_hostname, wy_do_loopback, wy_do_rlimit, wy_do_ids,
-    wy_do_capabilities, wy_do_no_new_privs, wy_do_parent_death, wy_do_stdio, wy_do_close_fds, wy_do_chdir,
-    wy_do_seccomp, wy_do_exec;
+wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do_fsmount, wy_do_mkdir,
+    wy_do_chdir_slot, wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot,
+    wy_do_unshare, wy_do_hostname, wy_do_loopback, wy_do_rlimit, wy_do_ids, wy_do_capabilities,
+    wy_do_no_new_privs, wy_do_parent_death, wy_do_stdio, wy_do_close_fds, wy_do_chdir, wy_do_seccomp,
+    wy_do_exec;
 wy_op_function wy_prepare_pid_namespace;
-wy_op_function wy_do_setns, wy_do_inherit, wy_do_exec_fd, wy_do_domainname, wy_do_umask, wy_do_personality, wy_do_keyring, wy_do_stdio_owner, wy_do_write,
-    wy_do_mknod, wy_do_symlink, wy_do_mask, wy_do_console, wy_do_check_program, wy_do_wait, wy_do_hook, wy_do_setattr, wy_do_keep_fds, wy_do_copy_up, wy_do_chroot, wy_do_scheduler,
-    wy_do_io_priority, wy_do_home, wy_do_seccomp_listen;
+wy_op_function wy_do_setns, wy_do_inherit, wy_do_exec_fd, wy_do_domainname, wy_do_umask, wy_do_personality,
+    wy_do_keyring, wy_do_stdio_owner, wy_do_write, wy_do_mknod, wy_do_symlink, wy_do_mask, wy_do_console,
+    wy_do_check_program, wy_do_wait, wy_do_hook, wy_do_setattr, wy_do_keep_fds, wy_do_copy_up, wy_do_chroot,
+    wy_do_scheduler, wy_do_io_priority, wy_do_home, wy_do_seccomp_listen;
 
 /* Does the caller perform KIND ([p])?  Only wherry-init ([i])?  (plan.c) */
 bool wy_op_is_callers (uint32_t kind);
 bool wy_op_is_inits (uint32_t kind);
 
-/* COUNT texts from LIST as a NULL-terminated vector; NULL without memory.  Not for a child that shares memory. */
+/* COUNT texts from LIST as a NULL-terminated vector; NULL without memory. Not for a child that shares
+ * memory. */
 char **wy_vector_of (const char *list, uint64_t count);
 
 /* Give RESULTING descriptors back and free what a stage holds (start.c). */
@@ -100,10 +103,12 @@ struct wy_stage wy_stage_of (const uint8_t *buffer, struct wy_error *err);
 
 struct clone_args;
 
-/* clone3(2) into RUN (ARGUMENT) on the stack that ARGS names (start.c).  Return: as clone3, in the caller only. */
+/* clone3(2) into RUN (ARGUMENT) on the stack that ARGS names (start.c). Return: as clone3, in the caller
+ * only. */
 long wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument);
 
-/* Have the kernel mark stage->starter when this thread dies, until the list's entry under way is cleared (op_process.c).
+/* Have the kernel mark stage->starter when this thread dies, until the list's entry under way is cleared
+ * (op_process.c).
  * Return: the list, or NULL when this thread cannot be watched. */
 struct robust_list_head *wy_watch_starter (struct wy_stage *stage);
 

@@ -55,11 +55,12 @@ struct kernel_sigaction
 void
 wy_use_child_stack (struct clone_args *args)
 {
-  args->stack = (uint64_t) (uintptr_t) child_stack;
+  args->stack = (uint64_t)(uintptr_t)child_stack;
   args->stack_size = STACK_SIZE;
 }
 
-/* clang-format off: releases 14 and 19 disagree on inline assembly. */
+/* clang-format 14 and 19 disagree on inline assembly. */
+/* clang-format off */
 /* clone3 with a stack of its own: the child must not return into the caller's frames. */
 long
 wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument)
@@ -140,7 +141,7 @@ run_child (void *argument)
       wy_op_function *perform = wy_op_table[stage->ops[i].kind].perform;
       if (perform != NULL && perform (stage, &stage->ops[i]) < 0)
         {
-          stage->err->op = (int32_t) i;
+          stage->err->op = (int32_t)i;
           return 127;
         }
       if (stage->ops[i].kind == WY_OP_ASIDE)
@@ -155,7 +156,7 @@ prepare (struct wy_stage *stage)
   for (uint32_t i = 0; i < stage->plan->op_count; i++)
     {
       wy_op_function *function = wy_op_table[stage->ops[i].kind].prepare;
-      stage->err->op = (int32_t) i;
+      stage->err->op = (int32_t)i;
       if (wy_op_is_inits (stage->ops[i].kind))
         return wy_fail (stage, "only for wherry-init", -EINVAL);
       if (function != NULL && function (stage, &stage->ops[i]) < 0)
@@ -193,7 +194,7 @@ put_number (char *at, uint32_t value)
   char digits[10];
   unsigned count = 0, length = 0;
   do
-    digits[count++] = (char) ('0' + value % 10);
+    digits[count++] = (char)('0' + value % 10);
   while ((value /= 10) != 0);
   while (count > 0)
     at[length++] = digits[--count];
@@ -205,8 +206,8 @@ static long
 write_map (int proc, const char *name, const char *text, const struct wy_plan *plan)
 {
   char line[32] = "0 ";
-  unsigned long length = (unsigned long) (wy_next (text) - text) - 1;
-  wy_cleanup_close int fd = (int) wy_sys (SYS_openat, proc, name, O_WRONLY | O_CLOEXEC);
+  unsigned long length = (unsigned long)(wy_next (text) - text) - 1;
+  wy_cleanup_close int fd = (int)wy_sys (SYS_openat, proc, name, O_WRONLY | O_CLOEXEC);
   if (fd < 0)
     return fd;
   if (length > 0)
@@ -229,8 +230,8 @@ write_maps (const struct wy_stage *stage, long pid)
         uids = wy_text (stage, stage->ops[i].text[0]);
         gids = wy_text (stage, stage->ops[i].text[1]);
       }
-  path[6 + put_number (path + 6, (uint32_t) pid)] = '\0';
-  wy_cleanup_close int proc = (int) wy_sys (SYS_open, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  path[6 + put_number (path + 6, (uint32_t)pid)] = '\0';
+  wy_cleanup_close int proc = (int)wy_sys (SYS_open, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (proc < 0)
     return proc;
   long result = write_map (proc, "gid_map", gids, stage->plan);
@@ -241,7 +242,7 @@ static void
 let_child_go (struct wy_stage *stage, long pid)
 {
   long result = write_maps (stage, pid);
-  stage->maps_written = result < 0 ? (int) result : 1;
+  stage->maps_written = result < 0 ? (int)result : 1;
   wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
@@ -284,15 +285,16 @@ launch (struct wy_stage *stage, struct wy_child *child)
 {
   uint64_t all = ~0ull, before;
   struct clone_args args = {
-    .flags = CLONE_VM | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_CLEAR_SIGHAND | stage->plan->clone_flags,
-    .pidfd = (uint64_t) (uintptr_t) &child->pidfd,
-    .child_tid = (uint64_t) (uintptr_t) &stage->child_tid,
+    .flags = CLONE_VM | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_CLEAR_SIGHAND
+             | stage->plan->clone_flags,
+    .pidfd = (uint64_t)(uintptr_t)&child->pidfd,
+    .child_tid = (uint64_t)(uintptr_t)&stage->child_tid,
   };
   wy_use_child_stack (&args);
   if (stage->plan->cgroup_fd >= 0)
     {
       args.flags |= CLONE_INTO_CGROUP;
-      args.cgroup = (uint64_t) stage->plan->cgroup_fd;
+      args.cgroup = (uint64_t)stage->plan->cgroup_fd;
     }
   /* No signal may run one of Node's handlers in the child, on shared memory. */
   wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, KERNEL_SIGSET_BYTES);
@@ -309,7 +311,7 @@ launch (struct wy_stage *stage, struct wy_child *child)
   wy_sys (SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SIGSET_BYTES);
   if (pid < 0)
     return wy_fail (stage, "clone3", pid);
-  child->pid = (int32_t) pid;
+  child->pid = (int32_t)pid;
   if (stage->err->code == 0 && stage->at_exec)
     return 0;
   siginfo_t info;
@@ -353,11 +355,11 @@ perform (struct wy_stage *stage, int32_t stdio, struct wy_child *child)
 struct wy_stage
 wy_stage_of (const uint8_t *buffer, struct wy_error *err)
 {
-  const struct wy_plan *plan = (const struct wy_plan *) (const void *) buffer;
+  const struct wy_plan *plan = (const struct wy_plan *)(const void *)buffer;
   return (struct wy_stage){
     .plan = plan,
-    .ops = (const struct wy_op *) (const void *) (buffer + sizeof *plan),
-    .text = (const char *) buffer + plan->text_offset,
+    .ops = (const struct wy_op *)(const void *)(buffer + sizeof *plan),
+    .text = (const char *)buffer + plan->text_offset,
     .stdio = { -1, -1, -1 },
     .child_tid = TID_UNSET,
     .own_pidns = -1,
@@ -373,7 +375,8 @@ wy_start (const uint8_t *buffer, uint64_t size, int32_t stdio, struct wy_child *
     return -1;
   if (child_stack == NULL)
     {
-      char *stack = mmap (NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+      char *stack = mmap (NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
       if (stack != MAP_FAILED && mprotect (stack, GUARD_SIZE, PROT_NONE) == 0)
         child_stack = stack + GUARD_SIZE;
     }

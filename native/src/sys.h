@@ -10,7 +10,8 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
-/* clang-format off: releases 14 and 19 disagree on inline assembly. */
+/* clang-format 14 and 19 disagree on inline assembly. */
+/* clang-format off */
 static inline long
 wy_sys6 (long number, long a, long b, long c, long d, long e, long f)
 {
@@ -43,13 +44,15 @@ wy_sys6 (long number, long a, long b, long c, long d, long e, long f)
 /* Arguments are pointers or numbers; intptr_t holds both. */
 #define WY_SYS_PICK(_1, _2, _3, _4, _5, _6, _7, NAME, ...) NAME
 #define WY_SYS1(n) wy_sys6 (n, 0, 0, 0, 0, 0, 0)
-#define WY_SYS2(n, a) wy_sys6 (n, (long) (a), 0, 0, 0, 0, 0)
-#define WY_SYS3(n, a, b) wy_sys6 (n, (long) (a), (long) (b), 0, 0, 0, 0)
-#define WY_SYS4(n, a, b, c) wy_sys6 (n, (long) (a), (long) (b), (long) (c), 0, 0, 0)
-#define WY_SYS5(n, a, b, c, d) wy_sys6 (n, (long) (a), (long) (b), (long) (c), (long) (d), 0, 0)
-#define WY_SYS6(n, a, b, c, d, e) wy_sys6 (n, (long) (a), (long) (b), (long) (c), (long) (d), (long) (e), 0)
-#define WY_SYS7(n, a, b, c, d, e, f) wy_sys6 (n, (long) (a), (long) (b), (long) (c), (long) (d), (long) (e), (long) (f))
-#define wy_sys(...) WY_SYS_PICK (__VA_ARGS__, WY_SYS7, WY_SYS6, WY_SYS5, WY_SYS4, WY_SYS3, WY_SYS2, WY_SYS1) (__VA_ARGS__)
+#define WY_SYS2(n, a) wy_sys6 (n, (long)(a), 0, 0, 0, 0, 0)
+#define WY_SYS3(n, a, b) wy_sys6 (n, (long)(a), (long)(b), 0, 0, 0, 0)
+#define WY_SYS4(n, a, b, c) wy_sys6 (n, (long)(a), (long)(b), (long)(c), 0, 0, 0)
+#define WY_SYS5(n, a, b, c, d) wy_sys6 (n, (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
+#define WY_SYS6(n, a, b, c, d, e) wy_sys6 (n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
+#define WY_SYS7(n, a, b, c, d, e, f)                                                                         \
+  wy_sys6 (n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+#define wy_sys(...)                                                                                          \
+  WY_SYS_PICK (__VA_ARGS__, WY_SYS7, WY_SYS6, WY_SYS5, WY_SYS4, WY_SYS3, WY_SYS2, WY_SYS1) (__VA_ARGS__)
 
 static inline void
 wy_close (int *fd)

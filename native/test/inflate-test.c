@@ -1,5 +1,5 @@
-/* unpack/inflate.c against streams that ISA-L and libzstd made: whatever the pieces in which they arrive, however many
- * members they have, cut, followed by something, or with one bit wrong. */
+/* unpack/inflate.c against streams that ISA-L and libzstd made: whatever the pieces in which they arrive,
+ * however many members they have, cut, followed by something, or with one bit wrong. */
 
 #include "inflate.h"
 
@@ -47,7 +47,8 @@ make_plain (size_t len)
   for (; b.len < len; b.len++)
     {
       state = state * 1664525u + 1013904223u;
-      b.at[b.len] = (b.len / 5000) % 2 == 0 ? (unsigned char)(state >> 24) : (unsigned char)"wherry "[b.len % 7];
+      b.at[b.len]
+          = (b.len / 5000) % 2 == 0 ? (unsigned char)(state >> 24) : (unsigned char)"wherry "[b.len % 7];
     }
   return b;
 }

@@ -31,12 +31,13 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   volatile size_t total = 0;
   if (wy_plan_check (copy, size, &err) == 0)
     {
-      const struct wy_plan *plan = (const struct wy_plan *) (const void *) copy;
-      const struct wy_op *ops = (const struct wy_op *) (const void *) (copy + sizeof *plan);
-      const char *text = (const char *) copy + plan->text_offset;
+      const struct wy_plan *plan = (const struct wy_plan *)(const void *)copy;
+      const struct wy_op *ops = (const struct wy_op *)(const void *)(copy + sizeof *plan);
+      const char *text = (const char *)copy + plan->text_offset;
       for (uint32_t i = 0; i < plan->op_count; i++)
         if (ops[i].kind == WY_OP_EXEC || ops[i].kind == WY_OP_EXEC_FD || ops[i].kind == WY_OP_HOOK)
-          total += walk (text + ops[i].text[0], ops[i].num) + walk (text + ops[i].text[1], ops[i].num2) + walk (text + ops[i].text[2], ops[i].wide);
+          total += walk (text + ops[i].text[0], ops[i].num) + walk (text + ops[i].text[1], ops[i].num2)
+                   + walk (text + ops[i].text[2], ops[i].wide);
         else if (ops[i].kind == WY_OP_CHECK_PROGRAM)
           total += walk (text + ops[i].text[0], ops[i].num);
         else if (ops[i].kind == WY_OP_WRITE || ops[i].kind == WY_OP_SYMLINK || ops[i].kind == WY_OP_USER_MAPS)
@@ -48,9 +49,9 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
             total += walk (text + ops[i].text[t], 1);
         else if (ops[i].kind == WY_OP_SECCOMP || ops[i].kind == WY_OP_SECCOMP_LISTEN)
           for (uint32_t b = 0; b < ops[i].num; b++)
-            total += (size_t) text[ops[i].text[0] + b];
+            total += (size_t)text[ops[i].text[0] + b];
     }
-  (void) total;
+  (void)total;
   free (copy);
   return 0;
 }

@@ -6,7 +6,11 @@
 
 #include "wherry.h"
 
-enum { OPS = 3, TEXT = 64 };
+enum
+{
+  OPS = 3,
+  TEXT = 64
+};
 
 struct sample
 {
@@ -22,8 +26,15 @@ static struct sample
 good (void)
 {
   struct sample s = { 0 };
-  s.plan = (struct wy_plan){ .magic = WY_PLAN_MAGIC, .abi = WY_ABI, .size = sizeof s, .op_count = OPS, .text_offset = offsetof (struct sample, text),
-                             .slot_count = 1, .cgroup_fd = -1, .idmap_fd = -1, .netns_fd = -1 };
+  s.plan = (struct wy_plan){ .magic = WY_PLAN_MAGIC,
+                             .abi = WY_ABI,
+                             .size = sizeof s,
+                             .op_count = OPS,
+                             .text_offset = offsetof (struct sample, text),
+                             .slot_count = 1,
+                             .cgroup_fd = -1,
+                             .idmap_fd = -1,
+                             .netns_fd = -1 };
   memcpy (s.text, "\0/x\0/y\0a", 9);
   s.ops[0] = (struct wy_op){ .kind = WY_OP_TREE, .slot = 0, .text = { 1 } };
   s.ops[1] = (struct wy_op){ .kind = WY_OP_ATTACH, .slot = 0, .text = { 4 } };
@@ -35,20 +46,20 @@ static void
 expect (struct sample *s, uint64_t size, int ok, const char *what)
 {
   struct wy_error err;
-  int result = wy_plan_check ((const uint8_t *) s, size, &err);
+  int result = wy_plan_check ((const uint8_t *)s, size, &err);
   int passed = (result == 0) == (ok != 0);
   count++;
   failures += !passed;
   printf ("%s %d - %s (%s)\n", passed ? "ok" : "not ok", count, what, result == 0 ? "taken" : err.call);
 }
 
-#define REFUSED(what, change)                                                                                          \
-  do                                                                                                                   \
-    {                                                                                                                  \
-      struct sample s = good ();                                                                                       \
-      change;                                                                                                          \
-      expect (&s, sizeof s, 0, what);                                                                                  \
-    }                                                                                                                  \
+#define REFUSED(what, change)                                                                                \
+  do                                                                                                         \
+    {                                                                                                        \
+      struct sample s = good ();                                                                             \
+      change;                                                                                                \
+      expect (&s, sizeof s, 0, what);                                                                        \
+    }                                                                                                        \
   while (0)
 
 /* What only wherry-init may do is refused before anything is opened or cloned. */
@@ -65,7 +76,8 @@ refuse_init_operations (void)
         s.ops[1] = s.ops[2];
       s.ops[1].kind = kinds[i];
       s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .num = 0 };
-      int passed = wy_plan_check ((const uint8_t *) &s, sizeof s, &err) == 0 && wy_start ((const uint8_t *) &s, sizeof s, 0, &child, &err) < 0
+      int passed = wy_plan_check ((const uint8_t *)&s, sizeof s, &err) == 0
+                   && wy_start ((const uint8_t *)&s, sizeof s, 0, &child, &err) < 0
                    && strcmp (err.call, "only for wherry-init") == 0 && err.op == 1;
       failures += !passed;
       printf ("%s %d - operation %u is only for wherry-init\n", passed ? "ok" : "not ok", ++count, kinds[i]);
@@ -83,8 +95,8 @@ spoil_every_byte (void)
     for (size_t v = 0; v < sizeof values; v++)
       {
         struct sample s = good ();
-        ((unsigned char *) &s)[at] = values[v];
-        wy_plan_check ((const uint8_t *) &s, sizeof s, &err);
+        ((unsigned char *)&s)[at] = values[v];
+        wy_plan_check ((const uint8_t *)&s, sizeof s, &err);
       }
   printf ("ok %d - every byte spoilt, nothing read outside\n", ++count);
 }
@@ -118,7 +130,8 @@ main (void)
   REFUSED ("a slot outside", s.ops[0].slot = 1);
   REFUSED ("a slot read before it was made", s.ops[0].kind = WY_OP_HOSTNAME);
   REFUSED ("a slot made twice", s.ops[1].kind = WY_OP_TREE);
-  REFUSED ("a caller's operation behind the child's", (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }, s.ops[1].kind = WY_OP_TREE));
+  REFUSED ("a caller's operation behind the child's",
+           (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }, s.ops[1].kind = WY_OP_TREE));
   REFUSED ("exec before the end", s.ops[1] = s.ops[2]);
   REFUSED ("no exec at the end", s.ops[2].kind = WY_OP_LOOPBACK_UP);
   REFUSED ("an argument list that runs out of the area", s.ops[2].num2 = TEXT);
@@ -127,30 +140,48 @@ main (void)
   REFUSED ("idmap without a namespace", s.ops[0].flags = WY_IDMAP);
   REFUSED ("a namespace to join that is none", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].wide = 0x100));
   REFUSED ("joining a slot that was not made", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].slot = 1));
-  REFUSED ("a pid namespace behind the child's operations", (s.ops[1].kind = WY_OP_PID_NAMESPACE, s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
+  REFUSED ("a pid namespace behind the child's operations",
+           (s.ops[1].kind = WY_OP_PID_NAMESPACE, s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
   REFUSED ("a program by a slot that was not made", (s.ops[2].kind = WY_OP_EXEC_FD, s.ops[2].slot = 1));
   REFUSED ("a program by slot before the end", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_EXEC_FD));
   REFUSED ("no program to look for", s.ops[1].kind = WY_OP_CHECK_PROGRAM);
-  REFUSED ("programs to look for that run out of the area", (s.ops[1].kind = WY_OP_CHECK_PROGRAM, s.ops[1].num = TEXT));
+  REFUSED ("programs to look for that run out of the area",
+           (s.ops[1].kind = WY_OP_CHECK_PROGRAM, s.ops[1].num = TEXT));
   REFUSED ("a hook without arguments", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_HOOK, s.ops[1].num2 = 0));
-  REFUSED ("a hook's text outside", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_HOOK, s.ops[1].text[3] = TEXT));
-  REFUSED ("more descriptors to keep than there can be", (s.ops[1].kind = WY_OP_KEEP_FDS, s.ops[1].num = 1u << 30));
+  REFUSED ("a hook's text outside",
+           (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_HOOK, s.ops[1].text[3] = TEXT));
+  REFUSED ("more descriptors to keep than there can be",
+           (s.ops[1].kind = WY_OP_KEEP_FDS, s.ops[1].num = 1u << 30));
   REFUSED ("a value outside to write", (s.ops[1].kind = WY_OP_WRITE, s.ops[1].text[1] = TEXT));
   REFUSED ("waiting for id maps that nobody writes", s.ops[1].kind = WY_OP_USER_MAPS);
-  REFUSED ("a filter outside", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 128, .text = { 8 } }));
-  REFUSED ("a filter that is not aligned", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 8, .text = { 3 } }));
-  REFUSED ("a filter with a listener that goes nowhere", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8 }, .slot = 1 }));
-  REFUSED ("a listener's text outside", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8, 0, TEXT } }));
-  REFUSED ("more groups than fit", (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
-  REFUSED ("ids mapped through a slot that was not made", (s.ops[0].flags = WY_IDMAP_SLOT, s.ops[0].from = 0));
+  REFUSED ("a filter outside",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 128, .text = { 8 } }));
+  REFUSED ("a filter that is not aligned",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 8, .text = { 3 } }));
+  REFUSED ("a filter with a listener that goes nowhere",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8 }, .slot = 1 }));
+  REFUSED ("a listener's text outside",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8, 0, TEXT } }));
+  REFUSED ("more groups than fit",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
+  REFUSED ("ids mapped through a slot that was not made",
+           (s.ops[0].flags = WY_IDMAP_SLOT, s.ops[0].from = 0));
   REFUSED ("ids of no tree", (s.ops[1].flags = WY_IDMAP_SLOT, s.ops[1].from = 0));
-  REFUSED ("nothing done aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE }, s.ops[1].kind = WY_OP_LOOPBACK_UP));
-  REFUSED ("the program executed aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 2 }, s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
-  REFUSED ("more done aside than there is", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = ~0u }, s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
-  REFUSED ("what concerns no mounts done aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 }, s.ops[1] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
-  REFUSED ("aside behind the child's operations", (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }, s.ops[1] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 }));
-  REFUSED ("a scheduler that says it is larger", (s.ops[1] = (struct wy_op){ .kind = WY_OP_SCHEDULER, .num = 48, .text = { 0 } }));
-  REFUSED ("an id range past the last id", (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
+  REFUSED ("nothing done aside",
+           (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE }, s.ops[1].kind = WY_OP_LOOPBACK_UP));
+  REFUSED ("the program executed aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 2 },
+                                          s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
+  REFUSED ("more done aside than there is", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = ~0u },
+                                             s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
+  REFUSED ("what concerns no mounts done aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 },
+                                                  s.ops[1] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
+  REFUSED ("aside behind the child's operations",
+           (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP },
+            s.ops[1] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 }));
+  REFUSED ("a scheduler that says it is larger",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SCHEDULER, .num = 48, .text = { 0 } }));
+  REFUSED ("an id range past the last id",
+           (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
   refuse_init_operations ();
   spoil_every_byte ();
   printf ("1..%d\n", count);

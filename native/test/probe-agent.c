@@ -1,5 +1,6 @@
 /* probe-agent.c - the verb that decides on other programs' system calls: a seccomp agent as the OCI runtime
- * spec has it.  Outside of containers it listens, prints what it is told, and answers every call that waits. */
+ * spec has it. Outside of containers it listens, prints what it is told, and answers every call that
+ * waits. */
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <poll.h>
@@ -16,7 +17,8 @@
 
 #define STATE_SIZE (1u << 20)
 
-/* Print the text that comes over CONNECTION until its end.  Return: the descriptor that came with it, or -1. */
+/* Print the text that comes over CONNECTION until its end. Return: the descriptor that came with it, or
+ * -1. */
 static int
 receive_state (int connection)
 {
@@ -31,13 +33,15 @@ receive_state (int connection)
         struct cmsghdr align;
       } control;
       struct iovec data = { .iov_base = text, .iov_len = sizeof text };
-      struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room };
+      struct msghdr message = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room
+      };
       got = recvmsg (connection, &message, MSG_CMSG_CLOEXEC);
       struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR (&message) : NULL;
       if (header != NULL && header->cmsg_type == SCM_RIGHTS)
         memcpy (&fd, CMSG_DATA (header), sizeof fd);
       if (got > 0)
-        fwrite (text, 1, (size_t) got, stdout);
+        fwrite (text, 1, (size_t)got, stdout);
     }
   while (got > 0);
   putchar ('\n');
@@ -75,7 +79,7 @@ do_agent (char **argv)
   struct sockaddr_un address = { .sun_family = AF_UNIX };
   strncpy (address.sun_path, argv[0], sizeof address.sun_path - 1);
   int socket_fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (bind (socket_fd, (struct sockaddr *) &address, sizeof address) < 0 || listen (socket_fd, 8) < 0)
+  if (bind (socket_fd, (struct sockaddr *)&address, sizeof address) < 0 || listen (socket_fd, 8) < 0)
     return say (-1);
   puts ("ready");
   fflush (stdout);

@@ -1,8 +1,8 @@
-/* probe-load.c - verbs that use something up: memory, processes, files, time, and whatever else the kernel counts.
+/* probe-load.c - verbs that use something up: memory, processes, files, time, and whatever else the kernel
+ * counts.
  *
  * Each ends by itself where a limit is an error (it prints how far it came, and the errno), and is
- * killed where the limit is memory.
- */
+ * killed where the limit is memory. */
 #include <errno.h>
 #include <fcntl.h>
 #include <mqueue.h>
@@ -58,7 +58,7 @@ do_files (char **argv)
 static int
 do_memory (char **argv)
 {
-  size_t size = (size_t) atoll (argv[0]);
+  size_t size = (size_t)atoll (argv[0]);
   char *memory = mmap (NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED)
     return say (-1);
@@ -85,7 +85,7 @@ do_child_memory (char **argv)
 static int
 do_fork (char **argv)
 {
-  (void) argv;
+  (void)argv;
   int made = 0;
   for (; made < 100000; made++)
     {
@@ -106,7 +106,7 @@ static int
 do_open_files (char **argv)
 {
   int count = 0;
-  (void) argv;
+  (void)argv;
   while (dup (0) >= 0)
     count++;
   printf ("%d %s\n", count, strerrorname_np (errno));
@@ -119,7 +119,7 @@ do_flood (char **argv)
 {
   static char block[65536];
   memset (block, 'x', sizeof block);
-  for (long long left = atoll (argv[1]); left > 0; left -= (long long) sizeof block)
+  for (long long left = atoll (argv[1]); left > 0; left -= (long long)sizeof block)
     if (write (atoi (argv[0]), block, sizeof block) < 0)
       return 1;
   return 7;
@@ -132,7 +132,7 @@ do_spin (char **argv)
   double until = atof (argv[0]) / 1000;
   do
     clock_gettime (CLOCK_MONOTONIC, &now);
-  while ((double) clock () / CLOCKS_PER_SEC < until);
+  while ((double)clock () / CLOCKS_PER_SEC < until);
   return 0;
 }
 
@@ -168,7 +168,7 @@ static int
 do_block_stdin (char **argv)
 {
   static char block[65536];
-  (void) argv;
+  (void)argv;
   int fd = open ("/proc/self/fd/0", O_WRONLY | O_NONBLOCK);
   while (write (fd, block, sizeof block) > 0)
     continue;
@@ -180,7 +180,7 @@ do_block_stdin (char **argv)
 static int
 do_fork_bomb (char **argv)
 {
-  (void) argv;
+  (void)argv;
   while (fork () >= -1)
     continue;
   return 0;
@@ -233,7 +233,8 @@ hoard_socket (void)
     continue;
 }
 
-/* Every other byte, so that no two locks are one; a few per file, because the kernel looks through all of a file's. */
+/* Every other byte, so that no two locks are one; a few per file, because the kernel looks through all of a
+ * file's. */
 static void
 hoard_locks (void)
 {
@@ -252,9 +253,13 @@ hoard_locks (void)
 static int
 do_hoard (char **argv)
 {
-  static const struct { const char *name; void (*take) (void); } kinds[] = {
-    { "memory", hoard_memory }, { "shared", hoard_shared }, { "memfd", hoard_file },
-    { "pipes", hoard_pipe }, { "sockets", hoard_socket }, { "locks", hoard_locks },
+  static const struct
+  {
+    const char *name;
+    void (*take) (void);
+  } kinds[] = {
+    { "memory", hoard_memory }, { "shared", hoard_shared },  { "memfd", hoard_file },
+    { "pipes", hoard_pipe },    { "sockets", hoard_socket }, { "locks", hoard_locks },
   };
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     while (strcmp (kinds[i].name, argv[0]) == 0)
@@ -280,7 +285,7 @@ do_watch (char **argv)
 static long
 count_inotify (int number)
 {
-  (void) number;
+  (void)number;
   return inotify_init1 (0);
 }
 
@@ -297,7 +302,7 @@ static long
 count_timer (int number)
 {
   timer_t timer;
-  (void) number;
+  (void)number;
   return timer_create (CLOCK_MONOTONIC, NULL, &timer);
 }
 
@@ -305,7 +310,7 @@ static long
 count_signal (int number)
 {
   sigset_t set;
-  (void) number;
+  (void)number;
   sigemptyset (&set);
   sigaddset (&set, SIGRTMIN);
   sigprocmask (SIG_BLOCK, &set, NULL);
@@ -316,8 +321,15 @@ count_signal (int number)
 static int
 do_count (char **argv)
 {
-  static const struct { const char *name; long (*make) (int); } kinds[] = {
-    { "inotify", count_inotify }, { "queues", count_queue }, { "timers", count_timer }, { "signals", count_signal },
+  static const struct
+  {
+    const char *name;
+    long (*make) (int);
+  } kinds[] = {
+    { "inotify", count_inotify },
+    { "queues", count_queue },
+    { "timers", count_timer },
+    { "signals", count_signal },
   };
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (strcmp (kinds[i].name, argv[0]) == 0)
@@ -331,9 +343,20 @@ do_count (char **argv)
 }
 
 const struct verb load_verbs[] = {
-  { "fill", do_fill, 1 }, { "files", do_files, 1 }, { "memory", do_memory, 1 }, { "child-memory", do_child_memory, 1 },
-  { "fork", do_fork, 0 }, { "open-files", do_open_files, 0 }, { "flood", do_flood, 2 }, { "spin", do_spin, 1 },
-  { "drip", do_drip, 1 }, { "lease", do_lease, 2 }, { "block-stdin", do_block_stdin, 0 }, { "fork-bomb", do_fork_bomb, 0 },
-  { "hoard", do_hoard, 1 }, { "count", do_count, 2 },
-  { "watch", do_watch, 1 }, { NULL, NULL, 0 },
+  { "fill", do_fill, 1 },
+  { "files", do_files, 1 },
+  { "memory", do_memory, 1 },
+  { "child-memory", do_child_memory, 1 },
+  { "fork", do_fork, 0 },
+  { "open-files", do_open_files, 0 },
+  { "flood", do_flood, 2 },
+  { "spin", do_spin, 1 },
+  { "drip", do_drip, 1 },
+  { "lease", do_lease, 2 },
+  { "block-stdin", do_block_stdin, 0 },
+  { "fork-bomb", do_fork_bomb, 0 },
+  { "hoard", do_hoard, 1 },
+  { "count", do_count, 2 },
+  { "watch", do_watch, 1 },
+  { NULL, NULL, 0 },
 };

@@ -19,7 +19,7 @@ abstract_name (struct sockaddr_un *address, const char *name)
 {
   *address = (struct sockaddr_un){ .sun_family = AF_UNIX };
   strncpy (address->sun_path + 1, name, sizeof address->sun_path - 2);
-  return (socklen_t) (sizeof (sa_family_t) + 1 + strlen (name));
+  return (socklen_t)(sizeof (sa_family_t) + 1 + strlen (name));
 }
 
 static int
@@ -27,7 +27,7 @@ do_connect_abstract (char **argv)
 {
   struct sockaddr_un address;
   socklen_t length = abstract_name (&address, argv[0]);
-  return say (connect (socket (AF_UNIX, SOCK_STREAM, 0), (struct sockaddr *) &address, length));
+  return say (connect (socket (AF_UNIX, SOCK_STREAM, 0), (struct sockaddr *)&address, length));
 }
 
 /* A connection to itself over loopback whose closing side stays in TIME_WAIT. */
@@ -35,10 +35,12 @@ static int
 do_leave_connection (char **argv)
 {
   char end;
-  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons ((uint16_t) atoi (argv[0])), .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
+  struct sockaddr_in address = { .sin_family = AF_INET,
+                                 .sin_port = htons ((uint16_t)atoi (argv[0])),
+                                 .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
   int listener = socket (AF_INET, SOCK_STREAM, 0), near = socket (AF_INET, SOCK_STREAM, 0);
-  if (bind (listener, (struct sockaddr *) &address, sizeof address) < 0 || listen (listener, 1) < 0
-      || connect (near, (struct sockaddr *) &address, sizeof address) < 0)
+  if (bind (listener, (struct sockaddr *)&address, sizeof address) < 0 || listen (listener, 1) < 0
+      || connect (near, (struct sockaddr *)&address, sizeof address) < 0)
     return say (-1);
   close (accept (listener, NULL, NULL));
   return say (read (near, &end, 1));
@@ -47,8 +49,10 @@ do_leave_connection (char **argv)
 static int
 do_bind (char **argv)
 {
-  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons ((uint16_t) atoi (argv[0])), .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
-  return say (bind (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *) &address, sizeof address));
+  struct sockaddr_in address = { .sin_family = AF_INET,
+                                 .sin_port = htons ((uint16_t)atoi (argv[0])),
+                                 .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
+  return say (bind (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&address, sizeof address));
 }
 
 /* fill-sockets PAIRS: bytes that loopback connections hold while nobody reads. */
@@ -57,14 +61,16 @@ do_fill_sockets (char **argv)
 {
   static char block[65536];
   long long held = 0;
-  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons (9000), .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
+  struct sockaddr_in address
+      = { .sin_family = AF_INET, .sin_port = htons (9000), .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
   int listener = socket (AF_INET, SOCK_STREAM, 0);
-  bind (listener, (struct sockaddr *) &address, sizeof address);
+  bind (listener, (struct sockaddr *)&address, sizeof address);
   listen (listener, 16);
   for (int i = atoi (argv[0]); i > 0; i--)
     {
       int near = socket (AF_INET, SOCK_STREAM, 0);
-      if (connect (near, (struct sockaddr *) &address, sizeof address) < 0 || accept (listener, NULL, NULL) < 0)
+      if (connect (near, (struct sockaddr *)&address, sizeof address) < 0
+          || accept (listener, NULL, NULL) < 0)
         break;
       fcntl (near, F_SETFL, O_NONBLOCK);
       for (int tries = 0; tries < 200; tries++)
@@ -83,7 +89,7 @@ do_fill_sockets (char **argv)
 static struct sockaddr_in
 inet_name (const char *host, const char *port)
 {
-  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons ((uint16_t) atoi (port)) };
+  struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons ((uint16_t)atoi (port)) };
   inet_pton (AF_INET, host, &address.sin_addr);
   return address;
 }
@@ -93,7 +99,7 @@ static int
 do_connect (char **argv)
 {
   struct sockaddr_in address = inet_name (argv[0], argv[1]);
-  return say (connect (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *) &address, sizeof address));
+  return say (connect (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&address, sizeof address));
 }
 
 /* send HOST PORT: one datagram */
@@ -101,7 +107,8 @@ static int
 do_send (char **argv)
 {
   struct sockaddr_in address = inet_name (argv[0], argv[1]);
-  return say (sendto (socket (AF_INET, SOCK_DGRAM, 0), "x", 1, 0, (struct sockaddr *) &address, sizeof address));
+  return say (
+      sendto (socket (AF_INET, SOCK_DGRAM, 0), "x", 1, 0, (struct sockaddr *)&address, sizeof address));
 }
 
 /* offer NAME PORT KEY MS: things that others could find, kept for that long: an abstract socket, a port, a
@@ -115,9 +122,10 @@ do_offer (char **argv)
   char queue[256];
   int local = socket (AF_UNIX, SOCK_STREAM, 0), inet = socket (AF_INET, SOCK_STREAM, 0);
   snprintf (queue, sizeof queue, "/%s", argv[0]);
-  if (bind (local, (struct sockaddr *) &address, length) < 0 || listen (local, 1) < 0
-      || bind (inet, (struct sockaddr *) &port, sizeof port) < 0 || listen (inet, 1) < 0
-      || mq_open (queue, O_CREAT | O_RDWR, 0666, NULL) < 0 || shmget (atoi (argv[2]), 4096, IPC_CREAT | 0666) < 0)
+  if (bind (local, (struct sockaddr *)&address, length) < 0 || listen (local, 1) < 0
+      || bind (inet, (struct sockaddr *)&port, sizeof port) < 0 || listen (inet, 1) < 0
+      || mq_open (queue, O_CREAT | O_RDWR, 0666, NULL) < 0
+      || shmget (atoi (argv[2]), 4096, IPC_CREAT | 0666) < 0)
     return say (-1);
   say (0);
   fflush (stdout);
@@ -132,13 +140,19 @@ do_find (char **argv)
   char queue[256];
   snprintf (queue, sizeof queue, "/%s", argv[0]);
   do_connect_abstract (argv);
-  say (connect (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *) &port, sizeof port));
+  say (connect (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&port, sizeof port));
   say (mq_open (queue, O_RDWR));
   return say (shmget (atoi (argv[2]), 0, 0));
 }
 
 const struct verb socket_verbs[] = {
-  { "connect-abstract", do_connect_abstract, 1 }, { "leave-connection", do_leave_connection, 1 }, { "bind", do_bind, 1 },
-  { "fill-sockets", do_fill_sockets, 1 }, { "connect", do_connect, 2 }, { "send", do_send, 2 }, { "offer", do_offer, 4 },
-  { "find", do_find, 3 }, { NULL, NULL, 0 },
+  { "connect-abstract", do_connect_abstract, 1 },
+  { "leave-connection", do_leave_connection, 1 },
+  { "bind", do_bind, 1 },
+  { "fill-sockets", do_fill_sockets, 1 },
+  { "connect", do_connect, 2 },
+  { "send", do_send, 2 },
+  { "offer", do_offer, 4 },
+  { "find", do_find, 3 },
+  { NULL, NULL, 0 },
 };

@@ -14,7 +14,7 @@
 static int
 do_leave_child (char **argv)
 {
-  (void) argv;
+  (void)argv;
   if (fork () == 0)
     {
       sleep (60);
@@ -96,17 +96,19 @@ stay_with_zombie (void)
   stay_for_ever ();
 }
 
-/* stay HOW: one process of each kind; once all are in place the first one exits ("exit"), aborts ("crash"), or waits. */
+/* stay HOW: one process of each kind; once all are in place the first one exits ("exit"), aborts ("crash"),
+ * or waits. */
 static int
 do_stay (char **argv)
 {
-  static void (*const kinds[]) (void) = { stay_for_ever, stay_as_daemon, stay_deaf, stay_stopped, stay_in_vfork, stay_busy, stay_with_zombie };
+  static void (*const kinds[]) (void) = { stay_for_ever, stay_as_daemon, stay_deaf,       stay_stopped,
+                                          stay_in_vfork, stay_busy,      stay_with_zombie };
   char byte;
   if (pipe (ready) < 0)
     return say (-1);
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (fork () == 0)
-      kinds[i] ();
+      kinds[i]();
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (read (ready[0], &byte, 1) != 1)
       return say (-1);
@@ -121,7 +123,7 @@ do_stay (char **argv)
 static int
 do_deaf (char **argv)
 {
-  (void) argv;
+  (void)argv;
   if (pipe (ready) < 0)
     return say (-1);
   stay_deaf ();
@@ -132,11 +134,12 @@ do_deaf (char **argv)
 static int
 do_stopped (char **argv)
 {
-  (void) argv;
+  (void)argv;
   raise (SIGSTOP);
   return say (0);
 }
 
 const struct verb stay_verbs[] = {
-  { "leave-child", do_leave_child, 0 }, { "stay", do_stay, 1 }, { "deaf", do_deaf, 0 }, { "stopped", do_stopped, 0 }, { NULL, NULL, 0 },
+  { "leave-child", do_leave_child, 0 }, { "stay", do_stay, 1 }, { "deaf", do_deaf, 0 },
+  { "stopped", do_stopped, 0 },         { NULL, NULL, 0 },
 };

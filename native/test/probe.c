@@ -38,7 +38,7 @@ do_read (char **argv)
   if (fd < 0)
     return say (-1);
   while ((size = read (fd, buffer, sizeof buffer)) > 0)
-    fwrite (buffer, 1, (size_t) size, stdout);
+    fwrite (buffer, 1, (size_t)size, stdout);
   return size < 0 ? say (-1) : 0;
 }
 
@@ -47,9 +47,9 @@ do_cat (char **argv)
 {
   char buffer[65536];
   ssize_t size;
-  (void) argv;
+  (void)argv;
   while ((size = read (0, buffer, sizeof buffer)) > 0)
-    if (write (1, buffer, (size_t) size) != size)
+    if (write (1, buffer, (size_t)size) != size)
       return 1;
   return 0;
 }
@@ -83,7 +83,7 @@ do_stat (char **argv)
   struct stat st;
   if (lstat (argv[0], &st) < 0)
     return say (-1);
-  printf ("%o %u %u %lld\n", st.st_mode, st.st_uid, st.st_gid, (long long) st.st_size);
+  printf ("%o %u %u %lld\n", st.st_mode, st.st_uid, st.st_gid, (long long)st.st_size);
   return 0;
 }
 
@@ -92,7 +92,7 @@ do_ids (char **argv)
 {
   gid_t groups[64];
   int count = getgroups (64, groups);
-  (void) argv;
+  (void)argv;
   printf ("uid=%u gid=%u groups=", getuid (), getgid ());
   for (int i = 0; i < count; i++)
     printf ("%s%u", i > 0 ? "," : "", groups[i]);
@@ -105,9 +105,10 @@ do_caps (char **argv)
 {
   struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
   struct __user_cap_data_struct data[2] = { 0 };
-  (void) argv;
+  (void)argv;
   syscall (SYS_capget, &header, data);
-  printf ("%x %x %x\n", data[0].permitted | data[1].permitted, data[0].effective | data[1].effective, data[0].inheritable | data[1].inheritable);
+  printf ("%x %x %x\n", data[0].permitted | data[1].permitted, data[0].effective | data[1].effective,
+          data[0].inheritable | data[1].inheritable);
   return 0;
 }
 
@@ -138,7 +139,8 @@ do_try (char **argv)
 static int
 do_give_capabilities (char **argv)
 {
-  struct vfs_cap_data all = { .magic_etc = VFS_CAP_REVISION_2 | VFS_CAP_FLAGS_EFFECTIVE, .data = { { ~0u, 0 }, { 0x1ff, 0 } } };
+  struct vfs_cap_data all
+      = { .magic_etc = VFS_CAP_REVISION_2 | VFS_CAP_FLAGS_EFFECTIVE, .data = { { ~0u, 0 }, { 0x1ff, 0 } } };
   return say (setxattr (argv[0], "security.capability", &all, sizeof all, 0));
 }
 
@@ -171,7 +173,7 @@ do_kill (char **argv)
 static int
 do_abort (char **argv)
 {
-  (void) argv;
+  (void)argv;
   __builtin_trap ();
 }
 
@@ -202,7 +204,7 @@ extern char **environ;
 static int
 do_env (char **argv)
 {
-  (void) argv;
+  (void)argv;
   for (char **variable = environ; *variable != NULL; variable++)
     printf ("%s\n", *variable);
   return 0;
@@ -212,7 +214,7 @@ static int
 do_cwd (char **argv)
 {
   char path[4096];
-  (void) argv;
+  (void)argv;
   return getcwd (path, sizeof path) == NULL ? say (-1) : (puts (path), 0);
 }
 
@@ -237,21 +239,36 @@ do_signals (char **argv)
 {
   char line[256];
   FILE *status = fopen ("/proc/self/status", "r");
-  (void) argv;
+  (void)argv;
   while (status != NULL && fgets (line, sizeof line, status) != NULL)
-    if (strncmp (line, "Sig", 3) == 0 || strncmp (line, "Cap", 3) == 0 || strncmp (line, "NoNewPrivs", 10) == 0 || strncmp (line, "Seccomp", 7) == 0)
+    if (strncmp (line, "Sig", 3) == 0 || strncmp (line, "Cap", 3) == 0
+        || strncmp (line, "NoNewPrivs", 10) == 0 || strncmp (line, "Seccomp", 7) == 0)
       fputs (line, stdout);
   return 0;
 }
 
 static const struct verb look_verbs[] = {
-  { "read", do_read, 1 },     { "cat", do_cat, 0 },         { "write", do_write, 2 },
-  { "list", do_list, 1 },     { "stat", do_stat, 1 },       { "ids", do_ids, 0 },
-  { "caps", do_caps, 0 },     { "try", do_try, 1 },         { "open", do_open, 1 },
-  { "kill", do_kill, 1 },     { "trap", do_abort, 0 },      { "sleep", do_sleep, 1 },
-  { "exit", do_exit, 1 },     { "echo", do_echo, 0 },       { "env", do_env, 0 },
-  { "cwd", do_cwd, 0 },       { "both", do_both, 3 },       { "close-stdin", do_close_stdin, 0 },
-  { "signals", do_signals, 0 }, { "opens", do_opens, 1 },     { "give-capabilities", do_give_capabilities, 1 },
+  { "read", do_read, 1 },
+  { "cat", do_cat, 0 },
+  { "write", do_write, 2 },
+  { "list", do_list, 1 },
+  { "stat", do_stat, 1 },
+  { "ids", do_ids, 0 },
+  { "caps", do_caps, 0 },
+  { "try", do_try, 1 },
+  { "open", do_open, 1 },
+  { "kill", do_kill, 1 },
+  { "trap", do_abort, 0 },
+  { "sleep", do_sleep, 1 },
+  { "exit", do_exit, 1 },
+  { "echo", do_echo, 0 },
+  { "env", do_env, 0 },
+  { "cwd", do_cwd, 0 },
+  { "both", do_both, 3 },
+  { "close-stdin", do_close_stdin, 0 },
+  { "signals", do_signals, 0 },
+  { "opens", do_opens, 1 },
+  { "give-capabilities", do_give_capabilities, 1 },
   { NULL, NULL, 0 },
 };
 

@@ -16,7 +16,8 @@ extern const struct verb load_verbs[], stay_verbs[], socket_verbs[], agent_verbs
 /* Print "ok", or the name of errno when RESULT is negative.  Return: 0. */
 int say (long result);
 
-/* Make the system call that the table of probe-calls.c knows as WHAT.  Return: its result; -1 with EDOM for a word unknown. */
+/* Make the system call that the table of probe-calls.c knows as WHAT. Return: its result; -1 with EDOM for a
+ * word unknown. */
 long try_call (const char *what);
 
 int do_sleep (char **argv);

@@ -58,11 +58,11 @@ must (long result, const char *what)
 static int
 fs_new (const char *type, const char *const *options, unsigned attributes)
 {
-  int context = (int) must (fsopen (type, FSOPEN_CLOEXEC), "fsopen");
+  int context = (int)must (fsopen (type, FSOPEN_CLOEXEC), "fsopen");
   for (; *options != NULL; options += 2)
     must (fsconfig (context, FSCONFIG_SET_STRING, options[0], options[1], 0), "fsconfig");
   must (fsconfig (context, FSCONFIG_CMD_CREATE, NULL, NULL, 0), "create");
-  int fd = (int) must (fsmount (context, FSMOUNT_CLOEXEC, attributes), "fsmount");
+  int fd = (int)must (fsmount (context, FSMOUNT_CLOEXEC, attributes), "fsmount");
   close (context);
   return fd;
 }
@@ -70,7 +70,7 @@ fs_new (const char *type, const char *const *options, unsigned attributes)
 static void
 attach (int tree, const char *target)
 {
-  int fd = (int) must (open (target, O_PATH | O_CLOEXEC), target);
+  int fd = (int)must (open (target, O_PATH | O_CLOEXEC), target);
   must (move_mount (tree, "", fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH), "move_mount");
   close (fd);
 }
@@ -79,7 +79,7 @@ static void
 cover (const char *source, const char *target, uint64_t attributes)
 {
   struct mount_attr attr = { .attr_set = attributes };
-  int tree = (int) must (open_tree (AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), "open_tree");
+  int tree = (int)must (open_tree (AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), "open_tree");
   must (mount_setattr (tree, "", AT_EMPTY_PATH, &attr, sizeof attr), "mount_setattr");
   attach (tree, target);
   close (tree);
@@ -91,7 +91,7 @@ part (int scratch, const char *name, mode_t mode, uint64_t attributes)
   struct mount_attr attr = { .attr_set = attributes };
   must (mkdirat (scratch, name, mode), "mkdirat");
   must (fchmodat (scratch, name, mode, 0), "fchmodat");
-  int tree = (int) must (open_tree (scratch, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), "open_tree");
+  int tree = (int)must (open_tree (scratch, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), "open_tree");
   must (mount_setattr (tree, "", AT_EMPTY_PATH, &attr, sizeof attr), "mount_setattr");
   return tree;
 }
@@ -99,7 +99,8 @@ part (int scratch, const char *name, mode_t mode, uint64_t attributes)
 static void
 make_root (void)
 {
-  static const char *const tmpfs[] = { "size", "67108864", "nr_inodes", "16384", "mode", "0755", "uid", "0", "gid", "0", NULL };
+  static const char *const tmpfs[]
+      = { "size", "67108864", "nr_inodes", "16384", "mode", "0755", "uid", "0", "gid", "0", NULL };
   static const char *const none[] = { NULL };
   static const char *const masked[] = { "/proc/interrupts", "/proc/keys", "/proc/timer_list", NULL };
   static const char *const read_only[] = { "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", NULL };
@@ -117,21 +118,24 @@ make_root (void)
       must (fchmodat (scratch, dirs[i], 0755, 0), "fchmodat");
     }
   attach (layer_fd, "l0");
-  must (mount ("overlay", "root", "overlay", MS_NOSUID | MS_NODEV, "lowerdir=l0,upperdir=upper,workdir=work,userxattr"), "overlay");
+  must (mount ("overlay", "root", "overlay", MS_NOSUID | MS_NODEV,
+               "lowerdir=l0,upperdir=upper,workdir=work,userxattr"),
+        "overlay");
   int proc = fs_new ("proc", none, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
-  static const char *const limits[][2] = { { "sys/user/max_inotify_instances", "8" }, { "sys/user/max_inotify_watches", "8192" } };
+  static const char *const limits[][2]
+      = { { "sys/user/max_inotify_instances", "8" }, { "sys/user/max_inotify_watches", "8192" } };
   for (unsigned i = 0; i < 2; i++)
     {
-      int fd = (int) must (openat (proc, limits[i][0], O_WRONLY | O_CLOEXEC), limits[i][0]);
+      int fd = (int)must (openat (proc, limits[i][0], O_WRONLY | O_CLOEXEC), limits[i][0]);
       must (write (fd, limits[i][1], strlen (limits[i][1])), limits[i][0]);
       close (fd);
     }
   int shm = part (scratch, "m2", 01777, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
   int tmp = part (scratch, "m3", 01777, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
   struct mount_attr hidden = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC };
-  int empty = (int) must (open_tree (scratch, "empty", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), "open_tree");
+  int empty = (int)must (open_tree (scratch, "empty", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), "open_tree");
   must (mount_setattr (empty, "", AT_EMPTY_PATH, &hidden, sizeof hidden), "mount_setattr");
-  int old = (int) must (open ("/", O_DIRECTORY | O_PATH | O_CLOEXEC), "open");
+  int old = (int)must (open ("/", O_DIRECTORY | O_PATH | O_CLOEXEC), "open");
   must (chdir ("root"), "chdir");
   must (syscall (SYS_pivot_root, ".", "."), "pivot_root");
   must (fchdir (old), "fchdir");
@@ -159,7 +163,7 @@ child (void *unused)
 {
   static char *argv[] = { "/bin/true", NULL }, *envp[] = { "PATH=/bin", NULL };
   struct rlimit files = { 1024, 1024 }, core = { 0, 0 };
-  (void) unused;
+  (void)unused;
   for (int s = 1; s < 32; s++)
     if (s != SIGKILL && s != SIGSTOP)
       signal (s, SIG_DFL);
@@ -173,7 +177,7 @@ child (void *unused)
   must (sethostname ("bench", 5), "sethostname");
   must (prlimit (0, RLIMIT_NOFILE, &files, NULL), "prlimit");
   must (prlimit (0, RLIMIT_CORE, &core, NULL), "prlimit");
-  must ((long) syscall (SYS_close_range, 3, ~0u, 4), "close_range");
+  must ((long)syscall (SYS_close_range, 3, ~0u, 4), "close_range");
   for (long cap = 0; cap < 64 && prctl (PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
     continue;
   uint32_t header[2] = { 0x20080522, 0 }, data[6] = { 0 };
@@ -199,7 +203,7 @@ write_file (int pid, const char *name, const char *text)
 static int
 idmapped (const char *path, uint64_t attributes)
 {
-  struct mount_attr attr = { .attr_set = attributes | MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t) userns };
+  struct mount_attr attr = { .attr_set = attributes | MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)userns };
   int fd = open_tree (AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
   if (fd < 0 || mount_setattr (fd, "", AT_EMPTY_PATH, &attr, sizeof attr) < 0)
     perror (path);
@@ -209,7 +213,7 @@ idmapped (const char *path, uint64_t attributes)
 static int
 sleeper (void *unused)
 {
-  (void) unused;
+  (void)unused;
   for (;;)
     pause ();
   return 0;
@@ -254,8 +258,8 @@ run_one (char *stack)
   child_tid = -1;
   setns (netns, CLONE_NEWNET);
   int pid = clone (child, stack,
-                   CLONE_VM | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC
-                       | CLONE_NEWUTS,
+                   CLONE_VM | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_NEWUSER | CLONE_NEWNS
+                       | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
                    NULL, NULL, NULL, &child_tid);
   setns (own_netns, CLONE_NEWNET);
   if (pid < 0)
@@ -284,20 +288,24 @@ run_one (char *stack)
 int
 main (int argc, char **argv)
 {
-  enum { STACK = 256 << 10 };
+  enum
+  {
+    STACK = 256 << 10
+  };
   if (argc < 7 || argc > 15)
     return fprintf (stderr, "raw-c COUNT LAYER STAGE DEV SECCOMP-FILE ID-BASE TASKS-FILE...\n"), 2;
   layer = argv[2];
   stage_dir = argv[3];
   dev_dir = argv[4];
-  id_base = (unsigned) atol (argv[6]);
+  id_base = (unsigned)atol (argv[6]);
   tasks = argv + 7;
   task_count = argc - 7;
   static struct sock_filter program[4096];
   int fd = open (argv[5], O_RDONLY);
   ssize_t size = read (fd, program, sizeof program);
-  filter = (struct sock_fprog){ .len = (unsigned short) ((size_t) size / sizeof *program), .filter = program };
-  char *stack = (char *) mmap (NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + STACK;
+  filter = (struct sock_fprog){ .len = (unsigned short)((size_t)size / sizeof *program), .filter = program };
+  char *stack
+      = (char *)mmap (NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + STACK;
   make_namespaces (stack);
   for (long i = 0; i < atol (argv[1]); i++)
     {
@@ -306,8 +314,10 @@ main (int argc, char **argv)
       int code = run_one (stack);
       clock_gettime (CLOCK_MONOTONIC, &to);
       if (code != 0)
-        return fprintf (stderr, "raw-c: the child ended with %d (%s: %s)\n", code, failed ? failed : "-", strerror (errno)), 1;
-      printf ("%.1f\n", (double) (to.tv_sec - from.tv_sec) * 1e6 + (double) (to.tv_nsec - from.tv_nsec) / 1e3);
+        return fprintf (stderr, "raw-c: the child ended with %d (%s: %s)\n", code, failed ? failed : "-",
+                        strerror (errno)),
+               1;
+      printf ("%.1f\n", (double)(to.tv_sec - from.tv_sec) * 1e6 + (double)(to.tv_nsec - from.tv_nsec) / 1e3);
     }
   return 0;
 }

@@ -16,7 +16,12 @@
 #include "stage.h"
 #include "tap.h"
 
-enum { OPS = 5, TEXT = 64, PATIENCE_MS = 60000 };
+enum
+{
+  OPS = 5,
+  TEXT = 64,
+  PATIENCE_MS = 60000
+};
 
 struct sample
 {
@@ -30,10 +35,17 @@ static struct sample
 plan_in (int folder)
 {
   struct sample s = { 0 };
-  s.plan = (struct wy_plan){ .magic = WY_PLAN_MAGIC, .abi = WY_ABI, .size = sizeof s, .op_count = OPS, .text_offset = offsetof (struct sample, text),
-                             .slot_count = 1, .cgroup_fd = -1, .idmap_fd = -1, .netns_fd = -1 };
+  s.plan = (struct wy_plan){ .magic = WY_PLAN_MAGIC,
+                             .abi = WY_ABI,
+                             .size = sizeof s,
+                             .op_count = OPS,
+                             .text_offset = offsetof (struct sample, text),
+                             .slot_count = 1,
+                             .cgroup_fd = -1,
+                             .idmap_fd = -1,
+                             .netns_fd = -1 };
   memcpy (s.text, "\0a\0b\0/bin/echo\0ran", 19);
-  s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .slot = 0, .num = (uint32_t) folder };
+  s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .slot = 0, .num = (uint32_t)folder };
   s.ops[1] = (struct wy_op){ .kind = WY_OP_WRITE, .slot = 0, .text = { 1, 1 } };
   s.ops[2] = (struct wy_op){ .kind = WY_OP_WRITE, .slot = 0, .text = { 3, 3 } };
   s.ops[3] = (struct wy_op){ .kind = WY_OP_PARENT_DEATH, .num = SIGKILL };
@@ -55,7 +67,7 @@ be_starter (int folder, int output)
   struct wy_child child;
   struct wy_error err;
   dup2 (output, 1);
-  if (wy_start ((const uint8_t *) &s, sizeof s, 0, &child, &err) == 0)
+  if (wy_start ((const uint8_t *)&s, sizeof s, 0, &child, &err) == 0)
     waitpid (child.pid, NULL, __WALL);
   _exit (0);
 }
@@ -81,7 +93,7 @@ start_and_listen (int folder, int killed, char *said, size_t room)
       second = open_fifo (folder, "b");
     }
   ssize_t size = 0, got;
-  while ((got = read (output[0], said + size, room - (size_t) size)) > 0)
+  while ((got = read (output[0], said + size, room - (size_t)size)) > 0)
     size += got;
   if (!killed)
     waitpid (starter, NULL, 0);
@@ -96,7 +108,7 @@ test_waiting_for_maps (void)
 {
   struct wy_error err;
   struct sample s = plan_in (0);
-  struct wy_stage stage = wy_stage_of ((const uint8_t *) &s, &err);
+  struct wy_stage stage = wy_stage_of ((const uint8_t *)&s, &err);
   struct wy_op op = { .kind = WY_OP_USER_MAPS };
   stage.starter = FUTEX_OWNER_DIED;
   expect (wy_do_maps (&stage, &op) == -ESRCH, "a child does not wait for the id maps of a dead starter");
@@ -113,8 +125,10 @@ main (void)
   int folder = open (path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder < 0 || mkfifoat (folder, "a", 0600) < 0 || mkfifoat (folder, "b", 0600) < 0)
     return 1;
-  expect (start_and_listen (folder, 0, said, sizeof said) == 4 && memcmp (said, "ran\n", 4) == 0, "a program runs whose starter lives");
-  expect (start_and_listen (folder, 1, said, sizeof said) == 0, "none runs whose starter was killed before the end of the start");
+  expect (start_and_listen (folder, 0, said, sizeof said) == 4 && memcmp (said, "ran\n", 4) == 0,
+          "a program runs whose starter lives");
+  expect (start_and_listen (folder, 1, said, sizeof said) == 0,
+          "none runs whose starter was killed before the end of the start");
   test_waiting_for_maps ();
   unlinkat (folder, "a", 0);
   unlinkat (folder, "b", 0);

@@ -1,8 +1,7 @@
-/* tar-fuzz.c - libFuzzer target for what reads strangers' layers: the first byte chooses a compression, the rest is a layer.
- * It is inflated, read as an archive and each entry's names are cleaned; nothing touches a file.  Both processes of the
- * program are one here, and an end of the process is a jump back: this stands in for stream.c's descriptor
- * and for answer.c.
- */
+/* tar-fuzz.c - libFuzzer target for what reads strangers' layers: the first byte chooses a compression, the
+ * rest is a layer. It is inflated, read as an archive and each entry's names are cleaned; nothing touches a
+ * file. Both processes of the program are one here, and an end of the process is a jump back: this stands in
+ * for stream.c's descriptor and for answer.c. */
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,9 +109,11 @@ read_archive (struct wy_unpack *u)
   while (wy_tar_next (u))
     {
       struct wy_entry *e = &u->entry;
-      if (wy_name_clean (e->name, &u->limits) > u->limits.depth || strlen (e->name) > PATH_BYTES || strlen (e->link) > PATH_BYTES)
+      if (wy_name_clean (e->name, &u->limits) > u->limits.depth || strlen (e->name) > PATH_BYTES
+          || strlen (e->link) > PATH_BYTES)
         abort ();
-      if (e->name[0] == '/' || strstr (e->name, "//") != NULL || strncmp (e->name, "../", 3) == 0 || strstr (e->name, "/../") != NULL)
+      if (e->name[0] == '/' || strstr (e->name, "//") != NULL || strncmp (e->name, "../", 3) == 0
+          || strstr (e->name, "/../") != NULL)
         abort ();
       (void)wy_name_clean (e->link, &u->limits);
       while (wy_tar_data (u, &piece) > 0)
@@ -139,7 +140,8 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   if (data[0] < 128)
     fix_checksums ();
   unsigned char *buf = u.stream.buf;
-  u = (struct wy_unpack){ .limits = { PLAIN_BYTES_MAX, 1000, PLAIN_BYTES_MAX, PATH_BYTES, 256, PAX_BYTES, 1000, 0 } };
+  u = (struct wy_unpack){ .limits
+                          = { PLAIN_BYTES_MAX, 1000, PLAIN_BYTES_MAX, PATH_BYTES, 256, PAX_BYTES, 1000, 0 } };
   u.stream = (struct wy_stream){ .buf = buf, .total_max = PLAIN_BYTES_MAX };
   u.entry = (struct wy_entry){ .name = name, .link = link, .pax = pax };
   name[0] = '\0';

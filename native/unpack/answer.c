@@ -41,8 +41,8 @@ end (enum wy_verdict verdict)
 wy_noreturn void
 wy_answer_ok (const struct wy_unpack *u)
 {
-  (void)dprintf (STDOUT_FILENO, "ok %llu %llu %llu\n", (unsigned long long)u->entries, (unsigned long long)u->stream.total,
-                 (unsigned long long)u->dropped);
+  (void)dprintf (STDOUT_FILENO, "ok %llu %llu %llu\n", (unsigned long long)u->entries,
+                 (unsigned long long)u->stream.total, (unsigned long long)u->dropped);
   end (WY_OK);
 }
 

@@ -110,8 +110,9 @@ put_symlink (struct wy_unpack *u, int parent, const char *last)
   set_link_metadata (e, parent, last);
 }
 
-/* The target is resolved as strictly as the name.  It may be a symlink, whose link is one more symlink: linkat(2) does not
- * follow it, and nothing is set through it afterwards, as in CVE-2021-32760; owner and mode are the target's. */
+/* The target is resolved as strictly as the name. It may be a symlink, whose link is one more symlink:
+ * linkat(2) does not follow it, and nothing is set through it afterwards, as in CVE-2021-32760; owner and
+ * mode are the target's. */
 static void
 put_hard_link (struct wy_unpack *u, int parent, const char *last)
 {

@@ -1,15 +1,14 @@
-/* The other process: reads the packed layer, inflates it, hashes both, and feeds the plain archive to the one that
- * makes files.
+/* The other process: reads the packed layer, inflates it, hashes both, and feeds the plain archive to the one
+ * that makes files.
  *
- * Two processes because there are two cores, and because of who is believed.  What makes files reads names, headers and
- * attributes that a stranger wrote; should that go wrong, it must not be able to say that the layer had other
- * digests than it had, or it could put its files under the name of somebody else's layer.  So only this process
- * holds the worker's end of standard output, nobody may look into it (PR_SET_DUMPABLE; same user, but without
- * CAP_SYS_PTRACE), and it has no capability at all.
+ * Two processes because there are two cores, and because of who is believed. What makes files reads names,
+ * headers and attributes that a stranger wrote; should that go wrong, it must not be able to say that the
+ * layer had other digests than it had, or it could put its files under the name of somebody else's layer. So
+ * only this process holds the worker's end of standard output, nobody may look into it (PR_SET_DUMPABLE; same
+ * user, but without CAP_SYS_PTRACE), and it has no capability at all.
  *
- * Lines that it says: "at BYTES" now and then, and last "ok ENTRIES BYTES DROPPED DIGEST DIFFID" or a refusal, its own or that of the
- * other process, passed on.
- */
+ * Lines that it says: "at BYTES" now and then, and last "ok ENTRIES BYTES DROPPED DIGEST DIFFID" or a
+ * refusal, its own or that of the other process, passed on. */
 
 #include "inflate.h"
 
@@ -101,7 +100,8 @@ check_limits (struct feed *f)
   if (f->plain > l->ratio_free_bytes && f->plain / l->ratio > f->packed)
     {
       char reason[96];
-      (void)snprintf (reason, sizeof reason, "the layer inflates to more than %" PRIu64 " times its size", l->ratio);
+      (void)snprintf (reason, sizeof reason, "the layer inflates to more than %" PRIu64 " times its size",
+                      l->ratio);
       wy_refuse (WY_LIMIT, "", reason);
     }
 }
@@ -138,7 +138,8 @@ refuse_packed (const struct feed *f)
   wy_refuse (WY_INVALID, "", reason);
 }
 
-/* Wait for input.  Return: false when the other process has gone: a slow registry must not delay its refusal. */
+/* Wait for input. Return: false when the other process has gone: a slow registry must not delay its
+ * refusal. */
 static bool
 wait_for_input (const struct feed *f)
 {
@@ -168,7 +169,7 @@ pass_everything (struct feed *f)
     }
 }
 
-/* The other process's line without its end.  It may have been taken over: only printable text is passed on. */
+/* The other process's line without its end. It may have been taken over: only printable text is passed on. */
 static void
 read_answer (const struct feed *f, char line[ANSWER_BYTES_MAX])
 {
@@ -194,11 +195,13 @@ say_ok (struct feed *f, const char *counts)
 {
   char digest[DIGEST_TEXT_BYTES], diff_id[DIGEST_TEXT_BYTES];
   uint64_t entries, bytes, dropped;
-  if (sscanf (counts, "%" SCNu64 " %" SCNu64 " %" SCNu64, &entries, &bytes, &dropped) != 3 || bytes != f->plain)
+  if (sscanf (counts, "%" SCNu64 " %" SCNu64 " %" SCNu64, &entries, &bytes, &dropped) != 3
+      || bytes != f->plain)
     wy_refuse (WY_SYSTEM, "", "the archive was not read to its end");
   end_hash (f->packed_hash, digest);
   end_hash (f->plain_hash, diff_id);
-  (void)dprintf (STDOUT_FILENO, "ok %" PRIu64 " %" PRIu64 " %" PRIu64 " %s %s\n", entries, bytes, dropped, digest, diff_id);
+  (void)dprintf (STDOUT_FILENO, "ok %" PRIu64 " %" PRIu64 " %" PRIu64 " %s %s\n", entries, bytes, dropped,
+                 digest, diff_id);
 }
 
 wy_noreturn static void
@@ -230,8 +233,8 @@ make_pipe (int ends[2])
   (void)fcntl (ends[1], F_SETPIPE_SZ, PIPE_BYTES); /* a wish */
 }
 
-/* Start the feeding process.  This one returns with the plain archive of COMPRESSION as its standard input, and with a
- * standard output that the other one reads. */
+/* Start the feeding process. This one returns with the plain archive of COMPRESSION as its standard input,
+ * and with a standard output that the other one reads. */
 void
 wy_feed_start (const char *compression, const struct wy_limits *limits)
 {

@@ -1,10 +1,9 @@
 /* Packed bytes to plain ones: gzip (RFC 1952) by ISA-L, zstd (RFC 8878) by libzstd, or as they are.
  *
- * Both formats may be several members one after the other (RFC 1952 2.2; parallel compressors and
- * eStargz write them), zstd also frames to be skipped.  Zeros may follow the last gzip member, as with gzip(1);
- * anything else there is no gzip.  Checksums of the formats are verified.  Output comes in pieces of a
- * buffer that fits into a CPU's cache, because each piece is hashed and copied once more.
- */
+ * Both formats may be several members one after the other (RFC 1952 2.2; parallel compressors and eStargz
+ * write them), zstd also frames to be skipped. Zeros may follow the last gzip member, as with gzip(1);
+ * anything else there is no gzip. Checksums of the formats are verified. Output comes in pieces of a buffer
+ * that fits into a CPU's cache, because each piece is hashed and copied once more. */
 
 #include "inflate.h"
 
@@ -42,7 +41,8 @@ wy_inflate_open (struct wy_inflate *z, const char *compression)
       return true;
     }
   z->zstd = ZSTD_createDStream ();
-  if (z->zstd == NULL || ZSTD_isError (ZSTD_DCtx_setParameter (z->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_BITS_MAX)))
+  if (z->zstd == NULL
+      || ZSTD_isError (ZSTD_DCtx_setParameter (z->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_BITS_MAX)))
     wy_fail ("malloc", "");
   return true;
 }
@@ -122,7 +122,8 @@ take_zstd (struct wy_inflate *z)
   ZSTD_inBuffer in = { z->in, z->left, 0 };
   do
     {
-      /* A full buffer can hide that more is ready, so it is asked once more without input; that must not begin a frame. */
+      /* A full buffer can hide that more is ready, so it is asked once more without input; that must not
+       * begin a frame. */
       if (in.pos == in.size && (z->whole || !z->more))
         break;
       size_t result = ZSTD_decompressStream (z->zstd, &out, &in);

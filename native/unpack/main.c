@@ -1,19 +1,20 @@
 /* wherry-unpack: one packed image layer from standard input into one empty directory.
  *
- *   wherry-unpack DIR COMPRESSION STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES RATIO RATIO_FREE_BYTES < layer
+ *   wherry-unpack DIR COMPRESSION STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES RATIO
+ *   RATIO_FREE_BYTES < layer
  *
- * A layer is a stranger's archive, unpacked by root.  So this is a program of its own (the worker's
- * event loop stays free, and a hole here is not a hole there), in C (openat2, xattrs byte for byte), and
- * it knows nothing of registries and manifests: the worker keeps the directory only when the answer has the digest and the
- * diffID that those say.
+ * A layer is a stranger's archive, unpacked by root. So this is a program of its own (the worker's event loop
+ * stays free, and a hole here is not a hole there), in C (openat2, xattrs byte for byte), and it knows
+ * nothing of registries and manifests: the worker keeps the directory only when the answer has the digest and
+ * the diffID that those say.
  *
  * Two processes: one inflates and hashes (feed.c, inflate.c), this one makes files of what comes from there.
  *
- * Reading order: confine.c (the walls), feed.c, tar.c and pax.c (bytes to entries), name.c and place.c (names to places),
- * apply.c and whiteout.c (entries to files), times.c, answer.c.
+ * Reading order: confine.c (the walls), feed.c, tar.c and pax.c (bytes to entries), name.c and place.c (names
+ * to places), apply.c and whiteout.c (entries to files), times.c, answer.c.
  *
- * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIGEST DIFFID", or a verdict and why (answer.c).
- */
+ * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIGEST DIFFID", or a verdict and why
+ * (answer.c). */
 
 #include "unpack.h"
 

@@ -1,8 +1,8 @@
 /* Names as the archive writes them, brought into one form.
  *
- * This is the only place that looks at the parts of a name, and it decides nothing about safety but one thing: ".." is refused
- * wherever it stands, so that a name cannot mean two places.  Where a name leads is the kernel's business (place.c).
- */
+ * This is the only place that looks at the parts of a name, and it decides nothing about safety but one
+ * thing: ".." is refused wherever it stands, so that a name cannot mean two places. Where a name leads is the
+ * kernel's business (place.c). */
 
 #include "unpack.h"
 

@@ -51,9 +51,10 @@ next_record (const char **at, size_t *left, struct record *r)
   const char *equals = key < end ? memchr (key, '=', (size_t)(end - key)) : NULL;
   if (equals == NULL || equals == key || end[-1] != '\n')
     wy_refuse (WY_INVALID, "", "a pax header is malformed");
-  *r = (struct record){
-    .key = key, .key_len = (size_t)(equals - key), .value = equals + 1, .value_len = (size_t)(end - 1 - (equals + 1))
-  };
+  *r = (struct record){ .key = key,
+                        .key_len = (size_t)(equals - key),
+                        .value = equals + 1,
+                        .value_len = (size_t)(end - 1 - (equals + 1)) };
   *at = end;
   *left -= (size_t)len;
   return true;
@@ -134,8 +135,8 @@ xattr_name (const struct wy_entry *e, const struct record *r, char name[WY_XATTR
          || strcmp (name, WY_ACCESS_ACL) == 0 || strcmp (name, WY_DEFAULT_ACL) == 0;
 }
 
-/* Put what the pax header says over what the ustar header said, but for names that a GNU header gave: KEEP_NAME, KEEP_LINK.
- * An empty value takes nothing back (POSIX: the header's stands). */
+/* Put what the pax header says over what the ustar header said, but for names that a GNU header gave:
+ * KEEP_NAME, KEEP_LINK. An empty value takes nothing back (POSIX: the header's stands). */
 void
 wy_pax_apply (struct wy_unpack *u, bool keep_name, bool keep_link)
 {
@@ -150,7 +151,8 @@ wy_pax_apply (struct wy_unpack *u, bool keep_name, bool keep_link)
         wy_refuse (WY_INVALID, e->name, "is a sparse file; these are not supported");
       else if (key_begins (&r, xattr_prefix))
         (void)xattr_name (e, &r, name);
-      else if (r.value_len == 0 || (keep_name && key_is (&r, "path")) || (keep_link && key_is (&r, "linkpath")))
+      else if (r.value_len == 0 || (keep_name && key_is (&r, "path"))
+               || (keep_link && key_is (&r, "linkpath")))
         continue;
       else if (key_is (&r, "path"))
         take_path (u, &r, e->name);

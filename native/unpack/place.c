@@ -34,8 +34,8 @@ wy_count_entry (struct wy_unpack *u)
     wy_refuse (WY_LIMIT, "", "the layer has more entries than its limit");
 }
 
-/* FD is new, and may have the default ACL of the directory that it is in as its own; the archive names all that it wants.
- * acl(5): what is created in such a directory inherits. */
+/* FD is new, and may have the default ACL of the directory that it is in as its own; the archive names all
+ * that it wants. acl(5): what is created in such a directory inherits. */
 void
 wy_forget_inherited (const struct wy_unpack *u, int fd)
 {
@@ -102,7 +102,8 @@ check_depth (const struct wy_unpack *u, int fd, const char *name)
     wy_refuse (WY_LIMIT, name, "is nested deeper than its limit");
 }
 
-/* mkdirat(2), mode 0755 whatever the parent would hand down.  Return: false when something is there already. */
+/* mkdirat(2), mode 0755 whatever the parent would hand down. Return: false when something is there
+ * already. */
 static bool
 make_new (const struct wy_unpack *u, int parent, const char *last)
 {
@@ -137,7 +138,8 @@ wy_dir_make (struct wy_unpack *u, int parent, const char *last, bool replace)
     return;
   bool whiteout = wy_whiteout_is_node (parent, last);
   if (!whiteout && !replace)
-    wy_refuse (S_ISLNK (st.st_mode) ? WY_UNSAFE : WY_INVALID, u->entry.name, "is below something that is not a directory");
+    wy_refuse (S_ISLNK (st.st_mode) ? WY_UNSAFE : WY_INVALID, u->entry.name,
+               "is below something that is not a directory");
   wy_remove (u, parent, last);
   (void)make_new (u, parent, last);
   /* Deleted and made anew in one layer: nothing of the lower directory shows through. */

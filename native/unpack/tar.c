@@ -1,12 +1,11 @@
 /* The tar format: ustar, old V7, GNU long names and pax, as images have them.
  *
- * Where dialects disagree this follows Go's archive/tar, because the tools that make, scan and check
- * images use it, and two readers that see two archives in the same bytes are a way to smuggle: headers of types without
- * contents have size 0 whatever they say, a GNU long name counts more than a pax path, a global pax
- * header is ignored, an archive may end without its two zero blocks, but one that is followed by more is damaged.
- * What readers understand differently and no tool writes is refused.  Sparse files are refused:
- * nothing that makes layers writes them, and each dialect of them is its own way to lie about sizes.
- */
+ * Where dialects disagree this follows Go's archive/tar, because the tools that make, scan and check images
+ * use it, and two readers that see two archives in the same bytes are a way to smuggle: headers of types
+ * without contents have size 0 whatever they say, a GNU long name counts more than a pax path, a global pax
+ * header is ignored, an archive may end without its two zero blocks, but one that is followed by more is
+ * damaged. What readers understand differently and no tool writes is refused. Sparse files are refused:
+ * nothing that makes layers writes them, and each dialect of them is its own way to lie about sizes. */
 
 #include "unpack.h"
 
@@ -180,7 +179,8 @@ read_header (struct wy_unpack *u, struct header *h)
       return false;
     }
   if (!checksum_matches (h))
-    wy_refuse (WY_INVALID, "", "a tar header's checksum is wrong; this is not a tar archive, or it is damaged");
+    wy_refuse (WY_INVALID, "",
+               "a tar header's checksum is wrong; this is not a tar archive, or it is damaged");
   wy_count_entry (u);
   return true;
 }

@@ -11,7 +11,6 @@
 
 #include "../confine/confine.h"
 
-
 /* linux/limits.h XATTR_NAME_MAX. */
 #define WY_XATTR_NAME_MAX 255u
 #define WY_ACCESS_ACL "system.posix_acl_access"

@@ -32,7 +32,8 @@ bool
 wy_whiteout_is_node (int parent, const char *last)
 {
   struct stat st;
-  return fstatat (parent, last, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISCHR (st.st_mode) && st.st_rdev == makedev (0, 0);
+  return fstatat (parent, last, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISCHR (st.st_mode)
+         && st.st_rdev == makedev (0, 0);
 }
 
 /* Hide what lower layers have in directory LAST of PARENT. */

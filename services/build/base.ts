@@ -1,6 +1,7 @@
-// What a stage begins with: an image of the store, under its local name or fetched from its registry, with the parts of its config that
-// a build carries on.  A name that somebody gave here means that image, as `docker build` has it; the registry is
-// asked when there is none, or when the build says so.  Refuses to know stages and instructions.
+// What a stage begins with: an image of the store, under its local name or fetched from its registry, with
+// the parts of its config that a build carries on. A name that somebody gave here means that image, as
+// `docker build` has it; the registry is asked when there is none, or when the build says so. Refuses to know
+// stages and instructions.
 
 import { ContentError } from '../contract/errors.ts'
 import type { Manifest, Platform } from '../contract/image.ts'
@@ -13,7 +14,12 @@ import type { ImageStore } from '../image/store.ts'
 import { readBuildConfig, type BuildConfig } from './dockerfile/build-config.ts'
 
 /** One layer of an image that is being built; those that are made here are all gzip. */
-export interface StageLayer { readonly diffId: string, readonly digest: string, readonly sizeBytes: number, readonly mediaType?: string }
+export interface StageLayer {
+  readonly diffId: string
+  readonly digest: string
+  readonly sizeBytes: number
+  readonly mediaType?: string
+}
 
 /** An entry of an image config's history (image-spec, config.md). */
 export type HistoryEntry = Readonly<Record<string, unknown>>
@@ -42,58 +48,92 @@ const HISTORY_MAX = 1024
 
 type Fields = Readonly<Record<string, unknown>>
 
-const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null && !Array.isArray(value)
+const isFields = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
 
-function historyOf (fields: Fields): readonly HistoryEntry[] {
+function historyOf(fields: Fields): readonly HistoryEntry[] {
   const history = fields['history']
   return Array.isArray(history) ? history.filter(isFields).slice(0, HISTORY_MAX) : []
 }
 
-function readJson (bytes: Uint8Array): Fields {
+function readJson(bytes: Uint8Array): Fields {
   const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
   return isFields(value) ? value : {}
 }
 
-export function createBases ({ store, registry, puller, alwaysPull, signal }: BaseDeps) {
-  async function blobOf (digest: string, name: string): Promise<Uint8Array> {
+export function createBases({ store, registry, puller, alwaysPull, signal }: BaseDeps) {
+  async function blobOf(digest: string, name: string): Promise<Uint8Array> {
     const bytes = await store.readBlob(digest)
-    if (bytes === undefined) throw new ContentError(`${name} lost a part in the image store (${digest}); pull it again`, 'ERR_INVALID_CONTENT')
+    if (bytes === undefined)
+      throw new ContentError(
+        `${name} lost a part in the image store (${digest}); pull it again`,
+        'ERR_INVALID_CONTENT',
+      )
     return bytes
   }
 
   /** The manifest of an image that is here: DIGEST itself, or in the index DIGEST that for WANTED. */
-  async function manifestOf (digest: string, wanted: HostPlatform, name: string): Promise<{ manifest: Manifest, manifestDigest: string }> {
+  async function manifestOf(
+    digest: string,
+    wanted: HostPlatform,
+    name: string,
+  ): Promise<{ manifest: Manifest; manifestDigest: string }> {
     const top = parseManifest(await blobOf(digest, name))
     if (!('manifests' in top)) return { manifest: top, manifestDigest: digest }
     const chosen = choosePlatform(top, wanted).digest
     const manifest = parseManifest(await blobOf(chosen, name))
-    if ('manifests' in manifest) throw new ContentError(`${name} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
+    if ('manifests' in manifest)
+      throw new ContentError(`${name} is an index of indexes`, 'ERR_UNSUPPORTED_MEDIA_TYPE')
     return { manifest, manifestDigest: chosen }
   }
 
   return {
-    /** The image REFERENCE, with all its layers on the disk.  Throws InvalidRequest, RegistryError, ContentError. */
-    async find (reference: string, platform: Platform): Promise<Base> {
+    /**
+     * The image REFERENCE, with all its layers on the disk. Throws InvalidRequest, RegistryError,
+     * ContentError.
+     */
+    async find(reference: string, platform: Platform): Promise<Base> {
       const ref = parseReference(reference)
       const name = formatReference(ref)
-      const local = alwaysPull ? undefined : ref.digest ?? store.catalog.find(name)
+      const local = alwaysPull ? undefined : (ref.digest ?? store.catalog.find(name))
       const named = local ?? (await registry.resolve(ref, signal)).digest
       store.catalog.pin(named)
       const host = hostPlatform()
       const wanted = platform.architecture === host.architecture ? host : platformsFor(platform)
-      const { digest } = (await (wanted === host ? puller.ensure(ref, named) : puller.ensureFor(wanted, ref, named))).image
+      const { digest } = (
+        await (wanted === host ? puller.ensure(ref, named) : puller.ensureFor(wanted, ref, named))
+      ).image
       store.catalog.pin(digest)
       const { manifest, manifestDigest } = await manifestOf(digest, wanted, name)
       const config = await blobOf(manifest.config.digest, name)
       const { diffIds } = parseImageConfig(config)
-      const layers = manifest.layers.map((layer, i) => ({ diffId: diffIds[i]!, digest: layer.digest, sizeBytes: layer.size, mediaType: layer.mediaType }))
+      const layers = manifest.layers.map((layer, i) => ({
+        diffId: diffIds[i]!,
+        digest: layer.digest,
+        sizeBytes: layer.size,
+        mediaType: layer.mediaType,
+      }))
       const kept = store.catalog.image(digest)
       const source = kept?.source ?? `${ref.registry}/${ref.repository}`
-      if (kept === undefined) store.catalog.recordImage({ digest, manifestDigest, configDigest: manifest.config.digest, source, layers: layers.map(({ diffId, digest, sizeBytes }) => ({ diffId, digest, sizeBytes })) })
+      if (kept === undefined)
+        store.catalog.recordImage({
+          digest,
+          manifestDigest,
+          configDigest: manifest.config.digest,
+          source,
+          layers: layers.map(({ diffId, digest, sizeBytes }) => ({ diffId, digest, sizeBytes })),
+        })
       store.catalog.touch(digest)
       const fields = readJson(config)
       const created = fields['created']
-      return { digest, source, config: readBuildConfig(fields), layers, history: historyOf(fields), ...(typeof created === 'string' && { created }) }
+      return {
+        digest,
+        source,
+        config: readBuildConfig(fields),
+        layers,
+        history: historyOf(fields),
+        ...(typeof created === 'string' && { created }),
+      }
     },
   }
 }

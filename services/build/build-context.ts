@@ -1,5 +1,5 @@
-// What all steps of one build have in common: the parts of the machine that they use and what the build was asked for.
-// References that builder.ts puts together; knows no step.
+// What all steps of one build have in common: the parts of the machine that they use and what the build was
+// asked for. References that builder.ts puts together; knows no step.
 
 import type { Download } from '../image/download.ts'
 import type { Runtime } from '../runtime/container.ts'
@@ -24,7 +24,9 @@ export interface BuildShared {
   /** Started when the first RUN needs it. */
   readonly runtime: () => Promise<Runtime>
   /** The layers of a stage that was built, or of an image, which then is fetched. */
-  readonly layersOf: (source: StageSource) => Promise<{ readonly layers: readonly StageLayer[], readonly name: string }>
+  readonly layersOf: (
+    source: StageSource,
+  ) => Promise<{ readonly layers: readonly StageLayer[]; readonly name: string }>
   readonly network: 'none' | 'host'
   readonly memoryBytes: number
   readonly cpus: number
@@ -40,7 +42,16 @@ export interface StepStage {
 }
 
 /** The files of SOURCE, a stage or an image, to be looked through in DRAFT. */
-export async function stageFiles (shared: BuildShared, draft: string, source: StageSource): Promise<FileSource> {
+export async function stageFiles(
+  shared: BuildShared,
+  draft: string,
+  source: StageSource,
+): Promise<FileSource> {
   const { layers, name } = await shared.layersOf(source)
-  return await layersSource(shared.tool, draft, name, shared.layers.pathsOf(layers.map(layer => layer.diffId)))
+  return await layersSource(
+    shared.tool,
+    draft,
+    name,
+    shared.layers.pathsOf(layers.map((layer) => layer.diffId)),
+  )
 }

@@ -1,5 +1,6 @@
-// `wherry build` from its request to an image in the store: reads the two files, plans, opens what steps need when the first
-// one needs it, and gives all of it back, whatever happens.  The door of this room.  Refuses to know command lines.
+// `wherry build` from its request to an image in the store: reads the two files, plans, opens what steps need
+// when the first one needs it, and gives all of it back, whatever happens. The door of this room. Refuses to
+// know command lines.
 
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -66,29 +67,38 @@ export interface BuildRequest {
 
 /** One container at a time. */
 const SLOTS = 1
-/** What the user's umask hides from others it would hide from the users of an image: name servers and secrets in a RUN, "/" of a layer. */
+/**
+ * What the user's umask hides from others it would hide from the users of an image: name servers and secrets
+ * in a RUN, "/" of a layer.
+ */
 const UMASK = 0o022
 
-function machinePlatform (): Platform {
+function machinePlatform(): Platform {
   const { os, architecture } = hostPlatform()
   return { os, architecture }
 }
 
 /** A runtime that is opened when it is needed, if it ever is. */
-function lazyRuntime ({ nativeDir, log }: BuilderDeps, dataDir: string): { get: () => Promise<Runtime>, close: () => Promise<void> } {
+function lazyRuntime(
+  { nativeDir, log }: BuilderDeps,
+  dataDir: string,
+): { get: () => Promise<Runtime>; close: () => Promise<void> } {
   let opened: Promise<Runtime> | undefined
   return {
-    get: () => opened ??= openRuntime({ nativeDir, dataDir, slots: SLOTS, seccomp: BUILD_PROFILE, log }),
-    close: async () => { await (await opened?.catch(() => undefined))?.close() },
+    get: () => (opened ??= openRuntime({ nativeDir, dataDir, slots: SLOTS, seccomp: BUILD_PROFILE, log })),
+    close: async () => {
+      await (await opened?.catch(() => undefined))?.close()
+    },
   }
 }
 
 /**
- * Build the image that REQUEST describes, keep it and name it.  The process has UMASK from then on: another build may run when this one ends.
- * Throws InvalidRequest (the Dockerfile or the context is wrong), BuildStepFailed, RegistryError, ContentError, SyscallError,
- * Unsupported, or the signal's reason; then nothing was named.
+ * Build the image that REQUEST describes, keep it and name it. The process has UMASK from then on: another
+ * build may run when this one ends. Throws InvalidRequest (the Dockerfile or the context is wrong),
+ * BuildStepFailed, RegistryError, ContentError, SyscallError, Unsupported, or the signal's reason; then
+ * nothing was named.
  */
-export async function buildImage (deps: BuilderDeps, request: BuildRequest): Promise<BuiltImage> {
+export async function buildImage(deps: BuilderDeps, request: BuildRequest): Promise<BuiltImage> {
   const { store, registry, puller, download, nativeDir } = deps
   const { signal, clampSeconds } = request
   process.umask(UMASK)
@@ -96,7 +106,10 @@ export async function buildImage (deps: BuilderDeps, request: BuildRequest): Pro
   mkdirSync(dataDir, { recursive: true, mode: 0o711 })
   const buildPlatform = machinePlatform()
   const plan = planBuild(parseDockerfile(request.files.dockerfile.name, request.files.dockerfile.content), {
-    buildArgs: request.buildArgs, platform: request.platform ?? buildPlatform, buildPlatform, ...(request.target !== undefined && { target: request.target }),
+    buildArgs: request.buildArgs,
+    platform: request.platform ?? buildPlatform,
+    buildPlatform,
+    ...(request.target !== undefined && { target: request.target }),
   })
   sweepSecrets()
   const progress = createProgress(request.onEvent)
@@ -106,21 +119,44 @@ export async function buildImage (deps: BuilderDeps, request: BuildRequest): Pro
   const secrets = createSecrets(request.secrets)
   const runtime = lazyRuntime(deps, dataDir)
   const stages = createStages({
-    plan, progress,
+    plan,
+    progress,
     bases: createBases({ store, registry, puller, alwaysPull: request.alwaysPull, signal }),
     shared: {
-      tool, cache, folders, secrets, download, nativeDir, signal, runtime: runtime.get,
+      tool,
+      cache,
+      folders,
+      secrets,
+      download,
+      nativeDir,
+      signal,
+      runtime: runtime.get,
       layers: createLayerMaker({ store, tool, clampSeconds }),
-      context: contextSource(createContext({ dir: request.contextDir, rules: request.files.rules }), request.contextDir),
-      network: request.network, memoryBytes: request.memoryBytes, cpus: request.cpus, usesCache: request.usesCache,
+      context: contextSource(
+        createContext({ dir: request.contextDir, rules: request.files.rules }),
+        request.contextDir,
+      ),
+      network: request.network,
+      memoryBytes: request.memoryBytes,
+      cpus: request.cpus,
+      usesCache: request.usesCache,
     },
   })
   try {
     const { layers, history, end, platform, createdAt, source } = await stages.stage(plan.target)
-    for (const name of unusedBuildArgs(plan, await stages.declaredArgs())) progress.warn(`--build-arg ${quoted(name)} is used by no ARG`)
+    for (const name of unusedBuildArgs(plan, await stages.declaredArgs()))
+      progress.warn(`--build-arg ${quoted(name)} is used by no ARG`)
     const config = { ...end.config, labels: new Map([...end.config.labels, ...request.labels]) }
     const created = clampSeconds === undefined ? createdAt : new Date(clampSeconds * 1000).toISOString()
-    return await keepImage(store, { layers, history, config, platform, created, source, names: request.names })
+    return await keepImage(store, {
+      layers,
+      history,
+      config,
+      platform,
+      created,
+      source,
+      names: request.names,
+    })
   } finally {
     // Also of a build that failed: what it warns of may be the reason.
     for (const warning of plan.warnings) progress.warn(formatWarning(warning))

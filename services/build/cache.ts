@@ -1,7 +1,7 @@
-// The layer cache: which layer a step made the last time, by what it was made from.  A key is the digest of everything
-// that a step can see: the layers below it by content, its own text with values filled in, the files it copies.
-// So a changed LABEL above a RUN does not run it again, and a changed file does.  Entries name layers of the store; one
-// whose layer was removed is no entry.  Refuses to know steps.
+// The layer cache: which layer a step made the last time, by what it was made from. A key is the digest of
+// everything that a step can see: the layers below it by content, its own text with values filled in, the
+// files it copies. So a changed LABEL above a RUN does not run it again, and a changed file does. Entries
+// name layers of the store; one whose layer was removed is no entry. Refuses to know steps.
 
 import { createHash, randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
@@ -19,38 +19,60 @@ export type BuildCache = ReturnType<typeof createBuildCache>
 /** A step that wrote nothing is remembered, too. */
 export type CachedLayer = { readonly layer: BuiltLayer | undefined }
 
-function parseEntry (text: string): CachedLayer | undefined {
+function parseEntry(text: string): CachedLayer | undefined {
   try {
     const value: unknown = JSON.parse(text)
     if (value === null) return { layer: undefined }
     const { diffId, digest, sizeBytes, createdAt } = value as Record<string, unknown>
-    if (typeof diffId !== 'string' || typeof digest !== 'string' || typeof sizeBytes !== 'number' || typeof createdAt !== 'string') return undefined
-    return DIGEST.test(diffId) && DIGEST.test(digest) ? { layer: { diffId, digest, sizeBytes, createdAt } } : undefined
+    if (
+      typeof diffId !== 'string' ||
+      typeof digest !== 'string' ||
+      typeof sizeBytes !== 'number' ||
+      typeof createdAt !== 'string'
+    )
+      return undefined
+    return DIGEST.test(diffId) && DIGEST.test(digest)
+      ? { layer: { diffId, digest, sizeBytes, createdAt } }
+      : undefined
   } catch {
     return undefined // cut off by a crash of the machine
   }
 }
 
 /** A cache in folder DIR for layers of STORE whose times are at most CLAMPSECONDS. */
-export function createBuildCache ({ dir, store, clampSeconds }: { dir: string, store: ImageStore, clampSeconds: number | undefined }) {
+export function createBuildCache({
+  dir,
+  store,
+  clampSeconds,
+}: {
+  dir: string
+  store: ImageStore
+  clampSeconds: number | undefined
+}) {
   return {
     /** The key of what PARTS says: any JSON, in a fixed order of fields. */
-    key: (parts: readonly unknown[]): string => createHash('sha256').update(JSON.stringify([VERSION, clampSeconds ?? null, ...parts])).digest('hex'),
+    key: (parts: readonly unknown[]): string =>
+      createHash('sha256')
+        .update(JSON.stringify([VERSION, clampSeconds ?? null, ...parts]))
+        .digest('hex'),
 
-    /** What the step with KEY made, if its layer is still whole; it will not be removed while this process lives. */
-    async find (key: string): Promise<CachedLayer | undefined> {
+    /**
+     * What the step with KEY made, if its layer is still whole; it will not be removed while this process
+     * lives.
+     */
+    async find(key: string): Promise<CachedLayer | undefined> {
       const path = join(dir, key)
       const entry = parseEntry(await readFile(path, 'utf8').catch(() => ''))
       if (entry?.layer === undefined) return entry
       const { diffId, digest } = entry.layer
       store.catalog.pin(diffId, digest)
-      if (!await store.hasLayer(diffId) || !await store.hasBlob(digest)) return undefined
+      if (!(await store.hasLayer(diffId)) || !(await store.hasBlob(digest))) return undefined
       const now = new Date()
       await utimes(path, now, now).catch(() => {}) // pruned by another build a moment ago
       return entry
     },
 
-    async remember (key: string, layer: BuiltLayer | undefined): Promise<void> {
+    async remember(key: string, layer: BuiltLayer | undefined): Promise<void> {
       await mkdir(dir, { recursive: true, mode: 0o700 })
       const draft = join(dir, `.${randomUUID()}`)
       await writeFile(draft, JSON.stringify(layer ?? null))
@@ -58,10 +80,15 @@ export function createBuildCache ({ dir, store, clampSeconds }: { dir: string, s
     },
 
     /** Forget the entries used longest ago above 4096, and drafts that a killed build left. */
-    async trim (): Promise<void> {
+    async trim(): Promise<void> {
       const names = await readdir(dir).catch(() => [])
       if (names.length <= ENTRIES_MAX) return
-      const entries = await Promise.all(names.map(async name => ({ name, usedAtMs: (await stat(join(dir, name)).catch(() => undefined))?.mtimeMs ?? 0 })))
+      const entries = await Promise.all(
+        names.map(async (name) => ({
+          name,
+          usedAtMs: (await stat(join(dir, name)).catch(() => undefined))?.mtimeMs ?? 0,
+        })),
+      )
       const oldest = entries.toSorted((a, b) => a.usedAtMs - b.usedAtMs).slice(0, names.length - ENTRIES_MAX)
       for (const { name } of oldest) await rm(join(dir, name), { force: true })
     },

@@ -1,6 +1,6 @@
-// What COPY and ADD mean, as single operations: which file goes where, as whose, with which mode (Dockerfile reference,
-// "COPY", "Destination").  Pure: selected files in, operations and their fingerprint out.  Refuses to know where
-// files come from and who copies them.
+// What COPY and ADD mean, as single operations: which file goes where, as whose, with which mode (Dockerfile
+// reference, "COPY", "Destination"). Pure: selected files in, operations and their fingerprint out. Refuses
+// to know where files come from and who copies them.
 
 import { posix } from 'node:path'
 import type { ContextEntry } from './context/context.ts'
@@ -11,7 +11,7 @@ export interface CopyPlanOptions {
   /** Absolute and normal. */
   readonly destination: string
   /** undefined keeps the source's. */
-  readonly owner: { readonly uid: number, readonly gid: number } | undefined
+  readonly owner: { readonly uid: number; readonly gid: number } | undefined
   readonly mode?: (mode: number, isDirectory: boolean) => number
   readonly keepXattrs: boolean
   /** All of ENTRY that the layer will show, but its name, mode and times. */
@@ -25,12 +25,15 @@ export interface CopyPlan {
 }
 
 /** PARTS as a path in the stage, which has no slash in front. */
-function joined (...parts: readonly string[]): string {
-  return posix.join('/', ...parts).slice(1).replace(/\/$/, '')
+function joined(...parts: readonly string[]): string {
+  return posix
+    .join('/', ...parts)
+    .slice(1)
+    .replace(/\/$/, '')
 }
 
 /** SELECTION as operations in order: folders before what is in them. */
-export async function planCopy (selection: CopySelection, options: CopyPlanOptions): Promise<CopyPlan> {
+export async function planCopy(selection: CopySelection, options: CopyPlanOptions): Promise<CopyPlan> {
   const { destination, owner, keepXattrs } = options
   const operations: CopyOperation[] = []
   const fingerprint: unknown[] = []
@@ -40,10 +43,19 @@ export async function planCopy (selection: CopySelection, options: CopyPlanOptio
   }
   for (const { entry, name } of selection.items) {
     const isDirectory = entry.kind === 'directory'
-    const mode = options.mode === undefined || entry.kind === 'link' ? entry.mode : options.mode(entry.mode, isDirectory)
+    const mode =
+      options.mode === undefined || entry.kind === 'link' ? entry.mode : options.mode(entry.mode, isDirectory)
     const isNamed = selection.layout === 'file' && joined(destination) !== ''
     const to = isNamed ? joined(destination) : joined(destination, name)
-    operations.push({ what: 'copy', from: entry.path, to, mode, owner, keepXattrs, ...(isNamed && { base: name }) })
+    operations.push({
+      what: 'copy',
+      from: entry.path,
+      to,
+      mode,
+      owner,
+      keepXattrs,
+      ...(isNamed && { base: name }),
+    })
     fingerprint.push([to, isNamed ? name : '', entry.kind, mode, owner, await options.contentOf(entry)])
   }
   return { operations, fingerprint }

@@ -18,16 +18,21 @@ export interface ListedEntry {
   readonly digest: string
 }
 
-const TYPES: Readonly<Record<string, ListedEntry['type']>> = { f: 'file', d: 'directory', l: 'link', p: 'fifo' }
+const TYPES: Readonly<Record<string, ListedEntry['type']>> = {
+  f: 'file',
+  d: 'directory',
+  l: 'link',
+  p: 'fifo',
+}
 const LINE_BYTES_MAX = 256
 
 /** Takes exact numbers of bytes, or lines, off a stream. */
-function createReader (stream: Readable) {
+function createReader(stream: Readable) {
   const source = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
   let held: Buffer = Buffer.alloc(0)
   let at = 0
 
-  async function fill (): Promise<boolean> {
+  async function fill(): Promise<boolean> {
     const next = await source.next()
     if (next.done) return false
     held = at === held.length ? next.value : Buffer.concat([held.subarray(at), next.value])
@@ -37,7 +42,7 @@ function createReader (stream: Readable) {
 
   return {
     /** A line without its end; undefined at the end of the stream. */
-    async line (): Promise<string | undefined> {
+    async line(): Promise<string | undefined> {
       for (;;) {
         const end = held.indexOf(10, at)
         if (end >= 0) {
@@ -46,17 +51,17 @@ function createReader (stream: Readable) {
           return text
         }
         if (held.length - at > LINE_BYTES_MAX) throw new Error('wherry-layer printed a line that is too long')
-        if (!await fill()) {
+        if (!(await fill())) {
           if (at < held.length) throw new Error('the output of wherry-layer was cut')
           return undefined
         }
       }
     },
     /** Give SIZE bytes to USE, piece by piece. */
-    async take (size: number, use: (piece: Buffer) => void): Promise<void> {
+    async take(size: number, use: (piece: Buffer) => void): Promise<void> {
       let left = size
       while (left > 0) {
-        if (at === held.length && !await fill()) throw new Error('the output of wherry-layer was cut')
+        if (at === held.length && !(await fill())) throw new Error('the output of wherry-layer was cut')
         const piece = held.subarray(at, Math.min(held.length, at + left))
         at += piece.length
         left -= piece.length
@@ -66,26 +71,49 @@ function createReader (stream: Readable) {
   }
 }
 
-async function readEntry (reader: ReturnType<typeof createReader>, line: string, withContents: boolean): Promise<ListedEntry> {
+async function readEntry(
+  reader: ReturnType<typeof createReader>,
+  line: string,
+  withContents: boolean,
+): Promise<ListedEntry> {
   const [letter = '', mode = '', uid, gid, size, nameBytes, linkBytes, xattrBytes] = line.split(' ')
   const type = TYPES[letter]
   if (type === undefined) throw new Error(`wherry-layer printed "${line}"`)
   const text = async (bytes: number): Promise<string> => {
     const pieces: Buffer[] = []
-    await reader.take(bytes, piece => { pieces.push(piece) })
+    await reader.take(bytes, (piece) => {
+      pieces.push(piece)
+    })
     return Buffer.concat(pieces).toString('utf8')
   }
   const path = await text(Number(nameBytes))
   const link = await text(Number(linkBytes))
   const hash: Hash | undefined = withContents ? createHash('sha256') : undefined
-  await reader.take(Number(xattrBytes), piece => { hash?.update(piece) })
+  await reader.take(Number(xattrBytes), (piece) => {
+    hash?.update(piece)
+  })
   hash?.update(`\0${xattrBytes}\0`)
-  if (withContents) await reader.take(Number(size), piece => { hash?.update(piece) })
-  return { type, path, mode: Number.parseInt(mode, 8), uid: Number(uid), gid: Number(gid), sizeBytes: Number(size), link, digest: hash?.digest('hex') ?? '' }
+  if (withContents)
+    await reader.take(Number(size), (piece) => {
+      hash?.update(piece)
+    })
+  return {
+    type,
+    path,
+    mode: Number.parseInt(mode, 8),
+    uid: Number(uid),
+    gid: Number(gid),
+    sizeBytes: Number(size),
+    link,
+    digest: hash?.digest('hex') ?? '',
+  }
 }
 
 /** One list for each path that was asked for; undefined for a path that is not there. */
-export async function readRecords (stream: Readable, withContents: boolean): Promise<Array<ListedEntry[] | undefined>> {
+export async function readRecords(
+  stream: Readable,
+  withContents: boolean,
+): Promise<Array<ListedEntry[] | undefined>> {
   const reader = createReader(stream)
   const paths: Array<ListedEntry[] | undefined> = []
   for (let line = await reader.line(); line !== undefined; line = await reader.line()) {

@@ -15,12 +15,15 @@ const ADVICE: Readonly<Record<string, string>> = {
   ENOSPC: 'no space is left on the disk of the image store; free some or move the data folder',
   EDQUOT: 'the disk quota of the image store is used up',
   EPERM: 'building images needs root',
-  EOPNOTSUPP: 'the file system of the image store does not keep extended attributes (user.*); use ext4, xfs or btrfs',
+  EOPNOTSUPP:
+    'the file system of the image store does not keep extended attributes (user.*); use ext4, xfs or btrfs',
 }
 
 /** One operation of native/layer/copy.c, whose words these are. */
 export interface CopyOperation {
-  /** `directory` makes TO when it is missing; `copy` takes one file, link or folder (without what is in it). */
+  /**
+   * `directory` makes TO when it is missing; `copy` takes one file, link or folder (without what is in it).
+   */
   readonly what: 'directory' | 'copy'
   readonly from?: string
   /** Path in the stage, without a slash in front. */
@@ -30,7 +33,7 @@ export interface CopyOperation {
   /** undefined keeps the source's. */
   readonly mode?: number | undefined
   /** undefined keeps the source's. */
-  readonly owner?: { readonly uid: number, readonly gid: number } | undefined
+  readonly owner?: { readonly uid: number; readonly gid: number } | undefined
   readonly keepXattrs?: boolean
 }
 
@@ -39,9 +42,11 @@ export type CopySource = { readonly directory: string } | { readonly layers: rea
 
 export type LayerTool = ReturnType<typeof createLayerTool>
 
-interface Ended { readonly entries: number }
+interface Ended {
+  readonly entries: number
+}
 
-function parseAnswer (line: string, ending: string): Ended | Error {
+function parseAnswer(line: string, ending: string): Ended | Error {
   const ok = /^ok (\d+)$/.exec(line)
   if (ok) return { entries: Number(ok[1]) }
   const system = /^system (\w+) (\w+) "(.*)"$/.exec(line)
@@ -51,45 +56,72 @@ function parseAnswer (line: string, ending: string): Ended | Error {
     return new SyscallError(message, { errno: errno!, syscall: syscall!, op: 'build' })
   }
   const refused = /^refused "(.*)" (.*)$/.exec(line)
-  if (refused) return new ContentError(`${refused[1] === '' ? 'it' : `"${refused[1]}"`} ${refused[2]}`, 'ERR_INVALID_CONTENT')
+  if (refused)
+    return new ContentError(
+      `${refused[1] === '' ? 'it' : `"${refused[1]}"`} ${refused[2]}`,
+      'ERR_INVALID_CONTENT',
+    )
   return new Error(`wherry-layer ended with ${ending} and said "${line}"`)
 }
 
-/** A folder of a stage once only, at its highest place: overlayfs refuses it twice, and below it cannot be seen. */
-export function distinctHighest (layers: readonly string[]): readonly string[] {
+/**
+ * A folder of a stage once only, at its highest place: overlayfs refuses it twice, and below it cannot be
+ * seen.
+ */
+export function distinctHighest(layers: readonly string[]): readonly string[] {
   return layers.filter((layer, i) => layers.lastIndexOf(layer) === i)
 }
 
 /** Make the folders that wherry-layer wants in DRAFT. */
-export async function prepareDraft (draft: string): Promise<void> {
+export async function prepareDraft(draft: string): Promise<void> {
   for (const name of DRAFT_FOLDERS) await mkdir(join(draft, name), { mode: 0o755 })
 }
 
-function encode (operations: Iterable<CopyOperation>): Buffer {
+function encode(operations: Iterable<CopyOperation>): Buffer {
   const texts: string[] = []
   for (const o of operations) {
     const flags = `${o.keepXattrs ? 'x' : ''}${o.base === undefined ? '' : 'i'}`
     const owner = o.owner ? [String(o.owner.uid), String(o.owner.gid)] : ['-', '-']
-    texts.push(o.what === 'directory' ? 'd' : 'c', o.from ?? '', o.to, o.base ?? '', o.mode?.toString(8) ?? '-', ...owner, flags)
+    texts.push(
+      o.what === 'directory' ? 'd' : 'c',
+      o.from ?? '',
+      o.to,
+      o.base ?? '',
+      o.mode?.toString(8) ?? '-',
+      ...owner,
+      flags,
+    )
   }
-  return Buffer.from(texts.map(text => `${text}\0`).join(''))
+  return Buffer.from(texts.map((text) => `${text}\0`).join(''))
 }
 
 /** NATIVEDIR is where `make native` puts its programs; SIGNAL ends what is under way. */
-export function createLayerTool ({ nativeDir, signal }: { nativeDir: string, signal: AbortSignal }) {
+export function createLayerTool({ nativeDir, signal }: { nativeDir: string; signal: AbortSignal }) {
   const program = join(nativeDir, 'wherry-layer')
 
   /** Start it; `ended` settles when it is gone, and throws what it said. */
-  function start (args: readonly string[], input?: Uint8Array): { stdout: Readable, ended: Promise<Ended> } {
+  function start(args: readonly string[], input?: Uint8Array): { stdout: Readable; ended: Promise<Ended> } {
     signal.throwIfAborted()
-    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], cwd: '/', env: {}, signal, killSignal: 'SIGKILL' })
+    const child = spawn(program, args, {
+      stdio: ['pipe', 'pipe', 'pipe'],
+      cwd: '/',
+      env: {},
+      signal,
+      killSignal: 'SIGKILL',
+    })
     let answer = ''
-    child.stderr.setEncoding('utf8').on('data', (text: string) => { answer = (answer + text).slice(0, ANSWER_CHARACTERS_MAX) })
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      answer = (answer + text).slice(0, ANSWER_CHARACTERS_MAX)
+    })
     child.stdin.on('error', () => {}) // it ended before it had read all; its answer says why
     child.stdin.end(input)
     const ended = new Promise<Ended>((resolve, reject) => {
-      child.once('error', error => {
-        reject(signal.aborted ? signal.reason : new Unsupported(`${program} cannot be started (${error.message}); run make native`, error))
+      child.once('error', (error) => {
+        reject(
+          signal.aborted
+            ? signal.reason
+            : new Unsupported(`${program} cannot be started (${error.message}); run make native`, error),
+        )
       })
       child.once('close', (code, killed) => {
         const result = parseAnswer(answer.trimEnd(), killed ?? `exit code ${code}`)
@@ -101,7 +133,12 @@ export function createLayerTool ({ nativeDir, signal }: { nativeDir: string, sig
     return { stdout: child.stdout, ended }
   }
 
-  async function list (what: 'names' | 'contents', draft: string, layers: readonly string[], paths: readonly string[]): Promise<ReadonlyArray<readonly ListedEntry[] | undefined>> {
+  async function list(
+    what: 'names' | 'contents',
+    draft: string,
+    layers: readonly string[],
+    paths: readonly string[],
+  ): Promise<ReadonlyArray<readonly ListedEntry[] | undefined>> {
     const stage = distinctHighest(layers)
     const { stdout, ended } = start(['list', what, draft, String(stage.length), ...stage, ...paths])
     const listed = await readRecords(stdout, what === 'contents').catch(async (error: unknown) => {
@@ -114,26 +151,52 @@ export function createLayerTool ({ nativeDir, signal }: { nativeDir: string, sig
   }
 
   return {
-    /** What each of PATHS is in the stage of LAYERS: its entries, the first of which is PATH itself; undefined where nothing is. */
+    /**
+     * What each of PATHS is in the stage of LAYERS: its entries, the first of which is PATH itself; undefined
+     * where nothing is.
+     */
     list,
 
     /** Perform OPERATIONS from SOURCE in the stage of LAYERS, whose upper folder is DRAFT's. */
-    async copy (draft: string, layers: readonly string[], source: CopySource, operations: Iterable<CopyOperation>): Promise<void> {
+    async copy(
+      draft: string,
+      layers: readonly string[],
+      source: CopySource,
+      operations: Iterable<CopyOperation>,
+    ): Promise<void> {
       const stage = distinctHighest(layers)
       const from = 'layers' in source ? distinctHighest(source.layers) : []
-      const { stdout, ended } = start([
-        'copy', draft, String(stage.length), ...stage, String(from.length), ...from, ...('directory' in source ? [source.directory] : []),
-      ], encode(operations))
+      const { stdout, ended } = start(
+        [
+          'copy',
+          draft,
+          String(stage.length),
+          ...stage,
+          String(from.length),
+          ...from,
+          ...('directory' in source ? [source.directory] : []),
+        ],
+        encode(operations),
+      )
       stdout.resume()
       await ended
     },
 
     /**
-     * The layer of what was written over LAYERS into the folder UPPER, as a tar stream; UPPER is made to be exactly that layer.
-     * Times after CLAMPSECONDS become it.  `ended` tells how many entries there are.
+     * The layer of what was written over LAYERS into the folder UPPER, as a tar stream; UPPER is made to be
+     * exactly that layer. Times after CLAMPSECONDS become it. `ended` tells how many entries there are.
      */
-    pack (upper: string, layers: readonly string[], clampSeconds: number | undefined): { stdout: Readable, ended: Promise<Ended> } {
-      return start(['pack', upper, clampSeconds === undefined ? '-' : String(clampSeconds), ...distinctHighest(layers)])
+    pack(
+      upper: string,
+      layers: readonly string[],
+      clampSeconds: number | undefined,
+    ): { stdout: Readable; ended: Promise<Ended> } {
+      return start([
+        'pack',
+        upper,
+        clampSeconds === undefined ? '-' : String(clampSeconds),
+        ...distinctHighest(layers),
+      ])
     },
   }
 }

@@ -23,7 +23,10 @@ export interface BuiltLayer {
 
 export type LayerMaker = ReturnType<typeof createLayerMaker>
 
-/** The fastest: a layer of 240 MB takes 3 s, and 5 s to be 8 % smaller.  Part of what makes a packed layer's digest. */
+/**
+ * The fastest: a layer of 240 MB takes 3 s, and 5 s to be 8 % smaller. Part of what makes a packed layer's
+ * digest.
+ */
 const GZIP_LEVEL = 1
 const CHUNK_BYTES = 256 * 1024
 
@@ -35,22 +38,22 @@ export interface LayerMakerDeps {
 }
 
 /** overlayfs shows the root of the highest folder: a new one has the owner and mode of the one below. */
-async function inheritRoot (upper: string, below: string | undefined): Promise<void> {
+async function inheritRoot(upper: string, below: string | undefined): Promise<void> {
   if (below === undefined) return
   const { mode, uid, gid } = await stat(below)
   await chown(upper, uid, gid)
   await chmod(upper, mode & 0o7777)
 }
 
-export function createLayerMaker ({ store, tool, clampSeconds }: LayerMakerDeps) {
+export function createLayerMaker({ store, tool, clampSeconds }: LayerMakerDeps) {
   const pathsOf = (diffIds: readonly string[]): readonly string[] => diffIds.map(store.layerPath)
 
-  async function commit (upper: string, below: readonly string[]): Promise<BuiltLayer | undefined> {
+  async function commit(upper: string, below: readonly string[]): Promise<BuiltLayer | undefined> {
     const { stdout, ended } = tool.pack(upper, below, clampSeconds)
     const hash = createHash('sha256')
     const gzip = createGzip({ level: GZIP_LEVEL, chunkSize: CHUNK_BYTES })
     /** The end passes only when the packer says that it was the end. */
-    async function * hashed (source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    async function* hashed(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
       for await (const piece of source) {
         hash.update(piece)
         yield piece
@@ -79,10 +82,13 @@ export function createLayerMaker ({ store, tool, clampSeconds }: LayerMakerDeps)
     pathsOf,
 
     /**
-     * The layer that FILL writes over the layers BELOW (diffIDs, lowest first) into "upper" of the draft folder it is given; undefined
-     * when it writes nothing.  The draft is gone afterwards, whatever happens.
+     * The layer that FILL writes over the layers BELOW (diffIDs, lowest first) into "upper" of the draft
+     * folder it is given; undefined when it writes nothing. The draft is gone afterwards, whatever happens.
      */
-    async make (below: readonly string[], fill: (draft: string, layers: readonly string[]) => Promise<void>): Promise<BuiltLayer | undefined> {
+    async make(
+      below: readonly string[],
+      fill: (draft: string, layers: readonly string[]) => Promise<void>,
+    ): Promise<BuiltLayer | undefined> {
       const layers = pathsOf(below)
       const draft = await store.makeDraft()
       try {
@@ -98,7 +104,7 @@ export function createLayerMaker ({ store, tool, clampSeconds }: LayerMakerDeps)
     },
 
     /** Give WORK a draft folder to look into layers with. */
-    async withDraft<T> (work: (draft: string) => Promise<T>): Promise<T> {
+    async withDraft<T>(work: (draft: string) => Promise<T>): Promise<T> {
       const draft = await store.makeDraft()
       try {
         await prepareDraft(draft)

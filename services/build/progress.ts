@@ -2,11 +2,11 @@
 
 export type BuildEvent =
   /** Something that takes time begins.  TITLE: "[builder 2/5] RUN make". */
-  | { readonly kind: 'started', readonly number: number, readonly title: string }
-  | { readonly kind: 'output', readonly number: number, readonly bytes: Buffer }
-  | { readonly kind: 'done', readonly number: number, readonly isCached: boolean, readonly tookMs: number }
-  | { readonly kind: 'failed', readonly number: number }
-  | { readonly kind: 'warning', readonly text: string }
+  | { readonly kind: 'started'; readonly number: number; readonly title: string }
+  | { readonly kind: 'output'; readonly number: number; readonly bytes: Buffer }
+  | { readonly kind: 'done'; readonly number: number; readonly isCached: boolean; readonly tookMs: number }
+  | { readonly kind: 'failed'; readonly number: number }
+  | { readonly kind: 'warning'; readonly text: string }
 
 export type OnBuildEvent = (event: BuildEvent) => void
 
@@ -15,11 +15,11 @@ const TAIL_BYTES_MAX = 16 * 1024
 const TAIL_LINES_MAX = 20
 
 /** Keeps the end of what a step writes. */
-export function createTail (): { add: (bytes: Buffer) => void, lines: () => readonly string[] } {
+export function createTail(): { add: (bytes: Buffer) => void; lines: () => readonly string[] } {
   let kept: Buffer[] = []
   let keptBytes = 0
   return {
-    add (bytes) {
+    add(bytes) {
       kept.push(bytes)
       keptBytes += bytes.length
       if (keptBytes <= TAIL_BYTES_MAX * 2) return
@@ -27,21 +27,34 @@ export function createTail (): { add: (bytes: Buffer) => void, lines: () => read
       kept = [joined]
       keptBytes = joined.length
     },
-    lines: () => Buffer.concat(kept).subarray(-TAIL_BYTES_MAX).toString('utf8').trimEnd().split('\n').slice(-TAIL_LINES_MAX),
+    lines: () =>
+      Buffer.concat(kept)
+        .subarray(-TAIL_BYTES_MAX)
+        .toString('utf8')
+        .trimEnd()
+        .split('\n')
+        .slice(-TAIL_LINES_MAX),
   }
 }
 
 /** Numbers what begins, and tells how it ends. */
-export function createProgress (onEvent: OnBuildEvent) {
+export function createProgress(onEvent: OnBuildEvent) {
   let count = 0
   return {
-    /** Tell of WORK called TITLE from its beginning to its end; it may write output.  Throws what it throws. */
-    async follow<T extends { readonly isCached: boolean }> (title: string, work: (onOutput: (bytes: Buffer) => void) => Promise<T>): Promise<T> {
+    /**
+     * Tell of WORK called TITLE from its beginning to its end; it may write output.  Throws what it throws.
+     */
+    async follow<T extends { readonly isCached: boolean }>(
+      title: string,
+      work: (onOutput: (bytes: Buffer) => void) => Promise<T>,
+    ): Promise<T> {
       const number = ++count
       const startedAt = performance.now()
       onEvent({ kind: 'started', number, title })
       try {
-        const result = await work(bytes => { onEvent({ kind: 'output', number, bytes }) })
+        const result = await work((bytes) => {
+          onEvent({ kind: 'output', number, bytes })
+        })
         onEvent({ kind: 'done', number, isCached: result.isCached, tookMs: performance.now() - startedAt })
         return result
       } catch (err) {
@@ -49,7 +62,9 @@ export function createProgress (onEvent: OnBuildEvent) {
         throw err
       }
     },
-    warn (text: string): void { onEvent({ kind: 'warning', text }) },
+    warn(text: string): void {
+      onEvent({ kind: 'warning', text })
+    },
   }
 }
 

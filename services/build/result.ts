@@ -1,5 +1,6 @@
-// The end of a build: an image config and a manifest for the layers that there are, recorded in the store and named.
-// Knows the OCI image spec's documents (config.md, manifest.md).  Refuses to know how layers came to be.
+// The end of a build: an image config and a manifest for the layers that there are, recorded in the store and
+// named. Knows the OCI image spec's documents (config.md, manifest.md). Refuses to know how layers came to
+// be.
 
 import type { Platform } from '../contract/image.ts'
 import { OCI_CONFIG, OCI_MANIFEST } from '../image/manifest.ts'
@@ -23,16 +24,20 @@ export interface ResultRequest {
   readonly names: readonly string[]
 }
 
-export interface BuiltImage { readonly digest: string, readonly configDigest: string, readonly sizeBytes: number }
+export interface BuiltImage {
+  readonly digest: string
+  readonly configDigest: string
+  readonly sizeBytes: number
+}
 
 /** Docker's names for layers in the words of the OCI: the bytes are the same. */
-function ociLayerType (mediaType: string | undefined): string {
+function ociLayerType(mediaType: string | undefined): string {
   if (mediaType === undefined || mediaType.endsWith('gzip')) return OCI_GZIP_LAYER
   return mediaType.endsWith('zstd') ? OCI_ZSTD_LAYER : OCI_PLAIN_LAYER
 }
 
 /** Keep the image in STORE and name it.  The same request gives the same digest. */
-export async function keepImage (store: ImageStore, request: ResultRequest): Promise<BuiltImage> {
+export async function keepImage(store: ImageStore, request: ResultRequest): Promise<BuiltImage> {
   const { layers, config, history, platform, created, source, names } = request
   const document = {
     created,
@@ -41,7 +46,7 @@ export async function keepImage (store: ImageStore, request: ResultRequest): Pro
     ...(platform.variant !== undefined && { variant: platform.variant }),
     os: platform.os,
     config: writeBuildConfig(config),
-    rootfs: { type: 'layers', diff_ids: layers.map(layer => layer.diffId) },
+    rootfs: { type: 'layers', diff_ids: layers.map((layer) => layer.diffId) },
     history,
   }
   const configBlob = await store.putBlob(Buffer.from(JSON.stringify(document)))
@@ -49,13 +54,24 @@ export async function keepImage (store: ImageStore, request: ResultRequest): Pro
     schemaVersion: 2,
     mediaType: OCI_MANIFEST,
     config: { mediaType: OCI_CONFIG, digest: configBlob.digest, size: configBlob.size },
-    layers: layers.map(({ digest, sizeBytes, mediaType }) => ({ mediaType: ociLayerType(mediaType), digest, size: sizeBytes })),
+    layers: layers.map(({ digest, sizeBytes, mediaType }) => ({
+      mediaType: ociLayerType(mediaType),
+      digest,
+      size: sizeBytes,
+    })),
   }
   const { digest } = await store.putBlob(Buffer.from(JSON.stringify(manifest)))
   store.catalog.recordImage({
-    digest, manifestDigest: digest, configDigest: configBlob.digest, ...(source !== undefined && { source }),
+    digest,
+    manifestDigest: digest,
+    configDigest: configBlob.digest,
+    ...(source !== undefined && { source }),
     layers: layers.map(({ diffId, digest, sizeBytes }) => ({ diffId, digest, sizeBytes })),
   })
   for (const name of names) store.catalog.tag(name, digest)
-  return { digest, configDigest: configBlob.digest, sizeBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, 0) }
+  return {
+    digest,
+    configDigest: configBlob.digest,
+    sizeBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
+  }
 }

@@ -1,8 +1,9 @@
-// One RUN step in one container: the stage below it, a folder on the disk that takes what it writes, and its output as it
-// comes.  Knows containers, name resolution files and mount points; refuses to know instructions and layers of the store.
+// One RUN step in one container: the stage below it, a folder on the disk that takes what it writes, and its
+// output as it comes. Knows containers, name resolution files and mount points; refuses to know instructions
+// and layers of the store.
 //
-// Mount points that the image lacks lie in a folder below all its layers, so that nothing has to be made in the
-// folder that becomes the layer, nor removed from it again.
+// Mount points that the image lacks lie in a folder below all its layers, so that nothing has to be made in
+// the folder that becomes the layer, nor removed from it again.
 
 import { closeSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
@@ -16,7 +17,10 @@ import { distinctHighest } from './layer-tool.ts'
 import { buildRunSpec, HOSTNAME } from './run-spec.ts'
 import { SECRETS_FOLDER } from './secrets.ts'
 
-/** A mount of a step, ready: SOURCE is a file or folder of the host, undefined makes an empty folder in memory. */
+/**
+ * A mount of a step, ready: SOURCE is a file or folder of the host, undefined makes an empty folder in
+ * memory.
+ */
 export interface ReadyMount {
   /** Absolute. */
   readonly target: string
@@ -45,7 +49,7 @@ export interface RunRequest {
 export class StepFailed extends Error {
   readonly exitCode: number | undefined
 
-  constructor (message: string, exitCode?: number) {
+  constructor(message: string, exitCode?: number) {
     super(message)
     this.name = 'StepFailed'
     this.exitCode = exitCode
@@ -56,24 +60,27 @@ const STEP_TIMEOUT_MS = 2 * 3_600_000
 const LOCAL_HOSTS = '127.0.0.1\tlocalhost\n::1\tlocalhost\n'
 
 /** Hosts and name servers as the host has them, when its network is the step's. */
-async function networkFiles ({ draft, network }: RunRequest): Promise<ReadyMount[]> {
+async function networkFiles({ draft, network }: RunRequest): Promise<ReadyMount[]> {
   const folder = join(draft, 'network')
   await mkdir(folder, { mode: 0o755 })
   // A host without one has nothing to give.
-  const hostFile = async (path: string, otherwise: string): Promise<string> => network === 'none' ? otherwise : await readFile(path, 'utf8').catch(() => otherwise)
+  const hostFile = async (path: string, otherwise: string): Promise<string> =>
+    network === 'none' ? otherwise : await readFile(path, 'utf8').catch(() => otherwise)
   const texts = {
     '/etc/hosts': `${await hostFile('/etc/hosts', LOCAL_HOSTS)}\n127.0.1.1\t${HOSTNAME}\n`,
     '/etc/resolv.conf': await hostFile('/etc/resolv.conf', ''),
   }
-  return await Promise.all(Object.entries(texts).map(async ([target, text]) => {
-    const source = join(folder, target.slice('/etc/'.length))
-    await writeFile(source, text, { mode: 0o644 })
-    return { target, source, isFile: true, isReadOnly: true }
-  }))
+  return await Promise.all(
+    Object.entries(texts).map(async ([target, text]) => {
+      const source = join(folder, target.slice('/etc/'.length))
+      await writeFile(source, text, { mode: 0o644 })
+      return { target, source, isFile: true, isReadOnly: true }
+    }),
+  )
 }
 
 /** A folder with an empty file or folder at each place where something will be mounted. */
-async function makeMountPoints (draft: string, mounts: readonly ReadyMount[]): Promise<string> {
+async function makeMountPoints(draft: string, mounts: readonly ReadyMount[]): Promise<string> {
   const folder = join(draft, 'points')
   for (const path of ['/proc', '/dev']) await mkdir(join(folder, path), { recursive: true, mode: 0o755 })
   for (const { target, isFile } of mounts) {
@@ -83,37 +90,51 @@ async function makeMountPoints (draft: string, mounts: readonly ReadyMount[]): P
   return folder
 }
 
-function mountOf ({ target, source, isFile, isReadOnly }: ReadyMount): Mount {
+function mountOf({ target, source, isFile, isReadOnly }: ReadyMount): Mount {
   const options = ['nosuid', 'nodev', ...(isReadOnly ? ['ro'] : [])]
-  if (source === undefined) return { destination: target, type: 'scratch', options: [...options, 'mode=1777'] }
+  if (source === undefined)
+    return { destination: target, type: 'scratch', options: [...options, 'mode=1777'] }
   return { destination: target, type: 'bind', source, options: [...options, ...(isFile ? ['file'] : [])] }
 }
 
 /** All of FD, in order, until its last writer is gone. */
-function follow (fd: number, onOutput: (bytes: Buffer) => void): Promise<void> {
-  return new Promise(resolve => {
+function follow(fd: number, onOutput: (bytes: Buffer) => void): Promise<void> {
+  return new Promise((resolve) => {
     const socket = new Socket({ fd, readable: true, writable: false })
     socket.on('data', onOutput)
     socket.on('error', () => socket.destroy())
-    socket.on('close', () => { resolve() })
+    socket.on('close', () => {
+      resolve()
+    })
   })
 }
 
-function judge (exit: ContainerExit, { memoryBytes, signal }: RunRequest, timedOut: boolean): void {
+function judge(exit: ContainerExit, { memoryBytes, signal }: RunRequest, timedOut: boolean): void {
   signal.throwIfAborted()
-  if (exit.usage.oomKills > 0) throw new StepFailed(`it needed more memory than its limit of ${formatBytes(memoryBytes)} and was killed; give more with --memory`)
-  if (timedOut) throw new StepFailed(`it was still running after ${formatDuration(STEP_TIMEOUT_MS)} and was killed`)
+  if (exit.usage.oomKills > 0)
+    throw new StepFailed(
+      `it needed more memory than its limit of ${formatBytes(memoryBytes)} and was killed; give more with --memory`,
+    )
+  if (timedOut)
+    throw new StepFailed(`it was still running after ${formatDuration(STEP_TIMEOUT_MS)} and was killed`)
   if (exit.signal !== undefined) throw new StepFailed(`it was killed by ${exit.signal}`)
-  if (exit.exitCode !== 0) throw new StepFailed(`it ended with exit code ${exit.exitCode}`, exit.exitCode ?? 1)
+  if (exit.exitCode !== 0)
+    throw new StepFailed(`it ended with exit code ${exit.exitCode}`, exit.exitCode ?? 1)
 }
 
-async function untilEnd (container: Container, request: RunRequest): Promise<void> {
+async function untilEnd(container: Container, request: RunRequest): Promise<void> {
   let timedOut = false
-  const timer = setTimeout(() => { timedOut = true; container.kill() }, STEP_TIMEOUT_MS)
+  const timer = setTimeout(() => {
+    timedOut = true
+    container.kill()
+  }, STEP_TIMEOUT_MS)
   request.signal.addEventListener('abort', container.kill, { once: true })
   if (request.signal.aborted) container.kill()
   closeSync(container.stdin)
-  const output = Promise.all([follow(container.stdout, request.onOutput), follow(container.stderr, request.onOutput)])
+  const output = Promise.all([
+    follow(container.stdout, request.onOutput),
+    follow(container.stderr, request.onOutput),
+  ])
   try {
     const exit = await container.exited
     await output
@@ -124,22 +145,46 @@ async function untilEnd (container: Container, request: RunRequest): Promise<voi
   }
 }
 
-/** SPEC's container.  Throws Unsupported where the kernel cannot give it what is in memory, and what `start` throws. */
-function begin (runtime: Runtime, spec: RuntimeSpec): Container {
+/**
+ * SPEC's container. Throws Unsupported where the kernel cannot give it what is in memory, and what `start`
+ * throws.
+ */
+function begin(runtime: Runtime, spec: RuntimeSpec): Container {
   try {
     return runtime.start(spec)
   } catch (err) {
-    const isSecret = err instanceof SyscallError && err.syscall === 'mount_setattr' && err.errno === 'EINVAL' && err.op.includes(SECRETS_FOLDER)
-    throw isSecret ? new Unsupported('this kernel cannot give secrets to a step (ids cannot be mapped on tmpfs); Linux 6.3 or newer can', err) : err
+    const isSecret =
+      err instanceof SyscallError &&
+      err.syscall === 'mount_setattr' &&
+      err.errno === 'EINVAL' &&
+      err.op.includes(SECRETS_FOLDER)
+    throw isSecret
+      ? new Unsupported(
+          'this kernel cannot give secrets to a step (ids cannot be mapped on tmpfs); Linux 6.3 or newer can',
+          err,
+        )
+      : err
   }
 }
 
-/** Run REQUEST to its end.  Throws StepFailed when the program fails, StartError when it cannot start, or the signal's reason. */
-export async function runInContainer (runtime: Runtime, request: RunRequest): Promise<void> {
-  const mounts = [...await networkFiles(request), ...request.mounts]
+/**
+ * Run REQUEST to its end. Throws StepFailed when the program fails, StartError when it cannot start, or the
+ * signal's reason.
+ */
+export async function runInContainer(runtime: Runtime, request: RunRequest): Promise<void> {
+  const mounts = [...(await networkFiles(request)), ...request.mounts]
   const points = await makeMountPoints(request.draft, mounts)
   request.signal.throwIfAborted()
-  await untilEnd(begin(runtime, buildRunSpec({
-    ...request, layers: [points, ...distinctHighest(request.layers)], writable: request.draft, mounts: mounts.map(mountOf),
-  })), request)
+  await untilEnd(
+    begin(
+      runtime,
+      buildRunSpec({
+        ...request,
+        layers: [points, ...distinctHighest(request.layers)],
+        writable: request.draft,
+        mounts: mounts.map(mountOf),
+      }),
+    ),
+    request,
+  )
 }

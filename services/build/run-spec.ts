@@ -1,6 +1,6 @@
-// A RUN step as a runtime spec: what Docker's build container is, in a user namespace.  Root inside has Docker's 14
-// capabilities over files and processes of its own and none over the host; set-user-ID programs work.
-// Pure: values in, a value out.  Refuses to know where mounts come from.
+// A RUN step as a runtime spec: what Docker's build container is, in a user namespace. Root inside has
+// Docker's 14 capabilities over files and processes of its own and none over the host; set-user-ID programs
+// work. Pure: values in, a value out. Refuses to know where mounts come from.
 
 import type { Capabilities, Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
 import { MASKED_PATHS, READONLY_PATHS } from '../runtime/spec.ts'
@@ -32,20 +32,41 @@ export const HOSTNAME = 'build'
 
 /** moby's default set (oci/caps/defaults.go). */
 const NAMES = [
-  'CAP_CHOWN', 'CAP_DAC_OVERRIDE', 'CAP_FSETID', 'CAP_FOWNER', 'CAP_MKNOD', 'CAP_NET_RAW', 'CAP_SETGID', 'CAP_SETUID', 'CAP_SETFCAP',
-  'CAP_SETPCAP', 'CAP_NET_BIND_SERVICE', 'CAP_SYS_CHROOT', 'CAP_KILL', 'CAP_AUDIT_WRITE',
+  'CAP_CHOWN',
+  'CAP_DAC_OVERRIDE',
+  'CAP_FSETID',
+  'CAP_FOWNER',
+  'CAP_MKNOD',
+  'CAP_NET_RAW',
+  'CAP_SETGID',
+  'CAP_SETUID',
+  'CAP_SETFCAP',
+  'CAP_SETPCAP',
+  'CAP_NET_BIND_SERVICE',
+  'CAP_SYS_CHROOT',
+  'CAP_KILL',
+  'CAP_AUDIT_WRITE',
 ]
 /** A program of another user than root keeps none of them across exec (capabilities(7)). */
-const CAPABILITIES: Capabilities = { bounding: NAMES, permitted: NAMES, inheritable: [], effective: NAMES, ambient: [] }
+const CAPABILITIES: Capabilities = {
+  bounding: NAMES,
+  permitted: NAMES,
+  inheritable: [],
+  effective: NAMES,
+  ambient: [],
+}
 
 /** The spec of the container of one RUN step. */
-export function buildRunSpec (request: RunSpecRequest): RuntimeSpec {
+export function buildRunSpec(request: RunSpecRequest): RuntimeSpec {
   const { layers, writable, args, env, cwd, user, network, memoryBytes } = request
   return {
     hostname: HOSTNAME,
     process: {
       args,
-      env: [...env, ...(env.some(variable => variable.startsWith('HOSTNAME=')) ? [] : [`HOSTNAME=${HOSTNAME}`])],
+      env: [
+        ...env,
+        ...(env.some((variable) => variable.startsWith('HOSTNAME=')) ? [] : [`HOSTNAME=${HOSTNAME}`]),
+      ],
       cwd,
       user,
       capabilities: CAPABILITIES,
@@ -58,7 +79,13 @@ export function buildRunSpec (request: RunSpecRequest): RuntimeSpec {
       ],
       noNewPrivileges: false,
     },
-    root: { layers, writable, readonly: false, scratchBytes: Math.min(SCRATCH_BYTES_MAX, memoryBytes), scratchInodes: SCRATCH_INODES_MAX },
+    root: {
+      layers,
+      writable,
+      readonly: false,
+      scratchBytes: Math.min(SCRATCH_BYTES_MAX, memoryBytes),
+      scratchInodes: SCRATCH_INODES_MAX,
+    },
     mounts: [
       { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
       { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
@@ -66,7 +93,15 @@ export function buildRunSpec (request: RunSpecRequest): RuntimeSpec {
       ...request.mounts,
     ],
     linux: {
-      namespaces: ['mount', 'pid', 'ipc', 'uts', 'user', 'cgroup', ...(network === 'none' ? ['network'] as const : [])],
+      namespaces: [
+        'mount',
+        'pid',
+        'ipc',
+        'uts',
+        'user',
+        'cgroup',
+        ...(network === 'none' ? (['network'] as const) : []),
+      ],
       resources: {
         memory: { limit: memoryBytes },
         cpu: { quota: Math.round(request.cpus * CPU_PERIOD_US), period: CPU_PERIOD_US },

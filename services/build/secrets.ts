@@ -1,7 +1,17 @@
-// Secrets of a build on their way into a container: files in memory (tmpfs), never on a disk, in a layer or in a cache key.
-// What a killed build left is removed by the next one.  Refuses to know what is secret about them.
+// Secrets of a build on their way into a container: files in memory (tmpfs), never on a disk, in a layer or
+// in a cache key. What a killed build left is removed by the next one. Refuses to know what is secret about
+// them.
 
-import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { Unsupported } from '../contract/errors.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
@@ -17,28 +27,32 @@ const NAME = /^wherry-secrets-(\d{1,10})-(\d{1,20})$/
 
 export type Secrets = ReturnType<typeof createSecrets>
 
-function findMemory (): string {
-  const place = PLACES.find(path => existsSync(path) && statfsSync(path).type === TMPFS_MAGIC)
-  if (place === undefined) throw new Unsupported(`secrets are kept in memory only, and neither ${PLACES.join(' nor ')} is a tmpfs here; mount one, or build without --secret`)
+function findMemory(): string {
+  const place = PLACES.find((path) => existsSync(path) && statfsSync(path).type === TMPFS_MAGIC)
+  if (place === undefined)
+    throw new Unsupported(
+      `secrets are kept in memory only, and neither ${PLACES.join(' nor ')} is a tmpfs here; mount one, or build without --secret`,
+    )
   return place
 }
 
 /** Remove the secrets of builds that were killed. */
-export function sweepSecrets (): void {
-  for (const place of PLACES.filter(path => existsSync(path))) {
+export function sweepSecrets(): void {
+  for (const place of PLACES.filter((path) => existsSync(path))) {
     for (const name of readdirSync(place)) {
       const owner = NAME.exec(name)
-      if (owner && startTimeOf(Number(owner[1])) !== owner[2]) rmSync(join(place, name), { recursive: true, force: true })
+      if (owner && startTimeOf(Number(owner[1])) !== owner[2])
+        rmSync(join(place, name), { recursive: true, force: true })
     }
   }
 }
 
 /** VALUES by their ids. */
-export function createSecrets (values: ReadonlyMap<string, Uint8Array>) {
+export function createSecrets(values: ReadonlyMap<string, Uint8Array>) {
   let folder: string | undefined
   let count = 0
 
-  function open (): string {
+  function open(): string {
     if (folder !== undefined) return folder
     const place = findMemory()
     folder = join(place, `${SECRETS_FOLDER}${process.pid}-${startTimeOf(process.pid)}`)
@@ -49,7 +63,7 @@ export function createSecrets (values: ReadonlyMap<string, Uint8Array>) {
   return {
     value: (id: string): Uint8Array | undefined => values.get(id),
     /** The secret ID as a file with this owner and mode, or undefined when there is no such secret. */
-    file (id: string, { mode, uid, gid }: { mode: number, uid: number, gid: number }): string | undefined {
+    file(id: string, { mode, uid, gid }: { mode: number; uid: number; gid: number }): string | undefined {
       const value = values.get(id)
       if (value === undefined) return undefined
       const path = join(open(), String(count++))
@@ -59,7 +73,7 @@ export function createSecrets (values: ReadonlyMap<string, Uint8Array>) {
       return path
     },
     /** Remove all files. */
-    close (): void {
+    close(): void {
       if (folder !== undefined) rmSync(folder, { recursive: true, force: true })
       folder = undefined
     },

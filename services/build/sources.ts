@@ -1,6 +1,6 @@
-// Where COPY, ADD and mounts take files from: the build context, or layers (a stage, an image, a folder that was
-// downloaded or unpacked).  Both look like a context, so one selection serves for both (context-select.ts).
-// Refuses to know wildcards and where files go.
+// Where COPY, ADD and mounts take files from: the build context, or layers (a stage, an image, a folder that
+// was downloaded or unpacked). Both look like a context, so one selection serves for both
+// (context-select.ts). Refuses to know wildcards and where files go.
 
 import { realpathSync } from 'node:fs'
 import type { BuildContext, ContextEntry, Folder } from './context/context.ts'
@@ -14,9 +14,9 @@ export interface FileSource {
   /** Owners and attributes of the files are their own; files of a build context are root's. */
   readonly isOwned: boolean
   /** Whatever of ENTRY is not in its name and mode. */
-  contentOf (entry: ContextEntry): Promise<string>
+  contentOf(entry: ContextEntry): Promise<string>
   /** To be called before `contentOf` for what was selected. */
-  prepare (selection: CopySelection): Promise<void>
+  prepare(selection: CopySelection): Promise<void>
 }
 
 /** Paths of one call of wherry-layer: the kernel bounds a command line. */
@@ -24,29 +24,41 @@ const PATHS_PER_CALL = 1000
 const PATHS_BYTES_PER_CALL = 512 * 1024
 
 /** CONTEXT in folder DIR. */
-export function contextSource (context: BuildContext, dir: string): FileSource {
+export function contextSource(context: BuildContext, dir: string): FileSource {
   return {
     context,
     copySource: { directory: realpathSync(dir) },
     isOwned: false,
-    contentOf: async entry => entry.kind === 'file' ? await context.digest(entry) : entry.linkTarget ?? '',
+    contentOf: async (entry) =>
+      entry.kind === 'file' ? await context.digest(entry) : (entry.linkTarget ?? ''),
     prepare: async () => {},
   }
 }
 
 const KINDS = { file: 'file', directory: 'directory', link: 'link', fifo: 'special' } as const
 
-function contextEntry ({ type, path, mode, sizeBytes, link }: ListedEntry): ContextEntry {
+function contextEntry({ type, path, mode, sizeBytes, link }: ListedEntry): ContextEntry {
   return {
-    path, kind: KINDS[type], mode, sizeBytes, mtimeMs: 0, identity: '', isHidden: false,
-    ...(type === 'link' && { linkTarget: link }), ...(type === 'fifo' && { what: 'a pipe' }),
+    path,
+    kind: KINDS[type],
+    mode,
+    sizeBytes,
+    mtimeMs: 0,
+    identity: '',
+    isHidden: false,
+    ...(type === 'link' && { linkTarget: link }),
+    ...(type === 'fifo' && { what: 'a pipe' }),
   }
 }
 
 const NOTHING: Folder = { entries: [], ignored: new Map() }
 
 /** LISTED, a stage's whole tree, as a context called NAME. */
-function treeContext (name: string, listed: readonly ListedEntry[], digestOf: (entry: ContextEntry) => Promise<string>): BuildContext {
+function treeContext(
+  name: string,
+  listed: readonly ListedEntry[],
+  digestOf: (entry: ContextEntry) => Promise<string>,
+): BuildContext {
   const folders = new Map<string, ContextEntry[]>()
   for (const entry of listed.slice(1)) {
     const folder = entry.path.slice(0, Math.max(0, entry.path.lastIndexOf('/')))
@@ -58,26 +70,43 @@ function treeContext (name: string, listed: readonly ListedEntry[], digestOf: (e
     name,
     ignoreName: '',
     root: contextEntry(listed[0]!),
-    read: async entry => {
+    read: async (entry) => {
       const entries = folders.get(entry.path)
       return entries === undefined ? NOTHING : { entries, ignored: NOTHING.ignored }
     },
-    open: () => { throw new Error('files of layers are not opened one by one') },
+    open: () => {
+      throw new Error('files of layers are not opened one by one')
+    },
     digest: digestOf,
   }
 }
 
-/** The stage of LAYERS (folders, lowest first), called NAME in messages; DRAFT is a prepared draft folder to look through. */
-export async function layersSource (tool: LayerTool, draft: string, name: string, layers: readonly string[]): Promise<FileSource> {
+/**
+ * The stage of LAYERS (folders, lowest first), called NAME in messages; DRAFT is a prepared draft folder to
+ * look through.
+ */
+export async function layersSource(
+  tool: LayerTool,
+  draft: string,
+  name: string,
+  layers: readonly string[],
+): Promise<FileSource> {
   const [listed] = await tool.list('names', draft, layers, [''])
-  const owners = new Map(listed!.map(entry => [entry.path, `${entry.uid}:${entry.gid}`]))
+  const owners = new Map(listed!.map((entry) => [entry.path, `${entry.uid}:${entry.gid}`]))
   const digests = new Map<string, string>()
 
-  async function prepare (selection: CopySelection): Promise<void> {
-    const missing = selection.items.filter(({ entry }) => entry.kind === 'file' && !digests.has(entry.path)).map(({ entry }) => entry.path)
+  async function prepare(selection: CopySelection): Promise<void> {
+    const missing = selection.items
+      .filter(({ entry }) => entry.kind === 'file' && !digests.has(entry.path))
+      .map(({ entry }) => entry.path)
     for (let at = 0; at < missing.length;) {
       let end = at
-      for (let bytes = 0; end < missing.length && end - at < PATHS_PER_CALL && bytes < PATHS_BYTES_PER_CALL; end++) bytes += Buffer.byteLength(missing[end]!)
+      for (
+        let bytes = 0;
+        end < missing.length && end - at < PATHS_PER_CALL && bytes < PATHS_BYTES_PER_CALL;
+        end++
+      )
+        bytes += Buffer.byteLength(missing[end]!)
       const paths = missing.slice(at, end)
       const found = await tool.list('contents', draft, layers, paths)
       for (const [i, path] of paths.entries()) digests.set(path, found[i]?.[0]?.digest ?? '')
@@ -85,6 +114,13 @@ export async function layersSource (tool: LayerTool, draft: string, name: string
     }
   }
 
-  const contentOf = async (entry: ContextEntry): Promise<string> => `${owners.get(entry.path)} ${entry.kind === 'file' ? digests.get(entry.path) : entry.linkTarget ?? ''}`
-  return { context: treeContext(name, listed!, contentOf), copySource: { layers }, isOwned: true, contentOf, prepare }
+  const contentOf = async (entry: ContextEntry): Promise<string> =>
+    `${owners.get(entry.path)} ${entry.kind === 'file' ? digests.get(entry.path) : (entry.linkTarget ?? '')}`
+  return {
+    context: treeContext(name, listed!, contentOf),
+    copySource: { layers },
+    isOwned: true,
+    contentOf,
+    prepare,
+  }
 }

@@ -1,5 +1,6 @@
-// Stages of a plan, built one after the other as they are asked for: what each begins with, its steps, and the image config
-// and history that grow with them.  Knows the order of things; refuses to know how a single step is performed.
+// Stages of a plan, built one after the other as they are asked for: what each begins with, its steps, and
+// the image config and history that grow with them. Knows the order of things; refuses to know how a single
+// step is performed.
 
 import { ContentError, RegistryError, StartError, SyscallError } from '../contract/errors.ts'
 import type { Platform } from '../contract/image.ts'
@@ -34,7 +35,7 @@ export class BuildStepFailed extends Error {
   readonly excerpt: string
   readonly output: readonly string[]
 
-  constructor (place: Place, output: readonly string[], cause: Error) {
+  constructor(place: Place, output: readonly string[], cause: Error) {
     super(cause.message, { cause })
     this.name = 'BuildStepFailed'
     this.path = `${place.source.name}:${place.location.line}`
@@ -57,74 +58,119 @@ export interface StagesDeps {
   readonly progress: Progress
 }
 
-export function createStages ({ plan, bases, shared: parts, progress }: StagesDeps) {
+export function createStages({ plan, bases, shared: parts, progress }: StagesDeps) {
   const built = new Map<number, Promise<BuiltStage>>()
   const images = new Map<string, Promise<Base>>()
 
-  function imageOf (reference: string, platform: Platform, title: string): Promise<Base> {
+  function imageOf(reference: string, platform: Platform, title: string): Promise<Base> {
     const key = `${reference} ${formatPlatform(platform)}`
     const known = images.get(key)
     if (known) return known
-    const found = progress.follow(title, async () => ({ ...await findImage(reference, platform), isCached: false }))
+    const found = progress.follow(title, async () => ({
+      ...(await findImage(reference, platform)),
+      isCached: false,
+    }))
     images.set(key, found)
     return found
   }
 
   /** The image REFERENCE; when no registry has it, the error says which stage was probably meant. */
-  async function findImage (reference: string, platform: Platform): Promise<Base> {
+  async function findImage(reference: string, platform: Platform): Promise<Base> {
     try {
       return await bases.find(reference, platform)
     } catch (err) {
       const hint = stageMeant(plan.stages, reference)
       if (!(err instanceof RegistryError) || hint === undefined) throw err
-      throw new RegistryError(`${err.message}; ${hint}`, { registryCode: err.registryCode, retryable: err.retryable, cause: err })
+      throw new RegistryError(`${err.message}; ${hint}`, {
+        registryCode: err.registryCode,
+        retryable: err.retryable,
+        cause: err,
+      })
     }
   }
 
   /** SOURCE as a stage for PLATFORM sees it. */
-  async function layersOf (source: StageSource, platform: Platform): Promise<{ layers: readonly StageLayer[], name: string }> {
+  async function layersOf(
+    source: StageSource,
+    platform: Platform,
+  ): Promise<{ layers: readonly StageLayer[]; name: string }> {
     if (source.kind === 'scratch') return { layers: [], name: 'scratch' }
-    if (source.kind === 'stage') return { layers: (await stage(source.index)).layers, name: `the stage ${plan.stages[source.index]!.title}` }
+    if (source.kind === 'stage')
+      return {
+        layers: (await stage(source.index)).layers,
+        name: `the stage ${plan.stages[source.index]!.title}`,
+      }
     const image = await imageOf(source.reference, platform, `FROM ${source.reference}`)
     return { layers: image.layers, name: source.reference }
   }
 
   /** What STAGE begins with, as if it had been built. */
-  async function begin (stage: PlannedStage, title: string): Promise<Omit<BuiltStage, 'declaredArgs'>> {
+  async function begin(stage: PlannedStage, title: string): Promise<Omit<BuiltStage, 'declaredArgs'>> {
     const { base, platform } = stage
     if (base.kind === 'stage') return await stageOf(base.index)
-    if (base.kind === 'scratch') return { layers: [], history: [], end: EMPTY_START, platform, createdAt: EPOCH, source: undefined }
-    const image = await imageOf(base.reference, platform, title).catch((err: unknown) => { throw placed(stage.from, [], err) })
+    if (base.kind === 'scratch')
+      return { layers: [], history: [], end: EMPTY_START, platform, createdAt: EPOCH, source: undefined }
+    const image = await imageOf(base.reference, platform, title).catch((err: unknown) => {
+      throw placed(stage.from, [], err)
+    })
     return {
-      layers: image.layers, history: image.history, platform, source: image.source, createdAt: image.created ?? EPOCH,
+      layers: image.layers,
+      history: image.history,
+      platform,
+      source: image.source,
+      createdAt: image.created ?? EPOCH,
       end: { config: image.config, args: new Map(), name: base.reference },
     }
   }
 
-  async function performStep (step: LayerStep, platform: Platform, diffIds: readonly string[], onOutput: (bytes: Buffer) => void): Promise<PerformedStep> {
-    const shared: BuildShared = { ...parts, layersOf: source => layersOf(source, platform) }
+  async function performStep(
+    step: LayerStep,
+    platform: Platform,
+    diffIds: readonly string[],
+    onOutput: (bytes: Buffer) => void,
+  ): Promise<PerformedStep> {
+    const shared: BuildShared = { ...parts, layersOf: (source) => layersOf(source, platform) }
     if (step.kind === 'workdir') return await performWorkdir(shared, step, { diffIds, onOutput })
     if (step.kind !== 'run') return await performCopy(shared, step, { diffIds, onOutput })
     const here = plan.options.buildPlatform
     if (platform.architecture !== here.architecture) {
-      throw step.fault(`programs for ${formatPlatform(platform)} cannot run on this machine, which is ${formatPlatform(here)}`, { mark: 'RUN', hint: 'only stages without RUN can be built for other platforms' })
+      throw step.fault(
+        `programs for ${formatPlatform(platform)} cannot run on this machine, which is ${formatPlatform(here)}`,
+        { mark: 'RUN', hint: 'only stages without RUN can be built for other platforms' },
+      )
     }
     return await performRun(shared, step, { diffIds, onOutput })
   }
 
-  /** ERR with PLACE, where it is one that people can do something about there; the signal's reason when there is one. */
-  function placed (place: Place, output: readonly string[], err: unknown): unknown {
+  /**
+   * ERR with PLACE, where it is one that people can do something about there; the signal's reason when there
+   * is one.
+   */
+  function placed(place: Place, output: readonly string[], err: unknown): unknown {
     if (parts.signal.aborted) return parts.signal.reason
-    const isPlaced = err instanceof StepFailed || err instanceof ContentError || err instanceof RegistryError || err instanceof SyscallError
+    const isPlaced =
+      err instanceof StepFailed ||
+      err instanceof ContentError ||
+      err instanceof RegistryError ||
+      err instanceof SyscallError
     return isPlaced ? new BuildStepFailed(place, output, err) : err
   }
 
   /** As above, with an error that says where in the Dockerfile it happened. */
-  async function performPlaced (step: LayerStep, platform: Platform, diffIds: readonly string[], onOutput: (bytes: Buffer) => void): Promise<PerformedStep> {
+  async function performPlaced(
+    step: LayerStep,
+    platform: Platform,
+    diffIds: readonly string[],
+    onOutput: (bytes: Buffer) => void,
+  ): Promise<PerformedStep> {
     const tail = createTail()
     try {
-      if (diffIds.length >= LAYERS_MAX) throw step.fault(`this would be layer number ${diffIds.length + 1}; an image can have ${LAYERS_MAX} here`, { hint: 'join several RUN into one' })
-      return await performStep(step, platform, diffIds, bytes => {
+      if (diffIds.length >= LAYERS_MAX)
+        throw step.fault(
+          `this would be layer number ${diffIds.length + 1}; an image can have ${LAYERS_MAX} here`,
+          { hint: 'join several RUN into one' },
+        )
+      return await performStep(step, platform, diffIds, (bytes) => {
         tail.add(bytes)
         onOutput(bytes)
       })
@@ -134,16 +180,19 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
     }
   }
 
-  async function buildStage (index: number): Promise<BuiltStage> {
+  async function buildStage(index: number): Promise<BuiltStage> {
     const planned = plan.stages[index]!
     const label = plan.stages.length > 1 || planned.from.stageName !== undefined ? `${planned.title} ` : ''
-    const base = await begin(planned, `[${label}base] FROM ${planned.base.kind === 'image' ? planned.base.reference : planned.base.kind}`)
+    const base = await begin(
+      planned,
+      `[${label}base] FROM ${planned.base.kind === 'image' ? planned.base.reference : planned.base.kind}`,
+    )
     const { steps, end, dependencies, declaredArgs } = evaluateStage(plan, index, base.end)
     for (const other of dependencies) await stageOf(other)
     const layers = [...base.layers]
     const history = [...base.history]
     let { createdAt } = base
-    const total = steps.filter(step => step.kind !== 'config').length
+    const total = steps.filter((step) => step.kind !== 'config').length
     let number = 0
     for (const step of steps) {
       const entry = { created_by: step.createdBy, comment: COMMENT }
@@ -152,7 +201,14 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
         continue
       }
       const title = `[${label}${++number}/${total}] ${step.title}`
-      const { layer } = await progress.follow(title, onOutput => performPlaced(step, base.platform, layers.map(({ diffId }) => diffId), onOutput))
+      const { layer } = await progress.follow(title, (onOutput) =>
+        performPlaced(
+          step,
+          base.platform,
+          layers.map(({ diffId }) => diffId),
+          onOutput,
+        ),
+      )
       if (layer) {
         layers.push(layer)
         createdAt = layer.createdAt
@@ -162,7 +218,7 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
     return { layers, history, end, declaredArgs, platform: planned.platform, createdAt, source: base.source }
   }
 
-  function stageOf (index: number): Promise<BuiltStage> {
+  function stageOf(index: number): Promise<BuiltStage> {
     const known = built.get(index)
     if (known) return known
     const stage = buildStage(index)
@@ -172,5 +228,8 @@ export function createStages ({ plan, bases, shared: parts, progress }: StagesDe
 
   /** Stage number INDEX, built once. */
   const stage = stageOf
-  return { stage, declaredArgs: async () => (await Promise.all(built.values())).flatMap(stage => stage.declaredArgs) }
+  return {
+    stage,
+    declaredArgs: async () => (await Promise.all(built.values())).flatMap((stage) => stage.declaredArgs),
+  }
 }

@@ -20,7 +20,11 @@ type SecretMount = Extract<StepMount, { type: 'secret' }>
 const SCRIPT_FOLDER = '/.wherry'
 
 /** Files that a bind mount or a new cache begins with. */
-interface Copied { readonly plan: CopyPlan, readonly source: CopySource, readonly isFile: boolean }
+interface Copied {
+  readonly plan: CopyPlan
+  readonly source: CopySource
+  readonly isFile: boolean
+}
 
 /** What must be undone when the step has ended. */
 interface Prepared {
@@ -31,19 +35,39 @@ interface Prepared {
 
 const ROOT = { uid: 0, gid: 0 }
 
-async function findCopied (shared: BuildShared, step: RunStep, draft: string, { from, source }: BindMount | CacheMount): Promise<Copied | undefined> {
+async function findCopied(
+  shared: BuildShared,
+  step: RunStep,
+  draft: string,
+  { from, source }: BindMount | CacheMount,
+): Promise<Copied | undefined> {
   if (from.kind === 'scratch') return undefined
   const files = from.kind === 'context' ? shared.context : await stageFiles(shared, draft, from)
-  const request = { sources: [source.replace(/^\/+/, '')], excludes: [], keepsParents: false, isIntoDirectory: false, fault: step.fault }
+  const request = {
+    sources: [source.replace(/^\/+/, '')],
+    excludes: [],
+    keepsParents: false,
+    isIntoDirectory: false,
+    fault: step.fault,
+  }
   const selection = await selectFiles(files.context, request)
   await files.prepare(selection)
   const isFile = selection.layout === 'file'
-  const plan = await planCopy(selection, { destination: isFile ? '/file' : '/root', owner: files.isOwned ? undefined : ROOT, keepXattrs: files.isOwned, contentOf: files.contentOf })
+  const plan = await planCopy(selection, {
+    destination: isFile ? '/file' : '/root',
+    owner: files.isOwned ? undefined : ROOT,
+    keepXattrs: files.isOwned,
+    contentOf: files.contentOf,
+  })
   return { plan, source: files.copySource, isFile }
 }
 
 /** COPIED into the folder FOLDER/upper: as "root" when it is a folder, else as the file "file". */
-async function copyTo (shared: BuildShared, folder: string, { plan, source, isFile }: Copied): Promise<string> {
+async function copyTo(
+  shared: BuildShared,
+  folder: string,
+  { plan, source, isFile }: Copied,
+): Promise<string> {
   await mkdir(folder, { mode: 0o700 })
   await prepareDraft(folder)
   await shared.tool.copy(folder, [], source, plan.operations)
@@ -51,28 +75,47 @@ async function copyTo (shared: BuildShared, folder: string, { plan, source, isFi
 }
 
 /** The fingerprint of what a step mounts: contents of binds, names of the rest. */
-async function fingerprintOf (shared: BuildShared, step: RunStep): Promise<readonly unknown[]> {
+async function fingerprintOf(shared: BuildShared, step: RunStep): Promise<readonly unknown[]> {
   const prints: unknown[] = []
   for (const mount of step.mounts) {
     if (mount.type === 'secret') prints.push(['secret', mount.id, mount.targetPath, mount.env])
     else if (mount.type === 'tmpfs') prints.push(['tmpfs', mount.targetPath])
     else if (mount.type === 'cache') prints.push(['cache', mount.id, mount.targetPath])
     else {
-      const copied = await shared.layers.withDraft(draft => findCopied(shared, step, draft, mount))
+      const copied = await shared.layers.withDraft((draft) => findCopied(shared, step, draft, mount))
       prints.push(['bind', mount.targetPath, copied?.plan.fingerprint])
     }
   }
   return prints
 }
 
-async function addBind (shared: BuildShared, step: RunStep, draft: string, folder: string, mount: BindMount, to: Prepared): Promise<void> {
+async function addBind(
+  shared: BuildShared,
+  step: RunStep,
+  draft: string,
+  folder: string,
+  mount: BindMount,
+  to: Prepared,
+): Promise<void> {
   const copied = await findCopied(shared, step, draft, mount)
   if (copied === undefined) return
-  to.mounts.push({ target: mount.targetPath, source: await copyTo(shared, folder, copied), isFile: copied.isFile, isReadOnly: mount.isReadOnly })
+  to.mounts.push({
+    target: mount.targetPath,
+    source: await copyTo(shared, folder, copied),
+    isFile: copied.isFile,
+    isReadOnly: mount.isReadOnly,
+  })
 }
 
 /** The cache of MOUNT; a new one begins with what its "from" says. */
-async function takeCache (shared: BuildShared, step: RunStep, draft: string, folder: string, mount: CacheMount, to: Prepared): Promise<string> {
+async function takeCache(
+  shared: BuildShared,
+  step: RunStep,
+  draft: string,
+  folder: string,
+  mount: CacheMount,
+  to: Prepared,
+): Promise<string> {
   const cache = await shared.folders.take(mount, shared.signal)
   to.releases.push(cache.release)
   const copied = cache.isNew ? await findCopied(shared, step, draft, mount) : undefined
@@ -83,25 +126,36 @@ async function takeCache (shared: BuildShared, step: RunStep, draft: string, fol
   return cache.path
 }
 
-function addSecret (shared: BuildShared, step: RunStep, mount: SecretMount, to: Prepared): void {
+function addSecret(shared: BuildShared, step: RunStep, mount: SecretMount, to: Prepared): void {
   const value = shared.secrets.value(mount.id)
   if (value === undefined) {
-    if (mount.isRequired) throw step.fault(`the secret "${mount.id}" was not given`, { mark: mount.id, hint: `build with --secret id=${mount.id},src=FILE or --secret id=${mount.id},env=NAME` })
+    if (mount.isRequired)
+      throw step.fault(`the secret "${mount.id}" was not given`, {
+        mark: mount.id,
+        hint: `build with --secret id=${mount.id},src=FILE or --secret id=${mount.id},env=NAME`,
+      })
     return
   }
-  if (mount.targetPath !== undefined) to.mounts.push({ target: mount.targetPath, source: shared.secrets.file(mount.id, mount)!, isFile: true, isReadOnly: true })
+  if (mount.targetPath !== undefined)
+    to.mounts.push({
+      target: mount.targetPath,
+      source: shared.secrets.file(mount.id, mount)!,
+      isFile: true,
+      isReadOnly: true,
+    })
   if (mount.env !== undefined) to.env.push(`${mount.env}=${Buffer.from(value).toString('utf8')}`)
 }
 
-async function prepareMounts (shared: BuildShared, step: RunStep, draft: string, to: Prepared): Promise<void> {
+async function prepareMounts(shared: BuildShared, step: RunStep, draft: string, to: Prepared): Promise<void> {
   const caches = new Map<string, string>()
   for (const [i, mount] of step.mounts.entries()) {
     const folder = join(draft, `mount${i}`)
     if (mount.type === 'bind') await addBind(shared, step, draft, folder, mount, to)
-    else if (mount.type === 'tmpfs') to.mounts.push({ target: mount.targetPath, isFile: false, isReadOnly: false })
+    else if (mount.type === 'tmpfs')
+      to.mounts.push({ target: mount.targetPath, isFile: false, isReadOnly: false })
     else if (mount.type === 'secret') addSecret(shared, step, mount, to)
     else {
-      const source = caches.get(mount.id) ?? await takeCache(shared, step, draft, folder, mount, to)
+      const source = caches.get(mount.id) ?? (await takeCache(shared, step, draft, folder, mount, to))
       caches.set(mount.id, source)
       to.mounts.push({ target: mount.targetPath, source, isFile: false, isReadOnly: mount.isReadOnly })
     }
@@ -109,7 +163,7 @@ async function prepareMounts (shared: BuildShared, step: RunStep, draft: string,
 }
 
 /** The script of a heredoc with its own "#!", as a mounted file.  Returns the arguments that run it. */
-async function addScript ({ argv, script }: RunStep, draft: string, to: Prepared): Promise<readonly string[]> {
+async function addScript({ argv, script }: RunStep, draft: string, to: Prepared): Promise<readonly string[]> {
   if (script === undefined) return argv
   const source = join(draft, 'script')
   const target = `${SCRIPT_FOLDER}/${script.path.slice(script.path.lastIndexOf('/') + 1)}`
@@ -119,19 +173,36 @@ async function addScript ({ argv, script }: RunStep, draft: string, to: Prepared
   return [target, ...argv.slice(1)]
 }
 
-async function runInDraft (shared: BuildShared, step: RunStep, stage: StepStage, draft: string, layers: readonly string[]): Promise<void> {
+async function runInDraft(
+  shared: BuildShared,
+  step: RunStep,
+  stage: StepStage,
+  draft: string,
+  layers: readonly string[],
+): Promise<void> {
   const prepared: Prepared = { mounts: [], env: [], releases: [] }
   try {
     const user = await userOf(layers, step.user)
     await prepareMounts(shared, step, draft, prepared)
     const args = await addScript(step, draft, prepared)
     const own = [...step.proxyEnv, ...step.env, ...prepared.env]
-    const home = own.some(variable => variable.startsWith('HOME=')) ? [] : [`HOME=${await homeOf(layers, user)}`]
+    const home = own.some((variable) => variable.startsWith('HOME='))
+      ? []
+      : [`HOME=${await homeOf(layers, user)}`]
     const runtime = await shared.runtime()
     await runInContainer(runtime, {
-      draft, layers, args, env: [...home, ...own], cwd: step.workingDir, user, mounts: prepared.mounts,
+      draft,
+      layers,
+      args,
+      env: [...home, ...own],
+      cwd: step.workingDir,
+      user,
+      mounts: prepared.mounts,
       network: step.network === 'default' ? shared.network : step.network,
-      memoryBytes: shared.memoryBytes, cpus: shared.cpus, onOutput: stage.onOutput, signal: shared.signal,
+      memoryBytes: shared.memoryBytes,
+      cpus: shared.cpus,
+      onOutput: stage.onOutput,
+      signal: shared.signal,
     })
   } finally {
     for (const release of prepared.releases) release()
@@ -139,13 +210,29 @@ async function runInDraft (shared: BuildShared, step: RunStep, stage: StepStage,
 }
 
 /** The layer of STEP, from the cache when nothing that it sees has changed. */
-export async function performRun (shared: BuildShared, step: RunStep, stage: StepStage): Promise<CachedLayer & { readonly isCached: boolean }> {
+export async function performRun(
+  shared: BuildShared,
+  step: RunStep,
+  stage: StepStage,
+): Promise<CachedLayer & { readonly isCached: boolean }> {
   const { argv, script, env, workingDir, user, network } = step
   const mounts = await fingerprintOf(shared, step)
-  const key = shared.cache.key(['run', stage.diffIds, argv, script?.content, env, workingDir, user, network === 'default' ? shared.network : network, mounts])
+  const key = shared.cache.key([
+    'run',
+    stage.diffIds,
+    argv,
+    script?.content,
+    env,
+    workingDir,
+    user,
+    network === 'default' ? shared.network : network,
+    mounts,
+  ])
   const kept = shared.usesCache ? await shared.cache.find(key) : undefined
   if (kept) return { ...kept, isCached: true }
-  const layer = await shared.layers.make(stage.diffIds, (draft, layers) => runInDraft(shared, step, stage, draft, layers))
+  const layer = await shared.layers.make(stage.diffIds, (draft, layers) =>
+    runInDraft(shared, step, stage, draft, layers),
+  )
   await shared.cache.remember(key, layer)
   return { layer, isCached: false }
 }

@@ -1,5 +1,5 @@
-// One deployment, sent to a gateway, and what people are told about it.  Knows the gateway's answer; refuses to know
-// whether options, a file or a project described the function.
+// One deployment, sent to a gateway, and what people are told about it. Knows the gateway's answer; refuses
+// to know whether options, a file or a project described the function.
 
 import { awaitImage } from './await-image.ts'
 import type { Context } from './context.ts'
@@ -10,10 +10,18 @@ import { printable } from './terminal.ts'
 /** A function in the words of POST /system/functions; the gateway checks every field. */
 export type Deployment = Record<string, unknown>
 
-/** Deploys one function and waits until workers have its image.  Throws Failure when it was refused, or no worker can have the image. */
-export async function deployOne (client: GatewayClient, deployment: Deployment, { wait, json }: { readonly wait: boolean, readonly json?: boolean }, context: Context): Promise<void> {
+/**
+ * Deploys one function and waits until workers have its image. Throws Failure when it was refused, or no
+ * worker can have the image.
+ */
+export async function deployOne(
+  client: GatewayClient,
+  deployment: Deployment,
+  { wait, json }: { readonly wait: boolean; readonly json?: boolean },
+  context: Context,
+): Promise<void> {
   const answer = await client.json({ method: 'POST', path: '/system/functions', json: deployment })
-  const { imageDigest, warnings } = (answer ?? {}) as { imageDigest?: unknown, warnings?: readonly string[] }
+  const { imageDigest, warnings } = (answer ?? {}) as { imageDigest?: unknown; warnings?: readonly string[] }
   const name = String(deployment.service)
   for (const warning of warnings ?? []) context.stderr.write(`wherry: deploy: ${printable(warning)}\n`)
   if (json) context.stdout.write(`${JSON.stringify(answer)}\n`)
@@ -21,5 +29,8 @@ export async function deployOne (client: GatewayClient, deployment: Deployment, 
   if (!wait) return
   const { ready, failures } = await awaitImage(client, name, context, { quiet: json === true })
   for (const failure of failures) context.stderr.write(`wherry: deploy: no image on worker ${failure}\n`)
-  if (ready === 0 && failures.length > 0) throw new Failure('deploy', `${name} is deployed, but no worker can have its image`, { remedy: 'calls end as pull_fail until one can' })
+  if (ready === 0 && failures.length > 0)
+    throw new Failure('deploy', `${name} is deployed, but no worker can have its image`, {
+      remedy: 'calls end as pull_fail until one can',
+    })
 }

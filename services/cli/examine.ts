@@ -16,58 +16,95 @@ export interface Check {
   readonly remedy: string
 }
 
-export interface ExamineOptions { readonly data: string, readonly nativeDir: string, readonly redisUrl?: string, readonly env: Environment }
+export interface ExamineOptions {
+  readonly data: string
+  readonly nativeDir: string
+  readonly redisUrl?: string
+  readonly env: Environment
+}
 
 const DISK_WANTED_BYTES = 2 * 1024 ** 3
 const DISK_MIN_BYTES = 64 * 1024 ** 2
 const MEMORY_WANTED_BYTES = 256 * 1024 ** 2
-const PROGRAMS = [['redis-server', 'starts Redis for wherry up'], ['docker-registry', 'starts a registry for wherry up'], ['setpriv', 'ends both with wherry up']] as const
+const PROGRAMS = [
+  ['redis-server', 'starts Redis for wherry up'],
+  ['docker-registry', 'starts a registry for wherry up'],
+  ['setpriv', 'ends both with wherry up'],
+] as const
 
 /** All checks, in the order of how much depends on each. */
-export async function examine (options: ExamineOptions): Promise<Check[]> {
+export async function examine(options: ExamineOptions): Promise<Check[]> {
   return [
     root(),
     ...containers(options),
     ...PROGRAMS.map(([name, use]) => programCheck(name, use, options.env)),
-    ...options.redisUrl === undefined ? [] : await redis(options.redisUrl),
-    disk(options.data), memory(),
+    ...(options.redisUrl === undefined ? [] : await redis(options.redisUrl)),
+    disk(options.data),
+    memory(),
   ]
 }
 
-function check (name: string, level: Check['level'], detail: string, remedy = ''): Check {
+function check(name: string, level: Check['level'], detail: string, remedy = ''): Check {
   return { name, level, detail, remedy: level === 'ok' ? '' : remedy }
 }
 
-function root (): Check {
+function root(): Check {
   const uid = process.getuid?.()
-  return check('root', uid === 0 ? 'ok' : 'fail', `uid ${uid}`, 'containers need root: sudo npx wherry doctor, sudo npx wherry up')
+  return check(
+    'root',
+    uid === 0 ? 'ok' : 'fail',
+    `uid ${uid}`,
+    'containers need root: sudo npx wherry doctor, sudo npx wherry up',
+  )
 }
 
-function containers ({ nativeDir, data }: ExamineOptions): Check[] {
-  return probeKernel({ nativeDir, dataDir: data }).map(({ name, level, detail, remedy }) => check(name, level, detail, remedy))
+function containers({ nativeDir, data }: ExamineOptions): Check[] {
+  return probeKernel({ nativeDir, dataDir: data }).map(({ name, level, detail, remedy }) =>
+    check(name, level, detail, remedy),
+  )
 }
 
-function programCheck (name: string, use: string, env: Environment): Check {
+function programCheck(name: string, use: string, env: Environment): Check {
   const path = findProgram(name, env)
-  return check(name, path === undefined ? 'warn' : 'ok', path ?? 'not installed', `${use}: make setup, or apt-get install it`)
+  return check(
+    name,
+    path === undefined ? 'warn' : 'ok',
+    path ?? 'not installed',
+    `${use}: make setup, or apt-get install it`,
+  )
 }
 
-async function redis (url: string): Promise<Check[]> {
+async function redis(url: string): Promise<Check[]> {
   const findings = await inspectRedis(url)
   if (findings.length === 0) return [check('redis', 'ok', 'reachable and fit')]
-  return findings.map(({ level, message, remedy }) => check('redis', level === 'refuse' ? 'fail' : 'warn', message, remedy))
+  return findings.map(({ level, message, remedy }) =>
+    check('redis', level === 'refuse' ? 'fail' : 'warn', message, remedy),
+  )
 }
 
-function disk (data: string): Check {
+function disk(data: string): Check {
   let folder = data
   while (!existsSync(folder)) folder = dirname(folder)
   const { bavail, bsize } = statfsSync(folder)
   const freeBytes = bavail * bsize
   const level = freeBytes < DISK_MIN_BYTES ? 'fail' : freeBytes < DISK_WANTED_BYTES ? 'warn' : 'ok'
-  return check('disk', level, `${(freeBytes / 1024 ** 3).toFixed(1)} GiB free below ${data}`, 'images need room: free some, or choose another folder with --data')
+  return check(
+    'disk',
+    level,
+    `${(freeBytes / 1024 ** 3).toFixed(1)} GiB free below ${data}`,
+    'images need room: free some, or choose another folder with --data',
+  )
 }
 
-function memory (): Check {
-  const available = Number(/^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? freemem() / 1024) * 1024
-  return check('memory', available < MEMORY_WANTED_BYTES ? 'warn' : 'ok', `${(available / 1024 ** 2).toFixed(0)} MiB available`, 'functions and Redis share it: free some, or lower the functions’ limits')
+function memory(): Check {
+  const available =
+    Number(
+      /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? freemem() / 1024,
+    ) * 1024
+  return check(
+    'memory',
+    available < MEMORY_WANTED_BYTES ? 'warn' : 'ok',
+    `${(available / 1024 ** 2).toFixed(0)} MiB available`,
+    'functions and Redis share it: free some, or lower the functions’ limits',
+  )
 }

@@ -24,7 +24,7 @@ export class Failure extends Error {
   readonly faults: readonly Fault[]
   readonly exitCode: number
 
-  constructor (what: string, why: string, facts: FailureFacts = {}) {
+  constructor(what: string, why: string, facts: FailureFacts = {}) {
     super(why, facts.cause === undefined ? undefined : { cause: facts.cause })
     this.name = 'Failure'
     this.what = what
@@ -34,15 +34,21 @@ export class Failure extends Error {
   }
 }
 
-/** A wrong command line: exit code 2, and where the right one is told.  COMMAND is "" when it is not known. */
-export function usageFailure (command: string, why: string): Failure {
-  return new Failure(command || 'usage', why, { exitCode: EXIT_USAGE, remedy: `see wherry ${command} --help`.replace('  ', ' ') })
+/**
+ * A wrong command line: exit code 2, and where the right one is told.  COMMAND is "" when it is not known.
+ */
+export function usageFailure(command: string, why: string): Failure {
+  return new Failure(command || 'usage', why, {
+    exitCode: EXIT_USAGE,
+    remedy: `see wherry ${command} --help`.replace('  ', ' '),
+  })
 }
 
 /** ERR, thrown by COMMAND, as a Failure. */
-export function failureOf (command: string, err: unknown): Failure {
+export function failureOf(command: string, err: unknown): Failure {
   if (err instanceof Failure) return err
-  if (err instanceof InvalidRequest) return new Failure(command, 'the input is wrong', { faults: err.faults, cause: err })
+  if (err instanceof InvalidRequest)
+    return new Failure(command, 'the input is wrong', { faults: err.faults, cause: err })
   if (err instanceof AppError) return new Failure(command, `${err.message} (${err.code})`, { cause: err })
   return new Failure(command, err instanceof Error ? err.message : String(err), { cause: err })
 }
@@ -50,9 +56,14 @@ export function failureOf (command: string, err: unknown): Failure {
 const oneLine = (text: string): string => text.replaceAll(/\s*[\r\n]+\s*/g, ' ').trim()
 
 /** The text for stderr; ends with a newline. */
-export function describeFailure (failure: Failure): string {
+export function describeFailure(failure: Failure): string {
   const head = `wherry: ${failure.what}: ${oneLine(failure.message)}${failure.remedy === undefined ? '' : `; ${failure.remedy}`}`
-  const faults = failure.faults.slice(0, FAULTS_MAX).map(f => `  ${f.path === '' ? '' : `${f.path}: `}${oneLine(f.problem)}${f.excerpt === undefined ? '' : `\n\n${f.excerpt}\n`}`)
+  const faults = failure.faults
+    .slice(0, FAULTS_MAX)
+    .map(
+      (f) =>
+        `  ${f.path === '' ? '' : `${f.path}: `}${oneLine(f.problem)}${f.excerpt === undefined ? '' : `\n\n${f.excerpt}\n`}`,
+    )
   const more = failure.faults.length - faults.length
   return [head, ...faults, ...(more > 0 ? [`  … and ${more} more`] : [])].join('\n') + '\n'
 }

@@ -2,7 +2,12 @@
 // errors; refuses to know what a command does with them.  node:http, because replies are streamed,
 // statuses are data here, and the command line must start quickly.
 
-import { request as httpRequest, type ClientRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
+import {
+  request as httpRequest,
+  type ClientRequest,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+} from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import type { Fault } from '../contract/errors.ts'
 import { Failure } from './failure.ts'
@@ -27,7 +32,11 @@ export interface Request {
   readonly signal?: AbortSignal
 }
 
-export interface Reply { readonly status: number, readonly headers: IncomingHttpHeaders, readonly body: Buffer }
+export interface Reply {
+  readonly status: number
+  readonly headers: IncomingHttpHeaders
+  readonly body: Buffer
+}
 
 /** One item of GET /system/functions: the fields that tables show. */
 export interface FunctionStatus {
@@ -36,7 +45,12 @@ export interface FunctionStatus {
   readonly contract: string
   readonly invocationCount: number
   readonly updatedAt: string
-  readonly queue: { readonly waiting: number, readonly active: number, readonly delayed: number, readonly failed: number }
+  readonly queue: {
+    readonly waiting: number
+    readonly active: number
+    readonly delayed: number
+    readonly failed: number
+  }
 }
 
 /** One item of GET /system/workers. */
@@ -44,35 +58,44 @@ export interface WorkerStatus {
   readonly name: string
   readonly startedAtMs: number
   readonly slots: number
-  readonly running: ReadonlyArray<{ readonly callId: string, readonly function: string, readonly pid: number, readonly startedAtMs: number }>
+  readonly running: ReadonlyArray<{
+    readonly callId: string
+    readonly function: string
+    readonly pid: number
+    readonly startedAtMs: number
+  }>
 }
 
 export interface GatewayClient {
   readonly url: string
   /** The reply as it comes, whatever its status. */
-  open (request: Request): Promise<IncomingMessage>
+  open(request: Request): Promise<IncomingMessage>
   /** The whole reply, whatever its status. */
-  send (request: Request): Promise<Reply>
+  send(request: Request): Promise<Reply>
   /** The reply's JSON.  A status other than 2xx is thrown as a Failure with the gateway's own words. */
-  json (request: Request & { readonly json?: unknown }): Promise<unknown>
+  json(request: Request & { readonly json?: unknown }): Promise<unknown>
 }
 
 /** A client of the gateway at URL, for the command WHAT (named in failures). */
-export function createGatewayClient (what: string, url: URL): GatewayClient {
+export function createGatewayClient(what: string, url: URL): GatewayClient {
   const base = url.href.replace(/\/+$/, '')
   const client: GatewayClient = {
     url: base,
-    open: request => open(what, base, request),
-    async send (request) {
+    open: (request) => open(what, base, request),
+    async send(request) {
       const message = await open(what, base, request)
       return { status: message.statusCode ?? 0, headers: message.headers, body: await readAll(what, message) }
     },
-    async json ({ json, ...request }) {
-      const reply = await client.send(json === undefined ? request : {
-        ...request,
-        headers: { ...request.headers, 'content-type': 'application/json' },
-        body: Buffer.from(JSON.stringify(json)),
-      })
+    async json({ json, ...request }) {
+      const reply = await client.send(
+        json === undefined
+          ? request
+          : {
+              ...request,
+              headers: { ...request.headers, 'content-type': 'application/json' },
+              body: Buffer.from(JSON.stringify(json)),
+            },
+      )
       if (reply.status < 200 || reply.status > 299) throw failureOfReply(what, reply)
       return reply.body.length === 0 ? undefined : parseJson(what, reply.body)
     },
@@ -80,22 +103,37 @@ export function createGatewayClient (what: string, url: URL): GatewayClient {
   return client
 }
 
-function open (what: string, base: string, { method, path, headers, body, patient, signal }: Request): Promise<IncomingMessage> {
+function open(
+  what: string,
+  base: string,
+  { method, path, headers, body, patient, signal }: Request,
+): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     const send = base.startsWith('https:') ? httpsRequest : httpRequest
     const asks = body !== undefined && body.length > ASK_FIRST_BYTES
     const request = send(`${base}${path}`, {
       method,
-      headers: { ...headers, ...(body !== undefined && { 'content-length': String(body.length) }), ...(asks && { expect: '100-continue' }) },
+      headers: {
+        ...headers,
+        ...(body !== undefined && { 'content-length': String(body.length) }),
+        ...(asks && { expect: '100-continue' }),
+      },
       ...(signal && { signal }),
     })
-    if (patient !== true) request.setTimeout(REPLY_TIMEOUT_MS, () => request.destroy(new Error(`no reply within ${REPLY_TIMEOUT_MS / 1000} s`)))
-    request.once('error', (err: NodeJS.ErrnoException) => { reject(unreachable(what, base, err)) })
-    request.once('response', message => {
+    if (patient !== true)
+      request.setTimeout(REPLY_TIMEOUT_MS, () =>
+        request.destroy(new Error(`no reply within ${REPLY_TIMEOUT_MS / 1000} s`)),
+      )
+    request.once('error', (err: NodeJS.ErrnoException) => {
+      reject(unreachable(what, base, err))
+    })
+    request.once('response', (message) => {
       request.setTimeout(0)
       // What breaks from here on (a refused body's connection) shows in the reply itself, or not at all.
       request.on('error', () => {})
-      message.once('close', () => { if (!request.writableEnded) request.destroy() })
+      message.once('close', () => {
+        if (!request.writableEnded) request.destroy()
+      })
       resolve(message)
     })
     if (asks) sendWhenAsked(request, body)
@@ -103,15 +141,20 @@ function open (what: string, base: string, { method, path, headers, body, patien
   })
 }
 
-/** A large body goes out only once the gateway wants it; a refusal (413) would be lost behind a broken pipe (RFC 9110 §10.1.1). */
-function sendWhenAsked (request: ClientRequest, body: Uint8Array): void {
+/**
+ * A large body goes out only once the gateway wants it; a refusal (413) would be lost behind a broken pipe
+ * (RFC 9110 §10.1.1).
+ */
+function sendWhenAsked(request: ClientRequest, body: Uint8Array): void {
   const goOn = (): void => {
     clearTimeout(silence)
     request.end(body)
   }
   const silence = setTimeout(goOn, ASK_TIMEOUT_MS)
   request.once('continue', goOn)
-  request.once('close', () => { clearTimeout(silence) })
+  request.once('close', () => {
+    clearTimeout(silence)
+  })
   request.once('response', () => {
     clearTimeout(silence)
     request.off('continue', goOn)
@@ -125,42 +168,56 @@ const WHY_UNREACHABLE: Readonly<Record<string, string>> = {
   EPROTO: 'what listens there does not speak TLS; is it http?',
 }
 
-function unreachable (what: string, base: string, err: NodeJS.ErrnoException): Failure {
+function unreachable(what: string, base: string, err: NodeJS.ErrnoException): Failure {
   const why = WHY_UNREACHABLE[err.code ?? ''] ?? (err.message || err.code)
   return new Failure(what, `the gateway ${base} cannot be reached (${why})`, {
-    remedy: 'start it with wherry up, or say where it is with --gateway URL', cause: err,
+    remedy: 'start it with wherry up, or say where it is with --gateway URL',
+    cause: err,
   })
 }
 
-async function readAll (what: string, message: IncomingMessage): Promise<Buffer> {
+async function readAll(what: string, message: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = []
   let sizeBytes = 0
   try {
     for await (const chunk of message as AsyncIterable<Buffer>) {
       sizeBytes += chunk.length
-      if (sizeBytes > REPLY_MAX_BYTES) throw new Failure(what, `the reply is longer than ${REPLY_MAX_BYTES} bytes`)
+      if (sizeBytes > REPLY_MAX_BYTES)
+        throw new Failure(what, `the reply is longer than ${REPLY_MAX_BYTES} bytes`)
       chunks.push(chunk)
     }
   } catch (err) {
     if (err instanceof Failure) throw err
-    throw new Failure(what, 'the gateway broke off in the middle of its reply', { remedy: 'look at its log, then try again', cause: err })
+    throw new Failure(what, 'the gateway broke off in the middle of its reply', {
+      remedy: 'look at its log, then try again',
+      cause: err,
+    })
   }
   return Buffer.concat(chunks)
 }
 
-function parseJson (what: string, body: Buffer): unknown {
+function parseJson(what: string, body: Buffer): unknown {
   try {
     return JSON.parse(body.toString('utf8'))
   } catch (err) {
-    throw new Failure(what, 'the reply is not JSON', { remedy: 'is it Wherry that listens there?', cause: err })
+    throw new Failure(what, 'the reply is not JSON', {
+      remedy: 'is it Wherry that listens there?',
+      cause: err,
+    })
   }
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)
-const textOf = (value: unknown): string | undefined => typeof value === 'string' ? value : undefined
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+const textOf = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
 
-/** What the gateway's error body says: `{"error": {code, message, faults, outcome, log}}`; undefined when it is something else. */
-export function errorOfReply (reply: Reply): { code?: string, message: string, faults: Fault[], log?: string } | undefined {
+/**
+ * What the gateway's error body says: `{"error": {code, message, faults, outcome, log}}`; undefined when it
+ * is something else.
+ */
+export function errorOfReply(
+  reply: Reply,
+): { code?: string; message: string; faults: Fault[]; log?: string } | undefined {
   let parsed: unknown
   try {
     parsed = JSON.parse(reply.body.toString('utf8'))
@@ -169,17 +226,30 @@ export function errorOfReply (reply: Reply): { code?: string, message: string, f
   }
   const error = isObject(parsed) ? parsed.error : undefined
   if (!isObject(error)) return undefined
-  const faults = Array.isArray(error.faults) ? error.faults.filter(isObject).map(f => ({ path: textOf(f.path) ?? '', problem: textOf(f.problem) ?? '' })) : []
+  const faults = Array.isArray(error.faults)
+    ? error.faults
+        .filter(isObject)
+        .map((f) => ({ path: textOf(f.path) ?? '', problem: textOf(f.problem) ?? '' }))
+    : []
   const code = textOf(error.code)
   const log = textOf(error.log)
-  return { message: textOf(error.message) ?? 'no message', faults, ...(code !== undefined && { code }), ...(log !== undefined && { log }) }
+  return {
+    message: textOf(error.message) ?? 'no message',
+    faults,
+    ...(code !== undefined && { code }),
+    ...(log !== undefined && { log }),
+  }
 }
 
 /** The Failure that a reply with an error status stands for. */
-export function failureOfReply (what: string, reply: Reply): Failure {
+export function failureOfReply(what: string, reply: Reply): Failure {
   const error = errorOfReply(reply)
-  if (error === undefined) return new Failure(what, `the gateway answered ${reply.status}`, { remedy: 'is it Wherry that listens there?' })
+  if (error === undefined)
+    return new Failure(what, `the gateway answered ${reply.status}`, {
+      remedy: 'is it Wherry that listens there?',
+    })
   const code = error.code === undefined ? '' : ` (${error.code})`
-  if (error.faults.length > 0) return new Failure(what, `the gateway refused the input${code}`, { faults: error.faults })
+  if (error.faults.length > 0)
+    return new Failure(what, `the gateway refused the input${code}`, { faults: error.faults })
   return new Failure(what, `${error.message}${code}`)
 }

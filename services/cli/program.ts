@@ -26,17 +26,42 @@ import { describeFailure, EXIT_USAGE, failureOf, usageFailure } from './failure.
 import project from '../../package.json' with { type: 'json' }
 
 const COMMANDS = [
-  addUp, addDown, addInit, addBuild, addDeploy, addInvoke, addList, addDescribe, addRemove, addLogs, addPs, addImage, addPush, addLogin, addLogout, addDoctor, addVersion,
-  addGateway, addWorker, addOci,
+  addUp,
+  addDown,
+  addInit,
+  addBuild,
+  addDeploy,
+  addInvoke,
+  addList,
+  addDescribe,
+  addRemove,
+  addLogs,
+  addPs,
+  addImage,
+  addPush,
+  addLogin,
+  addLogout,
+  addDoctor,
+  addVersion,
+  addGateway,
+  addWorker,
+  addOci,
 ]
 
 /** The last argument of commands that hand words on to a program of somebody else's. */
 const FOREIGN_WORDS = 'args'
 
-/** Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage. */
-export async function runProgram (argv: readonly string[], context: Context): Promise<number> {
+/**
+ * Runs the command line ARGV (without node and script).  Resolves with the exit code: 0, 1 failed, 2 usage.
+ */
+export async function runProgram(argv: readonly string[], context: Context): Promise<number> {
   let exitCode = 0
-  const program = createProgram({ ...context, setExitCode: code => { exitCode = code } })
+  const program = createProgram({
+    ...context,
+    setExitCode: (code) => {
+      exitCode = code
+    },
+  })
   try {
     await program.parseAsync(argv, { from: 'user' })
     return exitCode
@@ -48,49 +73,62 @@ export async function runProgram (argv: readonly string[], context: Context): Pr
   }
 }
 
-function createProgram (context: Context): Command {
+function createProgram(context: Context): Command {
   const program = new Command('wherry')
     .description('Runs container functions: HTTP and BullMQ in, short-lived isolated containers underneath.')
     .version(`wherry ${project.version}`, '-V, --version', 'show the version; wherry version shows more')
     .enablePositionalOptions()
     .configureHelp({ showGlobalOptions: false })
     .configureOutput({
-      writeOut: text => context.stdout.write(text),
-      writeErr: text => context.stderr.write(text),
-      outputError: () => { /* runProgram writes it, in our words */ },
+      writeOut: (text) => context.stdout.write(text),
+      writeErr: (text) => context.stderr.write(text),
+      outputError: () => {
+        /* runProgram writes it, in our words */
+      },
     })
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry up                                              # start everything on this machine
   wherry deploy upper --image busybox -- tr a-z A-Z      # a function from any image
   echo hello | wherry invoke upper                       # HELLO
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.  wherry COMMAND --help shows more of each.`)
+Exit codes: 0 done, 1 failed, 2 wrong usage.  wherry COMMAND --help shows more of each.`,
+    )
   for (const add of COMMANDS) add(program, context)
   for (const command of withSubcommands(program)) {
-    command.exitOverride(err => {
+    command.exitOverride((err) => {
       const isHelp = err.exitCode === 0 || err.code === 'commander.help'
-      const isForeign = err.code === 'commander.unknownOption' && command.registeredArguments.at(-1)?.name() === FOREIGN_WORDS
-      throw isHelp ? err : usageFailure(titleOf(command), `${err.message.replace(/^error: /, '').replace(/\.$/, '')}${isForeign ? ' (words for the function’s program stand behind --)' : ''}`)
+      const isForeign =
+        err.code === 'commander.unknownOption' && command.registeredArguments.at(-1)?.name() === FOREIGN_WORDS
+      throw isHelp
+        ? err
+        : usageFailure(
+            titleOf(command),
+            `${err.message.replace(/^error: /, '').replace(/\.$/, '')}${isForeign ? ' (words for the function’s program stand behind --)' : ''}`,
+          )
     })
   }
   return program
 }
 
-function withSubcommands (command: Command): Command[] {
+function withSubcommands(command: Command): Command[] {
   return [command, ...command.commands.flatMap(withSubcommands)]
 }
 
 /** "image pull"; nothing for the program itself. */
-function titleOf (command: Command): string {
+function titleOf(command: Command): string {
   return command.parent === null ? '' : `${titleOf(command.parent)} ${command.name()}`.trim()
 }
 
 /** What was asked for, as far as it is a command: "image pull". */
-function titleOfArgs (program: Command): string {
+function titleOfArgs(program: Command): string {
   let command: Command | undefined = program
   for (const word of program.args) {
-    const next: Command | undefined = command.commands.find(c => c.name() === word || c.aliases().includes(word))
+    const next: Command | undefined = command.commands.find(
+      (c) => c.name() === word || c.aliases().includes(word),
+    )
     if (next === undefined) break
     command = next
   }

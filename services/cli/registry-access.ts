@@ -1,5 +1,5 @@
-// How a command reaches registries: the same file of registries, logins and proxies that gateway and worker use.
-// Knows options and the environment; refuses to know what is asked.
+// How a command reaches registries: the same file of registries, logins and proxies that gateway and worker
+// use. Knows options and the environment; refuses to know what is asked.
 
 import type { Command } from 'commander'
 import type { RegistryAccess } from '../image/open-registry.ts'
@@ -8,16 +8,22 @@ import { DATA_DEFAULT } from './connect.ts'
 import type { Context } from './context.ts'
 import { usageFailure } from './failure.ts'
 
-export interface AccessOptions { readonly data?: string, readonly registries?: string }
-
-/** Adds --data and --registries to COMMAND. */
-export function addAccessOptions (command: Command): Command {
-  return command
-    .option('--data <dir>', `data folder, where logins are kept (or WHERRY_DATA; default ${DATA_DEFAULT})`)
-    .option('--registries <file>', `file of registries (or WHERRY_REGISTRIES; default ${REGISTRIES_FILE_DEFAULT})`)
+export interface AccessOptions {
+  readonly data?: string
+  readonly registries?: string
 }
 
-export function registryAccess ({ data, registries }: AccessOptions, { env }: Context): RegistryAccess {
+/** Adds --data and --registries to COMMAND. */
+export function addAccessOptions(command: Command): Command {
+  return command
+    .option('--data <dir>', `data folder, where logins are kept (or WHERRY_DATA; default ${DATA_DEFAULT})`)
+    .option(
+      '--registries <file>',
+      `file of registries (or WHERRY_REGISTRIES; default ${REGISTRIES_FILE_DEFAULT})`,
+    )
+}
+
+export function registryAccess({ data, registries }: AccessOptions, { env }: Context): RegistryAccess {
   return {
     env,
     dataDir: data ?? (env.WHERRY_DATA || DATA_DEFAULT),
@@ -26,9 +32,13 @@ export function registryAccess ({ data, registries }: AccessOptions, { env }: Co
 }
 
 /** The registry that WRITTEN ("https://Host:5000/", "index.docker.io") names, for COMMAND. */
-export async function parseRegistry (command: string, written: string): Promise<string> {
+export async function parseRegistry(command: string, written: string): Promise<string> {
   const { canonicalRegistry, isRegistryName } = await import('../image/reference.ts')
   const name = written.replace(/^https?:\/\//, '').replace(/\/(?:v[12]\/?)?$/, '')
-  if (!isRegistryName(name)) throw usageFailure(command, `"${written.slice(0, 100)}" is not the name of a registry (host or host:port)`)
+  if (!isRegistryName(name))
+    throw usageFailure(
+      command,
+      `"${written.slice(0, 100)}" is not the name of a registry (host or host:port)`,
+    )
   return canonicalRegistry(name)
 }

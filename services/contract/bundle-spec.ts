@@ -8,7 +8,7 @@ import type { NamespaceType, Process, Rlimit } from './runtime-spec.ts'
 export interface BundleSpec {
   readonly process: BundleProcess
   /** A directory on the host, absolute. */
-  readonly root: { readonly path: string, readonly readonly: boolean }
+  readonly root: { readonly path: string; readonly readonly: boolean }
   readonly hostname?: string
   readonly domainname?: string
   readonly mounts: readonly BundleMount[]
@@ -23,7 +23,7 @@ export interface BundleProcess extends Omit<Process, 'rlimits'> {
   readonly rlimits: readonly BundleRlimit[]
   readonly umask?: number
   readonly terminal: boolean
-  readonly consoleSize?: { readonly height: number, readonly width: number }
+  readonly consoleSize?: { readonly height: number; readonly width: number }
   readonly oomScoreAdj?: number
   readonly apparmorProfile?: string
   readonly scheduler?: Scheduler
@@ -43,7 +43,10 @@ export interface Scheduler {
 }
 
 /** RLIM_INFINITY is 2⁶⁴ − 1, which no JavaScript number holds. */
-export interface BundleRlimit extends Omit<Rlimit, 'soft' | 'hard'> { readonly soft: number | bigint, readonly hard: number | bigint }
+export interface BundleRlimit extends Omit<Rlimit, 'soft' | 'hard'> {
+  readonly soft: number | bigint
+  readonly hard: number | bigint
+}
 
 export interface BundleMount {
   readonly destination: string
@@ -53,14 +56,25 @@ export interface BundleMount {
   /** As runc takes them (mount-options.ts of the runtime knows them). */
   readonly options: readonly string[]
   /** Ids of files seen through other ones; without mappings through the container's own. */
-  readonly idmap?: { readonly recursive: boolean, readonly uidMappings: readonly IdMapping[], readonly gidMappings: readonly IdMapping[] }
+  readonly idmap?: {
+    readonly recursive: boolean
+    readonly uidMappings: readonly IdMapping[]
+    readonly gidMappings: readonly IdMapping[]
+  }
 }
 
 export type BundleNamespaceType = NamespaceType | 'time'
 
 /** Without a path it is made, with one it is joined. */
-export interface Namespace { readonly type: BundleNamespaceType, readonly path?: string }
-export interface IdMapping { readonly containerID: number, readonly hostID: number, readonly size: number }
+export interface Namespace {
+  readonly type: BundleNamespaceType
+  readonly path?: string
+}
+export interface IdMapping {
+  readonly containerID: number
+  readonly hostID: number
+  readonly size: number
+}
 
 export interface BundleLinux {
   readonly namespaces: readonly Namespace[]
@@ -80,7 +94,8 @@ export interface BundleLinux {
   readonly personality?: 'LINUX' | 'LINUX32'
 }
 
-export type Propagation = 'shared' | 'slave' | 'private' | 'unbindable' | 'rshared' | 'rslave' | 'rprivate' | 'runbindable'
+export type Propagation =
+  'shared' | 'slave' | 'private' | 'unbindable' | 'rshared' | 'rslave' | 'rprivate' | 'runbindable'
 
 export interface Device {
   readonly path: string
@@ -129,17 +144,34 @@ export interface BundleResources {
   readonly blockIO: {
     readonly weight?: number
     readonly leafWeight?: number
-    readonly weightDevice: ReadonlyArray<{ readonly major: number, readonly minor: number, readonly weight?: number, readonly leafWeight?: number }>
+    readonly weightDevice: ReadonlyArray<{
+      readonly major: number
+      readonly minor: number
+      readonly weight?: number
+      readonly leafWeight?: number
+    }>
     readonly throttle: readonly Throttle[]
   }
-  readonly network: { readonly classID?: number, readonly priorities: ReadonlyArray<{ readonly name: string, readonly priority: number }> }
-  readonly rdma: ReadonlyArray<{ readonly device: string, readonly hcaHandles?: number, readonly hcaObjects?: number }>
-  readonly hugepageLimits: ReadonlyArray<{ readonly pageSize: string, readonly limit: number }>
+  readonly network: {
+    readonly classID?: number
+    readonly priorities: ReadonlyArray<{ readonly name: string; readonly priority: number }>
+  }
+  readonly rdma: ReadonlyArray<{
+    readonly device: string
+    readonly hcaHandles?: number
+    readonly hcaObjects?: number
+  }>
+  readonly hugepageLimits: ReadonlyArray<{ readonly pageSize: string; readonly limit: number }>
   /** Files of a v2 cgroup and what to write into them. */
   readonly unified: Readonly<Record<string, string>>
 }
 
-export interface Throttle { readonly kind: 'readBps' | 'writeBps' | 'readIops' | 'writeIops', readonly major: number, readonly minor: number, readonly rate: number }
+export interface Throttle {
+  readonly kind: 'readBps' | 'writeBps' | 'readIops' | 'writeIops'
+  readonly major: number
+  readonly minor: number
+  readonly rate: number
+}
 
 export interface Seccomp {
   readonly defaultAction: SeccompAction
@@ -147,27 +179,57 @@ export interface Seccomp {
   readonly architectures: readonly string[]
   readonly flags: readonly string[]
   readonly syscalls: readonly SeccompRule[]
-  /** Who decides on calls with SCMP_ACT_NOTIFY: a unix socket of the host's, and what is told there with them. */
-  readonly listener?: { readonly path: string, readonly metadata?: string }
+  /**
+   * Who decides on calls with SCMP_ACT_NOTIFY: a unix socket of the host's, and what is told there with them.
+   */
+  readonly listener?: { readonly path: string; readonly metadata?: string }
 }
 
 export const SECCOMP_ACTIONS = [
-  'SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_TRAP', 'SCMP_ACT_ERRNO', 'SCMP_ACT_TRACE', 'SCMP_ACT_ALLOW', 'SCMP_ACT_LOG', 'SCMP_ACT_NOTIFY',
+  'SCMP_ACT_KILL',
+  'SCMP_ACT_KILL_PROCESS',
+  'SCMP_ACT_KILL_THREAD',
+  'SCMP_ACT_TRAP',
+  'SCMP_ACT_ERRNO',
+  'SCMP_ACT_TRACE',
+  'SCMP_ACT_ALLOW',
+  'SCMP_ACT_LOG',
+  'SCMP_ACT_NOTIFY',
 ] as const
-export type SeccompAction = typeof SECCOMP_ACTIONS[number]
+export type SeccompAction = (typeof SECCOMP_ACTIONS)[number]
 
-export const SECCOMP_OPERATORS = ['SCMP_CMP_NE', 'SCMP_CMP_LT', 'SCMP_CMP_LE', 'SCMP_CMP_EQ', 'SCMP_CMP_GE', 'SCMP_CMP_GT', 'SCMP_CMP_MASKED_EQ'] as const
-export type SeccompOperator = typeof SECCOMP_OPERATORS[number]
+export const SECCOMP_OPERATORS = [
+  'SCMP_CMP_NE',
+  'SCMP_CMP_LT',
+  'SCMP_CMP_LE',
+  'SCMP_CMP_EQ',
+  'SCMP_CMP_GE',
+  'SCMP_CMP_GT',
+  'SCMP_CMP_MASKED_EQ',
+] as const
+export type SeccompOperator = (typeof SECCOMP_OPERATORS)[number]
 
 export interface SeccompRule {
   readonly names: readonly string[]
   readonly action: SeccompAction
   readonly errnoRet?: number
-  readonly args: ReadonlyArray<{ readonly index: number, readonly value: number | bigint, readonly valueTwo: number | bigint, readonly op: SeccompOperator }>
+  readonly args: ReadonlyArray<{
+    readonly index: number
+    readonly value: number | bigint
+    readonly valueTwo: number | bigint
+    readonly op: SeccompOperator
+  }>
 }
 
-export const HOOK_NAMES = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'] as const
-export type HookName = typeof HOOK_NAMES[number]
+export const HOOK_NAMES = [
+  'prestart',
+  'createRuntime',
+  'createContainer',
+  'startContainer',
+  'poststart',
+  'poststop',
+] as const
+export type HookName = (typeof HOOK_NAMES)[number]
 
 export interface Hook {
   readonly path: string

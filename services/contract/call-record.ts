@@ -19,12 +19,20 @@ export interface Phases {
   readonly settle: number
 }
 
-export const PHASES = ['queue', 'pull', 'create', 'init', 'run', 'settle'] as const satisfies ReadonlyArray<keyof Phases>
+export const PHASES = ['queue', 'pull', 'create', 'init', 'run', 'settle'] as const satisfies ReadonlyArray<
+  keyof Phases
+>
 
-/** Read from the container's cgroup after its end.  What is optional is missing where the kernel does not count it. */
+/**
+ * Read from the container's cgroup after its end. What is optional is missing where the kernel does not count
+ * it.
+ */
 export interface Usage {
   readonly cpuMs: number
-  /** Periods of the CPU limit in which it ran, those in which it was stopped for the rest, and how long it stood still. */
+  /**
+   * Periods of the CPU limit in which it ran, those in which it was stopped for the rest, and how long it
+   * stood still.
+   */
   readonly cpuPeriods: number
   readonly cpuThrottledPeriods: number
   readonly cpuThrottledMs: number

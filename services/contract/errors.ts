@@ -2,8 +2,15 @@
 // whether trying again can help.  Users match on `code`; the table is mirrored in docs/errors.md.
 // Expected ends of a call are not here: they are outcomes (outcome.ts).
 
-/** One wrong field: `path` in the caller's own words ("limits.memory"), `problem` a whole sentence part; of a text file also the lines around, as they are shown. */
-export interface Fault { readonly path: string, readonly problem: string, readonly excerpt?: string }
+/**
+ * One wrong field: `path` in the caller's own words ("limits.memory"), `problem` a whole sentence part; of a
+ * text file also the lines around, as they are shown.
+ */
+export interface Fault {
+  readonly path: string
+  readonly problem: string
+  readonly excerpt?: string
+}
 
 export interface ErrorFacts {
   readonly code: string
@@ -18,7 +25,7 @@ export class AppError extends Error {
   readonly statusCode: number
   readonly retryable: boolean
 
-  constructor (message: string, facts: ErrorFacts) {
+  constructor(message: string, facts: ErrorFacts) {
     super(message, facts.cause === undefined ? undefined : { cause: facts.cause })
     this.name = new.target.name
     this.code = facts.code
@@ -31,41 +38,51 @@ export class AppError extends Error {
 export class InvalidRequest extends AppError {
   readonly faults: readonly Fault[]
 
-  constructor (faults: readonly Fault[], code: 'ERR_INVALID_REQUEST' | 'ERR_INVALID_REFERENCE' | 'ERR_INVALID_DOCKERFILE' = 'ERR_INVALID_REQUEST') {
-    super(faults.map(f => f.path === '' ? f.problem : `${f.path}: ${f.problem}`).join('; '), { code, statusCode: 400, retryable: false })
+  constructor(
+    faults: readonly Fault[],
+    code: 'ERR_INVALID_REQUEST' | 'ERR_INVALID_REFERENCE' | 'ERR_INVALID_DOCKERFILE' = 'ERR_INVALID_REQUEST',
+  ) {
+    super(faults.map((f) => (f.path === '' ? f.problem : `${f.path}: ${f.problem}`)).join('; '), {
+      code,
+      statusCode: 400,
+      retryable: false,
+    })
     this.faults = faults
   }
 }
 
 export class NotFound extends AppError {
-  constructor (message: string, code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_NOT_FOUND') {
+  constructor(
+    message: string,
+    code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_NOT_FOUND',
+  ) {
     super(message, { code, statusCode: 404, retryable: false })
   }
 }
 
 export class Conflict extends AppError {
-  constructor (message: string, code: 'ERR_FUNCTION_EXISTS' | 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
+  constructor(message: string, code: 'ERR_FUNCTION_EXISTS' | 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
     super(message, { code, statusCode: 409, retryable: false })
   }
 }
 
 /** The image is not signed as the namespace's policy requires. */
 export class NotSigned extends AppError {
-  constructor (message: string) {
+  constructor(message: string) {
     super(message, { code: 'ERR_NOT_SIGNED', statusCode: 403, retryable: false })
   }
 }
 
 /** A body over its limit. */
 export class TooLarge extends AppError {
-  constructor (message: string) {
+  constructor(message: string) {
     super(message, { code: 'ERR_TOO_LARGE', statusCode: 413, retryable: false })
   }
 }
 
 /** Not now: Redis away, queue full, no free slot.  Becomes 503 with Retry-After. */
 export class Overloaded extends AppError {
-  constructor (message: string, code: 'ERR_QUEUE_FULL' | 'ERR_NO_SLOT' | 'ERR_REDIS_AWAY', cause?: unknown) {
+  constructor(message: string, code: 'ERR_QUEUE_FULL' | 'ERR_NO_SLOT' | 'ERR_REDIS_AWAY', cause?: unknown) {
     super(message, { code, statusCode: 503, retryable: true, cause })
   }
 }
@@ -74,17 +91,22 @@ export class Overloaded extends AppError {
 export class RegistryError extends AppError {
   readonly registryCode: string
 
-  constructor (message: string, facts: { registryCode: string, retryable: boolean, cause?: unknown }) {
+  constructor(message: string, facts: { registryCode: string; retryable: boolean; cause?: unknown }) {
     super(message, { code: 'ERR_REGISTRY', statusCode: 502, retryable: facts.retryable, cause: facts.cause })
     this.registryCode = facts.registryCode
   }
 }
 
-export type ContentCode = 'ERR_DIGEST_MISMATCH' | 'ERR_UNSAFE_LAYER' | 'ERR_UNSUPPORTED_MEDIA_TYPE' | 'ERR_CONTENT_LIMIT' | 'ERR_INVALID_CONTENT'
+export type ContentCode =
+  | 'ERR_DIGEST_MISMATCH'
+  | 'ERR_UNSAFE_LAYER'
+  | 'ERR_UNSUPPORTED_MEDIA_TYPE'
+  | 'ERR_CONTENT_LIMIT'
+  | 'ERR_INVALID_CONTENT'
 
 /** What the registry sent is not what it should be, or is hostile. */
 export class ContentError extends AppError {
-  constructor (message: string, code: ContentCode, cause?: unknown) {
+  constructor(message: string, code: ContentCode, cause?: unknown) {
     super(message, { code, statusCode: 502, retryable: false, cause })
   }
 }
@@ -97,8 +119,12 @@ export class SyscallError extends AppError {
   /** Place of the operation in its plan; -1 when it was none of them. */
   readonly index: number
 
-  constructor (message: string, facts: { errno: string, syscall: string, op: string, index?: number }) {
-    super(message, { code: facts.errno, statusCode: 500, retryable: ['EAGAIN', 'EBUSY', 'ENOMEM', 'EINTR'].includes(facts.errno) })
+  constructor(message: string, facts: { errno: string; syscall: string; op: string; index?: number }) {
+    super(message, {
+      code: facts.errno,
+      statusCode: 500,
+      retryable: ['EAGAIN', 'EBUSY', 'ENOMEM', 'EINTR'].includes(facts.errno),
+    })
     this.errno = facts.errno
     this.syscall = facts.syscall
     this.op = facts.op
@@ -106,16 +132,29 @@ export class SyscallError extends AppError {
   }
 }
 
-/** The container cannot be made as asked (unknown user, command not in the image …): an `init_fail`, not a bug. */
+/**
+ * The container cannot be made as asked (unknown user, command not in the image …): an `init_fail`, not a
+ * bug.
+ */
 export class StartError extends AppError {
-  constructor (message: string, code: 'ERR_COMMAND_NOT_FOUND' | 'ERR_COMMAND_NOT_EXECUTABLE' | 'ERR_UNKNOWN_USER' | 'ERR_NO_COMMAND' | 'ERR_INVALID_ROOTFS' | 'ERR_START', cause?: unknown) {
+  constructor(
+    message: string,
+    code:
+      | 'ERR_COMMAND_NOT_FOUND'
+      | 'ERR_COMMAND_NOT_EXECUTABLE'
+      | 'ERR_UNKNOWN_USER'
+      | 'ERR_NO_COMMAND'
+      | 'ERR_INVALID_ROOTFS'
+      | 'ERR_START',
+    cause?: unknown,
+  ) {
     super(message, { code, statusCode: 500, retryable: false, cause })
   }
 }
 
 /** This machine lacks something the product needs; `remedy` says what to do. */
 export class Unsupported extends AppError {
-  constructor (message: string, cause?: unknown) {
+  constructor(message: string, cause?: unknown) {
     super(message, { code: 'ERR_UNSUPPORTED', statusCode: 500, retryable: false, cause })
   }
 }

@@ -8,7 +8,11 @@ export interface Descriptor {
   readonly annotations?: Readonly<Record<string, string>>
 }
 
-export interface Platform { readonly os: string, readonly architecture: string, readonly variant?: string }
+export interface Platform {
+  readonly os: string
+  readonly architecture: string
+  readonly variant?: string
+}
 
 export interface Manifest {
   readonly mediaType: string
@@ -43,8 +47,9 @@ export interface Image {
 }
 
 /**
- * What becomes of a layer, in this order.  'present': it was there already; nothing follows.  'queued': it will be fetched.  'receiving': its bytes
- * come, and are unpacked on the way.  'unpacking': all have come, files are still being written.  'done': it is there.
+ * What becomes of a layer, in this order. 'present': it was there already; nothing follows. 'queued': it will
+ * be fetched. 'receiving': its bytes come, and are unpacked on the way. 'unpacking': all have come, files are
+ * still being written. 'done': it is there.
  */
 export type LayerState = 'present' | 'queued' | 'receiving' | 'unpacking' | 'done'
 

@@ -14,7 +14,10 @@ export interface InvocationRequest {
 }
 
 export interface Invocation {
-  /** Unique over all functions; safe in keys, headers and file names ([A-Za-z0-9_.~-], at most 200; "~" only in those of plain BullMQ jobs). */
+  /**
+   * Unique over all functions; safe in keys, headers and file names ([A-Za-z0-9_.~-], at most 200; "~" only
+   * in those of plain BullMQ jobs).
+   */
   readonly callId: string
   readonly function: string
   /** 1 for the first. */

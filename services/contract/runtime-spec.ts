@@ -20,11 +20,18 @@ export interface Process {
   readonly capabilities: Capabilities
   readonly rlimits: readonly Rlimit[]
   readonly noNewPrivileges: boolean
-  /** Added to the thousandths of the host's memory that the process takes, when the kernel looks for one to kill (proc_pid_oom_score_adj(5)). */
+  /**
+   * Added to the thousandths of the host's memory that the process takes, when the kernel looks for one to
+   * kill (proc_pid_oom_score_adj(5)).
+   */
   readonly oomScoreAdj?: number
 }
 
-export interface User { readonly uid: number, readonly gid: number, readonly additionalGids: readonly number[] }
+export interface User {
+  readonly uid: number
+  readonly gid: number
+  readonly additionalGids: readonly number[]
+}
 
 export interface Capabilities {
   readonly bounding: readonly string[]
@@ -34,7 +41,11 @@ export interface Capabilities {
   readonly ambient: readonly string[]
 }
 
-export interface Rlimit { readonly type: string, readonly soft: number, readonly hard: number }
+export interface Rlimit {
+  readonly type: string
+  readonly soft: number
+  readonly hard: number
+}
 
 export interface Root {
   /** Directories on the host, lowest first; never written to. */
@@ -43,8 +54,10 @@ export interface Root {
   /** Bounds of everything that the container writes outside of volumes. */
   readonly scratchBytes: number
   readonly scratchInodes: number
-  /** A folder on the host with empty folders "upper" and "work": what is written to the root is kept in "upper", and not in
-   * memory.  On disk it has the container's own ids. */
+  /**
+   * A folder on the host with empty folders "upper" and "work": what is written to the root is kept in
+   * "upper", and not in memory. On disk it has the container's own ids.
+   */
   readonly writable?: string
 }
 
@@ -71,6 +84,6 @@ export interface Linux {
 export interface Resources {
   readonly memory: { readonly limit: number }
   /** Microseconds, as cpu.cfs_quota_us and cpu.cfs_period_us. */
-  readonly cpu: { readonly quota: number, readonly period: number }
+  readonly cpu: { readonly quota: number; readonly period: number }
   readonly pids: { readonly limit: number }
 }

@@ -9,30 +9,33 @@ const BODIES_MAX_BYTES = 512 * 1024 ** 2
 
 export interface BodyShare {
   /** The body is here and this long. */
-  settle (sizeBytes: number): void
-  release (): void
+  settle(sizeBytes: number): void
+  release(): void
 }
 
 export interface BodyBudget {
   /** Throws Overloaded when SIZEBYTES more would be over the budget; one body always fits. */
-  take (sizeBytes: number): BodyShare
+  take(sizeBytes: number): BodyShare
 }
 
-export function createBodyBudget (maxBytes: number = BODIES_MAX_BYTES): BodyBudget {
+export function createBodyBudget(maxBytes: number = BODIES_MAX_BYTES): BodyBudget {
   let heldBytes = 0
   return {
-    take (sizeBytes) {
+    take(sizeBytes) {
       if (heldBytes > 0 && heldBytes + sizeBytes > maxBytes) {
-        throw new Overloaded('the gateway holds as many request bodies as it may; try again later', 'ERR_NO_SLOT')
+        throw new Overloaded(
+          'the gateway holds as many request bodies as it may; try again later',
+          'ERR_NO_SLOT',
+        )
       }
       let share = sizeBytes
       heldBytes += share
       return {
-        settle (actualBytes) {
+        settle(actualBytes) {
           heldBytes += actualBytes - share
           share = actualBytes
         },
-        release () {
+        release() {
           heldBytes -= share
           share = 0
         },

@@ -16,10 +16,10 @@ export interface CallReply {
 }
 
 /**
- * The reply of a sync call that took TOTALMS as the caller sees it.
- * `ok` is the function's own bytes; `app_error` too, where it printed any; all else is JSON that says what happened.
+ * The reply of a sync call that took TOTALMS as the caller sees it. `ok` is the function's own bytes;
+ * `app_error` too, where it printed any; all else is JSON that says what happened.
  */
-export function callReply (record: CallRecord, body: Uint8Array, totalMs: number): CallReply {
+export function callReply(record: CallRecord, body: Uint8Array, totalMs: number): CallReply {
   const outcome = record.outcome ?? 'crash'
   const rule = OUTCOME_RULES[outcome]
   const headers = {
@@ -30,8 +30,12 @@ export function callReply (record: CallRecord, body: Uint8Array, totalMs: number
   }
   if (outcome === 'ok' || (outcome === 'app_error' && body.length > 0)) {
     return {
-      statusCode: outcome === 'ok' ? record.status ?? rule.httpStatus : rule.httpStatus,
-      headers: { ...headers, 'content-type': safeContentType(record.result?.contentType), 'x-content-type-options': 'nosniff' },
+      statusCode: outcome === 'ok' ? (record.status ?? rule.httpStatus) : rule.httpStatus,
+      headers: {
+        ...headers,
+        'content-type': safeContentType(record.result?.contentType),
+        'x-content-type-options': 'nosniff',
+      },
       body,
     }
   }
@@ -53,17 +57,19 @@ export function callReply (record: CallRecord, body: Uint8Array, totalMs: number
 }
 
 /** "queue;dur=0.41, pull;dur=0, …, total;dur=2.1" (W3C Server Timing, milliseconds). */
-export function serverTiming (record: Pick<CallRecord, 'phases'>, totalMs: number): string {
+export function serverTiming(record: Pick<CallRecord, 'phases'>, totalMs: number): string {
   const { phases } = record
-  const parts = phases === undefined ? [] : PHASES.map(phase => `${phase};dur=${round(phases[phase])}`)
+  const parts = phases === undefined ? [] : PHASES.map((phase) => `${phase};dur=${round(phases[phase])}`)
   return [...parts, `total;dur=${round(totalMs)}`].join(', ')
 }
 
-function round (ms: number): number {
+function round(ms: number): number {
   return Math.round(ms * 1000) / 1000
 }
 
 /** The type comes out of Redis, where any producer may have written it. */
-function safeContentType (contentType: string | undefined): string {
-  return contentType !== undefined && HEADER_VALUE.test(contentType) ? contentType : 'application/octet-stream'
+function safeContentType(contentType: string | undefined): string {
+  return contentType !== undefined && HEADER_VALUE.test(contentType)
+    ? contentType
+    : 'application/octet-stream'
 }

@@ -14,13 +14,22 @@ const CALL_ID = /^(?!\d+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/
 const HEADER_NAME = /^[a-z0-9-]{1,128}$/
 const OWN_PREFIX = 'x-wherry-'
 const DROPPED = new Set([
-  'connection', 'keep-alive', 'proxy', 'proxy-authenticate', 'proxy-authorization', 'proxy-connection',
-  'te', 'trailer', 'transfer-encoding', 'upgrade', 'expect',
+  'connection',
+  'keep-alive',
+  'proxy',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'expect',
 ])
 const NO_BODY = new Uint8Array(0)
 
 /** The caller's X-Call-Id where it can be a job id (BullMQ refuses ":" and integers), else a new one. */
-export function chooseCallId (wanted: string | string[] | undefined): string {
+export function chooseCallId(wanted: string | string[] | undefined): string {
   return typeof wanted === 'string' && CALL_ID.test(wanted) ? wanted : randomUUID()
 }
 
@@ -34,28 +43,50 @@ export interface HttpCall {
   readonly body: Uint8Array | undefined
 }
 
-/** What the function is to see of CALL.  Throws InvalidRequest when it has more than HEADERS_MAX header lines. */
-export function toInvocationRequest (call: HttpCall): InvocationRequest {
+/**
+ * What the function is to see of CALL.  Throws InvalidRequest when it has more than HEADERS_MAX header lines.
+ */
+export function toInvocationRequest(call: HttpCall): InvocationRequest {
   if (call.headerCount > HEADERS_MAX) {
-    throw new InvalidRequest([{ path: 'headers', problem: `there are ${call.headerCount} header lines; at most ${HEADERS_MAX} are accepted` }])
+    throw new InvalidRequest([
+      {
+        path: 'headers',
+        problem: `there are ${call.headerCount} header lines; at most ${HEADERS_MAX} are accepted`,
+      },
+    ])
   }
-  return { method: call.method, ...splitTarget(call.target), headers: passHeaders(call.headers), body: call.body ?? NO_BODY }
+  return {
+    method: call.method,
+    ...splitTarget(call.target),
+    headers: passHeaders(call.headers),
+    body: call.body ?? NO_BODY,
+  }
 }
 
 /** "/function/NAME/a/b?c=d" → path "/a/b", query "c=d", both still percent-encoded. */
-function splitTarget (target: string): { path: string, query: string } {
+function splitTarget(target: string): { path: string; query: string } {
   const local = target.replace(/^https?:\/\/[^/?#]*/i, '') // absolute form, RFC 9112 §3.2.2
   const queryAt = local.indexOf('?')
   const whole = queryAt < 0 ? local : local.slice(0, queryAt)
   const afterName = whole.indexOf('/', whole.indexOf('/', 1) + 1)
-  return { path: afterName < 0 ? '/' : whole.slice(afterName), query: queryAt < 0 ? '' : local.slice(queryAt + 1) }
+  return {
+    path: afterName < 0 ? '/' : whole.slice(afterName),
+    query: queryAt < 0 ? '' : local.slice(queryAt + 1),
+  }
 }
 
-function passHeaders (headers: IncomingHttpHeaders): Record<string, string> {
-  const hopByHop = new Set((headers.connection ?? '').split(',').map(name => name.trim().toLowerCase()))
+function passHeaders(headers: IncomingHttpHeaders): Record<string, string> {
+  const hopByHop = new Set((headers.connection ?? '').split(',').map((name) => name.trim().toLowerCase()))
   const passed: Record<string, string> = {}
   for (const [name, value] of Object.entries(headers)) {
-    if (value === undefined || DROPPED.has(name) || hopByHop.has(name) || name.startsWith(OWN_PREFIX) || !HEADER_NAME.test(name)) continue
+    if (
+      value === undefined ||
+      DROPPED.has(name) ||
+      hopByHop.has(name) ||
+      name.startsWith(OWN_PREFIX) ||
+      !HEADER_NAME.test(name)
+    )
+      continue
     passed[name] = typeof value === 'string' ? value : value.join(', ')
   }
   return passed

@@ -25,7 +25,9 @@ interface AcceptedCall {
 }
 
 declare module 'fastify' {
-  interface FastifyRequest { call: AcceptedCall | null }
+  interface FastifyRequest {
+    call: AcceptedCall | null
+  }
 }
 
 export interface CallRouteDeps {
@@ -38,11 +40,13 @@ export interface CallRouteDeps {
   readonly requireReady: () => void
 }
 
-interface Params { Params: { name: string } }
+interface Params {
+  Params: { name: string }
+}
 const CALL_ID_MAX = 200
 
 /** Adds the routes of calls to APP. */
-export function addCallRoutes (app: FastifyInstance, deps: CallRouteDeps): void {
+export function addCallRoutes(app: FastifyInstance, deps: CallRouteDeps): void {
   const { producer, metrics, queueWaitMs } = deps
   app.decorateRequest('call', null)
   const onRequest = acceptCall(deps)
@@ -51,7 +55,8 @@ export function addCallRoutes (app: FastifyInstance, deps: CallRouteDeps): void 
   const countEnd = async ({ call }: FastifyRequest, reply: FastifyReply): Promise<void> => {
     reply.raw.once('close', () => {
       const outcome = reply.raw.writableFinished ? reply.getHeader('x-wherry-outcome') : 'cancelled'
-      if (call !== null && isOutcome(outcome)) metrics.callEnded(call.function.spec.name, outcome, (performance.now() - call.startedAt) / 1000)
+      if (call !== null && isOutcome(outcome))
+        metrics.callEnded(call.function.spec.name, outcome, (performance.now() - call.startedAt) / 1000)
     })
   }
 
@@ -59,18 +64,31 @@ export function addCallRoutes (app: FastifyInstance, deps: CallRouteDeps): void 
     app.all<Params>(url, { onRequest: [onRequest, countEnd] }, async (request, reply) => {
       const { invocation, call } = invocationOf(request)
       const gone = new AbortController()
-      reply.raw.once('close', () => { if (!reply.raw.writableFinished) gone.abort() })
-      const record = await producer.call(invocation, { timeoutMs: call.function.spec.timeoutMs, queueWaitMs, signal: gone.signal })
+      reply.raw.once('close', () => {
+        if (!reply.raw.writableFinished) gone.abort()
+      })
+      const record = await producer.call(invocation, {
+        timeoutMs: call.function.spec.timeoutMs,
+        queueWaitMs,
+        signal: gone.signal,
+      })
       const { statusCode, headers, body } = callReply(record, record.body, performance.now() - call.startedAt)
       reply.code(statusCode).headers(headers)
-      return reply.send(typeof body === 'string' ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength))
+      return reply.send(
+        typeof body === 'string' ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength),
+      )
     })
   }
 
   for (const url of ['/async-function/:name', '/async-function/:name/*']) {
     app.post<Params>(url, { onRequest }, async (request, reply) => {
       if (request.headers['x-callback-url'] !== undefined) {
-        throw new InvalidRequest([{ path: 'X-Callback-Url', problem: 'callbacks are not supported; ask GET /system/calls/:id for the result' }])
+        throw new InvalidRequest([
+          {
+            path: 'X-Callback-Url',
+            problem: 'callbacks are not supported; ask GET /system/calls/:id for the result',
+          },
+        ])
       }
       const { invocation, call } = invocationOf(request)
       await producer.enqueue(invocation)
@@ -79,16 +97,21 @@ export function addCallRoutes (app: FastifyInstance, deps: CallRouteDeps): void 
     })
   }
 
-  app.get<{ Params: { id: string } }>('/system/calls/:id', async request => {
+  app.get<{ Params: { id: string } }>('/system/calls/:id', async (request) => {
     const { id } = request.params
-    const record = /^[A-Za-z0-9_.~-]+$/.test(id) && id.length <= CALL_ID_MAX ? await producer.find(id) : undefined
-    if (record === undefined) throw new NotFound(`there is no call "${id}", or its record has expired`, 'ERR_INVOCATION_NOT_FOUND')
+    const record =
+      /^[A-Za-z0-9_.~-]+$/.test(id) && id.length <= CALL_ID_MAX ? await producer.find(id) : undefined
+    if (record === undefined)
+      throw new NotFound(`there is no call "${id}", or its record has expired`, 'ERR_INVOCATION_NOT_FOUND')
     return record
   })
 }
 
-/** Before the body: is there such a function, and room?  Then the call has an id, and its reply says so however it ends. */
-function acceptCall ({ functions, bodyMaxBytes, requireReady }: CallRouteDeps) {
+/**
+ * Before the body: is there such a function, and room? Then the call has an id, and its reply says so however
+ * it ends.
+ */
+function acceptCall({ functions, bodyMaxBytes, requireReady }: CallRouteDeps) {
   const budget = createBodyBudget()
   return async (request: FastifyRequest<Params>, reply: FastifyReply): Promise<void> => {
     const startedAt = performance.now()
@@ -98,19 +121,20 @@ function acceptCall ({ functions, bodyMaxBytes, requireReady }: CallRouteDeps) {
     requireReady()
     const { name } = request.params
     const record = functions.get(name)
-    if (record === undefined) throw new NotFound(`there is no function "${name}"; deploy it first`, 'ERR_FUNCTION_NOT_FOUND')
+    if (record === undefined)
+      throw new NotFound(`there is no function "${name}"; deploy it first`, 'ERR_FUNCTION_NOT_FOUND')
     const bodyShare = budget.take(announcedBytes(request, bodyMaxBytes))
     reply.raw.once('close', bodyShare.release)
     request.call = { callId, function: record, startedAtMs, startedAt, bodyShare }
   }
 }
 
-function announcedBytes ({ headers }: FastifyRequest, bodyMaxBytes: number): number {
+function announcedBytes({ headers }: FastifyRequest, bodyMaxBytes: number): number {
   if (headers['transfer-encoding'] !== undefined) return bodyMaxBytes
   return Math.min(Number(headers['content-length'] ?? 0), bodyMaxBytes)
 }
 
-function invocationOf (request: FastifyRequest): { call: AcceptedCall, invocation: Invocation } {
+function invocationOf(request: FastifyRequest): { call: AcceptedCall; invocation: Invocation } {
   const { call } = request
   if (call === null) throw new Error('a call route ran without its onRequest hook')
   const body = request.body instanceof Uint8Array ? request.body : undefined

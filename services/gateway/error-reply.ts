@@ -3,7 +3,14 @@
 // ours becomes ERR_INTERNAL without its message: it may hold anything, and it goes to the log instead.
 
 import type { FastifyError } from 'fastify'
-import { AppError, InvalidRequest, Overloaded, RegistryError, TooLarge, type Fault } from '../contract/errors.ts'
+import {
+  AppError,
+  InvalidRequest,
+  Overloaded,
+  RegistryError,
+  TooLarge,
+  type Fault,
+} from '../contract/errors.ts'
 import type { Outcome } from '../contract/outcome.ts'
 
 export interface ErrorReply {
@@ -28,12 +35,17 @@ interface ErrorFields {
 export const RETRY_AFTER_SECONDS = '1'
 
 /** ERR as a reply; BODYMAXBYTES is the limit of the route, for the text of a 413. */
-export function errorReply (err: unknown, bodyMaxBytes: number): ErrorReply {
+export function errorReply(err: unknown, bodyMaxBytes: number): ErrorReply {
   const known = toAppError(err, bodyMaxBytes)
   if (known === undefined) {
-    return { statusCode: 500, body: { error: { code: 'ERR_INTERNAL', message: 'an internal error; the log of the gateway has it' } }, unexpected: true }
+    return {
+      statusCode: 500,
+      body: { error: { code: 'ERR_INTERNAL', message: 'an internal error; the log of the gateway has it' } },
+      unexpected: true,
+    }
   }
-  const outcome = known instanceof TooLarge ? 'too_large' : known instanceof Overloaded ? 'no_capacity' : undefined
+  const outcome =
+    known instanceof TooLarge ? 'too_large' : known instanceof Overloaded ? 'no_capacity' : undefined
   return {
     statusCode: known.statusCode,
     body: {
@@ -50,16 +62,28 @@ export function errorReply (err: unknown, bodyMaxBytes: number): ErrorReply {
   }
 }
 
-function toAppError (err: unknown, bodyMaxBytes: number): AppError | undefined {
+function toAppError(err: unknown, bodyMaxBytes: number): AppError | undefined {
   if (err instanceof AppError) return err
   if (!isFastifyError(err)) return undefined
-  if (err.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return new TooLarge(`the body is larger than ${bodyMaxBytes} bytes`)
-  if (err.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return new AppError('the Content-Type header is not a media type', { code: 'ERR_INVALID_REQUEST', statusCode: 415, retryable: false })
+  if (err.code === 'FST_ERR_CTP_BODY_TOO_LARGE')
+    return new TooLarge(`the body is larger than ${bodyMaxBytes} bytes`)
+  if (err.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+    return new AppError('the Content-Type header is not a media type', {
+      code: 'ERR_INVALID_REQUEST',
+      statusCode: 415,
+      retryable: false,
+    })
   const statusCode = err.statusCode ?? 500
   if (statusCode < 400 || statusCode > 499) return undefined
   return new AppError(err.message, { code: 'ERR_INVALID_REQUEST', statusCode, retryable: false, cause: err })
 }
 
-function isFastifyError (err: unknown): err is FastifyError {
-  return err instanceof Error && 'code' in err && typeof err.code === 'string' && 'statusCode' in err && typeof err.statusCode === 'number'
+function isFastifyError(err: unknown): err is FastifyError {
+  return (
+    err instanceof Error &&
+    'code' in err &&
+    typeof err.code === 'string' &&
+    'statusCode' in err &&
+    typeof err.statusCode === 'number'
+  )
 }

@@ -5,7 +5,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { ContentError, InvalidRequest, NotFound, RegistryError, type Fault } from '../contract/errors.ts'
-import { describeSpec, parseDeployment, type FunctionRecord, type FunctionSpec } from '../contract/function-spec.ts'
+import {
+  describeSpec,
+  parseDeployment,
+  type FunctionRecord,
+  type FunctionSpec,
+} from '../contract/function-spec.ts'
 import type { PullReports } from '../functions/pull-reports.ts'
 import type { FunctionStore } from '../functions/store.ts'
 import { parseReference, type Reference } from '../image/reference.ts'
@@ -17,8 +22,15 @@ export interface FunctionRouteDeps {
   readonly producer: Producer
   /** The digest that a reference names now.  Throws RegistryError. */
   readonly resolve: (reference: Reference) => Promise<string>
-  /** What to say about its signature, if anything.  Throws NotSigned when its namespace requires one, RegistryError. */
-  readonly checkSignature: (namespace: string, reference: Reference, digest: string) => Promise<string | undefined>
+  /**
+   * What to say about its signature, if anything. Throws NotSigned when its namespace requires one,
+   * RegistryError.
+   */
+  readonly checkSignature: (
+    namespace: string,
+    reference: Reference,
+    digest: string,
+  ) => Promise<string | undefined>
   readonly pulls: Pick<PullReports, 'read' | 'forget'>
   /** Throws Overloaded while the functions are not known yet. */
   readonly requireReady: () => void
@@ -29,10 +41,16 @@ const TAG_WAIT_MS = 3_000
 const NO_JOBS: Depth = { waiting: 0, active: 0, delayed: 0, failed: 0 }
 
 /** Adds the routes of functions to APP. */
-export function addFunctionRoutes (app: FastifyInstance, { functions, producer, resolve, checkSignature, pulls, requireReady }: FunctionRouteDeps): void {
+export function addFunctionRoutes(
+  app: FastifyInstance,
+  { functions, producer, resolve, checkSignature, pulls, requireReady }: FunctionRouteDeps,
+): void {
   const options = { bodyLimit: JSON_MAX_BYTES, onRequest: async () => requireReady() }
 
-  async function deploy (request: FastifyRequest, { mustExist }: { mustExist: boolean }): Promise<Record<string, unknown>> {
+  async function deploy(
+    request: FastifyRequest,
+    { mustExist }: { mustExist: boolean },
+  ): Promise<Record<string, unknown>> {
     const { spec, reference } = parseFunction(jsonOf(request))
     if (mustExist) existing(spec.name)
     const imageDigest = await resolve(reference)
@@ -46,17 +64,21 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
     return { ...describeFunction(record), ...(warning !== undefined && { warnings: [warning] }) }
   }
 
-  async function remove (name: string): Promise<void> {
-    if (!await functions.remove(name)) throw notFound(name)
+  async function remove(name: string): Promise<void> {
+    if (!(await functions.remove(name))) throw notFound(name)
     await producer.forget(name)
   }
 
   /** FunctionStatus of RECORDS, with counters and depths as they are now. */
-  async function statuses (records: readonly FunctionRecord[]): Promise<Array<Record<string, unknown>>> {
-    const names = records.map(record => record.spec.name)
-    const [workers, counts, depths] = await Promise.all([producer.workers(), producer.counts(names), producer.depths(names)])
+  async function statuses(records: readonly FunctionRecord[]): Promise<Array<Record<string, unknown>>> {
+    const names = records.map((record) => record.spec.name)
+    const [workers, counts, depths] = await Promise.all([
+      producer.workers(),
+      producer.counts(names),
+      producer.depths(names),
+    ])
     const replicas = workers.length > 0 ? 1 : 0
-    return records.map(record => ({
+    return records.map((record) => ({
       ...describeFunction(record),
       replicas,
       availableReplicas: replicas,
@@ -65,12 +87,16 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
     }))
   }
 
-  /** What RECORD's tag names in its registry by now; a registry that does not answer is no reason to show nothing. */
-  async function tagNow ({ spec, imageDigest }: FunctionRecord): Promise<Record<string, unknown>> {
+  /**
+   * What RECORD's tag names in its registry by now; a registry that does not answer is no reason to show
+   * nothing.
+   */
+  async function tagNow({ spec, imageDigest }: FunctionRecord): Promise<Record<string, unknown>> {
     try {
       const late = sleep(TAG_WAIT_MS, undefined, { ref: false })
       const tagDigest = await Promise.race([resolve(parseReference(spec.image)), late])
-      if (tagDigest === undefined) return { tagProblem: `the registry did not answer within ${TAG_WAIT_MS} ms` }
+      if (tagDigest === undefined)
+        return { tagProblem: `the registry did not answer within ${TAG_WAIT_MS} ms` }
       return { tagDigest, tagMoved: tagDigest !== imageDigest }
     } catch (err) {
       if (!(err instanceof RegistryError || err instanceof ContentError)) throw err
@@ -78,21 +104,29 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
     }
   }
 
-  function existing (name: string): FunctionRecord {
+  function existing(name: string): FunctionRecord {
     const record = functions.get(name)
     if (record === undefined) throw notFound(name)
     return record
   }
 
-  app.post('/system/functions', options, async (request, reply) => reply.code(202).send(await deploy(request, { mustExist: false })))
-  app.put('/system/functions', options, async (request, reply) => reply.code(200).send(await deploy(request, { mustExist: true })))
+  app.post('/system/functions', options, async (request, reply) =>
+    reply.code(202).send(await deploy(request, { mustExist: false })),
+  )
+  app.put('/system/functions', options, async (request, reply) =>
+    reply.code(200).send(await deploy(request, { mustExist: true })),
+  )
   app.get('/system/functions', options, async () => statuses(functions.list()))
-  app.get<{ Params: { name: string }, Querystring: { tag?: unknown } }>('/system/function/:name', options, async request => {
-    const record = existing(request.params.name)
-    const [status] = await statuses([record])
-    return { ...status, ...(request.query.tag === 'now' && await tagNow(record)) }
-  })
-  app.get<{ Params: { name: string } }>('/system/function/:name/pulls', options, async request => {
+  app.get<{ Params: { name: string }; Querystring: { tag?: unknown } }>(
+    '/system/function/:name',
+    options,
+    async (request) => {
+      const record = existing(request.params.name)
+      const [status] = await statuses([record])
+      return { ...status, ...(request.query.tag === 'now' && (await tagNow(record))) }
+    },
+  )
+  app.get<{ Params: { name: string } }>('/system/function/:name/pulls', options, async (request) => {
     const { imageDigest } = existing(request.params.name)
     return { imageDigest, workers: await pulls.read(imageDigest) }
   })
@@ -106,16 +140,21 @@ export function addFunctionRoutes (app: FastifyInstance, { functions, producer, 
   })
 }
 
-function notFound (name: string): NotFound {
+function notFound(name: string): NotFound {
   return new NotFound(`there is no function "${name}"`, 'ERR_FUNCTION_NOT_FOUND')
 }
 
-function jsonOf (request: FastifyRequest): unknown {
-  return parseJsonBody(request.body instanceof Uint8Array ? request.body : undefined, request.headers['content-encoding'])
+function jsonOf(request: FastifyRequest): unknown {
+  return parseJsonBody(
+    request.body instanceof Uint8Array ? request.body : undefined,
+    request.headers['content-encoding'],
+  )
 }
 
-/** The deployment BODY with its image reference understood.  Throws InvalidRequest with the faults of both. */
-function parseFunction (body: unknown): { spec: FunctionSpec, reference: Reference } {
+/**
+ * The deployment BODY with its image reference understood.  Throws InvalidRequest with the faults of both.
+ */
+function parseFunction(body: unknown): { spec: FunctionSpec; reference: Reference } {
   const faults: Fault[] = []
   const collect = <T>(parse: () => T): T | undefined => {
     try {
@@ -128,20 +167,23 @@ function parseFunction (body: unknown): { spec: FunctionSpec, reference: Referen
   }
   const spec = collect(() => parseDeployment(body))
   const image = typeof body === 'object' && body !== null && 'image' in body ? body.image : undefined
-  const imageIsFaulty = faults.some(fault => fault.path === 'image')
-  const reference = typeof image === 'string' && !imageIsFaulty ? collect(() => parseReference(image)) : undefined
+  const imageIsFaulty = faults.some((fault) => fault.path === 'image')
+  const reference =
+    typeof image === 'string' && !imageIsFaulty ? collect(() => parseReference(image)) : undefined
   if (spec !== undefined && reference !== undefined) return { spec, reference }
   throw new InvalidRequest(faults, spec === undefined ? 'ERR_INVALID_REQUEST' : 'ERR_INVALID_REFERENCE')
 }
 
 /** OpenFaaS's body of DELETE: {"functionName": "…"}. */
-function parseRemoval (body: unknown): string {
-  const name = typeof body === 'object' && body !== null && 'functionName' in body ? body.functionName : undefined
-  if (typeof name !== 'string') throw new InvalidRequest([{ path: 'functionName', problem: 'must be the name of a function' }])
+function parseRemoval(body: unknown): string {
+  const name =
+    typeof body === 'object' && body !== null && 'functionName' in body ? body.functionName : undefined
+  if (typeof name !== 'string')
+    throw new InvalidRequest([{ path: 'functionName', problem: 'must be the name of a function' }])
   return name
 }
 
-function describeFunction (record: FunctionRecord): Record<string, unknown> {
+function describeFunction(record: FunctionRecord): Record<string, unknown> {
   return {
     name: record.spec.name,
     namespace: '',

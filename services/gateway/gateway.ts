@@ -37,14 +37,14 @@ export interface Outside {
   readonly resolve: (reference: Reference) => Promise<string>
   /** Is the image DIGEST signed by one of KEYS?  Throws RegistryError. */
   readonly isSigned: (reference: Reference, digest: string, keys: readonly PublicKey[]) => Promise<boolean>
-  close (): Promise<void>
+  close(): Promise<void>
 }
 
 /** The network: registries as CONFIG's files and ENV describe them.  Throws InvalidRequest. */
-export function openOutside ({ dataDir, registriesFile }: GatewayConfig, env: Environment): Outside {
+export function openOutside({ dataDir, registriesFile }: GatewayConfig, env: Environment): Outside {
   const registry = openRegistryClient({ env, dataDir, registriesFile })
   return {
-    resolve: async reference => (await registry.resolve(reference)).digest,
+    resolve: async (reference) => (await registry.resolve(reference)).digest,
     isSigned: (ref, digest, keys) => isSigned({ registry, ref, digest, keys }),
     close: () => registry.close(),
   }
@@ -54,12 +54,20 @@ export function openOutside ({ dataDir, registriesFile }: GatewayConfig, env: En
  * Starts a gateway; resolves once it listens, with its address.
  * Throws InvalidRequest when the listen address cannot be had.
  */
-export async function startGateway (config: GatewayConfig, log: Log, outside: Outside = openOutside(config, {})): Promise<Running & { url: string }> {
+export async function startGateway(
+  config: GatewayConfig,
+  log: Log,
+  outside: Outside = openOutside(config, {}),
+): Promise<Running & { url: string }> {
   const { redisUrl, prefix, bodyMaxBytes, queueWaitMs } = config
   const checkSignature = createSignatureCheck({ file: config.signatures, isSigned: outside.isSigned, log })
   const stopping = new AbortController()
   const telemetry = startTelemetry({ serviceName: 'gateway' })
-  const redis = openRedis(redisUrl, { temper: 'prompt', name: 'wherry-gateway', onError: err => log.warn({ err }, 'Redis is away; calls get 503 until it is back') })
+  const redis = openRedis(redisUrl, {
+    temper: 'prompt',
+    name: 'wherry-gateway',
+    onError: (err) => log.warn({ err }, 'Redis is away; calls get 503 until it is back'),
+  })
   const functions = createFunctionStore({ redis, prefix, log })
   const producer = createProducer({ redisUrl, prefix, gatewayId: randomUUID(), log })
   const metrics = createGatewayMetrics({ functions, producer })
@@ -70,9 +78,16 @@ export async function startGateway (config: GatewayConfig, log: Log, outside: Ou
     log,
     bodyMaxBytes,
     onReply: metrics.replied,
-    addRoutes (app) {
+    addRoutes(app) {
       addCallRoutes(app, { functions, producer, metrics, queueWaitMs, bodyMaxBytes, requireReady })
-      addFunctionRoutes(app, { functions, producer, resolve: outside.resolve, checkSignature, pulls: createPullReports({ redis, prefix }), requireReady })
+      addFunctionRoutes(app, {
+        functions,
+        producer,
+        resolve: outside.resolve,
+        checkSignature,
+        pulls: createPullReports({ redis, prefix }),
+        requireReady,
+      })
       addSystemRoutes(app, { functions, producer, telemetry, requireReady, stopping: stopping.signal })
     },
   })
@@ -98,27 +113,33 @@ export async function startGateway (config: GatewayConfig, log: Log, outside: Ou
     await app.listen({ host, port })
   } catch (err) {
     await stop()
-    throw new InvalidRequest([{ path: '--listen', problem: describeListenError(err, listenAddress.format(config.listen)) }])
+    throw new InvalidRequest([
+      { path: '--listen', problem: describeListenError(err, listenAddress.format(config.listen)) },
+    ])
   }
-  if (!LOOPBACK.test(host)) log.warn({ host }, 'listening beyond this machine without credentials: everyone who reaches this address can deploy and call functions')
+  if (!LOOPBACK.test(host))
+    log.warn(
+      { host },
+      'listening beyond this machine without credentials: everyone who reaches this address can deploy and call functions',
+    )
   await readiness.start()
   return {
     url: urlOf(host, app.server.address()),
-    stop () {
+    stop() {
       stopped ??= stop()
       return stopped
     },
   }
 }
 
-function describeListenError (err: unknown, address: string): string {
+function describeListenError(err: unknown, address: string): string {
   const code = err instanceof Error && 'code' in err ? err.code : undefined
   if (code === 'EADDRINUSE') return `${address} is in use by another process; stop it or choose another port`
   if (code === 'EACCES') return `no permission to listen on ${address}; choose a port above 1023`
   return `cannot listen on ${address}: ${err instanceof Error ? err.message : String(err)}`
 }
 
-function urlOf (host: string, address: AddressInfo | string | null): string {
+function urlOf(host: string, address: AddressInfo | string | null): string {
   const port = typeof address === 'object' && address !== null ? address.port : 0
   return `http://${listenAddress.format({ host, port })}`
 }

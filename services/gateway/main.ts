@@ -12,7 +12,13 @@ try {
   if (printConfig) process.stdout.write(describeConfig(gatewaySettings, config))
   else {
     const log = createLog({ name: 'gateway', level: config.logLevel })
-    await runProcess({ name: 'gateway', log, stopTimeoutMs: config.stopTimeoutMs, start: () => startGateway(config, log, openOutside(config, process.env)), exit: code => process.exit(code) })
+    await runProcess({
+      name: 'gateway',
+      log,
+      stopTimeoutMs: config.stopTimeoutMs,
+      start: () => startGateway(config, log, openOutside(config, process.env)),
+      exit: (code) => process.exit(code),
+    })
   }
 } catch (err) {
   process.stderr.write(describeStartFailure('gateway', err))

@@ -11,17 +11,23 @@ import type { Producer } from '../queue/producer.ts'
 
 export interface GatewayMetrics {
   /** A waiting caller got its reply, or went away. */
-  callEnded (name: string, outcome: Outcome, seconds: number): void
+  callEnded(name: string, outcome: Outcome, seconds: number): void
   /** An async call was accepted. */
-  callQueued (name: string): void
-  replied (route: string, statusCode: number): void
-  stop (): void
+  callQueued(name: string): void
+  replied(route: string, statusCode: number): void
+  stop(): void
 }
 
 const STATES = ['waiting', 'active', 'delayed', 'failed'] as const
 
 /** Instruments on the global meter; call after startTelemetry. */
-export function createGatewayMetrics ({ functions, producer }: { functions: FunctionStore, producer: Producer }): GatewayMetrics {
+export function createGatewayMetrics({
+  functions,
+  producer,
+}: {
+  functions: FunctionStore
+  producer: Producer
+}): GatewayMetrics {
   const meter = metrics.getMeter('wherry')
   const calls = meter.createCounter('wherry_calls', { description: 'Sync calls answered, by how they ended' })
   const durations = meter.createHistogram('wherry_call_duration_seconds', {
@@ -29,11 +35,15 @@ export function createGatewayMetrics ({ functions, producer }: { functions: Func
     advice: { explicitBucketBoundaries: DURATION_BUCKETS_SECONDS },
   })
   const queued = meter.createCounter('wherry_calls_queued', { description: 'Async calls accepted' })
-  const requests = meter.createCounter('wherry_http_requests', { description: 'HTTP replies by route and status' })
-  const depth = meter.createObservableGauge('wherry_queue_depth', { description: 'Jobs per function and state' })
+  const requests = meter.createCounter('wherry_http_requests', {
+    description: 'HTTP replies by route and status',
+  })
+  const depth = meter.createObservableGauge('wherry_queue_depth', {
+    description: 'Jobs per function and state',
+  })
 
-  const observeDepth: Parameters<typeof depth.addCallback>[0] = async result => {
-    const names = functions.list().map(record => record.spec.name)
+  const observeDepth: Parameters<typeof depth.addCallback>[0] = async (result) => {
+    const names = functions.list().map((record) => record.spec.name)
     try {
       for (const [name, jobs] of await producer.depths(names)) {
         for (const state of STATES) result.observe(jobs[state], { function: name, state })
@@ -46,11 +56,11 @@ export function createGatewayMetrics ({ functions, producer }: { functions: Func
   depth.addCallback(observeDepth)
 
   return {
-    callEnded (name, outcome, seconds) {
+    callEnded(name, outcome, seconds) {
       calls.add(1, { function: name, outcome })
       durations.record(seconds, { function: name })
     },
-    callQueued: name => queued.add(1, { function: name }),
+    callQueued: (name) => queued.add(1, { function: name }),
     replied: (route, statusCode) => requests.add(1, { route, code: statusCode }),
     stop: () => depth.removeCallback(observeDepth),
   }

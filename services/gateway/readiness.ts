@@ -1,7 +1,7 @@
-// May this gateway take calls?  Not before Redis is there, fit for queues, and the functions are loaded;
-// until then an unknown function would look like one that does not exist.  Redis may come later than the
-// gateway: the server answers 503 meanwhile and begins by itself.  Once ready it stays so: when Redis goes away
-// later, each command says so by itself.
+// May this gateway take calls? Not before Redis is there, fit for queues, and the functions are loaded; until
+// then an unknown function would look like one that does not exist. Redis may come later than the gateway:
+// the server answers 503 meanwhile and begins by itself. Once ready it stays so: when Redis goes away later,
+// each command says so by itself.
 
 import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -17,21 +17,31 @@ const START_WAIT_MS = 1000
 
 export interface Readiness {
   /** Throws Overloaded with the reason while not ready. */
-  require (): void
-  /** Starts the parts that need Redis; returns when they are, or after START_WAIT_MS while it goes on trying. */
-  start (): Promise<void>
-  stop (): Promise<void>
+  require(): void
+  /**
+   * Starts the parts that need Redis; returns when they are, or after START_WAIT_MS while it goes on trying.
+   */
+  start(): Promise<void>
+  stop(): Promise<void>
 }
 
-export function createReadiness ({ redis, functions, producer, log }: {
-  redis: RedisClient, functions: FunctionStore, producer: Producer, log: Log
+export function createReadiness({
+  redis,
+  functions,
+  producer,
+  log,
+}: {
+  redis: RedisClient
+  functions: FunctionStore
+  producer: Producer
+  log: Log
 }): Readiness {
   const stopping = new AbortController()
   const { signal } = stopping
   let notReady: string | undefined = 'Redis is away and the functions are not known yet; try again later'
   let connecting: Promise<void> | undefined
 
-  async function connect (): Promise<void> {
+  async function connect(): Promise<void> {
     if (redis.status !== 'ready') await once(redis, 'ready', { signal })
     for (const { level, message, remedy } of await checkRedis(redis)) {
       if (level === 'refuse') throw new Overloaded(`${message}; ${remedy}`, 'ERR_REDIS_AWAY')
@@ -41,7 +51,7 @@ export function createReadiness ({ redis, functions, producer, log }: {
     await functions.start()
   }
 
-  async function connectUntilReady (): Promise<void> {
+  async function connectUntilReady(): Promise<void> {
     while (!signal.aborted) {
       try {
         await connect()
@@ -59,14 +69,17 @@ export function createReadiness ({ redis, functions, producer, log }: {
   }
 
   return {
-    require () {
+    require() {
       if (notReady !== undefined) throw new Overloaded(notReady, 'ERR_REDIS_AWAY')
     },
-    async start () {
+    async start() {
       connecting = connectUntilReady()
-      await Promise.race([connecting, delay(START_WAIT_MS, undefined, { signal, ref: false }).catch(() => undefined)])
+      await Promise.race([
+        connecting,
+        delay(START_WAIT_MS, undefined, { signal, ref: false }).catch(() => undefined),
+      ])
     },
-    async stop () {
+    async stop() {
       stopping.abort()
       await connecting
       await Promise.all([producer.stop(), functions.stop()])

@@ -1,5 +1,5 @@
-// Whose images may be deployed: the policy file with its keys, read once at start, and one question per deployment.
-// Knows namespaces and modes; refuses to know how a signature looks (image/signature.ts).
+// Whose images may be deployed: the policy file with its keys, read once at start, and one question per
+// deployment. Knows namespaces and modes; refuses to know how a signature looks (image/signature.ts).
 
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
@@ -19,17 +19,19 @@ export interface SignatureCheckDeps {
 const SETTING = 'WHERRY_SIGNATURES'
 const FILE_BYTES_MAX = 1024 ** 2
 
-function readFile (path: string): string {
+function readFile(path: string): string {
   try {
     const text = readFileSync(path, 'utf8')
     if (text.length > FILE_BYTES_MAX) throw new Error(`longer than ${FILE_BYTES_MAX} bytes`)
     return text
   } catch (err) {
-    throw new InvalidRequest([{ path: SETTING, problem: `${path} cannot be read (${(err as Error).message})` }])
+    throw new InvalidRequest([
+      { path: SETTING, problem: `${path} cannot be read (${(err as Error).message})` },
+    ])
   }
 }
 
-function readPolicy (file: string): SignaturePolicy {
+function readPolicy(file: string): SignaturePolicy {
   const text = readFile(file)
   let parsed: unknown
   try {
@@ -41,40 +43,63 @@ function readPolicy (file: string): SignaturePolicy {
     return parseSignaturePolicy(parsed)
   } catch (err) {
     if (!(err instanceof InvalidRequest)) throw err
-    throw new InvalidRequest(err.faults.map(fault => ({ path: SETTING, problem: `${file}: ${fault.path}: ${fault.problem}` })))
+    throw new InvalidRequest(
+      err.faults.map((fault) => ({ path: SETTING, problem: `${file}: ${fault.path}: ${fault.problem}` })),
+    )
   }
 }
 
 /** Every key that POLICY names, by its name there.  Throws InvalidRequest. */
-function readKeys (policy: SignaturePolicy, file: string): ReadonlyMap<string, PublicKey> {
-  const names = [policy.default, ...Object.values(policy.namespaces)].flatMap(rule => rule.keys)
-  return new Map([...new Set(names)].map(name => {
-    const path = resolve(dirname(file), name)
-    return [name, parsePublicKey(readFile(path), `${SETTING}: ${path}`)]
-  }))
+function readKeys(policy: SignaturePolicy, file: string): ReadonlyMap<string, PublicKey> {
+  const names = [policy.default, ...Object.values(policy.namespaces)].flatMap((rule) => rule.keys)
+  return new Map(
+    [...new Set(names)].map((name) => {
+      const path = resolve(dirname(file), name)
+      return [name, parsePublicKey(readFile(path), `${SETTING}: ${path}`)]
+    }),
+  )
 }
 
-/** A check of deployments.  Throws InvalidRequest when the policy or one of its keys is wrong: a gateway does not start without. */
-export function createSignatureCheck ({ file, isSigned, log }: SignatureCheckDeps) {
-  const policy: SignaturePolicy = file === '' ? { default: { mode: 'off', keys: [] }, namespaces: {} } : readPolicy(file)
+/**
+ * A check of deployments. Throws InvalidRequest when the policy or one of its keys is wrong: a gateway does
+ * not start without.
+ */
+export function createSignatureCheck({ file, isSigned, log }: SignatureCheckDeps) {
+  const policy: SignaturePolicy =
+    file === '' ? { default: { mode: 'off', keys: [] }, namespaces: {} } : readPolicy(file)
   const keys = readKeys(policy, file)
 
-  /** What to say about the image of a function in NAMESPACE, if anything.  Throws NotSigned, RegistryError. */
+  /**
+   * What to say about the image of a function in NAMESPACE, if anything.  Throws NotSigned, RegistryError.
+   */
   return async (namespace: string, reference: Reference, digest: string): Promise<string | undefined> => {
     const rule = ruleFor(policy, namespace)
     if (rule.mode === 'off') return undefined
     let isGood: boolean
     try {
-      isGood = await isSigned(reference, digest, rule.keys.map(name => keys.get(name)!))
+      isGood = await isSigned(
+        reference,
+        digest,
+        rule.keys.map((name) => keys.get(name)!),
+      )
     } catch (err) {
       if (rule.mode === 'require' || !(err instanceof AppError)) throw err
-      log.warn({ err, namespace, image: formatReference(reference), digest }, 'deployed an image whose signatures could not be looked at')
+      log.warn(
+        { err, namespace, image: formatReference(reference), digest },
+        'deployed an image whose signatures could not be looked at',
+      )
       return `whether ${formatReference(reference)} (${digest}) is signed could not be found out: ${err.message}`
     }
     if (isGood) return undefined
     const problem = `${formatReference(reference)} (${digest}) is not signed by any key that the policy of ${namespace === '' ? 'functions without a namespace' : `namespace "${namespace}"`} names`
-    if (rule.mode === 'require') throw new NotSigned(`${problem}; sign it with: cosign sign --key KEY ${reference.registry}/${reference.repository}@${digest}`)
-    log.warn({ namespace, image: formatReference(reference), digest }, 'deployed an image that is not signed as its policy asks')
+    if (rule.mode === 'require')
+      throw new NotSigned(
+        `${problem}; sign it with: cosign sign --key KEY ${reference.registry}/${reference.repository}@${digest}`,
+      )
+    log.warn(
+      { namespace, image: formatReference(reference), digest },
+      'deployed an image that is not signed as its policy asks',
+    )
     return problem
   }
 }

@@ -25,10 +25,14 @@ export const LOG_TAIL_MAX = 1000
 export const FOLLOWERS_MAX = 32
 
 /** Adds the routes that only look to APP. */
-export function addSystemRoutes (app: FastifyInstance, { functions, producer, telemetry, requireReady, stopping }: SystemRouteDeps): void {
+export function addSystemRoutes(
+  app: FastifyInstance,
+  { functions, producer, telemetry, requireReady, stopping }: SystemRouteDeps,
+): void {
   let followers = 0
 
-  // No route of its own for liveness: a gateway that answers at all is alive; 503 here means "send it no calls".
+  // No route of its own for liveness: a gateway that answers at all is alive; 503 here means "send it no
+  // calls".
   app.get('/healthz', async () => {
     requireReady()
     return { status: 'ok', workers: (await producer.workers()).length, functions: functions.list().length }
@@ -53,26 +57,37 @@ export function addSystemRoutes (app: FastifyInstance, { functions, producer, te
   app.get<{ Querystring: Record<string, unknown> }>('/system/logs', async (request, reply) => {
     requireReady()
     const { name, follow, ...range } = parseLogQuery(request.query)
-    if (functions.get(name) === undefined) throw new NotFound(`there is no function "${name}"`, 'ERR_FUNCTION_NOT_FOUND')
-    if (follow && followers >= FOLLOWERS_MAX) throw new Overloaded(`${FOLLOWERS_MAX} callers follow logs already`, 'ERR_NO_SLOT')
+    if (functions.get(name) === undefined)
+      throw new NotFound(`there is no function "${name}"`, 'ERR_FUNCTION_NOT_FOUND')
+    if (follow && followers >= FOLLOWERS_MAX)
+      throw new Overloaded(`${FOLLOWERS_MAX} callers follow logs already`, 'ERR_NO_SLOT')
     const gone = new AbortController()
     if (follow) followers++
     reply.raw.once('close', () => {
       gone.abort()
       if (follow) followers--
     })
-    const entries = producer.logs(name, { ...range, follow, signal: AbortSignal.any([gone.signal, stopping]) })
-    return reply.type('application/x-ndjson').send(Readable.from(logLines(name, await begun(entries, follow))))
+    const entries = producer.logs(name, {
+      ...range,
+      follow,
+      signal: AbortSignal.any([gone.signal, stopping]),
+    })
+    return reply
+      .type('application/x-ndjson')
+      .send(Readable.from(logLines(name, await begun(entries, follow))))
   })
 }
 
-/** ENTRIES, once it is known that they can be read: after the first bytes of a reply its status says 200 for ever. */
-async function begun (entries: LogEntries, follow: boolean): Promise<LogEntries> {
+/**
+ * ENTRIES, once it is known that they can be read: after the first bytes of a reply its status says 200 for
+ * ever.
+ */
+async function begun(entries: LogEntries, follow: boolean): Promise<LogEntries> {
   const iterator = entries[Symbol.asyncIterator]()
   const first = iterator.next()
   // A follower may wait long for a first line; that Redis is away shows at once.
   await Promise.race(follow ? [first, setImmediate()] : [first])
-  return (async function * () {
+  return (async function* () {
     try {
       for (let next = await first; next.done !== true; next = await iterator.next()) yield next.value
     } finally {
@@ -83,28 +98,37 @@ async function begun (entries: LogEntries, follow: boolean): Promise<LogEntries>
 
 type LogEntries = ReturnType<Producer['logs']>
 
-async function * logLines (name: string, entries: LogEntries): AsyncGenerator<string> {
+async function* logLines(name: string, entries: LogEntries): AsyncGenerator<string> {
   yield '' // sends the headers: a follower shall know that it is one
   for await (const { callId, timestampMs, text } of entries) {
     yield `${JSON.stringify({ name, namespace: '', instance: callId, timestamp: new Date(timestampMs).toISOString(), text })}\n`
   }
 }
 
-interface LogQuery { readonly name: string, readonly follow: boolean, readonly tail?: number, readonly sinceMs?: number }
+interface LogQuery {
+  readonly name: string
+  readonly follow: boolean
+  readonly tail?: number
+  readonly sinceMs?: number
+}
 
 /** OpenFaaS's query of /system/logs.  Throws InvalidRequest with every fault. */
-function parseLogQuery (query: Record<string, unknown>): LogQuery {
+function parseLogQuery(query: Record<string, unknown>): LogQuery {
   const faults: Fault[] = []
   const { name, tail, since, follow } = query
   if (typeof name !== 'string' || name === '') faults.push({ path: 'name', problem: 'is missing' })
-  if (tail !== undefined && !(typeof tail === 'string' && /^\d{1,4}$/.test(tail) && Number(tail) <= LOG_TAIL_MAX)) {
+  if (
+    tail !== undefined &&
+    !(typeof tail === 'string' && /^\d{1,4}$/.test(tail) && Number(tail) <= LOG_TAIL_MAX)
+  ) {
     faults.push({ path: 'tail', problem: `must be a whole number up to ${LOG_TAIL_MAX}` })
   }
   const sinceMs = typeof since === 'string' ? Date.parse(since) : undefined
   if (since !== undefined && (sinceMs === undefined || Number.isNaN(sinceMs))) {
     faults.push({ path: 'since', problem: 'must be an RFC 3339 time, for example "2026-11-22T10:00:00Z"' })
   }
-  if (follow !== undefined && !['0', '1', 'true', 'false'].includes(String(follow))) faults.push({ path: 'follow', problem: 'must be true or false' })
+  if (follow !== undefined && !['0', '1', 'true', 'false'].includes(String(follow)))
+    faults.push({ path: 'follow', problem: 'must be true or false' })
   if (faults.length > 0 || typeof name !== 'string') throw new InvalidRequest(faults)
   return {
     name,

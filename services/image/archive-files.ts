@@ -14,11 +14,11 @@ import { extract, type Extract } from 'tar-stream'
 import { AppError, ContentError } from '../contract/errors.ts'
 
 export interface ArchiveFiles {
-  has (name: string): Promise<boolean>
+  has(name: string): Promise<boolean>
   /** The whole file NAME.  Throws ContentError when it is not there or has more than MAXBYTES. */
-  read (name: string, maxBytes: number): Promise<Buffer>
+  read(name: string, maxBytes: number): Promise<Buffer>
   /** The file NAME as a stream. */
-  open (name: string): Promise<Readable>
+  open(name: string): Promise<Readable>
 }
 
 const ENTRIES_MAX = 10_000
@@ -29,21 +29,23 @@ const RATIO_MAX = 1000
 const RATIO_FREE_BYTES = 64 * 1024 ** 2
 const MAGIC_BYTES = 6
 
-function refuse (why: string, cause?: unknown): never {
+function refuse(why: string, cause?: unknown): never {
   throw new ContentError(`the archive is refused: ${why}`, 'ERR_INVALID_CONTENT', cause)
 }
 
 /** A name of the archive in one form, "blobs/sha256/…", for messages harmless.  Throws ContentError. */
-function nameOf (written: string): string {
+function nameOf(written: string): string {
   const shown = JSON.stringify(written.slice(0, 100))
-  if (written.length > NAME_CHARACTERS_MAX) refuse(`an entry's name is longer than ${NAME_CHARACTERS_MAX} characters (${shown}…)`)
+  if (written.length > NAME_CHARACTERS_MAX)
+    refuse(`an entry's name is longer than ${NAME_CHARACTERS_MAX} characters (${shown}…)`)
   const parts = written.split('/').filter((part, i) => part !== '.' && !(part === '' && i > 0))
-  if (parts.includes('..') || parts[0] === '' || written.includes('\0')) refuse(`the entry ${shown} has a name that leads elsewhere`)
+  if (parts.includes('..') || parts[0] === '' || written.includes('\0'))
+    refuse(`the entry ${shown} has a name that leads elsewhere`)
   return parts.join('/')
 }
 
 /** How BYTES, the beginning of a file, are packed. */
-export function compressionOf (bytes: Uint8Array): 'none' | 'gzip' | 'zstd' | 'bzip2' | 'xz' {
+export function compressionOf(bytes: Uint8Array): 'none' | 'gzip' | 'zstd' | 'bzip2' | 'xz' {
   const hex = Buffer.from(bytes).toString('hex')
   if (hex.startsWith('1f8b')) return 'gzip'
   if (hex.startsWith('28b52ffd')) return 'zstd'
@@ -52,7 +54,7 @@ export function compressionOf (bytes: Uint8Array): 'none' | 'gzip' | 'zstd' | 'b
 }
 
 /** The first bytes of SOURCE, and all of it. */
-async function peek (source: Readable): Promise<{ head: Buffer, whole: Readable }> {
+async function peek(source: Readable): Promise<{ head: Buffer; whole: Readable }> {
   const iterator = source[Symbol.asyncIterator]()
   const pieces: Buffer[] = []
   let length = 0
@@ -63,20 +65,23 @@ async function peek (source: Readable): Promise<{ head: Buffer, whole: Readable 
     length += (next.value as Buffer).length
   }
   const head = Buffer.concat(pieces)
-  const whole = Readable.from((async function * () {
-    yield head
-    for (;;) {
-      const next = await iterator.next()
-      if (next.done) return
-      yield next.value as Buffer
-    }
-  })(), { objectMode: false })
+  const whole = Readable.from(
+    (async function* () {
+      yield head
+      for (;;) {
+        const next = await iterator.next()
+        if (next.done) return
+        yield next.value as Buffer
+      }
+    })(),
+    { objectMode: false },
+  )
   return { head, whole }
 }
 
-function counting (check: (bytes: number) => void): Transform {
+function counting(check: (bytes: number) => void): Transform {
   return new Transform({
-    transform (chunk: Buffer, _encoding, done: TransformCallback) {
+    transform(chunk: Buffer, _encoding, done: TransformCallback) {
       try {
         check(chunk.length)
         done(null, chunk)
@@ -88,32 +93,52 @@ function counting (check: (bytes: number) => void): Transform {
 }
 
 /** SOURCE without its compression, within bounds. */
-async function unpacked (source: Readable): Promise<Transform> {
+async function unpacked(source: Readable): Promise<Transform> {
   const { head, whole } = await peek(source)
   const compression = compressionOf(head)
-  if (compression === 'bzip2' || compression === 'xz') refuse(`it is compressed with ${compression}; unpack it first (${compression} -d)`)
+  if (compression === 'bzip2' || compression === 'xz')
+    refuse(`it is compressed with ${compression}; unpack it first (${compression} -d)`)
   let packedBytes = 0
   let plainBytes = 0
-  const packed = counting(bytes => { packedBytes += bytes })
-  const plain = counting(bytes => {
-    plainBytes += bytes
-    if (plainBytes > ARCHIVE_BYTES_MAX) throw new ContentError(`the archive has more than ${ARCHIVE_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
-    if (plainBytes > RATIO_FREE_BYTES && plainBytes > packedBytes * RATIO_MAX) throw new ContentError(`the archive inflates to more than ${RATIO_MAX} times its size`, 'ERR_CONTENT_LIMIT')
+  const packed = counting((bytes) => {
+    packedBytes += bytes
   })
-  const inflate = compression === 'none' ? [] : [compression === 'gzip' ? createGunzip() : createZstdDecompress()]
-  return compose([whole, packed, ...inflate, plain], () => { /* `plain` ends with the same error */ }) as Transform // the last of the list
+  const plain = counting((bytes) => {
+    plainBytes += bytes
+    if (plainBytes > ARCHIVE_BYTES_MAX)
+      throw new ContentError(`the archive has more than ${ARCHIVE_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
+    if (plainBytes > RATIO_FREE_BYTES && plainBytes > packedBytes * RATIO_MAX)
+      throw new ContentError(
+        `the archive inflates to more than ${RATIO_MAX} times its size`,
+        'ERR_CONTENT_LIMIT',
+      )
+  })
+  const inflate =
+    compression === 'none' ? [] : [compression === 'gzip' ? createGunzip() : createZstdDecompress()]
+  return compose([whole, packed, ...inflate, plain], () => {
+    /* `plain` ends with the same error */
+  }) as Transform // the last of the list
 }
 
 type Entry = Extract extends AsyncIterable<infer E> ? E : never
-interface Staged { readonly path: string, readonly size: number }
+interface Staged {
+  readonly path: string
+  readonly size: number
+}
 
 /** Where a link at NAME leads inside the archive.  Throws ContentError for one that is not a layer. */
-function linkTarget (name: string, link: string): string {
-  if (posix.basename(name) !== 'layer.tar' || link.startsWith('/')) refuse(`the entry ${JSON.stringify(name)} is a link`)
+function linkTarget(name: string, link: string): string {
+  if (posix.basename(name) !== 'layer.tar' || link.startsWith('/'))
+    refuse(`the entry ${JSON.stringify(name)} is a link`)
   return nameOf(posix.normalize(posix.join(posix.dirname(name), link)))
 }
 
-async function stageEntry (entry: Entry, draft: string, files: Map<string, Staged>, links: Map<string, string>): Promise<void> {
+async function stageEntry(
+  entry: Entry,
+  draft: string,
+  files: Map<string, Staged>,
+  links: Map<string, string>,
+): Promise<void> {
   const { type, name: written, linkname } = entry.header
   const name = nameOf(written)
   if (type === 'directory') {
@@ -121,36 +146,51 @@ async function stageEntry (entry: Entry, draft: string, files: Map<string, Stage
     return
   }
   if (files.has(name) || links.has(name)) refuse(`the entry ${JSON.stringify(name)} is there twice`)
-  if (files.size + links.size >= ENTRIES_MAX) throw new ContentError(`the archive has more than ${ENTRIES_MAX} entries`, 'ERR_CONTENT_LIMIT')
+  if (files.size + links.size >= ENTRIES_MAX)
+    throw new ContentError(`the archive has more than ${ENTRIES_MAX} entries`, 'ERR_CONTENT_LIMIT')
   if (type === 'symlink') {
     links.set(name, linkTarget(name, linkname ?? ''))
     entry.resume()
     return
   }
-  if (type !== 'file' && type !== 'contiguous-file') refuse(`the entry ${JSON.stringify(name)} is no file (${type ?? 'unknown'})`)
+  if (type !== 'file' && type !== 'contiguous-file')
+    refuse(`the entry ${JSON.stringify(name)} is no file (${type ?? 'unknown'})`)
   const path = join(draft, String(files.size))
   let size = 0
-  await pipeline(entry, counting(bytes => { size += bytes }), createWriteStream(path, { flags: 'wx', mode: 0o600 }))
+  await pipeline(
+    entry,
+    counting((bytes) => {
+      size += bytes
+    }),
+    createWriteStream(path, { flags: 'wx', mode: 0o600 }),
+  )
   files.set(name, { path, size })
 }
 
-function explain (error: unknown): unknown {
+function explain(error: unknown): unknown {
   if (error instanceof AppError) return error
   const code = error instanceof Error && 'code' in error ? String(error.code) : ''
   // Errors of the system (ENOSPC, EIO) have words of their own further up.
   if (error instanceof Error && 'syscall' in error) return error
-  const why = /^(?:Z_|ZSTD_|ERR_ZSTD)/.test(code) ? 'its compression is damaged' : `it is no tar archive, or damaged (${error instanceof Error ? error.message : String(error)})`
+  const why = /^(?:Z_|ZSTD_|ERR_ZSTD)/.test(code)
+    ? 'its compression is damaged'
+    : `it is no tar archive, or damaged (${error instanceof Error ? error.message : String(error)})`
   return new ContentError(`the archive is refused: ${why}`, 'ERR_INVALID_CONTENT', error)
 }
 
-/** The files of the tar SOURCE, put into the empty folder DRAFT, which is the caller's to remove.  Throws ContentError, or the system's error. */
-export async function stageTar (source: Readable, draft: string): Promise<ArchiveFiles> {
+/**
+ * The files of the tar SOURCE, put into the empty folder DRAFT, which is the caller's to remove. Throws
+ * ContentError, or the system's error.
+ */
+export async function stageTar(source: Readable, draft: string): Promise<ArchiveFiles> {
   const files = new Map<string, Staged>()
   const links = new Map<string, string>()
   const tar = extract()
   try {
     const feeding = pipeline(await unpacked(source), tar)
-    feeding.catch(() => { /* the loop below, or the await after it, says it */ })
+    feeding.catch(() => {
+      /* the loop below, or the await after it, says it */
+    })
     for await (const entry of tar) await stageEntry(entry, draft, files, links)
     await feeding
   } catch (error) {
@@ -161,29 +201,32 @@ export async function stageTar (source: Readable, draft: string): Promise<Archiv
   const find = (name: string): Staged | undefined => files.get(name) ?? files.get(links.get(name) ?? '')
   const found = (name: string): Staged => find(name) ?? refuse(`it has no ${JSON.stringify(name)}`)
   return {
-    has: async name => find(name) !== undefined,
-    async read (name, maxBytes) {
+    has: async (name) => find(name) !== undefined,
+    async read(name, maxBytes) {
       const { path, size } = found(name)
-      if (size > maxBytes) throw new ContentError(`${name} of the archive is larger than ${maxBytes} bytes`, 'ERR_CONTENT_LIMIT')
-      return Buffer.concat(await createReadStream(path).toArray() as Buffer[])
+      if (size > maxBytes)
+        throw new ContentError(`${name} of the archive is larger than ${maxBytes} bytes`, 'ERR_CONTENT_LIMIT')
+      return Buffer.concat((await createReadStream(path).toArray()) as Buffer[])
     },
-    open: async name => createReadStream(found(name).path),
+    open: async (name) => createReadStream(found(name).path),
   }
 }
 
 /** The files of folder DIR.  What a link leads out of it is refused. */
-export function readFolder (dir: string): ArchiveFiles {
+export function readFolder(dir: string): ArchiveFiles {
   /** An open file: what is checked is what is read. */
-  async function openFile (name: string) {
+  async function openFile(name: string) {
     const root = await realpath(dir)
-    const path = await realpath(join(root, nameOf(name))).catch((error: unknown) => refuse(`it has no ${JSON.stringify(name)}`, error))
+    const path = await realpath(join(root, nameOf(name))).catch((error: unknown) =>
+      refuse(`it has no ${JSON.stringify(name)}`, error),
+    )
     if (!path.startsWith(`${root}${sep}`)) refuse(`${JSON.stringify(name)} is a link that leads out of it`)
     const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
     const { size } = await checkFile(file, name)
     return { file, size }
   }
 
-  async function checkFile (file: Awaited<ReturnType<typeof open>>, name: string) {
+  async function checkFile(file: Awaited<ReturnType<typeof open>>, name: string) {
     const found = await file.stat()
     if (found.isFile()) return found
     await file.close()
@@ -191,16 +234,24 @@ export function readFolder (dir: string): ArchiveFiles {
   }
 
   return {
-    has: async name => await stat(join(dir, nameOf(name))).then(() => true, () => false),
-    async read (name, maxBytes) {
+    has: async (name) =>
+      await stat(join(dir, nameOf(name))).then(
+        () => true,
+        () => false,
+      ),
+    async read(name, maxBytes) {
       const { file, size } = await openFile(name)
       try {
-        if (size > maxBytes) throw new ContentError(`${name} of the archive is larger than ${maxBytes} bytes`, 'ERR_CONTENT_LIMIT')
+        if (size > maxBytes)
+          throw new ContentError(
+            `${name} of the archive is larger than ${maxBytes} bytes`,
+            'ERR_CONTENT_LIMIT',
+          )
         return await file.readFile()
       } finally {
         await file.close()
       }
     },
-    open: async name => (await openFile(name)).file.createReadStream(),
+    open: async (name) => (await openFile(name)).file.createReadStream(),
   }
 }

@@ -1,7 +1,8 @@
-// One blob as one stream of exactly as many bytes as its descriptor says, over as many responses as that takes:
-// a connection that was cut is followed by a request for the rest (RFC 9110 §14, Range).
-// Knows offsets, bounds and what progress is.  Refuses to know digests: whoever reads has to check the whole.
-// A registry cannot hold the reader for ever: resumes are counted, each has to bring bytes, and a trickle is an end.
+// One blob as one stream of exactly as many bytes as its descriptor says, over as many responses as that
+// takes: a connection that was cut is followed by a request for the rest (RFC 9110 §14, Range). Knows
+// offsets, bounds and what progress is. Refuses to know digests: whoever reads has to check the whole. A
+// registry cannot hold the reader for ever: resumes are counted, each has to bring bytes, and a trickle is an
+// end.
 
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -31,40 +32,47 @@ const BUFFERED_BYTES = 512 * 1024
 type Body = RegistryResponse['body']
 
 /** A body nobody reads any more. */
-function drop (body: Body): void {
+function drop(body: Body): void {
   body.on('error', () => {}).destroy()
 }
 
-function refuse (response: RegistryResponse, { what }: BlobSource, why: string): never {
+function refuse(response: RegistryResponse, { what }: BlobSource, why: string): never {
   drop(response.body)
   throw new ContentError(`${what} ${why}`, 'ERR_DIGEST_MISMATCH')
 }
 
 /** How many bytes of RESPONSE come before OFFSET; it has to reach exactly to the end. */
-function checkResponse (source: BlobSource, response: RegistryResponse, offset: number): number {
+function checkResponse(source: BlobSource, response: RegistryResponse, offset: number): number {
   const { sizeBytes } = source
   const isPart = response.status === 206
   const length = response.header('content-length')
   const expected = isPart ? sizeBytes - offset : sizeBytes
-  if (length !== undefined && Number(length) !== expected) refuse(response, source, `has ${length} bytes, but the manifest says ${expected}`)
+  if (length !== undefined && Number(length) !== expected)
+    refuse(response, source, `has ${length} bytes, but the manifest says ${expected}`)
   if (!isPart) return offset // the whole again: a registry may ignore Range
   const range = response.header('content-range') ?? 'none'
   const wanted = `bytes ${offset}-${sizeBytes - 1}/`
   if (offset === 0 || (range !== `${wanted}${sizeBytes}` && range !== `${wanted}*`)) {
-    refuse(response, source, `was to be sent from byte ${offset} to its end, but the registry sent "${range.slice(0, 100)}"`)
+    refuse(
+      response,
+      source,
+      `was to be sent from byte ${offset} to its end, but the registry sent "${range.slice(0, 100)}"`,
+    )
   }
   return 0
 }
 
-/** The blob of SOURCE.  The first answer is waited for, and its errors are thrown; later ones end the stream. */
-export async function openBlob (source: BlobSource): Promise<Readable> {
+/**
+ * The blob of SOURCE.  The first answer is waited for, and its errors are thrown; later ones end the stream.
+ */
+export async function openBlob(source: BlobSource): Promise<Readable> {
   const first = await source.open(0)
   return createBlobStream(source, first, checkResponse(source, first, 0))
 }
 
-function createBlobStream (source: BlobSource, first: RegistryResponse, firstSkip: number): Readable {
+function createBlobStream(source: BlobSource, first: RegistryResponse, firstSkip: number): Readable {
   const { what, registry, sizeBytes, requestTimeoutMs, signal } = source
-  const rateMinBytes = Math.ceil(RATE_MIN_BYTES_PER_S * requestTimeoutMs / 1000)
+  const rateMinBytes = Math.ceil((RATE_MIN_BYTES_PER_S * requestTimeoutMs) / 1000)
   let body: Body | undefined
   let received = 0
   let skip = 0
@@ -74,8 +82,10 @@ function createBlobStream (source: BlobSource, first: RegistryResponse, firstSki
 
   const stream = new Readable({
     highWaterMark: BUFFERED_BYTES,
-    read () { body?.resume() },
-    destroy (error, done) {
+    read() {
+      body?.resume()
+    },
+    destroy(error, done) {
       clearInterval(watch)
       if (body) drop(body)
       body = undefined
@@ -84,7 +94,7 @@ function createBlobStream (source: BlobSource, first: RegistryResponse, firstSki
   })
 
   /** The end of one response, not necessarily of the blob. */
-  function ended (from: Body, error: unknown, isTrickle = false): void {
+  function ended(from: Body, error: unknown, isTrickle = false): void {
     if (from !== body) return
     drop(from)
     body = undefined
@@ -93,14 +103,17 @@ function createBlobStream (source: BlobSource, first: RegistryResponse, firstSki
       stream.push(null)
       return
     }
-    const problem = error === undefined ? new ContentError(`${what} ended after ${received} of ${sizeBytes} bytes`, 'ERR_DIGEST_MISMATCH') : unreachable(registry, error)
+    const problem =
+      error === undefined
+        ? new ContentError(`${what} ended after ${received} of ${sizeBytes} bytes`, 'ERR_DIGEST_MISMATCH')
+        : unreachable(registry, error)
     const isWorthIt = sinceOpen > (isTrickle ? TRICKLE_PROGRESS_MIN_BYTES : 0)
     if (signal?.aborted === true) stream.destroy(signal.reason as Error)
     else if (!isWorthIt || resumes >= RESUMES_MAX) stream.destroy(problem)
     else resume().catch((failure: unknown) => stream.destroy(failure as Error))
   }
 
-  async function resume (): Promise<void> {
+  async function resume(): Promise<void> {
     resumes++
     await sleep(RESUME_PAUSE_MS * (0.5 + Math.random() / 2), undefined, signal && { signal })
     if (stream.destroyed) return
@@ -110,28 +123,35 @@ function createBlobStream (source: BlobSource, first: RegistryResponse, firstSki
     else attach(response.body, bytes)
   }
 
-  function take (from: Body, piece: Buffer): void {
+  function take(from: Body, piece: Buffer): void {
     if (from !== body) return
     const chunk = skip === 0 ? piece : piece.subarray(Math.min(skip, piece.length))
     skip -= piece.length - chunk.length
     window.bytes += piece.length
     received += chunk.length
     sinceOpen += chunk.length
-    if (received > sizeBytes) stream.destroy(new ContentError(`${what} is longer than the ${sizeBytes} bytes that the manifest says`, 'ERR_DIGEST_MISMATCH'))
+    if (received > sizeBytes)
+      stream.destroy(
+        new ContentError(
+          `${what} is longer than the ${sizeBytes} bytes that the manifest says`,
+          'ERR_DIGEST_MISMATCH',
+        ),
+      )
     else if (chunk.length > 0 && !stream.push(chunk)) {
       window.held = true // the reader's pace, not the registry's
       from.pause()
     }
   }
 
-  function attach (next: Body, bytesBefore: number): void {
+  function attach(next: Body, bytesBefore: number): void {
     body = next
     skip = bytesBefore
     sinceOpen = 0
     window = { bytes: 0, held: false }
-    next.on('data', (piece: Buffer) => take(next, piece))
+    next
+      .on('data', (piece: Buffer) => take(next, piece))
       .on('end', () => ended(next, undefined))
-      .on('error', error => ended(next, error))
+      .on('error', (error) => ended(next, error))
       .on('close', () => ended(next, new Error('the connection was closed')))
   }
 
@@ -139,7 +159,15 @@ function createBlobStream (source: BlobSource, first: RegistryResponse, firstSki
     const { bytes, held } = window
     const from = body
     window = { bytes: 0, held: from?.isPaused() === true }
-    if (from && !held && bytes < rateMinBytes) ended(from, new RegistryError(`registry ${registry} sent ${bytes} bytes of ${what} in ${requestTimeoutMs} ms, which is too slow`, { registryCode: 'UNREACHABLE', retryable: true }), true)
+    if (from && !held && bytes < rateMinBytes)
+      ended(
+        from,
+        new RegistryError(
+          `registry ${registry} sent ${bytes} bytes of ${what} in ${requestTimeoutMs} ms, which is too slow`,
+          { registryCode: 'UNREACHABLE', retryable: true },
+        ),
+        true,
+      )
   }, requestTimeoutMs)
 
   attach(first.body, firstSkip)

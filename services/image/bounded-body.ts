@@ -8,17 +8,27 @@ import { unreachable } from './transport.ts'
 const BODY_TIMEOUT_MS = 60_000
 
 /**
- * All of BODY.  Throws ContentError ERR_CONTENT_LIMIT above MAXBYTES, RegistryError when the connection breaks or
- * TIMEOUTMS is over.
+ * All of BODY. Throws ContentError ERR_CONTENT_LIMIT above MAXBYTES, RegistryError when the connection breaks
+ * or TIMEOUTMS is over.
  */
-export async function readBounded (body: Readable, maxBytes: number, what: string, registry: string, timeoutMs: number = BODY_TIMEOUT_MS): Promise<Buffer> {
+export async function readBounded(
+  body: Readable,
+  maxBytes: number,
+  what: string,
+  registry: string,
+  timeoutMs: number = BODY_TIMEOUT_MS,
+): Promise<Buffer> {
   const pieces: Buffer[] = []
   let total = 0
-  const late = setTimeout(() => body.destroy(new Error(`${what} took longer than ${timeoutMs} ms`)), timeoutMs)
+  const late = setTimeout(
+    () => body.destroy(new Error(`${what} took longer than ${timeoutMs} ms`)),
+    timeoutMs,
+  )
   try {
     for await (const piece of body as AsyncIterable<Buffer>) {
       total += piece.length
-      if (total > maxBytes) throw new ContentError(`${what} is larger than ${maxBytes} bytes`, 'ERR_CONTENT_LIMIT')
+      if (total > maxBytes)
+        throw new ContentError(`${what} is larger than ${maxBytes} bytes`, 'ERR_CONTENT_LIMIT')
       pieces.push(piece)
     }
   } catch (error) {

@@ -4,13 +4,26 @@
 // that one rename replaces all three.  Knows SQLite; refuses to know what the rows mean.
 
 import { randomBytes } from 'node:crypto'
-import { accessSync, constants, existsSync, mkdirSync, renameSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { AppError, Overloaded, SyscallError } from '../contract/errors.ts'
 
 const FILE = 'index.db'
-/** Given up when the disk is full: without room for a few pages nothing could be taken out of the store any more. */
+/**
+ * Given up when the disk is full: without room for a few pages nothing could be taken out of the store any
+ * more.
+ */
 const BALLAST = 'ballast'
 const BALLAST_BYTES = 1024 ** 2
 /** What SQLite maps at least, and what a folder or two take beside it. */
@@ -56,29 +69,45 @@ export interface CatalogFileOptions {
   readonly onNote: (text: string) => void
 }
 
-function errcodeOf (error: unknown): number | undefined {
-  return error instanceof Error && 'errcode' in error && typeof error.errcode === 'number' ? error.errcode & 0xff : undefined
+function errcodeOf(error: unknown): number | undefined {
+  return error instanceof Error && 'errcode' in error && typeof error.errcode === 'number'
+    ? error.errcode & 0xff
+    : undefined
 }
 
-function isDamage (error: unknown): boolean {
+function isDamage(error: unknown): boolean {
   const code = errcodeOf(error)
   return code === SQLITE_CORRUPT || code === SQLITE_NOTADB
 }
 
 /** ERROR of the database or the disk of the store in DIR, in words that a person can do something about. */
-function explain (error: unknown, dir: string): unknown {
+function explain(error: unknown, dir: string): unknown {
   const code = errcodeOf(error)
-  const errno = isFull(error, dir) ? 'ENOSPC' : errnoOf(() => accessSync(dir, constants.R_OK | constants.W_OK))
+  const errno = isFull(error, dir)
+    ? 'ENOSPC'
+    : errnoOf(() => accessSync(dir, constants.R_OK | constants.W_OK))
   if (errno !== undefined) {
-    const why = errno === 'ENOSPC' ? 'no space is left on the disk of the image store; free some (wherry image prune) or move the data folder' : `the image store ${dir} cannot be written to (${errno})`
+    const why =
+      errno === 'ENOSPC'
+        ? 'no space is left on the disk of the image store; free some (wherry image prune) or move the data folder'
+        : `the image store ${dir} cannot be written to (${errno})`
     return new SyscallError(why, { errno, syscall: 'write', op: 'catalog' })
   }
-  if (code === SQLITE_BUSY) return new Overloaded(`another process holds the catalog of the image store ${dir} for longer than ${BUSY_TIMEOUT_MS} ms; try again`, 'ERR_NO_SLOT', error)
-  return code === undefined ? error : new Error(`the catalog of the image store ${dir} cannot be used: ${(error as Error).message}`, { cause: error })
+  if (code === SQLITE_BUSY)
+    return new Overloaded(
+      `another process holds the catalog of the image store ${dir} for longer than ${BUSY_TIMEOUT_MS} ms; try again`,
+      'ERR_NO_SLOT',
+      error,
+    )
+  return code === undefined
+    ? error
+    : new Error(`the catalog of the image store ${dir} cannot be used: ${(error as Error).message}`, {
+        cause: error,
+      })
 }
 
 /** The errno that ATTEMPT fails with, if it does. */
-function errnoOf (attempt: () => void): string | undefined {
+function errnoOf(attempt: () => void): string | undefined {
   try {
     attempt()
     return undefined
@@ -87,21 +116,22 @@ function errnoOf (attempt: () => void): string | undefined {
   }
 }
 
-function inodeOf (path: string): number | undefined {
+function inodeOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.ino
 }
 
 /** Not a page more: SQLite says so of its files, but not of the memory that it maps (-shm). */
-function isFull (error: unknown, dir: string): boolean {
+function isFull(error: unknown, dir: string): boolean {
   const code = errcodeOf(error)
-  if (code === SQLITE_FULL || (error instanceof Error && 'code' in error && error.code === 'ENOSPC')) return true
+  if (code === SQLITE_FULL || (error instanceof Error && 'code' in error && error.code === 'ENOSPC'))
+    return true
   if (code !== SQLITE_IOERR) return false
   const { bavail, bsize } = statfsSync(dir)
   return bavail * bsize < SHM_BYTES
 }
 
 /** Keep room aside next to FILE, as much as there is. */
-function loadBallast (file: string): void {
+function loadBallast(file: string): void {
   const path = join(dirname(file), BALLAST)
   try {
     if (statSync(path, { throwIfNoEntry: false })?.size === BALLAST_BYTES) return
@@ -111,7 +141,7 @@ function loadBallast (file: string): void {
   }
 }
 
-function connect (file: string): DatabaseSync {
+function connect(file: string): DatabaseSync {
   const db = new DatabaseSync(file, { timeout: BUSY_TIMEOUT_MS })
   try {
     db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON')
@@ -123,7 +153,7 @@ function connect (file: string): DatabaseSync {
 }
 
 /** After an error; SQLite has rolled back by itself after some of them. */
-function rollBack (db: DatabaseSync): void {
+function rollBack(db: DatabaseSync): void {
   try {
     if (db.isTransaction) db.exec('ROLLBACK')
   } catch {
@@ -132,7 +162,7 @@ function rollBack (db: DatabaseSync): void {
 }
 
 /** The database below DIR, opened on first use and again when another process has replaced it. */
-export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFileOptions) {
+export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFileOptions) {
   const folder = join(dir, 'catalog')
   const file = join(folder, FILE)
   let db: DatabaseSync | undefined
@@ -140,7 +170,7 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
   let closed = false
   let restore: ((db: DatabaseSync) => void) | undefined
 
-  function connectDamaged (): DatabaseSync | undefined {
+  function connectDamaged(): DatabaseSync | undefined {
     if (!existsSync(file)) return undefined
     try {
       return connect(file)
@@ -149,8 +179,11 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     }
   }
 
-  /** Make a whole new database aside, then put it in the place of the one with the inode SEEN: others see the old one or the new one. */
-  function rebuild (seen: number | undefined): void {
+  /**
+   * Make a whole new database aside, then put it in the place of the one with the inode SEEN: others see the
+   * old one or the new one.
+   */
+  function rebuild(seen: number | undefined): void {
     const draft = join(dir, 'tmp', temporaryName())
     mkdirSync(draft, { recursive: true, mode: 0o700 })
     const fresh = connect(join(draft, FILE))
@@ -170,13 +203,18 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
       renameSync(draft, folder)
     } catch (error) {
       // Another process was first (rename(2)); its database says the same.
-      if (!(error instanceof Error && 'code' in error && (error.code === 'ENOTEMPTY' || error.code === 'EEXIST'))) throw error
+      if (!(
+        error instanceof Error &&
+        'code' in error &&
+        (error.code === 'ENOTEMPTY' || error.code === 'EEXIST')
+      ))
+        throw error
       rmSync(draft, { recursive: true, force: true })
     }
     rmSync(away, { recursive: true, force: true })
   }
 
-  function open (): DatabaseSync {
+  function open(): DatabaseSync {
     if (closed) throw new Error('the catalog of the image store was closed')
     const seen = inodeOf(file)
     if (db && seen !== undefined && seen === inode) return db
@@ -189,12 +227,14 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     if (isReplaced) restore?.(db)
     const version = db.prepare('PRAGMA user_version').get()?.['user_version']
     if (version === SCHEMA_VERSION) return db
-    onNote(`the catalog of the image store ${dir} has format ${version}, not ${SCHEMA_VERSION}: it is made anew from what is on the disk`)
+    onNote(
+      `the catalog of the image store ${dir} has format ${version}, not ${SCHEMA_VERSION}: it is made anew from what is on the disk`,
+    )
     return replace()
   }
 
   /** In the place of the one that `inode` says. */
-  function replace (): DatabaseSync {
+  function replace(): DatabaseSync {
     disconnect()
     rebuild(inode)
     inode = inodeOf(file)
@@ -203,7 +243,7 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     return db
   }
 
-  function disconnect (): void {
+  function disconnect(): void {
     try {
       db?.close()
     } catch {
@@ -212,7 +252,7 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     db = undefined
   }
 
-  function attempt<T> (work: (db: DatabaseSync) => T, mayUseBallast: boolean): T {
+  function attempt<T>(work: (db: DatabaseSync) => T, mayUseBallast: boolean): T {
     try {
       return work(open())
     } catch (error) {
@@ -221,22 +261,26 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
         return attempt(work, mayUseBallast)
       }
       if (!isDamage(error)) throw error instanceof AppError ? error : explain(error, dir)
-      onNote(`the catalog of the image store ${dir} is damaged (${(error as Error).message}): it is made anew from what is on the disk`)
+      onNote(
+        `the catalog of the image store ${dir} is damaged (${(error as Error).message}): it is made anew from what is on the disk`,
+      )
       return work(replace())
     }
   }
 
-  const inTransaction = <T>(work: (db: DatabaseSync) => T) => (db: DatabaseSync): T => {
-    db.exec('BEGIN IMMEDIATE')
-    try {
-      const result = work(db)
-      db.exec('COMMIT')
-      return result
-    } catch (error) {
-      rollBack(db)
-      throw error
+  const inTransaction =
+    <T>(work: (db: DatabaseSync) => T) =>
+    (db: DatabaseSync): T => {
+      db.exec('BEGIN IMMEDIATE')
+      try {
+        const result = work(db)
+        db.exec('COMMIT')
+        return result
+      } catch (error) {
+        rollBack(db)
+        throw error
+      }
     }
-  }
 
   return {
     /** Run WORK on the database; once more on a new one when this one turns out to be damaged. */
@@ -249,11 +293,11 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
     free: <T>(work: (db: DatabaseSync) => T): T => attempt(inTransaction(work), true),
 
     /** LISTENER puts back what this process alone knows whenever the database has become another one. */
-    onReplaced (listener: (db: DatabaseSync) => void): void {
+    onReplaced(listener: (db: DatabaseSync) => void): void {
       restore = listener
     },
 
-    close (): void {
+    close(): void {
       disconnect()
       closed = true
     },
@@ -261,6 +305,6 @@ export function openCatalogFile ({ dir, temporaryName, fill, onNote }: CatalogFi
 }
 
 /** The beginning of names that are one process's own, and a random end. */
-export function ownName (prefix: string): string {
+export function ownName(prefix: string): string {
   return `${prefix}${randomBytes(8).toString('hex')}`
 }

@@ -38,7 +38,9 @@ export interface StoredImage {
   readonly isPinned: boolean
 }
 
-export type NewImage = Pick<StoredImage, 'digest' | 'manifestDigest' | 'configDigest' | 'layers'> & { readonly source?: string }
+export type NewImage = Pick<StoredImage, 'digest' | 'manifestDigest' | 'configDigest' | 'layers'> & {
+  readonly source?: string
+}
 
 export type Catalog = ReturnType<typeof createCatalog>
 
@@ -51,52 +53,63 @@ const TOUCHED_MAX = 10_000
 type Row = Readonly<Record<string, unknown>>
 
 /** Pids and start times begin anew with each boot. */
-function bootId (): string {
+function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').slice(0, 8)
 }
 
 /** "PID-START-BOOT-…" → is that process still there? */
-function isOwnerAlive (owner: string): boolean {
+function isOwnerAlive(owner: string): boolean {
   const match = /^(\d{1,10})-(\d{1,20})-([0-9a-f]{8})-/.exec(owner)
   return match !== null && startTimeOf(Number(match[1])) === match[2] && match[3] === bootId()
 }
 
 /** Write IMAGE down; its names and pins stay as they are. */
-export function insertImage (db: DatabaseSync, image: NewImage, nowMs: number): void {
-  db.prepare(`INSERT INTO images (digest, manifest_digest, config_digest, source, pulled_at_ms, used_at_ms) VALUES (?, ?, ?, ?, ?, ?)
+export function insertImage(db: DatabaseSync, image: NewImage, nowMs: number): void {
+  db.prepare(
+    `INSERT INTO images (digest, manifest_digest, config_digest, source, pulled_at_ms, used_at_ms) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (digest) DO UPDATE SET manifest_digest = excluded.manifest_digest, config_digest = excluded.config_digest,
-      source = coalesce(excluded.source, source), used_at_ms = excluded.used_at_ms`)
-    .run(image.digest, image.manifestDigest, image.configDigest, image.source ?? null, nowMs, nowMs)
+      source = coalesce(excluded.source, source), used_at_ms = excluded.used_at_ms`,
+  ).run(image.digest, image.manifestDigest, image.configDigest, image.source ?? null, nowMs, nowMs)
   db.prepare('DELETE FROM image_layers WHERE image = ?').run(image.digest)
-  const insert = db.prepare('INSERT INTO image_layers (image, position, diff_id, digest, size_bytes) VALUES (?, ?, ?, ?, ?)')
-  image.layers.forEach((layer, i) => { insert.run(image.digest, i, layer.diffId, layer.digest, layer.sizeBytes) })
+  const insert = db.prepare(
+    'INSERT INTO image_layers (image, position, diff_id, digest, size_bytes) VALUES (?, ?, ?, ?, ?)',
+  )
+  image.layers.forEach((layer, i) => {
+    insert.run(image.digest, i, layer.diffId, layer.digest, layer.sizeBytes)
+  })
 }
 
 /** Forget what dead processes held: afterwards every row of pins and claims has a living owner. */
-export function dropDeadOwners (db: DatabaseSync): void {
-  const owners = db.prepare('SELECT owner FROM pins UNION SELECT owner FROM claims').all().map(row => String(row['owner']))
-  for (const owner of owners.filter(owner => !isOwnerAlive(owner))) {
+export function dropDeadOwners(db: DatabaseSync): void {
+  const owners = db
+    .prepare('SELECT owner FROM pins UNION SELECT owner FROM claims')
+    .all()
+    .map((row) => String(row['owner']))
+  for (const owner of owners.filter((owner) => !isOwnerAlive(owner))) {
     db.prepare('DELETE FROM pins WHERE owner = ?').run(owner)
     db.prepare('DELETE FROM claims WHERE owner = ?').run(owner)
   }
 }
 
 /** ROWS by what their COLUMN says. */
-function groupBy (rows: readonly Row[], column: string): ReadonlyMap<string, readonly Row[]> {
-  return Map.groupBy(rows, row => String(row[column]))
+function groupBy(rows: readonly Row[], column: string): ReadonlyMap<string, readonly Row[]> {
+  return Map.groupBy(rows, (row) => String(row[column]))
 }
 
 /** The images of DB, the one used last first; only DIGEST when given. */
-export function loadImages (db: DatabaseSync, digest?: string): StoredImage[] {
-  const all = (table: string, column: string, order: string): readonly Row[] => digest === undefined
-    ? db.prepare(`SELECT * FROM ${table} ORDER BY ${order}`).all()
-    : db.prepare(`SELECT * FROM ${table} WHERE ${column} = ? ORDER BY ${order}`).all(digest)
+export function loadImages(db: DatabaseSync, digest?: string): StoredImage[] {
+  const all = (table: string, column: string, order: string): readonly Row[] =>
+    digest === undefined
+      ? db.prepare(`SELECT * FROM ${table} ORDER BY ${order}`).all()
+      : db.prepare(`SELECT * FROM ${table} WHERE ${column} = ? ORDER BY ${order}`).all(digest)
   const layers = groupBy(all('image_layers', 'image', 'position'), 'image')
   const names = groupBy(all('names', 'digest', 'name'), 'digest')
   const pins = groupBy(all('pins', 'digest', 'owner'), 'digest')
-  const deployed = new Set(all('deployed', 'digest', 'digest').map(row => String(row['digest'])))
-  const alive = new Set([...new Set([...pins.values()].flat().map(row => String(row['owner'])))].filter(isOwnerAlive))
-  return all('images', 'digest', 'used_at_ms DESC, digest').map(row => {
+  const deployed = new Set(all('deployed', 'digest', 'digest').map((row) => String(row['digest'])))
+  const alive = new Set(
+    [...new Set([...pins.values()].flat().map((row) => String(row['owner'])))].filter(isOwnerAlive),
+  )
+  return all('images', 'digest', 'used_at_ms DESC, digest').map((row) => {
     const digest = String(row['digest'])
     return {
       digest,
@@ -105,16 +118,28 @@ export function loadImages (db: DatabaseSync, digest?: string): StoredImage[] {
       ...(row['source'] !== null && { source: String(row['source']) }),
       pulledAtMs: Number(row['pulled_at_ms']),
       usedAtMs: Number(row['used_at_ms']),
-      layers: (layers.get(digest) ?? []).map(l => ({ diffId: String(l['diff_id']), digest: String(l['digest']), sizeBytes: Number(l['size_bytes']) })),
-      names: (names.get(digest) ?? []).map(n => String(n['name'])),
+      layers: (layers.get(digest) ?? []).map((l) => ({
+        diffId: String(l['diff_id']),
+        digest: String(l['digest']),
+        sizeBytes: Number(l['size_bytes']),
+      })),
+      names: (names.get(digest) ?? []).map((n) => String(n['name'])),
       isDeployed: deployed.has(digest),
-      isPinned: (pins.get(digest) ?? []).some(pin => alive.has(String(pin['owner']))),
+      isPinned: (pins.get(digest) ?? []).some((pin) => alive.has(String(pin['owner']))),
     }
   })
 }
 
 /** The catalog in FILE.  OWNPREFIX ("pid-start-") tells this process's pins and claims from others'. */
-export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile, ownPrefix: string, onNote: (text: string) => void }) {
+export function createCatalog({
+  file,
+  ownPrefix,
+  onNote,
+}: {
+  file: CatalogFile
+  ownPrefix: string
+  onNote: (text: string) => void
+}) {
   const owner = ownName(`${ownPrefix}${bootId()}-`)
   const pins = new Map<string, number>()
   const claims = new Set<string>()
@@ -122,26 +147,26 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
   let flushTimer: NodeJS.Timeout | undefined
 
   /** Another process has put a new database in place of the one that had them. */
-  file.onReplaced(db => {
+  file.onReplaced((db) => {
     const insertPin = db.prepare('INSERT OR REPLACE INTO pins (digest, owner) VALUES (?, ?)')
     for (const digest of pins.keys()) insertPin.run(digest, owner)
     const insertClaim = db.prepare('INSERT OR REPLACE INTO claims (diff_id, owner) VALUES (?, ?)')
     for (const diffId of claims) insertClaim.run(diffId, owner)
   })
 
-  function flush (): void {
+  function flush(): void {
     clearTimeout(flushTimer)
     flushTimer = undefined
     if (touched.size === 0) return
     const batch = [...touched]
     touched.clear()
-    file.write(db => {
+    file.write((db) => {
       const update = db.prepare('UPDATE images SET used_at_ms = max(used_at_ms, ?) WHERE digest = ?')
       for (const [digest, atMs] of batch) update.run(atMs, digest)
     })
   }
 
-  function flushLater (): void {
+  function flushLater(): void {
     try {
       flush()
     } catch (error) {
@@ -150,9 +175,9 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
   }
 
   /** Return: is the layer ours now? */
-  function tryClaim (diffId: string): boolean {
+  function tryClaim(diffId: string): boolean {
     if (claims.has(diffId)) return false
-    const isOurs = file.write(db => {
+    const isOurs = file.write((db) => {
       const holder = db.prepare('SELECT owner FROM claims WHERE diff_id = ?').get(diffId)?.['owner']
       if (holder !== undefined && isOwnerAlive(String(holder))) return false
       db.prepare('INSERT OR REPLACE INTO claims (diff_id, owner) VALUES (?, ?)').run(diffId, owner)
@@ -164,13 +189,17 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
 
   return {
     /** Write down an image whose blobs and layers the store has.  Recording it again keeps its names. */
-    recordImage (image: NewImage): void {
-      file.write(db => { insertImage(db, image, Date.now()) })
+    recordImage(image: NewImage): void {
+      file.write((db) => {
+        insertImage(db, image, Date.now())
+      })
     },
 
-    /** NAME (formatReference of a reference with a tag) is DIGEST from now on.  Return: what it was before. */
-    tag (name: string, digest: string): string | undefined {
-      return file.write(db => {
+    /**
+     * NAME (formatReference of a reference with a tag) is DIGEST from now on.  Return: what it was before.
+     */
+    tag(name: string, digest: string): string | undefined {
+      return file.write((db) => {
         const before = db.prepare('SELECT digest FROM names WHERE name = ?').get(name)?.['digest']
         db.prepare('INSERT OR REPLACE INTO names (name, digest) VALUES (?, ?)').run(name, digest)
         return before === undefined ? undefined : String(before)
@@ -178,34 +207,36 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
     },
 
     /** Return: was there such a name? */
-    untag (name: string): boolean {
-      return file.free(db => Number(db.prepare('DELETE FROM names WHERE name = ?').run(name).changes) > 0)
+    untag(name: string): boolean {
+      return file.free((db) => Number(db.prepare('DELETE FROM names WHERE name = ?').run(name).changes) > 0)
     },
 
     /** The digest that NAME stands for here. */
-    find (name: string): string | undefined {
-      const digest = file.read(db => db.prepare('SELECT digest FROM names WHERE name = ?').get(name)?.['digest'])
+    find(name: string): string | undefined {
+      const digest = file.read(
+        (db) => db.prepare('SELECT digest FROM names WHERE name = ?').get(name)?.['digest'],
+      )
       return digest === undefined ? undefined : String(digest)
     },
 
     /** Name → digest, sorted. */
-    names (): ReadonlyMap<string, string> {
-      const rows = file.read(db => db.prepare('SELECT name, digest FROM names ORDER BY name').all())
-      return new Map(rows.map(row => [String(row['name']), String(row['digest'])]))
+    names(): ReadonlyMap<string, string> {
+      const rows = file.read((db) => db.prepare('SELECT name, digest FROM names ORDER BY name').all())
+      return new Map(rows.map((row) => [String(row['name']), String(row['digest'])]))
     },
 
-    image (digest: string): StoredImage | undefined {
-      return file.read(db => loadImages(db, digest)[0])
+    image(digest: string): StoredImage | undefined {
+      return file.read((db) => loadImages(db, digest)[0])
     },
 
     /** All images, the one used last first. */
-    images (): readonly StoredImage[] {
+    images(): readonly StoredImage[] {
       flush()
       return file.read(loadImages)
     },
 
     /** The image was used now.  Costs nothing: written down some seconds later, all at once. */
-    touch (digest: string): void {
+    touch(digest: string): void {
       if (touched.size >= TOUCHED_MAX && !touched.has(digest)) return
       touched.set(digest, Date.now())
       flushTimer ??= setTimeout(flushLater, TOUCH_FLUSH_MS).unref()
@@ -215,10 +246,10 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
      * Whatever has one of DIGESTS (an image with all it needs, a layer by its diffID, a blob) is not removed
      * until this process unpins it as often, or ends.
      */
-    pin (...digests: string[]): void {
+    pin(...digests: string[]): void {
       const fresh = digests.filter((digest, i) => !pins.has(digest) && digests.indexOf(digest) === i)
       if (fresh.length > 0) {
-        file.write(db => {
+        file.write((db) => {
           const insert = db.prepare('INSERT OR REPLACE INTO pins (digest, owner) VALUES (?, ?)')
           for (const digest of fresh) insert.run(digest, owner)
         })
@@ -226,7 +257,7 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
       for (const digest of digests) pins.set(digest, (pins.get(digest) ?? 0) + 1)
     },
 
-    unpin (...digests: string[]): void {
+    unpin(...digests: string[]): void {
       const gone: string[] = []
       for (const digest of digests) {
         const count = pins.get(digest) ?? 0
@@ -234,15 +265,15 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
         else if (pins.delete(digest)) gone.push(digest)
       }
       if (gone.length === 0) return
-      file.free(db => {
+      file.free((db) => {
         const remove = db.prepare('DELETE FROM pins WHERE digest = ? AND owner = ?')
         for (const digest of gone) remove.run(digest, owner)
       })
     },
 
     /** Functions have these images; stays until it is said anew, also while no worker runs. */
-    setDeployed (digests: readonly string[]): void {
-      file.free(db => {
+    setDeployed(digests: readonly string[]): void {
+      file.free((db) => {
         db.exec('DELETE FROM deployed')
         const insert = db.prepare('INSERT OR IGNORE INTO deployed (digest) VALUES (?)')
         for (const digest of digests) insert.run(digest)
@@ -250,28 +281,35 @@ export function createCatalog ({ file, ownPrefix, onNote }: { file: CatalogFile,
     },
 
     /**
-     * Be the only one on this host that fetches layer DIFFID; waits while another living process is.
-     * Whoever got it looks first whether the layer is there now.  Throws Overloaded after 35 minutes, or SIGNAL's reason.
+     * Be the only one on this host that fetches layer DIFFID; waits while another living process is. Whoever
+     * got it looks first whether the layer is there now. Throws Overloaded after 35 minutes, or SIGNAL's
+     * reason.
      */
-    async claimLayer (diffId: string, signal?: AbortSignal): Promise<void> {
+    async claimLayer(diffId: string, signal?: AbortSignal): Promise<void> {
       const giveUpAt = performance.now() + CLAIM_WAIT_MAX_MS
       while (!tryClaim(diffId)) {
         signal?.throwIfAborted()
-        if (performance.now() > giveUpAt) throw new Overloaded(`layer ${diffId} is being fetched by another process that does not end; end it`, 'ERR_NO_SLOT')
+        if (performance.now() > giveUpAt)
+          throw new Overloaded(
+            `layer ${diffId} is being fetched by another process that does not end; end it`,
+            'ERR_NO_SLOT',
+          )
         await delay(CLAIM_POLL_MS)
       }
     },
 
-    releaseLayer (diffId: string): void {
+    releaseLayer(diffId: string): void {
       if (!claims.delete(diffId)) return
-      file.free(db => { db.prepare('DELETE FROM claims WHERE diff_id = ? AND owner = ?').run(diffId, owner) })
+      file.free((db) => {
+        db.prepare('DELETE FROM claims WHERE diff_id = ? AND owner = ?').run(diffId, owner)
+      })
     },
 
     /** Give back all pins and claims, write down the last uses, close the file. */
-    close (): void {
+    close(): void {
       flushLater() // of a full disk it is a note, and pins are given back
       if (pins.size > 0 || claims.size > 0) {
-        file.free(db => {
+        file.free((db) => {
           db.prepare('DELETE FROM pins WHERE owner = ?').run(owner)
           db.prepare('DELETE FROM claims WHERE owner = ?').run(owner)
         })

@@ -1,8 +1,11 @@
 // The grammar of WWW-Authenticate (RFC 9110 §11.6.1): a list of challenges, each a scheme and its parameters,
-// all separated by the same comma.  Pure: a header in, values out.  Refuses to know what is done about a challenge.
-// The header is a stranger's text: it is cut at a length, and what is no challenge is left out.
+// all separated by the same comma. Pure: a header in, values out. Refuses to know what is done about a
+// challenge. The header is a stranger's text: it is cut at a length, and what is no challenge is left out.
 
-export interface Challenge { readonly scheme: string, readonly parameters: Readonly<Record<string, string>> }
+export interface Challenge {
+  readonly scheme: string
+  readonly parameters: Readonly<Record<string, string>>
+}
 
 const HEADER_CHARACTERS_MAX = 8192
 const CHALLENGES_MAX = 8
@@ -14,7 +17,7 @@ const SCHEME = /([A-Za-z][\w-]*)(?=[\s,]|$)/y
 const OTHER = /[^\s,]+/y
 
 /** HEADER as its challenges, schemes and keys in lower case, in the order they were written. */
-export function parseChallenges (header: string | undefined): readonly Challenge[] {
+export function parseChallenges(header: string | undefined): readonly Challenge[] {
   const text = (header ?? '').slice(0, HEADER_CHARACTERS_MAX)
   const challenges: Challenge[] = []
   let parameters: Record<string, string> | undefined

@@ -17,7 +17,10 @@ import { SETTLE_MS } from './rebuild.ts'
 
 const run = promisify(execFile)
 
-/** Something that no image has may still be on its way into one, unless it is older (or from a time to come: the clock was set back). */
+/**
+ * Something that no image has may still be on its way into one, unless it is older (or from a time to come:
+ * the clock was set back).
+ */
 const ORPHAN_AGE_MIN_MS = 3_600_000
 const LAYERS_PER_DU = 256
 /** Of st_blocks (inode(7)). */
@@ -47,15 +50,25 @@ export interface Freed {
 export interface Usage {
   /** Of layers and blobs, on the disk. */
   readonly storeBytes: number
-  /** Of the file system that the store is on, as df(1) counts: what is in use, and that plus what is available. */
-  readonly disk: { readonly usedBytes: number, readonly totalBytes: number }
+  /**
+   * Of the file system that the store is on, as df(1) counts: what is in use, and that plus what is
+   * available.
+   */
+  readonly disk: { readonly usedBytes: number; readonly totalBytes: number }
 }
 
 /** A watermark: bytes of the store, or percent of its disk. */
 export type Watermark = { readonly bytes: number } | { readonly percent: number }
 
-interface Item { readonly path: string, readonly bytes: number, readonly changedAtMs: number }
-interface Listing { readonly layers: ReadonlyMap<string, Item>, readonly blobs: ReadonlyMap<string, Item> }
+interface Item {
+  readonly path: string
+  readonly bytes: number
+  readonly changedAtMs: number
+}
+interface Listing {
+  readonly layers: ReadonlyMap<string, Item>
+  readonly blobs: ReadonlyMap<string, Item>
+}
 
 export interface CollectorDeps {
   readonly file: CatalogFile
@@ -70,11 +83,18 @@ export interface CollectorDeps {
 }
 
 /** Bytes on the disk of each of FOLDERS, by path; one that is gone meanwhile is left out. */
-async function measure (folders: readonly string[]): Promise<ReadonlyMap<string, number>> {
+async function measure(folders: readonly string[]): Promise<ReadonlyMap<string, number>> {
   const options = { maxBuffer: DU_OUTPUT_CHARACTERS_MAX }
   const output = await run('du', ['-s', '-B1', '--', ...folders], options).catch((error: unknown) => {
     // du(1) says of what is gone, and counts the rest.
-    if (error instanceof Error && 'stdout' in error && typeof error.stdout === 'string' && 'code' in error && error.code === 1) return { stdout: error.stdout }
+    if (
+      error instanceof Error &&
+      'stdout' in error &&
+      typeof error.stdout === 'string' &&
+      'code' in error &&
+      error.code === 1
+    )
+      return { stdout: error.stdout }
     throw error
   })
   const lines = [...output.stdout.matchAll(/^(\d+)\t(.+)$/gm)]
@@ -82,54 +102,81 @@ async function measure (folders: readonly string[]): Promise<ReadonlyMap<string,
 }
 
 /** Every blob that IMAGE consists of. */
-function blobsOf (image: StoredImage): string[] {
-  return [image.digest, image.manifestDigest, image.configDigest, ...image.layers.map(layer => layer.digest)]
+function blobsOf(image: StoredImage): string[] {
+  return [
+    image.digest,
+    image.manifestDigest,
+    image.configDigest,
+    ...image.layers.map((layer) => layer.digest),
+  ]
 }
 
-function isFree (image: StoredImage, { all = false, olderThanMs = 0 }: PruneOptions, nowMs: number): boolean {
-  return !image.isPinned && !image.isDeployed && (all || image.names.length === 0) && Math.max(0, nowMs - image.usedAtMs) >= olderThanMs
+function isFree(image: StoredImage, { all = false, olderThanMs = 0 }: PruneOptions, nowMs: number): boolean {
+  return (
+    !image.isPinned &&
+    !image.isDeployed &&
+    (all || image.names.length === 0) &&
+    Math.max(0, nowMs - image.usedAtMs) >= olderThanMs
+  )
 }
 
 /** What KEPT images, pins and claims need: names of layers and of blobs together, they are all digests. */
-function neededBy (db: DatabaseSync, kept: readonly StoredImage[]): ReadonlySet<string> {
-  const held = db.prepare('SELECT digest FROM pins UNION SELECT diff_id FROM claims').all().map(row => String(row['digest']))
-  return new Set([...held, ...kept.flatMap(image => [...blobsOf(image), ...image.layers.map(layer => layer.diffId)])])
+function neededBy(db: DatabaseSync, kept: readonly StoredImage[]): ReadonlySet<string> {
+  const held = db
+    .prepare('SELECT digest FROM pins UNION SELECT diff_id FROM claims')
+    .all()
+    .map((row) => String(row['digest']))
+  return new Set([
+    ...held,
+    ...kept.flatMap((image) => [...blobsOf(image), ...image.layers.map((layer) => layer.diffId)]),
+  ])
 }
 
-function sumOf (items: Iterable<Item>): number {
+function sumOf(items: Iterable<Item>): number {
   let bytes = 0
   for (const item of items) bytes += item.bytes
   return bytes
 }
 
 /** Takes things out of the store over FILE. */
-export function createCollector ({ file, blobs, layers, prepare, temporaryPath, removeTrees }: CollectorDeps) {
+export function createCollector({ file, blobs, layers, prepare, temporaryPath, removeTrees }: CollectorDeps) {
   /** What FOLDER has of NAMES, with the SIZES that are known, else what their own inodes take. */
-  async function statAll (folder: string, names: readonly string[], sizes?: ReadonlyMap<string, number>): Promise<Map<string, Item>> {
+  async function statAll(
+    folder: string,
+    names: readonly string[],
+    sizes?: ReadonlyMap<string, number>,
+  ): Promise<Map<string, Item>> {
     const items = new Map<string, Item>()
-    for (const name of names.filter(name => HEX.test(name))) {
+    for (const name of names.filter((name) => HEX.test(name))) {
       const path = join(folder, name)
       const found = await stat(path).catch(() => undefined)
       const digest = `sha256:${name}`
-      if (found) items.set(digest, { path, bytes: sizes?.get(digest) ?? found.blocks * BLOCK_BYTES, changedAtMs: found.ctimeMs })
+      if (found)
+        items.set(digest, {
+          path,
+          bytes: sizes?.get(digest) ?? found.blocks * BLOCK_BYTES,
+          changedAtMs: found.ctimeMs,
+        })
     }
     return items
   }
 
-  function knownSizes (): Map<string, number> {
-    const rows = file.read(db => db.prepare('SELECT diff_id, disk_bytes FROM layer_sizes').all())
-    return new Map(rows.map(row => [String(row['diff_id']), Number(row['disk_bytes'])]))
+  function knownSizes(): Map<string, number> {
+    const rows = file.read((db) => db.prepare('SELECT diff_id, disk_bytes FROM layer_sizes').all())
+    return new Map(rows.map((row) => [String(row['diff_id']), Number(row['disk_bytes'])]))
   }
 
   /** How much disk each layer takes; measured once, then known. */
-  async function layerSizes (): Promise<ReadonlyMap<string, number>> {
-    const names = (await readdir(layers)).filter(name => HEX.test(name))
+  async function layerSizes(): Promise<ReadonlyMap<string, number>> {
+    const names = (await readdir(layers)).filter((name) => HEX.test(name))
     const known = knownSizes()
-    const unknown = names.filter(name => !known.has(`sha256:${name}`))
+    const unknown = names.filter((name) => !known.has(`sha256:${name}`))
     for (let i = 0; i < unknown.length; i += LAYERS_PER_DU) {
       const batch = unknown.slice(i, i + LAYERS_PER_DU)
-      const sizes = [...await measure(batch.map(name => join(layers, name)))].map(([path, bytes]) => [`sha256:${basename(path)}`, bytes] as const)
-      file.free(db => {
+      const sizes = [...(await measure(batch.map((name) => join(layers, name))))].map(
+        ([path, bytes]) => [`sha256:${basename(path)}`, bytes] as const,
+      )
+      file.free((db) => {
         const insert = db.prepare('INSERT OR REPLACE INTO layer_sizes (diff_id, disk_bytes) VALUES (?, ?)')
         for (const [diffId, bytes] of sizes) insert.run(diffId, bytes)
       })
@@ -138,7 +185,7 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
     return known
   }
 
-  async function list (): Promise<Listing> {
+  async function list(): Promise<Listing> {
     await prepare()
     const sizes = await layerSizes()
     return {
@@ -148,9 +195,15 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
   }
 
   /** Those of LISTING that are in CONCERNED or old, and that nobody needs. */
-  function deadItems (items: ReadonlyMap<string, Item>, needed: ReadonlySet<string>, concerned: ReadonlySet<string>, nowMs: number): Array<[string, Item]> {
+  function deadItems(
+    items: ReadonlyMap<string, Item>,
+    needed: ReadonlySet<string>,
+    concerned: ReadonlySet<string>,
+    nowMs: number,
+  ): Array<[string, Item]> {
     return [...items].filter(([digest, { path, changedAtMs }]) => {
-      if (needed.has(digest) || !(concerned.has(digest) || Math.abs(nowMs - changedAtMs) > ORPHAN_AGE_MIN_MS)) return false
+      if (needed.has(digest) || !(concerned.has(digest) || Math.abs(nowMs - changedAtMs) > ORPHAN_AGE_MIN_MS))
+        return false
       // Looked at once more: since it was listed somebody may have removed it, or put it there anew.
       const now = statSync(path, { throwIfNoEntry: false })
       return now !== undefined && (concerned.has(digest) || now.ctimeMs === changedAtMs)
@@ -158,11 +211,18 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
   }
 
   /** Which of the FREE images have to go, the one used longest ago first, until BYTES are free. */
-  function choose (images: readonly StoredImage[], free: readonly StoredImage[], { layers, blobs }: Listing, bytes: number): StoredImage[] {
+  function choose(
+    images: readonly StoredImage[],
+    free: readonly StoredImage[],
+    { layers, blobs }: Listing,
+    bytes: number,
+  ): StoredImage[] {
     if (bytes === Infinity) return [...free]
     const users = new Map<string, number>()
-    const digestsOf = (image: StoredImage): Set<string> => new Set([...blobsOf(image), ...image.layers.map(layer => layer.diffId)])
-    for (const image of images) for (const digest of digestsOf(image)) users.set(digest, (users.get(digest) ?? 0) + 1)
+    const digestsOf = (image: StoredImage): Set<string> =>
+      new Set([...blobsOf(image), ...image.layers.map((layer) => layer.diffId)])
+    for (const image of images)
+      for (const digest of digestsOf(image)) users.set(digest, (users.get(digest) ?? 0) + 1)
     const chosen: StoredImage[] = []
     let freed = 0
     for (const image of free.toSorted((a, b) => a.usedAtMs - b.usedAtMs)) {
@@ -177,19 +237,37 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
     return chosen
   }
 
-  /** Remove from what LISTING has the images that SELECT names and what only they had; CONCERNED digests go too when nobody needs them. */
-  async function remove (listing: Listing, select: (images: readonly StoredImage[]) => readonly StoredImage[], { dryRun = false, concerned = [] }: { dryRun?: boolean, concerned?: readonly string[] } = {}): Promise<Freed> {
+  /**
+   * Remove from what LISTING has the images that SELECT names and what only they had; CONCERNED digests go
+   * too when nobody needs them.
+   */
+  async function remove(
+    listing: Listing,
+    select: (images: readonly StoredImage[]) => readonly StoredImage[],
+    { dryRun = false, concerned = [] }: { dryRun?: boolean; concerned?: readonly string[] } = {},
+  ): Promise<Freed> {
     const gone: string[] = []
     const nowMs = Date.now()
     const freed = file.free((db): Freed => {
       dropDeadOwners(db)
       const images = loadImages(db)
       const chosen = select(images)
-      const needed = neededBy(db, images.filter(image => !chosen.includes(image)))
-      const own = new Set([...concerned, ...chosen.flatMap(image => [...blobsOf(image), ...image.layers.map(layer => layer.diffId)])])
+      const needed = neededBy(
+        db,
+        images.filter((image) => !chosen.includes(image)),
+      )
+      const own = new Set([
+        ...concerned,
+        ...chosen.flatMap((image) => [...blobsOf(image), ...image.layers.map((layer) => layer.diffId)]),
+      ])
       const deadLayers = deadItems(listing.layers, needed, own, nowMs)
       const deadBlobs = deadItems(listing.blobs, needed, own, nowMs)
-      const result = { images: chosen, layers: deadLayers.length, blobs: deadBlobs.length, bytes: sumOf([...deadLayers, ...deadBlobs].map(([, item]) => item)) }
+      const result = {
+        images: chosen,
+        layers: deadLayers.length,
+        blobs: deadBlobs.length,
+        bytes: sumOf([...deadLayers, ...deadBlobs].map(([, item]) => item)),
+      }
       if (dryRun) return result
       for (const { digest } of chosen) {
         db.prepare('DELETE FROM names WHERE digest = ?').run(digest)
@@ -207,43 +285,57 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
     return freed
   }
 
-  async function usage (): Promise<Usage> {
+  async function usage(): Promise<Usage> {
     const listing = await list()
     const { blocks, bfree, bavail, bsize } = await statfs(layers)
     const usedBytes = (blocks - bfree) * bsize
-    return { storeBytes: sumOf(listing.layers.values()) + sumOf(listing.blobs.values()), disk: { usedBytes, totalBytes: usedBytes + bavail * bsize } }
+    return {
+      storeBytes: sumOf(listing.layers.values()) + sumOf(listing.blobs.values()),
+      disk: { usedBytes, totalBytes: usedBytes + bavail * bsize },
+    }
   }
 
   /** How many bytes have to go so that no more than MARK are in use; negative when there is room. */
-  function excess ({ storeBytes, disk }: Usage, mark: Watermark): number {
-    return 'bytes' in mark ? storeBytes - mark.bytes : disk.usedBytes - disk.totalBytes * mark.percent / 100
+  function excess({ storeBytes, disk }: Usage, mark: Watermark): number {
+    return 'bytes' in mark ? storeBytes - mark.bytes : disk.usedBytes - (disk.totalBytes * mark.percent) / 100
   }
 
-  /** How long it may still take until all living processes have told a catalog that was made anew what they need. */
-  function unsettledMs (): number {
-    const until = file.read(db => db.prepare("SELECT value FROM meta WHERE key = 'settled_at_ms'").get()?.['value'])
+  /**
+   * How long it may still take until all living processes have told a catalog that was made anew what they
+   * need.
+   */
+  function unsettledMs(): number {
+    const until = file.read(
+      (db) => db.prepare("SELECT value FROM meta WHERE key = 'settled_at_ms'").get()?.['value'],
+    )
     const leftMs = until === undefined ? 0 : Number(until) - Date.now()
     if (leftMs <= SETTLE_MS) return leftMs
     // The clock was set back: the minute begins anew, rather than to last for a day.
-    file.free(db => db.prepare("UPDATE meta SET value = ? WHERE key = 'settled_at_ms'").run(String(Date.now() + SETTLE_MS)))
+    file.free((db) =>
+      db.prepare("UPDATE meta SET value = ? WHERE key = 'settled_at_ms'").run(String(Date.now() + SETTLE_MS)),
+    )
     return SETTLE_MS
   }
 
-  function checkSettled (): void {
+  function checkSettled(): void {
     const leftMs = unsettledMs()
     if (leftMs <= 0) return
     const message = `the catalog of the image store was just made anew, and running workers have not all said yet what they need; try again in ${Math.ceil(leftMs / 1000)} s`
     throw new Conflict(message, 'ERR_IMAGE_IN_USE')
   }
 
-  async function prune (options: PruneOptions = {}): Promise<Freed> {
+  async function prune(options: PruneOptions = {}): Promise<Freed> {
     checkSettled()
     const nowMs = Date.now()
     const listing = await list()
-    return await remove(listing, images => {
-      const free = images.filter(image => isFree(image, options, nowMs))
-      return choose(images, free, listing, options.bytes ?? Infinity)
-    }, { dryRun: options.dryRun ?? false })
+    return await remove(
+      listing,
+      (images) => {
+        const free = images.filter((image) => isFree(image, options, nowMs))
+        return choose(images, free, listing, options.bytes ?? Infinity)
+      },
+      { dryRun: options.dryRun ?? false },
+    )
   }
 
   return {
@@ -253,34 +345,52 @@ export function createCollector ({ file, blobs, layers, prepare, temporaryPath, 
     layerSizes,
 
     /**
-     * Remove what nobody needs: images without a name (with `all`, those with one too) that no function and no
-     * living process has, and leftovers of failed pulls older than an hour.
+     * Remove what nobody needs: images without a name (with `all`, those with one too) that no function and
+     * no living process has, and leftovers of failed pulls older than an hour.
      */
     prune,
 
-    /** When more than HIGH is in use, remove unnamed images that nobody needs, used longest ago first, until LOW is reached. */
-    async collect ({ high, low }: { high: Watermark, low: Watermark }): Promise<Freed | undefined> {
+    /**
+     * When more than HIGH is in use, remove unnamed images that nobody needs, used longest ago first, until
+     * LOW is reached.
+     */
+    async collect({ high, low }: { high: Watermark; low: Watermark }): Promise<Freed | undefined> {
       const used = await usage()
       if (excess(used, high) <= 0 || unsettledMs() > 0) return undefined
       return await prune({ bytes: Math.max(1, excess(used, low)) })
     },
 
-    /** Remove the image DIGEST, whatever it is called.  Throws Conflict when a function or a process needs it. */
-    async removeImage (digest: string): Promise<Freed> {
+    /**
+     * Remove the image DIGEST, whatever it is called.  Throws Conflict when a function or a process needs it.
+     */
+    async removeImage(digest: string): Promise<Freed> {
       checkSettled()
-      return await remove(await list(), images => {
-        const image = images.find(image => image.digest === digest)
-        if (image?.isDeployed) throw new Conflict(`image ${digest} is needed by a function that is deployed; remove the function first`, 'ERR_IMAGE_IN_USE')
-        if (image?.isPinned) throw new Conflict(`image ${digest} is needed by a process that runs; wait for it, or end it`, 'ERR_IMAGE_IN_USE')
+      return await remove(await list(), (images) => {
+        const image = images.find((image) => image.digest === digest)
+        if (image?.isDeployed)
+          throw new Conflict(
+            `image ${digest} is needed by a function that is deployed; remove the function first`,
+            'ERR_IMAGE_IN_USE',
+          )
+        if (image?.isPinned)
+          throw new Conflict(
+            `image ${digest} is needed by a process that runs; wait for it, or end it`,
+            'ERR_IMAGE_IN_USE',
+          )
         return image ? [image] : []
       })
     },
 
-    /** Remove those of DIGESTS (layers, blobs) that no image has and nobody holds: what a failed pull wrote. */
-    async dropUnused (digests: readonly string[]): Promise<Freed> {
+    /**
+     * Remove those of DIGESTS (layers, blobs) that no image has and nobody holds: what a failed pull wrote.
+     */
+    async dropUnused(digests: readonly string[]): Promise<Freed> {
       await prepare()
-      const names = [...new Set(digests)].map(digest => digest.slice('sha256:'.length))
-      const listing = { layers: await statAll(layers, names, knownSizes()), blobs: await statAll(blobs, names) }
+      const names = [...new Set(digests)].map((digest) => digest.slice('sha256:'.length))
+      const listing = {
+        layers: await statAll(layers, names, knownSizes()),
+        blobs: await statAll(blobs, names),
+      }
       return await remove(listing, () => [], { concerned: digests })
     },
   }

@@ -1,6 +1,6 @@
 // Sockets to registries: which CA, which client certificate, which proxy, and the time limits of all of them.
-// Knows undici's agents.  Refuses to know what is asked.  What was written about one host is never used for another:
-// each such host has an agent of its own.
+// Knows undici's agents. Refuses to know what is asked. What was written about one host is never used for
+// another: each such host has an agent of its own.
 
 import { setMaxListeners } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
@@ -23,35 +23,57 @@ export type Connections = ReturnType<typeof createConnections>
 const CONNECT_TIMEOUT_MAX_MS = 10_000
 const CONNECTIONS_PER_ORIGIN = 16
 /** Where systems keep their CAs (Debian, Fedora, Alpine). */
-const SYSTEM_BUNDLES = ['/etc/ssl/certs/ca-certificates.crt', '/etc/pki/tls/certs/ca-bundle.crt', '/etc/ssl/cert.pem']
+const SYSTEM_BUNDLES = [
+  '/etc/ssl/certs/ca-certificates.crt',
+  '/etc/pki/tls/certs/ca-bundle.crt',
+  '/etc/ssl/cert.pem',
+]
 
-function readSystemRoots (): readonly string[] {
-  const bundle = SYSTEM_BUNDLES.find(file => existsSync(file))
-  return bundle === undefined ? getCACertificates('default') : [readFileSync(bundle, 'utf8'), ...getCACertificates('extra')]
+function readSystemRoots(): readonly string[] {
+  const bundle = SYSTEM_BUNDLES.find((file) => existsSync(file))
+  return bundle === undefined
+    ? getCACertificates('default')
+    : [readFileSync(bundle, 'utf8'), ...getCACertificates('extra')]
 }
 
 /** The agents for every origin, made when they are first needed. */
-export function createConnections ({ requestTimeoutMs, registries = noRegistries, proxyOf = noProxy, roots: ownRoots }: ConnectionDeps) {
+export function createConnections({
+  requestTimeoutMs,
+  registries = noRegistries,
+  proxyOf = noProxy,
+  roots: ownRoots,
+}: ConnectionDeps) {
   const agents = new Map<string, Dispatcher>()
-  /** Ends connections that are being made, which no agent does: they would keep the process for their whole time limit. */
+  /**
+   * Ends connections that are being made, which no agent does: they would keep the process for their whole
+   * time limit.
+   */
   const closing = new AbortController()
   setMaxListeners(0, closing.signal)
   const connect = { timeout: Math.min(requestTimeoutMs, CONNECT_TIMEOUT_MAX_MS), signal: closing.signal }
-  const limits = { headersTimeout: requestTimeoutMs, bodyTimeout: requestTimeoutMs, connections: CONNECTIONS_PER_ORIGIN, allowH2: false }
+  const limits = {
+    headersTimeout: requestTimeoutMs,
+    bodyTimeout: requestTimeoutMs,
+    connections: CONNECTIONS_PER_ORIGIN,
+    allowH2: false,
+  }
   let roots: readonly string[] | undefined
   let plainContext: SecureContext | undefined
 
-  function contextOf (settings: RegistrySettings | undefined): SecureContext {
+  function contextOf(settings: RegistrySettings | undefined): SecureContext {
     roots ??= ownRoots === undefined ? readSystemRoots() : [ownRoots]
     const { ca, certificate } = settings ?? {}
-    if (ca === undefined && certificate === undefined) return plainContext ??= createSecureContext({ ca: [...roots] })
+    if (ca === undefined && certificate === undefined)
+      return (plainContext ??= createSecureContext({ ca: [...roots] }))
     return createSecureContext({ ca: [...roots, ...(ca === undefined ? [] : [ca])], ...certificate })
   }
 
-  function make (url: URL, settings: RegistrySettings | undefined, proxy: URL | undefined): Dispatcher {
+  function make(url: URL, settings: RegistrySettings | undefined, proxy: URL | undefined): Dispatcher {
     const isTls = url.protocol === 'https:'
     // Once per agent: parsing all CAs for each connection would stop the event loop for 20 ms.
-    const tls = isTls ? { secureContext: contextOf(settings), rejectUnauthorized: settings?.insecure !== true } : {}
+    const tls = isTls
+      ? { secureContext: contextOf(settings), rejectUnauthorized: settings?.insecure !== true }
+      : {}
     if (!proxy) return new Agent({ ...limits, connect: { ...connect, ...tls } })
     return new ProxyAgent({
       uri: proxy.href,
@@ -65,8 +87,9 @@ export function createConnections ({ requestTimeoutMs, registries = noRegistries
 
   return {
     /** The agent that speaks to URL.  Throws Overloaded after `close`. */
-    of (url: URL): Dispatcher {
-      if (closing.signal.aborted) throw new Overloaded('connections to registries are closed: this process is stopping', 'ERR_NO_SLOT')
+    of(url: URL): Dispatcher {
+      if (closing.signal.aborted)
+        throw new Overloaded('connections to registries are closed: this process is stopping', 'ERR_NO_SLOT')
       const settings = registries.ofHost(url.host)
       const proxy = proxyOf(url)
       const key = `${url.protocol} ${settings ? url.host : '*'} ${proxy?.href ?? ''}`
@@ -76,9 +99,9 @@ export function createConnections ({ requestTimeoutMs, registries = noRegistries
       agents.set(key, agent)
       return agent
     },
-    async close (): Promise<void> {
+    async close(): Promise<void> {
       closing.abort()
-      await Promise.all([...agents.values()].map(agent => agent.destroy()))
+      await Promise.all([...agents.values()].map((agent) => agent.destroy()))
       agents.clear()
     },
   }

@@ -19,12 +19,24 @@ const OUTPUT_BYTES_MAX = 256 * 1024
 const HELPER_NAME = /^[A-Za-z0-9][\w.-]{0,63}$/
 const NOT_FOUND = /credentials not found|no credentials server url|no credentials username/i
 
-interface Ended { readonly code: number | null, readonly output: string, readonly broken?: string }
+interface Ended {
+  readonly code: number | null
+  readonly output: string
+  readonly broken?: string
+}
 
-function run (program: string, { server, env, timeoutMs = TIMEOUT_DEFAULT_MS, signal }: HelperRequest): Promise<Ended> {
-  return new Promise(resolve => {
+function run(
+  program: string,
+  { server, env, timeoutMs = TIMEOUT_DEFAULT_MS, signal }: HelperRequest,
+): Promise<Ended> {
+  return new Promise((resolve) => {
     // A group of its own: what the helper starts ends with it.
-    const child = spawn(program, ['get'], { stdio: ['pipe', 'pipe', 'ignore'], env: { ...env }, cwd: '/', detached: true })
+    const child = spawn(program, ['get'], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+      env: { ...env },
+      cwd: '/',
+      detached: true,
+    })
     const pieces: Buffer[] = []
     let total = 0
     let broken: string | undefined
@@ -32,7 +44,9 @@ function run (program: string, { server, env, timeoutMs = TIMEOUT_DEFAULT_MS, si
       broken ??= why
       try {
         if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-      } catch { /* it is gone already (kill(2): ESRCH) */ }
+      } catch {
+        /* it is gone already (kill(2): ESRCH) */
+      }
       child.stdout.destroy()
     }
     const late = setTimeout(end, timeoutMs, `took longer than ${timeoutMs} ms`)
@@ -44,21 +58,38 @@ function run (program: string, { server, env, timeoutMs = TIMEOUT_DEFAULT_MS, si
       if (total > OUTPUT_BYTES_MAX) end(`printed more than ${OUTPUT_BYTES_MAX} bytes`)
       else pieces.push(piece)
     })
-    child.stdin.on('error', () => { /* it may not want to be asked */ }).end(server)
-    child.once('error', error => {
-      broken ??= 'code' in error && error.code === 'ENOENT' ? 'is not installed' : `cannot be started (${error.message})`
+    child.stdin
+      .on('error', () => {
+        /* it may not want to be asked */
+      })
+      .end(server)
+    child.once('error', (error) => {
+      broken ??=
+        'code' in error && error.code === 'ENOENT'
+          ? 'is not installed'
+          : `cannot be started (${error.message})`
     })
-    child.once('close', code => {
+    child.once('close', (code) => {
       clearTimeout(late)
       signal?.removeEventListener('abort', abort)
-      resolve({ code, output: Buffer.concat(pieces).toString('utf8'), ...(broken !== undefined && { broken }) })
+      resolve({
+        code,
+        output: Buffer.concat(pieces).toString('utf8'),
+        ...(broken !== undefined && { broken }),
+      })
     })
   })
 }
 
-/** What HELPER knows of SERVER; undefined when it knows nothing.  Throws an Error whose message has no secret in it. */
-export async function askHelper (request: HelperRequest): Promise<{ username: string, secret: string } | undefined> {
-  if (!HELPER_NAME.test(request.helper)) throw new Error('the name of a credential helper must be letters, digits and . _ -')
+/**
+ * What HELPER knows of SERVER; undefined when it knows nothing. Throws an Error whose message has no secret
+ * in it.
+ */
+export async function askHelper(
+  request: HelperRequest,
+): Promise<{ username: string; secret: string } | undefined> {
+  if (!HELPER_NAME.test(request.helper))
+    throw new Error('the name of a credential helper must be letters, digits and . _ -')
   const program = `docker-credential-${request.helper}`
   const { code, output, broken } = await run(program, request)
   if (broken !== undefined) throw new Error(`${program} ${broken}`)
@@ -66,7 +97,7 @@ export async function askHelper (request: HelperRequest): Promise<{ username: st
     if (NOT_FOUND.test(output)) return undefined
     throw new Error(`${program} failed with exit code ${code}`)
   }
-  let answer: { Username?: unknown, Secret?: unknown } | null
+  let answer: { Username?: unknown; Secret?: unknown } | null
   try {
     answer = JSON.parse(output)
   } catch {
@@ -74,7 +105,9 @@ export async function askHelper (request: HelperRequest): Promise<{ username: st
   }
   const { Username: username, Secret: secret } = answer ?? {}
   // oxlint-disable-next-line no-control-regex
-  const isText = (value: unknown): value is string => typeof value === 'string' && value !== '' && !/[\x00-\x1f\x7f]/.test(value)
-  if (!isText(username) || !isText(secret)) throw new Error(`${program} did not answer with a user name and a secret`)
+  const isText = (value: unknown): value is string =>
+    typeof value === 'string' && value !== '' && !/[\x00-\x1f\x7f]/.test(value)
+  if (!isText(username) || !isText(secret))
+    throw new Error(`${program} did not answer with a user name and a secret`)
   return { username, secret }
 }

@@ -1,5 +1,5 @@
-// A file from anywhere by http or https, for ADD in builds.  Knows the transport's rules (redirects by hand, never from https to
-// http, bounded waits and tries); refuses to know what the file is.
+// A file from anywhere by http or https, for ADD in builds. Knows the transport's rules (redirects by hand,
+// never from https to http, bounded waits and tries); refuses to know what the file is.
 
 import { createHash } from 'node:crypto'
 import { open } from 'node:fs/promises'
@@ -26,31 +26,51 @@ export interface DownloadRequest {
 export type Download = (request: DownloadRequest) => Promise<void>
 
 /** `downloadFile` with the proxies and the CAs that ENV, the process's environment, names. */
-export function createDownload (env: Readonly<Record<string, string | undefined>>): Download {
+export function createDownload(env: Readonly<Record<string, string | undefined>>): Download {
   const rootsFile = env['SSL_CERT_FILE'] || undefined
-  const network = { proxyOf: readProxyRule(env), ...(rootsFile !== undefined && { roots: readPem('SSL_CERT_FILE', rootsFile) }) }
-  return request => downloadFile(request, network)
+  const network = {
+    proxyOf: readProxyRule(env),
+    ...(rootsFile !== undefined && { roots: readPem('SSL_CERT_FILE', rootsFile) }),
+  }
+  return (request) => downloadFile(request, network)
 }
 
 /** ERROR of the transport, which takes everybody for a registry, about a file at URL. */
-function notHad (url: string, error: unknown): unknown {
+function notHad(url: string, error: unknown): unknown {
   if (!(error instanceof RegistryError)) return error
-  return new RegistryError(`${url} cannot be had: ${error.message.replace(/^registry /, '')}`, { registryCode: error.registryCode, retryable: error.retryable, cause: error })
+  return new RegistryError(`${url} cannot be had: ${error.message.replace(/^registry /, '')}`, {
+    registryCode: error.registryCode,
+    retryable: error.retryable,
+    cause: error,
+  })
 }
 
 /**
- * Fetch URL into the file PATH, mode 600, with the time that the server says it was changed, else none (1970).
- * Throws RegistryError when it cannot be had, ContentError when it is too large or another.
+ * Fetch URL into the file PATH, mode 600, with the time that the server says it was changed, else none
+ * (1970). Throws RegistryError when it cannot be had, ContentError when it is too large or another.
  */
-async function downloadFile ({ url, path, checksum, signal }: DownloadRequest, network: Network): Promise<void> {
-  const transport = createTransport({ requestTimeoutMs: REQUEST_TIMEOUT_MS, connections: createConnections({ ...network, requestTimeoutMs: REQUEST_TIMEOUT_MS }) })
+async function downloadFile(
+  { url, path, checksum, signal }: DownloadRequest,
+  network: Network,
+): Promise<void> {
+  const transport = createTransport({
+    requestTimeoutMs: REQUEST_TIMEOUT_MS,
+    connections: createConnections({ ...network, requestTimeoutMs: REQUEST_TIMEOUT_MS }),
+  })
   const target = new URL(url)
   const { host } = target
   try {
-    const response = await transport.request({ registry: host, url: target, method: 'GET', headers: {}, signal }).catch((error: unknown) => { throw notHad(url, error) })
+    const response = await transport
+      .request({ registry: host, url: target, method: 'GET', headers: {}, signal })
+      .catch((error: unknown) => {
+        throw notHad(url, error)
+      })
     if (response.status !== 200) {
       await discardBody(response)
-      throw new RegistryError(`${url} cannot be had: ${host} answered ${response.status}`, { registryCode: 'UNKNOWN', retryable: response.status >= 500 })
+      throw new RegistryError(`${url} cannot be had: ${host} answered ${response.status}`, {
+        registryCode: 'UNKNOWN',
+        retryable: response.status >= 500,
+      })
     }
     const hash = createHash('sha256')
     let sizeBytes = 0
@@ -58,7 +78,8 @@ async function downloadFile ({ url, path, checksum, signal }: DownloadRequest, n
     try {
       for await (const piece of response.body as AsyncIterable<Buffer>) {
         sizeBytes += piece.length
-        if (sizeBytes > FILE_BYTES_MAX) throw new ContentError(`${url} is larger than ${FILE_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
+        if (sizeBytes > FILE_BYTES_MAX)
+          throw new ContentError(`${url} is larger than ${FILE_BYTES_MAX} bytes`, 'ERR_CONTENT_LIMIT')
         hash.update(piece)
         await file.writeFile(piece)
       }
@@ -71,7 +92,11 @@ async function downloadFile ({ url, path, checksum, signal }: DownloadRequest, n
       await file.close()
     }
     const digest = `sha256:${hash.digest('hex')}`
-    if (checksum !== undefined && digest !== checksum) throw new ContentError(`${url} should have the checksum ${checksum}, but what came has ${digest}`, 'ERR_DIGEST_MISMATCH')
+    if (checksum !== undefined && digest !== checksum)
+      throw new ContentError(
+        `${url} should have the checksum ${checksum}, but what came has ${digest}`,
+        'ERR_DIGEST_MISMATCH',
+      )
   } finally {
     await transport.close()
   }

@@ -1,6 +1,6 @@
-// A short memory for failures that took long.  Each call of a function whose registry hangs would hold a slot of its
-// worker until the timeout; while one such failure is fresh, the next one gets it at once.
-// Quick failures are not kept: they cost nothing, and whoever has just pushed the missing image wants to see it.
+// A short memory for failures that took long. Each call of a function whose registry hangs would hold a slot
+// of its worker until the timeout; while one such failure is fresh, the next one gets it at once. Quick
+// failures are not kept: they cost nothing, and whoever has just pushed the missing image wants to see it.
 
 import { RegistryError } from '../contract/errors.ts'
 
@@ -8,9 +8,11 @@ const SLOW_MS = 1000
 const KEPT_MAX_MS = 10_000
 const FAILURES_MAX = 256
 
-/** A function that runs WORK, or throws again what WORK for the same KEY took long to fail with a moment ago. */
-export function createFailureMemory (): <T>(key: string, work: () => Promise<T>) => Promise<T> {
-  const failures = new Map<string, { error: RegistryError, untilMs: number }>()
+/**
+ * A function that runs WORK, or throws again what WORK for the same KEY took long to fail with a moment ago.
+ */
+export function createFailureMemory(): <T>(key: string, work: () => Promise<T>) => Promise<T> {
+  const failures = new Map<string, { error: RegistryError; untilMs: number }>()
   return async (key, work) => {
     const startedAtMs = performance.now()
     const known = failures.get(key)

@@ -1,7 +1,7 @@
 // One layer from its registry to its folder, in one stream and one pass:
-//   blob -> [size] -> wherry-unpack: [digest] inflate -> [diffID, ratio, limits] -> files
-// The unpacker says which digests it saw; the folder gets its name only when they are those of manifest and config.
-// Whatever fails, the unpacker is killed and its folder removed.
+//   blob -> [size] -> wherry-unpack: [digest] inflate -> [diffID, ratio, limits] -> files The unpacker says
+//   which digests it saw; the folder gets its name only when they are those of manifest and config. Whatever
+//   fails, the unpacker is killed and its folder removed.
 
 import { Transform, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -28,7 +28,10 @@ export interface LayerRequest {
   readonly ref: Reference
   readonly descriptor: Descriptor
   readonly diffId: string
-  /** Called with each piece's uncompressed size, some MiB each, and last with the entries; throws when the image has become too large. */
+  /**
+   * Called with each piece's uncompressed size, some MiB each, and last with the entries; throws when the
+   * image has become too large.
+   */
   readonly spend: (bytes: number, entries?: number) => void
   /** Called with the packed bytes so far. */
   readonly onReceived: (bytes: number) => void
@@ -38,33 +41,38 @@ export interface LayerRequest {
 }
 
 /** How many uncompressed bytes and entries an image may have, all its layers together. */
-export function createBudget (maxBytes: number = IMAGE_BYTES_MAX, maxEntries: number = IMAGE_ENTRIES_MAX): LayerRequest['spend'] {
+export function createBudget(
+  maxBytes: number = IMAGE_BYTES_MAX,
+  maxEntries: number = IMAGE_ENTRIES_MAX,
+): LayerRequest['spend'] {
   let bytesLeft = maxBytes
   let entriesLeft = maxEntries
   return (bytes, entries = 0) => {
     bytesLeft -= bytes
     entriesLeft -= entries
-    if (bytesLeft < 0) throw new ContentError(`the image has more than ${maxBytes} bytes unpacked`, 'ERR_CONTENT_LIMIT')
-    if (entriesLeft < 0) throw new ContentError(`the image has more than ${maxEntries} entries`, 'ERR_CONTENT_LIMIT')
+    if (bytesLeft < 0)
+      throw new ContentError(`the image has more than ${maxBytes} bytes unpacked`, 'ERR_CONTENT_LIMIT')
+    if (entriesLeft < 0)
+      throw new ContentError(`the image has more than ${maxEntries} entries`, 'ERR_CONTENT_LIMIT')
   }
 }
 
 /** The stream that undoes COMPRESSION; none for 'none'. */
-export function createDecompressor (compression: Compression): Transform[] {
+export function createDecompressor(compression: Compression): Transform[] {
   if (compression === 'gzip') return [createGunzip({ chunkSize: INFLATED_CHUNK_BYTES })]
   if (compression === 'zstd') return [createZstdDecompress({ chunkSize: INFLATED_CHUNK_BYTES })]
   return []
 }
 
-function mismatch (descriptor: Descriptor, what: string): ContentError {
+function mismatch(descriptor: Descriptor, what: string): ContentError {
   return new ContentError(`layer ${descriptor.digest} ${what}`, 'ERR_DIGEST_MISMATCH')
 }
 
 /** Passes packed bytes on and counts them. */
-function createMeter ({ descriptor, onReceived }: LayerRequest): Transform {
+function createMeter({ descriptor, onReceived }: LayerRequest): Transform {
   let received = 0
   return new Transform({
-    transform (chunk: Buffer, _encoding, done: TransformCallback) {
+    transform(chunk: Buffer, _encoding, done: TransformCallback) {
       received += chunk.length
       if (received > descriptor.size) {
         done(mismatch(descriptor, `is longer than the ${descriptor.size} bytes that the manifest says`))
@@ -73,36 +81,53 @@ function createMeter ({ descriptor, onReceived }: LayerRequest): Transform {
       onReceived(received)
       done(null, chunk)
     },
-    flush (done: TransformCallback) {
-      done(received < descriptor.size ? mismatch(descriptor, `ended after ${received} of ${descriptor.size} bytes`) : null)
+    flush(done: TransformCallback) {
+      done(
+        received < descriptor.size
+          ? mismatch(descriptor, `ended after ${received} of ${descriptor.size} bytes`)
+          : null,
+      )
     },
   })
 }
 
 /** ERROR of the stream in the words of this layer; SIGNAL says whether somebody ended it. */
-function explain ({ ref, descriptor }: LayerRequest, signal: AbortSignal, error: unknown): unknown {
+function explain({ ref, descriptor }: LayerRequest, signal: AbortSignal, error: unknown): unknown {
   if (signal.aborted) {
     const isTimeout = signal.reason instanceof DOMException && signal.reason.name === 'TimeoutError'
-    return isTimeout ? unreachable(ref.registry, new Error(`layer ${descriptor.digest} took longer than ${LAYER_TIMEOUT_MS} ms`)) : signal.reason
+    return isTimeout
+      ? unreachable(
+          ref.registry,
+          new Error(`layer ${descriptor.digest} took longer than ${LAYER_TIMEOUT_MS} ms`),
+        )
+      : signal.reason
   }
   return error instanceof AppError ? error : unreachable(ref.registry, error)
 }
 
 /** Did the stream break because the unpacker went away?  Then its answer is the reason. */
-function isClosedByUnpacker (error: unknown): boolean {
+function isClosedByUnpacker(error: unknown): boolean {
   if (error instanceof AppError || !(error instanceof Error && 'code' in error)) return false
-  if (['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_DESTROYED', 'ERR_STREAM_UNABLE_TO_PIPE'].includes(String(error.code))) return true
+  if (
+    ['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_DESTROYED', 'ERR_STREAM_UNABLE_TO_PIPE'].includes(
+      String(error.code),
+    )
+  )
+    return true
   return 'syscall' in error && error.syscall === 'write'
 }
 
-async function stream (deps: LayerDeps, request: LayerRequest, draft: string): Promise<void> {
+async function stream(deps: LayerDeps, request: LayerRequest, draft: string): Promise<void> {
   const { ref, descriptor, diffId, onUnpacked } = request
   const broken = new AbortController()
   const signal = AbortSignal.any([request.signal, AbortSignal.timeout(LAYER_TIMEOUT_MS), broken.signal])
   let spent = 0
   const unpacker = startUnpacker({
-    nativeDir: deps.nativeDir, directory: draft, compression: layerCompression(descriptor), layer: descriptor.digest,
-    onUnpacked (bytes) {
+    nativeDir: deps.nativeDir,
+    directory: draft,
+    compression: layerCompression(descriptor),
+    layer: descriptor.digest,
+    onUnpacked(bytes) {
       try {
         request.spend(bytes - spent)
       } catch (error) {
@@ -127,15 +152,16 @@ async function stream (deps: LayerDeps, request: LayerRequest, draft: string): P
   if (signal.aborted) throw explain(request, signal, signal.reason)
   if (!result.ok) throw result.error
   if (result.digest !== descriptor.digest) throw mismatch(descriptor, `came with the digest ${result.digest}`)
-  if (result.diffId !== diffId) throw mismatch(descriptor, `has the diffID ${result.diffId}, but the image config says ${diffId}`)
+  if (result.diffId !== diffId)
+    throw mismatch(descriptor, `has the diffID ${result.diffId}, but the image config says ${diffId}`)
   request.spend(0, result.entries)
 }
 
 /**
- * Fetch, check and unpack one layer into the store.  Throws RegistryError, ContentError, SyscallError, Unsupported, or the signal's reason;
- * leaves nothing behind then.
+ * Fetch, check and unpack one layer into the store. Throws RegistryError, ContentError, SyscallError,
+ * Unsupported, or the signal's reason; leaves nothing behind then.
  */
-export async function fetchLayer (deps: LayerDeps, request: LayerRequest): Promise<void> {
+export async function fetchLayer(deps: LayerDeps, request: LayerRequest): Promise<void> {
   const draft = await deps.store.makeDraft()
   try {
     await stream(deps, request, draft)

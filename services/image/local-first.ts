@@ -21,14 +21,24 @@ export interface LocalFirstDeps {
 }
 
 /** BODY as it is, with a copy going into STORE; it ends when the copy is kept. */
-async function * tee (store: ImageStore, body: Readable, { digest, size }: Descriptor): AsyncGenerator<Buffer> {
+async function* tee(store: ImageStore, body: Readable, { digest, size }: Descriptor): AsyncGenerator<Buffer> {
   const copy = new PassThrough()
-  copy.on('error', () => { /* putBlob says it, too */ })
+  copy.on('error', () => {
+    /* putBlob says it, too */
+  })
   const kept = store.putBlob(copy, { digest, size })
-  kept.catch(() => { /* whoever waits for it below hears of it */ })
+  kept.catch(() => {
+    /* whoever waits for it below hears of it */
+  })
   try {
     for await (const piece of body as AsyncIterable<Buffer>) {
-      if (copy.destroyed || !copy.write(piece)) await Promise.race([new Promise(resolve => { copy.once('drain', resolve) }), kept])
+      if (copy.destroyed || !copy.write(piece))
+        await Promise.race([
+          new Promise((resolve) => {
+            copy.once('drain', resolve)
+          }),
+          kept,
+        ])
       yield piece
     }
     copy.end()
@@ -41,17 +51,21 @@ async function * tee (store: ImageStore, body: Readable, { digest, size }: Descr
 }
 
 /** What pull.ts takes for a registry. */
-export function createLocalFirst ({ store, registry, keepPacked = false }: LocalFirstDeps): ImageSource {
-  function remote (ref: Reference, digest: string): ImageSource {
+export function createLocalFirst({ store, registry, keepPacked = false }: LocalFirstDeps): ImageSource {
+  function remote(ref: Reference, digest: string): ImageSource {
     if (registry) return registry
-    throw new NotFound(`${formatReference(ref)} cannot be completed: ${digest} is neither in the archive nor in the image store`, 'ERR_NOT_FOUND')
+    throw new NotFound(
+      `${formatReference(ref)} cannot be completed: ${digest} is neither in the archive nor in the image store`,
+      'ERR_NOT_FOUND',
+    )
   }
 
   return {
     manifest: async (ref, digest, signal) => await remote(ref, digest).manifest(ref, digest, signal),
 
-    async blob (ref, descriptor, signal) {
-      if (await store.hasBlob(descriptor.digest, descriptor.size)) return createReadStream(store.blobPath(descriptor.digest))
+    async blob(ref, descriptor, signal) {
+      if (await store.hasBlob(descriptor.digest, descriptor.size))
+        return createReadStream(store.blobPath(descriptor.digest))
       const body = await remote(ref, descriptor.digest).blob(ref, descriptor, signal)
       return keepPacked ? Readable.from(tee(store, body, descriptor), { objectMode: false }) : body
     },

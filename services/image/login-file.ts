@@ -1,12 +1,12 @@
-// The file of logins that `wherry login` writes, in the format of Docker's config.json, 0600.
-// Knows how it is changed so that a reader sees the old file or the new one.  Refuses to know whether a login is right.
+// The file of logins that `wherry login` writes, in the format of Docker's config.json, 0600. Knows how it is
+// changed so that a reader sees the old file or the new one. Refuses to know whether a login is right.
 
 import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { DOCKER_HUB_KEY, isKeyOf, readConfigFile } from './credentials.ts'
 
-async function replace (file: string, config: object): Promise<void> {
+async function replace(file: string, config: object): Promise<void> {
   await mkdir(dirname(file), { recursive: true, mode: 0o711 })
   const draft = `${file}.${randomBytes(8).toString('hex')}`
   try {
@@ -26,8 +26,11 @@ async function replace (file: string, config: object): Promise<void> {
 }
 
 /** FILE's logins without those of REGISTRY, under all the ways to write it. */
-async function without (file: string, registry: string): Promise<{ config: Record<string, unknown>, others: Record<string, unknown>, removed: number }> {
-  const config = await readConfigFile(file) ?? {}
+async function without(
+  file: string,
+  registry: string,
+): Promise<{ config: Record<string, unknown>; others: Record<string, unknown>; removed: number }> {
+  const config = (await readConfigFile(file)) ?? {}
   const { auths } = config
   const entries = Object.entries(typeof auths === 'object' && auths !== null ? auths : {})
   const others = entries.filter(([key]) => !isKeyOf(key, registry))
@@ -35,14 +38,21 @@ async function without (file: string, registry: string): Promise<{ config: Recor
 }
 
 /** Keep a login for REGISTRY in FILE.  Throws when the file cannot be read or written. */
-export async function writeLogin (file: string, registry: string, { username, password }: { username: string, password: string }): Promise<void> {
+export async function writeLogin(
+  file: string,
+  registry: string,
+  { username, password }: { username: string; password: string },
+): Promise<void> {
   const { config, others } = await without(file, registry)
   const auth = Buffer.from(`${username}:${password}`).toString('base64')
-  await replace(file, { ...config, auths: { ...others, [registry === 'docker.io' ? DOCKER_HUB_KEY : registry]: { auth } } })
+  await replace(file, {
+    ...config,
+    auths: { ...others, [registry === 'docker.io' ? DOCKER_HUB_KEY : registry]: { auth } },
+  })
 }
 
 /** Forget REGISTRY.  Return: was there a login? */
-export async function removeLogin (file: string, registry: string): Promise<boolean> {
+export async function removeLogin(file: string, registry: string): Promise<boolean> {
   const { config, others, removed } = await without(file, registry)
   if (removed > 0) await replace(file, { ...config, auths: others })
   return removed > 0

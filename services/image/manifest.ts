@@ -37,23 +37,30 @@ const STRING_CHARACTERS_MAX = 131_072
 const DIGEST = /^sha256:[0-9a-f]{64}$/
 
 /** The fields that decide what a document is. */
-const NAMES: readonly string[] = ['schemaVersion', 'mediaType', 'config', 'layers', 'manifests', 'artifactType']
+const NAMES: readonly string[] = [
+  'schemaVersion',
+  'mediaType',
+  'config',
+  'layers',
+  'manifests',
+  'artifactType',
+]
 
 type Fields = Readonly<Record<string, unknown>>
 
-function invalid (what: string, why: string): never {
+function invalid(what: string, why: string): never {
   throw new ContentError(`${what} ${why}`, 'ERR_INVALID_CONTENT')
 }
 
-function unsupported (message: string): never {
+function unsupported(message: string): never {
   throw new ContentError(message, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }
 
-function isFields (value: unknown): value is Fields {
+function isFields(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-function parseFields (bytes: Uint8Array, what: string): Fields {
+function parseFields(bytes: Uint8Array, what: string): Fields {
   let value: unknown
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
@@ -64,15 +71,17 @@ function parseFields (bytes: Uint8Array, what: string): Fields {
 }
 
 /** Absent and null are the same to Go, which writes most of these. */
-function optionalText (value: unknown, what: string): string {
+function optionalText(value: unknown, what: string): string {
   if (value === undefined || value === null) return ''
-  if (typeof value !== 'string' || value.length > STRING_CHARACTERS_MAX || value.includes('\0')) invalid(what, 'is not a text')
+  if (typeof value !== 'string' || value.length > STRING_CHARACTERS_MAX || value.includes('\0'))
+    invalid(what, 'is not a text')
   return value
 }
 
-function optionalTexts (value: unknown, what: string): readonly string[] {
+function optionalTexts(value: unknown, what: string): readonly string[] {
   if (value === undefined || value === null) return []
-  if (!Array.isArray(value) || value.length > STRINGS_MAX) invalid(what, `is not a list of at most ${STRINGS_MAX} texts`)
+  if (!Array.isArray(value) || value.length > STRINGS_MAX)
+    invalid(what, `is not a list of at most ${STRINGS_MAX} texts`)
   return value.map((item: unknown, i) => {
     const name = `${what}[${i}]`
     return typeof item === 'string' ? optionalText(item, name) : invalid(name, 'is not a text')
@@ -80,12 +89,12 @@ function optionalTexts (value: unknown, what: string): readonly string[] {
 }
 
 /** A word of a platform or a media type: shown in messages, so nothing that a terminal would obey. */
-function optionalWord (value: unknown, what: string): string {
+function optionalWord(value: unknown, what: string): string {
   const text = optionalText(value, what)
   return /^[\x21-\x7e]{0,255}$/.test(text) ? text : invalid(what, 'is not a word')
 }
 
-function parsePlatform (value: unknown, what: string): Platform | undefined {
+function parsePlatform(value: unknown, what: string): Platform | undefined {
   if (value === undefined || value === null) return undefined
   if (!isFields(value)) invalid(what, 'is not an object')
   const variant = optionalWord(value['variant'], `${what}.variant`)
@@ -96,116 +105,142 @@ function parsePlatform (value: unknown, what: string): Platform | undefined {
   }
 }
 
-function parseAnnotations (value: unknown, what: string): Readonly<Record<string, string>> | undefined {
+function parseAnnotations(value: unknown, what: string): Readonly<Record<string, string>> | undefined {
   if (value === undefined || value === null) return undefined
   if (!isFields(value)) invalid(what, 'is not an object')
   const entries = Object.entries(value)
-  if (entries.length > ANNOTATIONS_MAX) throw new ContentError(`${what} has more than ${ANNOTATIONS_MAX} entries`, 'ERR_CONTENT_LIMIT')
+  if (entries.length > ANNOTATIONS_MAX)
+    throw new ContentError(`${what} has more than ${ANNOTATIONS_MAX} entries`, 'ERR_CONTENT_LIMIT')
   return Object.fromEntries(entries.map(([key, text]) => [key, optionalText(text, what)]))
 }
 
-function parseDescriptor (value: unknown, what: string): Descriptor {
+function parseDescriptor(value: unknown, what: string): Descriptor {
   if (!isFields(value)) invalid(what, 'is not a descriptor')
   const { digest, size } = value
   const mediaType = optionalWord(value['mediaType'], `${what}.mediaType`)
   if (mediaType === '') invalid(`${what}.mediaType`, 'is missing')
-  if (typeof digest !== 'string' || !DIGEST.test(digest)) invalid(`${what}.digest`, 'is not sha256: and 64 hexadecimal digits')
-  if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) invalid(`${what}.size`, 'is not a whole number of bytes')
+  if (typeof digest !== 'string' || !DIGEST.test(digest))
+    invalid(`${what}.digest`, 'is not sha256: and 64 hexadecimal digits')
+  if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
+    invalid(`${what}.size`, 'is not a whole number of bytes')
   const platform = parsePlatform(value['platform'], `${what}.platform`)
   const annotations = parseAnnotations(value['annotations'], `${what}.annotations`)
   return { mediaType, digest, size, ...(platform && { platform }), ...(annotations && { annotations }) }
 }
 
-function parseDescriptors (value: unknown, what: string, max: number): readonly Descriptor[] {
+function parseDescriptors(value: unknown, what: string, max: number): readonly Descriptor[] {
   if (!Array.isArray(value)) invalid(what, 'is not a list')
-  if (value.length > max) throw new ContentError(`${what} has ${value.length} items, more than ${max}`, 'ERR_CONTENT_LIMIT')
+  if (value.length > max)
+    throw new ContentError(`${what} has ${value.length} items, more than ${max}`, 'ERR_CONTENT_LIMIT')
   return value.map((item, i) => parseDescriptor(item, `${what}[${i}]`))
 }
 
 /** "application/json; charset=utf-8" → "application/json" */
-export function bareType (contentType: string | undefined): string {
+export function bareType(contentType: string | undefined): string {
   return (contentType ?? '').split(';')[0]!.trim().toLowerCase()
 }
 
 /** Says the Content-Type SENT nothing about a manifest?  Plain web servers that keep one know no better. */
-export function isGenericType (sent: string): boolean {
+export function isGenericType(sent: string): boolean {
   return ['', 'application/json', 'application/octet-stream', 'text/plain'].includes(sent)
 }
 
-/** Go takes "Layers" for "layers" (encoding/json); a document that it would read in another way is nobody's image. */
-function checkNames (fields: Fields): void {
+/**
+ * Go takes "Layers" for "layers" (encoding/json); a document that it would read in another way is nobody's
+ * image.
+ */
+function checkNames(fields: Fields): void {
   for (const name of NAMES) {
-    const odd = Object.keys(fields).find(key => key !== name && key.toLowerCase() === name.toLowerCase())
+    const odd = Object.keys(fields).find((key) => key !== name && key.toLowerCase() === name.toLowerCase())
     if (odd !== undefined) invalid('manifest', `has a field "${odd}", which some readers take for "${name}"`)
   }
 }
 
 /** The one type that the document itself, its shape and the registry's Content-Type agree on. */
-function agreedType (fields: Fields, contentType: string | undefined): string {
+function agreedType(fields: Fields, contentType: string | undefined): string {
   const written = optionalWord(fields['mediaType'], 'manifest.mediaType')
   const sent = bareType(contentType)
   if (fields['schemaVersion'] !== 2) unsupported(`the manifest ${SCHEMA_1}`)
   checkNames(fields)
-  const mixed = ['layers', 'config'].find(name => fields[name] !== undefined)
-  if (mixed !== undefined && fields['manifests'] !== undefined) invalid('manifest', `has both "${mixed}" and "manifests"`)
+  const mixed = ['layers', 'config'].find((name) => fields[name] !== undefined)
+  if (mixed !== undefined && fields['manifests'] !== undefined)
+    invalid('manifest', `has both "${mixed}" and "manifests"`)
   const shape = fields['manifests'] !== undefined ? OCI_INDEX : OCI_MANIFEST
   const isGeneric = isGenericType(sent)
   const type = written !== '' ? written : isGeneric ? shape : sent
-  if (!isGeneric && sent !== type) invalid('manifest', `says that it is ${written}, but the registry sent it as ${sent}`)
+  if (!isGeneric && sent !== type)
+    invalid('manifest', `says that it is ${written}, but the registry sent it as ${sent}`)
   if (type === OCI_ARTIFACT) unsupported('this is an artifact, not an image that can run')
   if (!MANIFEST_TYPES.includes(type)) unsupported(`"${type}" is not the media type of an image`)
   const isIndex = type === OCI_INDEX || type === DOCKER_INDEX
-  if (isIndex !== (shape === OCI_INDEX)) invalid('manifest', `says that it is ${type}, but its fields are another’s`)
+  if (isIndex !== (shape === OCI_INDEX))
+    invalid('manifest', `says that it is ${type}, but its fields are another’s`)
   return type
 }
 
-/** An artifact (image-spec 1.1, manifest.md, "Guidelines for Artifact Usage") has a config of its own type, or none. */
-function checkTypes (manifest: Manifest, artifactType: string): void {
+/**
+ * An artifact (image-spec 1.1, manifest.md, "Guidelines for Artifact Usage") has a config of its own type, or
+ * none.
+ */
+function checkTypes(manifest: Manifest, artifactType: string): void {
   const { mediaType } = manifest.config
   if (mediaType !== OCI_CONFIG && mediaType !== DOCKER_CONFIG) {
-    unsupported(`this is an artifact (${artifactType === '' ? `its config is "${mediaType}"` : `of the type "${artifactType}"`}), not an image that can run`)
+    unsupported(
+      `this is an artifact (${artifactType === '' ? `its config is "${mediaType}"` : `of the type "${artifactType}"`}), not an image that can run`,
+    )
   }
   for (const layer of manifest.layers) layerCompression(layer)
 }
 
 /** A manifest or an index, told apart by `layers` and `manifests`.  Throws ContentError. */
-export function parseManifest (bytes: Uint8Array, contentType?: string): Manifest | Index {
+export function parseManifest(bytes: Uint8Array, contentType?: string): Manifest | Index {
   const fields = parseFields(bytes, 'manifest')
   const mediaType = agreedType(fields, contentType)
   if (fields['manifests'] !== undefined) {
     return { mediaType, manifests: parseDescriptors(fields['manifests'], 'manifests', INDEX_ENTRIES_MAX) }
   }
   const manifest = {
-    mediaType, config: parseDescriptor(fields['config'], 'config'), layers: parseDescriptors(fields['layers'], 'layers', LAYERS_MAX),
+    mediaType,
+    config: parseDescriptor(fields['config'], 'config'),
+    layers: parseDescriptors(fields['layers'], 'layers', LAYERS_MAX),
   }
   checkTypes(manifest, optionalWord(fields['artifactType'], 'artifactType'))
   return manifest
 }
 
-/** How LAYER is packed.  Throws ContentError for foreign layers (never fetched: CVE-2020-15157) and types that are not layers. */
-export function layerCompression (layer: Descriptor): Compression {
-  const compression = Object.hasOwn(LAYER_COMPRESSION, layer.mediaType) ? LAYER_COMPRESSION[layer.mediaType] : undefined
+/**
+ * How LAYER is packed. Throws ContentError for foreign layers (never fetched: CVE-2020-15157) and types that
+ * are not layers.
+ */
+export function layerCompression(layer: Descriptor): Compression {
+  const compression = Object.hasOwn(LAYER_COMPRESSION, layer.mediaType)
+    ? LAYER_COMPRESSION[layer.mediaType]
+    : undefined
   if (compression !== undefined) return compression
   return /foreign|nondistributable/.test(layer.mediaType)
     ? unsupported(`layer ${layer.digest} is a foreign layer ("${layer.mediaType}"); these are not fetched`)
-    : unsupported(`layer ${layer.digest} has the media type "${layer.mediaType}", which is not a layer of files`)
+    : unsupported(
+        `layer ${layer.digest} has the media type "${layer.mediaType}", which is not a layer of files`,
+      )
 }
 
 /** An image config (image-spec, config.md) with defaults filled in.  Throws ContentError. */
-export function parseImageConfig (bytes: Uint8Array): ImageConfig {
+export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   const fields = parseFields(bytes, 'image config')
   const config = isFields(fields['config']) ? fields['config'] : {}
   const rootfs = isFields(fields['rootfs']) ? fields['rootfs'] : invalid('image config', 'has no rootfs')
   const diffIds = optionalTexts(rootfs['diff_ids'], 'rootfs.diff_ids')
-  if (diffIds.length > LAYERS_MAX || !diffIds.every(id => DIGEST.test(id))) invalid('rootfs.diff_ids', 'is not a list of digests')
+  if (diffIds.length > LAYERS_MAX || !diffIds.every((id) => DIGEST.test(id)))
+    invalid('rootfs.diff_ids', 'is not a list of digests')
   const variant = optionalWord(fields['variant'], 'variant')
   const workingDir = optionalText(config['WorkingDir'], 'config.WorkingDir')
-  if (workingDir !== '' && !workingDir.startsWith('/')) invalid('config.WorkingDir', 'is not an absolute path')
+  if (workingDir !== '' && !workingDir.startsWith('/'))
+    invalid('config.WorkingDir', 'is not an absolute path')
   return {
     os: optionalWord(fields['os'], 'os'),
     architecture: optionalWord(fields['architecture'], 'architecture'),
     ...(variant !== '' && { variant }),
-    env: optionalTexts(config['Env'], 'config.Env').filter(pair => pair.indexOf('=') > 0),
+    env: optionalTexts(config['Env'], 'config.Env').filter((pair) => pair.indexOf('=') > 0),
     entrypoint: optionalTexts(config['Entrypoint'], 'config.Entrypoint'),
     cmd: optionalTexts(config['Cmd'], 'config.Cmd'),
     user: optionalText(config['User'], 'config.User'),

@@ -5,21 +5,25 @@
 import type { Image } from '../contract/image.ts'
 import type { Catalog } from './catalog.ts'
 
-interface Entry { readonly image: Image, users: number, /** It goes when nobody runs it any more. */ isUnwanted: boolean }
+interface Entry {
+  readonly image: Image
+  users: number
+  /** It goes when nobody runs it any more. */ isUnwanted: boolean
+}
 
 const READY_IMAGES_MAX = 256
 
 /** The ready images of this process over CATALOG. */
-export function createReadyImages (catalog: Catalog) {
+export function createReadyImages(catalog: Catalog) {
   const entries = new Map<string, Entry>()
 
-  function drop (digest: string): void {
+  function drop(digest: string): void {
     entries.delete(digest)
     catalog.unpin(digest)
   }
 
   /** Room for one more; an image in use is never dropped, so there can be as many more as containers run. */
-  function makeRoom (): void {
+  function makeRoom(): void {
     if (entries.size < READY_IMAGES_MAX) return
     for (const [digest, entry] of entries) {
       if (entry.users > 0) continue
@@ -29,7 +33,7 @@ export function createReadyImages (catalog: Catalog) {
   }
 
   return {
-    find (digest: string): Image | undefined {
+    find(digest: string): Image | undefined {
       const entry = entries.get(digest)
       if (!entry) return undefined
       entries.delete(digest)
@@ -39,7 +43,7 @@ export function createReadyImages (catalog: Catalog) {
     },
 
     /** IMAGE is on the disk; its layers stay there from now on. */
-    add (image: Image): void {
+    add(image: Image): void {
       if (entries.has(image.digest)) return
       makeRoom()
       catalog.pin(image.digest)
@@ -47,12 +51,12 @@ export function createReadyImages (catalog: Catalog) {
     },
 
     /** A container of DIGEST begins; `release` when it has ended. */
-    retain (digest: string): void {
+    retain(digest: string): void {
       const entry = entries.get(digest)
       if (entry) entry.users++
     },
 
-    release (digest: string): void {
+    release(digest: string): void {
       const entry = entries.get(digest)
       if (!entry) return
       entry.users--
@@ -60,7 +64,7 @@ export function createReadyImages (catalog: Catalog) {
     },
 
     /** Let go of all but those that KEEP says yes to; of what still runs, when it has ended. */
-    letGo (keep: (digest: string) => boolean): void {
+    letGo(keep: (digest: string) => boolean): void {
       for (const [digest, entry] of entries) {
         entry.isUnwanted = !keep(digest)
         if (entry.isUnwanted && entry.users === 0) drop(digest)

@@ -1,6 +1,6 @@
-// A new catalog from what is on the disk: manifests and configs say which images there are, folders say
-// which of their layers are.  What only the old catalog knew (names, sources, what is deployed or pinned)
-// is taken from it as far as it can be read.  Runs once, synchronously, when the catalog is missing or damaged.
+// A new catalog from what is on the disk: manifests and configs say which images there are, folders say which
+// of their layers are. What only the old catalog knew (names, sources, what is deployed or pinned) is taken
+// from it as far as it can be read. Runs once, synchronously, when the catalog is missing or damaged.
 
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -14,10 +14,15 @@ const BLOBS_MAX = 100_000
 const OPENING_BRACE = 0x7b
 /** What other processes pinned may be lost with the old catalog; they say it again within this time. */
 export const SETTLE_MS = 60_000
-const SALVAGED: ReadonlyArray<readonly [table: string, ...columns: string[]]> = [['names', 'name', 'digest'], ['pins', 'digest', 'owner'], ['claims', 'diff_id', 'owner'], ['deployed', 'digest']]
+const SALVAGED: ReadonlyArray<readonly [table: string, ...columns: string[]]> = [
+  ['names', 'name', 'digest'],
+  ['pins', 'digest', 'owner'],
+  ['claims', 'diff_id', 'owner'],
+  ['deployed', 'digest'],
+]
 
 /** BLOB if it can be a document: small, and an object of JSON. */
-function readDocument (blobs: string, hex: string): Buffer | undefined {
+function readDocument(blobs: string, hex: string): Buffer | undefined {
   const path = join(blobs, hex)
   const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0
   if (size < 2 || size > MANIFEST_BYTES_MAX) return undefined
@@ -33,7 +38,7 @@ function readDocument (blobs: string, hex: string): Buffer | undefined {
   return digestOf(bytes) === `sha256:${hex}` ? bytes : undefined
 }
 
-function parsed<T> (parse: () => T): T | undefined {
+function parsed<T>(parse: () => T): T | undefined {
   try {
     return parse()
   } catch {
@@ -42,9 +47,13 @@ function parsed<T> (parse: () => T): T | undefined {
 }
 
 /** The images of folder DIR that are there with all their layers. */
-function findImages (dir: string): NewImage[] {
+function findImages(dir: string): NewImage[] {
   const blobs = join(dir, 'blobs', 'sha256')
-  const hexes = existsSync(blobs) ? readdirSync(blobs).filter(name => /^[0-9a-f]{64}$/.test(name)).slice(0, BLOBS_MAX) : []
+  const hexes = existsSync(blobs)
+    ? readdirSync(blobs)
+        .filter((name) => /^[0-9a-f]{64}$/.test(name))
+        .slice(0, BLOBS_MAX)
+    : []
   const manifests = new Map<string, Manifest>()
   const indexes = new Map<string, Index>()
   const configs = new Map<string, ImageConfig>()
@@ -59,39 +68,59 @@ function findImages (dir: string): NewImage[] {
       if (config) configs.set(`sha256:${hex}`, config)
     }
   }
-  const isThere = (diffId: string): boolean => existsSync(join(dir, 'layers', 'sha256', diffId.slice('sha256:'.length)))
+  const isThere = (diffId: string): boolean =>
+    existsSync(join(dir, 'layers', 'sha256', diffId.slice('sha256:'.length)))
   const images = new Map<string, NewImage>()
-  for (const [digest, { config: { digest: configDigest }, layers }] of manifests) {
+  for (const [
+    digest,
+    {
+      config: { digest: configDigest },
+      layers,
+    },
+  ] of manifests) {
     const config = configs.get(configDigest)
     if (!config || config.diffIds.length !== layers.length || !config.diffIds.every(isThere)) continue
     images.set(digest, {
-      digest, manifestDigest: digest, configDigest,
-      layers: layers.map((layer, i) => ({ diffId: config.diffIds[i]!, digest: layer.digest, sizeBytes: layer.size })),
+      digest,
+      manifestDigest: digest,
+      configDigest,
+      layers: layers.map((layer, i) => ({
+        diffId: config.diffIds[i]!,
+        digest: layer.digest,
+        sizeBytes: layer.size,
+      })),
     })
   }
   for (const [digest, index] of indexes) {
-    const chosen = index.manifests.map(m => images.get(m.digest)).find(image => image !== undefined)
+    const chosen = index.manifests.map((m) => images.get(m.digest)).find((image) => image !== undefined)
     if (chosen) images.set(digest, { ...chosen, digest })
   }
   return [...images.values()]
 }
 
-function salvage (db: DatabaseSync, old: DatabaseSync): void {
+function salvage(db: DatabaseSync, old: DatabaseSync): void {
   for (const [table, ...columns] of SALVAGED) {
     const rows = parsed(() => old.prepare(`SELECT ${columns.join(', ')} FROM ${table}`).all()) ?? []
-    const insert = db.prepare(`INSERT OR IGNORE INTO ${table} (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`)
-    for (const row of rows) parsed(() => insert.run(...columns.map(column => row[column]!)))
+    const insert = db.prepare(
+      `INSERT OR IGNORE INTO ${table} (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`,
+    )
+    for (const row of rows) parsed(() => insert.run(...columns.map((column) => row[column]!)))
   }
-  const images = parsed(() => old.prepare('SELECT digest, source, used_at_ms FROM images WHERE source IS NOT NULL').all()) ?? []
+  const images =
+    parsed(() =>
+      old.prepare('SELECT digest, source, used_at_ms FROM images WHERE source IS NOT NULL').all(),
+    ) ?? []
   const update = db.prepare('UPDATE images SET source = ?, used_at_ms = ? WHERE digest = ?')
-  for (const { source, used_at_ms: usedAtMs, digest } of images) parsed(() => update.run(source!, usedAtMs!, digest!))
+  for (const { source, used_at_ms: usedAtMs, digest } of images)
+    parsed(() => update.run(source!, usedAtMs!, digest!))
 }
 
 /** Fill the empty DB with the images of the store in folder DIR, and with what OLD still says. */
-export function fillCatalog (dir: string, db: DatabaseSync, old: DatabaseSync | undefined): void {
+export function fillCatalog(dir: string, db: DatabaseSync, old: DatabaseSync | undefined): void {
   const nowMs = Date.now()
   const images = findImages(dir)
   for (const image of images) insertImage(db, image, nowMs)
   if (old) salvage(db, old)
-  if (images.length > 0) db.prepare("INSERT INTO meta (key, value) VALUES ('settled_at_ms', ?)").run(String(nowMs + SETTLE_MS))
+  if (images.length > 0)
+    db.prepare("INSERT INTO meta (key, value) VALUES ('settled_at_ms', ?)").run(String(nowMs + SETTLE_MS))
 }

@@ -26,16 +26,23 @@ const TAG = /^[\w][\w.-]{0,127}$/
 const DIGEST = /^sha256:[0-9a-f]{64}$/
 const HEX_ID = /^[0-9a-f]{64}$/
 
-function refuse (text: string, why: string): never {
+function refuse(text: string, why: string): never {
   const shown = text.length > 100 ? `${text.slice(0, 100)}…` : text
-  throw new InvalidRequest([{ path: 'image', problem: `"${shown}" is not an image reference: ${why}` }], 'ERR_INVALID_REFERENCE')
+  throw new InvalidRequest(
+    [{ path: 'image', problem: `"${shown}" is not an image reference: ${why}` }],
+    'ERR_INVALID_REFERENCE',
+  )
 }
 
-/** A first part without ".", ":" or capitals is a path on Docker Hub, except "localhost" (normalize.go, splitDockerDomain). */
-function splitRegistry (name: string): { registry: string, repository: string } {
+/**
+ * A first part without ".", ":" or capitals is a path on Docker Hub, except "localhost" (normalize.go,
+ * splitDockerDomain).
+ */
+function splitRegistry(name: string): { registry: string; repository: string } {
   const slash = name.indexOf('/')
   const first = name.slice(0, Math.max(slash, 0))
-  const isRegistry = first !== '' && (/[.:]/.test(first) || first === 'localhost' || first !== first.toLowerCase())
+  const isRegistry =
+    first !== '' && (/[.:]/.test(first) || first === 'localhost' || first !== first.toLowerCase())
   let registry = isRegistry ? first : DOCKER_HUB
   let repository = isRegistry ? name.slice(slash + 1) : name
   if (registry === 'index.docker.io') registry = DOCKER_HUB
@@ -43,20 +50,29 @@ function splitRegistry (name: string): { registry: string, repository: string } 
   return { registry, repository }
 }
 
-function checkName (text: string, registry: string, repository: string): void {
+function checkName(text: string, registry: string, repository: string): void {
   if (!isRegistryName(registry)) refuse(text, `"${registry}" is not the name of a registry`)
-  if (repository.length > REPOSITORY_CHARACTERS_MAX) refuse(text, `the repository is longer than ${REPOSITORY_CHARACTERS_MAX} characters`)
+  if (repository.length > REPOSITORY_CHARACTERS_MAX)
+    refuse(text, `the repository is longer than ${REPOSITORY_CHARACTERS_MAX} characters`)
   if (repository !== repository.toLowerCase()) refuse(text, 'the repository must be lower case')
   if (!isRepositoryName(repository)) {
-    refuse(text, 'a repository is made of lower-case letters, digits and single ".", "_", "__" or "-" between them')
+    refuse(
+      text,
+      'a repository is made of lower-case letters, digits and single ".", "_", "__" or "-" between them',
+    )
   }
 }
 
 /** TEXT as a Reference.  Throws InvalidRequest ERR_INVALID_REFERENCE with path "image". */
-export function parseReference (text: string): Reference {
+export function parseReference(text: string): Reference {
   if (text === '') refuse(text, 'it is empty')
-  if (text.length > REFERENCE_CHARACTERS_MAX) refuse(text, `it is longer than ${REFERENCE_CHARACTERS_MAX} characters`)
-  if (/^https?:\/\//i.test(text)) refuse(text, 'write it without "https://"; which registries speak plain http is said in the file of registries')
+  if (text.length > REFERENCE_CHARACTERS_MAX)
+    refuse(text, `it is longer than ${REFERENCE_CHARACTERS_MAX} characters`)
+  if (/^https?:\/\//i.test(text))
+    refuse(
+      text,
+      'write it without "https://"; which registries speak plain http is said in the file of registries',
+    )
   if (HEX_ID.test(text)) refuse(text, 'an image id says nothing to a registry; write repository@sha256:…')
   const at = text.indexOf('@')
   const digest = at < 0 ? undefined : text.slice(at + 1)
@@ -67,31 +83,38 @@ export function parseReference (text: string): Reference {
   const { registry, repository } = splitRegistry(hasTag ? named.slice(0, colon) : named)
   checkName(text, registry, repository)
   if (tag !== undefined && !TAG.test(tag)) refuse(text, `"${tag.slice(0, 130)}" is not a tag`)
-  if (digest !== undefined && !DIGEST.test(digest)) refuse(text, 'the digest must be sha256: and 64 hexadecimal digits')
+  if (digest !== undefined && !DIGEST.test(digest))
+    refuse(text, 'the digest must be sha256: and 64 hexadecimal digits')
   if (digest === undefined) return { registry, repository, tag: tag ?? 'latest' }
   return { registry, repository, ...(tag !== undefined && { tag }), digest }
 }
 
 /** The reference in full: "docker.io/library/busybox:latest". */
-export function formatReference (ref: Reference): string {
+export function formatReference(ref: Reference): string {
   return `${ref.registry}/${ref.repository}${ref.tag === undefined ? '' : `:${ref.tag}`}${ref.digest === undefined ? '' : `@${ref.digest}`}`
 }
 
 /** Can NAME be the registry of a reference ("host", "host:port", "[::1]:5000")? */
-export function isRegistryName (name: string): boolean {
+export function isRegistryName(name: string): boolean {
   const match = REGISTRY.exec(name)
   const port = Number(match?.[1] ?? 1)
   // "1.2.3.999" and "[:::]" only look like addresses
-  return match !== null && name.length <= REPOSITORY_CHARACTERS_MAX && URL.canParse(`https://${name}`) && port >= 1 && port <= 65_535
+  return (
+    match !== null &&
+    name.length <= REPOSITORY_CHARACTERS_MAX &&
+    URL.canParse(`https://${name}`) &&
+    port >= 1 &&
+    port <= 65_535
+  )
 }
 
 /** Can NAME be the repository of a reference, or the beginning of one? */
-export function isRepositoryName (name: string): boolean {
-  return name.length <= REPOSITORY_CHARACTERS_MAX && name.split('/').every(part => COMPONENT.test(part))
+export function isRepositoryName(name: string): boolean {
+  return name.length <= REPOSITORY_CHARACTERS_MAX && name.split('/').every((part) => COMPONENT.test(part))
 }
 
 /** The one way to write REGISTRY: lower case, and one of Docker Hub's three names. */
-export function canonicalRegistry (registry: string): string {
+export function canonicalRegistry(registry: string): string {
   const name = registry.toLowerCase()
   return name === DOCKER_HUB_HOST || name === 'index.docker.io' ? DOCKER_HUB : name
 }
@@ -100,7 +123,7 @@ export function canonicalRegistry (registry: string): string {
  * Origin to talk to, in the one form that URLs have (lower case, no port that goes without saying).
  * HTTP says whether it speaks plain http; when nobody says, only this machine's own addresses do.
  */
-export function registryUrl (registry: string, http?: boolean): string {
+export function registryUrl(registry: string, http?: boolean): string {
   const isHub = canonicalRegistry(registry) === DOCKER_HUB
   const isPlain = http ?? isLoopback(registry.replace(/:[0-9]+$/, ''))
   return new URL(`${isPlain ? 'http' : 'https'}://${isHub ? DOCKER_HUB_HOST : registry}`).origin

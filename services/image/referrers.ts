@@ -1,6 +1,6 @@
-// What points at an image without being part of it: signatures, SBOMs, provenance.
-// Knows the referrers API of the distribution-spec 1.1, its fallback for registries without it (an index under the tag
-// sha256-<hex>), cosign's older tags (sha256-<hex>.sig, .att, .sbom), and the attestations that BuildKit puts into an index.
+// What points at an image without being part of it: signatures, SBOMs, provenance. Knows the referrers API of
+// the distribution-spec 1.1, its fallback for registries without it (an index under the tag sha256-<hex>),
+// cosign's older tags (sha256-<hex>.sig, .att, .sbom), and the attestations that BuildKit puts into an index.
 // Refuses to know what is in them, and believes none of it.
 
 import type { Reference } from './reference.ts'
@@ -15,11 +15,26 @@ export interface Referrer {
   readonly annotations: Readonly<Record<string, string>>
 }
 
-/** An image of one platform: what its name stands for, and its own manifest; the same unless it came by an index. */
-export interface ImageDigests { readonly digest: string, readonly manifestDigest: string }
+/**
+ * An image of one platform: what its name stands for, and its own manifest; the same unless it came by an
+ * index.
+ */
+export interface ImageDigests {
+  readonly digest: string
+  readonly manifestDigest: string
+}
 
-export interface ArtifactLayer { readonly mediaType: string, readonly digest: string, readonly size: number, readonly annotations: Readonly<Record<string, string>> }
-export interface ArtifactManifest { readonly digest: string, readonly artifactType: string, readonly layers: readonly ArtifactLayer[] }
+export interface ArtifactLayer {
+  readonly mediaType: string
+  readonly digest: string
+  readonly size: number
+  readonly annotations: Readonly<Record<string, string>>
+}
+export interface ArtifactManifest {
+  readonly digest: string
+  readonly artifactType: string
+  readonly layers: readonly ArtifactLayer[]
+}
 
 const REFERRERS_MAX = 256
 const LAYERS_MAX = 64
@@ -34,21 +49,30 @@ const INDEXES = `${OCI_INDEX}, application/vnd.docker.distribution.manifest.list
 const DIGEST = /^sha256:[0-9a-f]{64}$/
 /** cosign's tags, and what their manifests are. */
 const COSIGN_TAGS: ReadonlyArray<readonly [suffix: string, artifactType: string]> = [
-  ['sig', 'application/vnd.dev.cosign.simplesigning.v1+json'], ['att', 'application/vnd.dsse.envelope.v1+json'], ['sbom', 'application/vnd.dev.cosign.sbom'],
+  ['sig', 'application/vnd.dev.cosign.simplesigning.v1+json'],
+  ['att', 'application/vnd.dsse.envelope.v1+json'],
+  ['sbom', 'application/vnd.dev.cosign.sbom'],
 ]
 
 type Fields = Readonly<Record<string, unknown>>
-const isFields = (value: unknown): value is Fields => typeof value === 'object' && value !== null && !Array.isArray(value)
-const word = (value: unknown): string => typeof value === 'string' && value.length <= WORD_CHARACTERS_MAX && /^[\x21-\x7e]*$/.test(value) ? value : ''
+const isFields = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+const word = (value: unknown): string =>
+  typeof value === 'string' && value.length <= WORD_CHARACTERS_MAX && /^[\x21-\x7e]*$/.test(value)
+    ? value
+    : ''
 const tagOf = (digest: string): string => digest.replace(':', '-')
 
-function annotationsOf (value: unknown): Record<string, string> {
+function annotationsOf(value: unknown): Record<string, string> {
   if (!isFields(value)) return {}
-  const texts = Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string' && entry[1].length <= ANNOTATION_CHARACTERS_MAX)
+  const texts = Object.entries(value).filter(
+    (entry): entry is [string, string] =>
+      typeof entry[1] === 'string' && entry[1].length <= ANNOTATION_CHARACTERS_MAX,
+  )
   return Object.fromEntries(texts.slice(0, ANNOTATIONS_MAX))
 }
 
-function parseJson (bytes: Uint8Array): Fields {
+function parseJson(bytes: Uint8Array): Fields {
   try {
     const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
     return isFields(value) ? value : {}
@@ -57,16 +81,23 @@ function parseJson (bytes: Uint8Array): Fields {
   }
 }
 
-function parseReferrers (bytes: Uint8Array): Referrer[] {
+function parseReferrers(bytes: Uint8Array): Referrer[] {
   const { manifests } = parseJson(bytes)
   if (!Array.isArray(manifests)) return []
   return manifests.slice(0, REFERRERS_MAX).flatMap((item: unknown) => {
     if (!isFields(item) || typeof item['digest'] !== 'string' || !DIGEST.test(item['digest'])) return []
-    return [{ digest: item['digest'], artifactType: word(item['artifactType']), sizeBytes: Number(item['size']) || 0, annotations: annotationsOf(item['annotations']) }]
+    return [
+      {
+        digest: item['digest'],
+        artifactType: word(item['artifactType']),
+        sizeBytes: Number(item['size']) || 0,
+        annotations: annotationsOf(item['annotations']),
+      },
+    ]
   })
 }
 
-function parseArtifact (bytes: Uint8Array, digest: string): ArtifactManifest {
+function parseArtifact(bytes: Uint8Array, digest: string): ArtifactManifest {
   const fields = parseJson(bytes)
   const config = isFields(fields['config']) ? fields['config'] : {}
   const layers = Array.isArray(fields['layers']) ? fields['layers'].slice(0, LAYERS_MAX) : []
@@ -74,20 +105,51 @@ function parseArtifact (bytes: Uint8Array, digest: string): ArtifactManifest {
     digest,
     artifactType: word(fields['artifactType']) || word(config['mediaType']),
     layers: layers.flatMap((layer: unknown) => {
-      if (!isFields(layer) || typeof layer['digest'] !== 'string' || !DIGEST.test(layer['digest']) || !Number.isSafeInteger(layer['size'])) return []
-      return [{ mediaType: word(layer['mediaType']), digest: layer['digest'], size: layer['size'] as number, annotations: annotationsOf(layer['annotations']) }]
+      if (
+        !isFields(layer) ||
+        typeof layer['digest'] !== 'string' ||
+        !DIGEST.test(layer['digest']) ||
+        !Number.isSafeInteger(layer['size'])
+      )
+        return []
+      return [
+        {
+          mediaType: word(layer['mediaType']),
+          digest: layer['digest'],
+          size: layer['size'] as number,
+          annotations: annotationsOf(layer['annotations']),
+        },
+      ]
     }),
   }
 }
 
-/** The manifests whose subject is DIGEST in REF's repository (distribution-spec, "Listing Referrers").  Throws RegistryError, ContentError. */
-export async function listReferrers (registry: RegistryClient, ref: Reference, digest: string, signal?: AbortSignal): Promise<readonly Referrer[]> {
-  const bytes = await registry.find(ref, `referrers/${digest}`, OCI_INDEX, signal) ?? await registry.find(ref, `manifests/${tagOf(digest)}`, OCI_INDEX, signal)
+/**
+ * The manifests whose subject is DIGEST in REF's repository (distribution-spec, "Listing Referrers"). Throws
+ * RegistryError, ContentError.
+ */
+export async function listReferrers(
+  registry: RegistryClient,
+  ref: Reference,
+  digest: string,
+  signal?: AbortSignal,
+): Promise<readonly Referrer[]> {
+  const bytes =
+    (await registry.find(ref, `referrers/${digest}`, OCI_INDEX, signal)) ??
+    (await registry.find(ref, `manifests/${tagOf(digest)}`, OCI_INDEX, signal))
   return bytes === undefined ? [] : parseReferrers(bytes)
 }
 
-/** The artifact manifest NAME (a digest or a tag) of REF's repository, if it is there.  Throws RegistryError, ContentError. */
-export async function readArtifact (registry: RegistryClient, ref: Reference, name: string, signal?: AbortSignal): Promise<ArtifactManifest | undefined> {
+/**
+ * The artifact manifest NAME (a digest or a tag) of REF's repository, if it is there. Throws RegistryError,
+ * ContentError.
+ */
+export async function readArtifact(
+  registry: RegistryClient,
+  ref: Reference,
+  name: string,
+  signal?: AbortSignal,
+): Promise<ArtifactManifest | undefined> {
   const bytes = await registry.find(ref, `manifests/${name}`, OCI_MANIFEST, signal)
   if (bytes === undefined) return undefined
   const digest = digestOf(bytes)
@@ -95,37 +157,69 @@ export async function readArtifact (registry: RegistryClient, ref: Reference, na
 }
 
 /** Where cosign keeps what belongs to DIGEST, SUFFIX being "sig", "att" or "sbom". */
-export function cosignTag (digest: string, suffix: string): string {
+export function cosignTag(digest: string, suffix: string): string {
   return `${tagOf(digest)}.${suffix}`
 }
 
-/** A layer of an artifact as something to list: what it says is in it, rather than what that is wrapped in. */
-function listed ({ mediaType, digest, size, annotations }: ArtifactLayer, otherwise: string): Referrer {
+/**
+ * A layer of an artifact as something to list: what it says is in it, rather than what that is wrapped in.
+ */
+function listed({ mediaType, digest, size, annotations }: ArtifactLayer, otherwise: string): Referrer {
   const predicate = annotations['in-toto.io/predicate-type'] ?? annotations['predicateType']
   return { digest, artifactType: word(predicate) || mediaType || otherwise, sizeBytes: size, annotations }
 }
 
 /** What cosign's tags keep about DIGEST. */
-async function listTagged (registry: RegistryClient, ref: Reference, digest: string, signal?: AbortSignal): Promise<readonly Referrer[]> {
-  const tagged = await Promise.all(COSIGN_TAGS.map(async ([suffix, artifactType]) => {
-    const artifact = await readArtifact(registry, ref, cosignTag(digest, suffix), signal)
-    return (artifact?.layers ?? []).map(layer => listed(layer, artifactType))
-  }))
+async function listTagged(
+  registry: RegistryClient,
+  ref: Reference,
+  digest: string,
+  signal?: AbortSignal,
+): Promise<readonly Referrer[]> {
+  const tagged = await Promise.all(
+    COSIGN_TAGS.map(async ([suffix, artifactType]) => {
+      const artifact = await readArtifact(registry, ref, cosignTag(digest, suffix), signal)
+      return (artifact?.layers ?? []).map((layer) => listed(layer, artifactType))
+    }),
+  )
   return tagged.flat()
 }
 
 /** BuildKit's attestations: manifests of the index that name the image's as what they are about. */
-async function listAttestations (registry: RegistryClient, ref: Reference, { digest, manifestDigest }: ImageDigests, signal?: AbortSignal): Promise<readonly Referrer[]> {
-  const bytes = digest === manifestDigest ? undefined : await registry.find(ref, `manifests/${digest}`, INDEXES, signal)
+async function listAttestations(
+  registry: RegistryClient,
+  ref: Reference,
+  { digest, manifestDigest }: ImageDigests,
+  signal?: AbortSignal,
+): Promise<readonly Referrer[]> {
+  const bytes =
+    digest === manifestDigest ? undefined : await registry.find(ref, `manifests/${digest}`, INDEXES, signal)
   if (bytes === undefined || digestOf(bytes) !== digest) return []
-  const about = parseReferrers(bytes).filter(({ annotations }) => annotations['vnd.docker.reference.type'] === 'attestation-manifest' && annotations['vnd.docker.reference.digest'] === manifestDigest)
-  const artifacts = await Promise.all(about.slice(0, ATTESTATIONS_MAX).map(item => readArtifact(registry, ref, item.digest, signal)))
-  return artifacts.flatMap(artifact => artifact?.layers ?? []).map(layer => listed(layer, ''))
+  const about = parseReferrers(bytes).filter(
+    ({ annotations }) =>
+      annotations['vnd.docker.reference.type'] === 'attestation-manifest' &&
+      annotations['vnd.docker.reference.digest'] === manifestDigest,
+  )
+  const artifacts = await Promise.all(
+    about.slice(0, ATTESTATIONS_MAX).map((item) => readArtifact(registry, ref, item.digest, signal)),
+  )
+  return artifacts.flatMap((artifact) => artifact?.layers ?? []).map((layer) => listed(layer, ''))
 }
 
-/** Everything that is known to point at an image or at the index that it came by, for people to look at.  Throws RegistryError, ContentError. */
-export async function listArtifacts (registry: RegistryClient, ref: Reference, image: ImageDigests, signal?: AbortSignal): Promise<readonly Referrer[]> {
-  const lists = [...new Set([image.digest, image.manifestDigest])].flatMap(digest => [listReferrers(registry, ref, digest, signal), listTagged(registry, ref, digest, signal)])
+/**
+ * Everything that is known to point at an image or at the index that it came by, for people to look at.
+ * Throws RegistryError, ContentError.
+ */
+export async function listArtifacts(
+  registry: RegistryClient,
+  ref: Reference,
+  image: ImageDigests,
+  signal?: AbortSignal,
+): Promise<readonly Referrer[]> {
+  const lists = [...new Set([image.digest, image.manifestDigest])].flatMap((digest) => [
+    listReferrers(registry, ref, digest, signal),
+    listTagged(registry, ref, digest, signal),
+  ])
   const found = (await Promise.all([...lists, listAttestations(registry, ref, image, signal)])).flat()
-  return [...new Map(found.map(artifact => [artifact.digest, artifact])).values()].slice(0, REFERRERS_MAX)
+  return [...new Map(found.map((artifact) => [artifact.digest, artifact])).values()].slice(0, REFERRERS_MAX)
 }

@@ -25,7 +25,7 @@ export interface RegistrySettings {
   /** PEM of further CAs. */
   readonly ca?: string
   /** PEM of our own certificate and its key. */
-  readonly certificate?: { readonly cert: string, readonly key: string }
+  readonly certificate?: { readonly cert: string; readonly key: string }
   /** Hosts besides its own that may be sent this registry's credentials in exchange for a token. */
   readonly tokenHosts: readonly string[]
 }
@@ -45,36 +45,43 @@ const KEYS = ['mirrors', 'http', 'insecure', 'ca', 'cert', 'key', 'tokenHosts']
 
 type Fields = Readonly<Record<string, unknown>>
 
-function isFields (value: unknown): value is Fields {
+function isFields(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-function textsOf (value: unknown, path: string, faults: Fault[]): readonly string[] {
+function textsOf(value: unknown, path: string, faults: Fault[]): readonly string[] {
   if (value === undefined) return []
-  if (Array.isArray(value) && value.length <= LIST_MAX && value.every(v => typeof v === 'string')) return value
+  if (Array.isArray(value) && value.length <= LIST_MAX && value.every((v) => typeof v === 'string'))
+    return value
   faults.push({ path, problem: `must be a list of at most ${LIST_MAX} texts` })
   return []
 }
 
-function flagOf (value: unknown, path: string, faults: Fault[]): boolean | undefined {
+function flagOf(value: unknown, path: string, faults: Fault[]): boolean | undefined {
   if (value === undefined || typeof value === 'boolean') return value
   faults.push({ path, problem: 'must be true or false' })
   return undefined
 }
 
 /** The certificates of FILE, which PATH names.  Throws InvalidRequest when there are none. */
-export function readPem (path: string, file: string): string {
+export function readPem(path: string, file: string): string {
   let text: string
   try {
     text = readFileSync(file, 'utf8')
   } catch (error) {
-    throw new InvalidRequest([{ path, problem: `${file} cannot be read (${error instanceof Error && 'code' in error ? String(error.code) : 'unknown'})` }])
+    throw new InvalidRequest([
+      {
+        path,
+        problem: `${file} cannot be read (${error instanceof Error && 'code' in error ? String(error.code) : 'unknown'})`,
+      },
+    ])
   }
-  if (text.length > FILE_CHARACTERS_MAX || !text.includes('-----BEGIN ')) throw new InvalidRequest([{ path, problem: `${file} is not a PEM file` }])
+  if (text.length > FILE_CHARACTERS_MAX || !text.includes('-----BEGIN '))
+    throw new InvalidRequest([{ path, problem: `${file} is not a PEM file` }])
   return text
 }
 
-function pemOf (value: unknown, path: string, faults: Fault[]): string | undefined {
+function pemOf(value: unknown, path: string, faults: Fault[]): string | undefined {
   if (value === undefined) return undefined
   try {
     if (typeof value === 'string' && value.startsWith('/')) return readPem(path, value)
@@ -87,7 +94,7 @@ function pemOf (value: unknown, path: string, faults: Fault[]): string | undefin
 }
 
 /** createSecureContext skips what it cannot read of a CA's file. */
-function isCertificate (pem: string): boolean {
+function isCertificate(pem: string): boolean {
   try {
     return new X509Certificate(pem).raw.length > 0
   } catch {
@@ -96,53 +103,84 @@ function isCertificate (pem: string): boolean {
 }
 
 /** OpenSSL looks at the certificates now, not in the middle of somebody's call. */
-function checkTls (path: string, { ca, certificate }: Pick<RegistrySettings, 'ca' | 'certificate'>, faults: Fault[]): void {
-  if (ca !== undefined && !isCertificate(ca)) faults.push({ path: `${path}.ca`, problem: 'is not a certificate' })
+function checkTls(
+  path: string,
+  { ca, certificate }: Pick<RegistrySettings, 'ca' | 'certificate'>,
+  faults: Fault[],
+): void {
+  if (ca !== undefined && !isCertificate(ca))
+    faults.push({ path: `${path}.ca`, problem: 'is not a certificate' })
   try {
     createSecureContext({ ...(ca !== undefined && { ca }), ...certificate })
   } catch (error) {
-    faults.push({ path, problem: `its certificates cannot be used (${error instanceof Error ? error.message : String(error)})` })
+    faults.push({
+      path,
+      problem: `its certificates cannot be used (${error instanceof Error ? error.message : String(error)})`,
+    })
   }
 }
 
 /** "mirror.lan:5000/hub"; a scheme in front is forgiven, because other tools want one. */
-function mirrorOf (text: string, path: string, faults: Fault[]): readonly Mirror[] {
-  const [registry = '', ...rest] = text.replace(/^https?:\/\//, '').replace(/\/$/, '').split('/')
+function mirrorOf(text: string, path: string, faults: Fault[]): readonly Mirror[] {
+  const [registry = '', ...rest] = text
+    .replace(/^https?:\/\//, '')
+    .replace(/\/$/, '')
+    .split('/')
   const prefix = rest.join('/')
-  if (isRegistryName(registry) && (prefix === '' || isRepositoryName(prefix))) return [{ registry, ...(prefix !== '' && { prefix }) }]
+  if (isRegistryName(registry) && (prefix === '' || isRepositoryName(prefix)))
+    return [{ registry, ...(prefix !== '' && { prefix }) }]
   faults.push({ path, problem: `"${text.slice(0, 100)}" is not host[:port][/prefix]` })
   return []
 }
 
-function settingsOf (fields: Fields, path: string, faults: Fault[]): RegistrySettings {
-  for (const key of Object.keys(fields)) if (!KEYS.includes(key)) faults.push({ path: `${path}.${key}`, problem: `is not known (known: ${KEYS.join(', ')})` })
+function settingsOf(fields: Fields, path: string, faults: Fault[]): RegistrySettings {
+  for (const key of Object.keys(fields))
+    if (!KEYS.includes(key))
+      faults.push({ path: `${path}.${key}`, problem: `is not known (known: ${KEYS.join(', ')})` })
   const ca = pemOf(fields['ca'], `${path}.ca`, faults)
   const cert = pemOf(fields['cert'], `${path}.cert`, faults)
   const key = pemOf(fields['key'], `${path}.key`, faults)
   const http = flagOf(fields['http'], `${path}.http`, faults)
-  if ((fields['cert'] === undefined) !== (fields['key'] === undefined)) faults.push({ path, problem: 'cert and key come together' })
+  if ((fields['cert'] === undefined) !== (fields['key'] === undefined))
+    faults.push({ path, problem: 'cert and key come together' })
   const tokenHosts = textsOf(fields['tokenHosts'], `${path}.tokenHosts`, faults)
-  for (const host of tokenHosts) if (!isRegistryName(host)) faults.push({ path: `${path}.tokenHosts`, problem: `"${host.slice(0, 100)}" is not host[:port]` })
-  const tls = { ...(ca !== undefined && { ca }), ...(cert !== undefined && key !== undefined && { certificate: { cert, key } }) }
+  for (const host of tokenHosts)
+    if (!isRegistryName(host))
+      faults.push({ path: `${path}.tokenHosts`, problem: `"${host.slice(0, 100)}" is not host[:port]` })
+  const tls = {
+    ...(ca !== undefined && { ca }),
+    ...(cert !== undefined && key !== undefined && { certificate: { cert, key } }),
+  }
   checkTls(path, tls, faults)
   return {
-    mirrors: textsOf(fields['mirrors'], `${path}.mirrors`, faults).flatMap((text, i) => mirrorOf(text, `${path}.mirrors[${i}]`, faults)),
+    mirrors: textsOf(fields['mirrors'], `${path}.mirrors`, faults).flatMap((text, i) =>
+      mirrorOf(text, `${path}.mirrors[${i}]`, faults),
+    ),
     insecure: flagOf(fields['insecure'], `${path}.insecure`, faults) ?? false,
-    tokenHosts: tokenHosts.map(host => host.toLowerCase()),
-    ...(http !== undefined && { http }), ...tls,
+    tokenHosts: tokenHosts.map((host) => host.toLowerCase()),
+    ...(http !== undefined && { http }),
+    ...tls,
   }
 }
 
-/** VALUE (parsed JSON) as Registries.  Throws InvalidRequest with every fault; reads the PEM files it names. */
-export function parseRegistries (value: unknown): Registries {
+/**
+ * VALUE (parsed JSON) as Registries.  Throws InvalidRequest with every fault; reads the PEM files it names.
+ */
+export function parseRegistries(value: unknown): Registries {
   const faults: Fault[] = []
   const byName = new Map<string, RegistrySettings>()
   const byHost = new Map<string, RegistrySettings>()
-  const table = isFields(value) ? value['registries'] ?? {} : undefined
+  const table = isFields(value) ? (value['registries'] ?? {}) : undefined
   if (!isFields(value) || !isFields(table) || Object.keys(table).length > REGISTRIES_MAX) {
-    throw new InvalidRequest([{ path: '', problem: `must be { "registries": { "host:port": { … } } } with at most ${REGISTRIES_MAX} of them` }])
+    throw new InvalidRequest([
+      {
+        path: '',
+        problem: `must be { "registries": { "host:port": { … } } } with at most ${REGISTRIES_MAX} of them`,
+      },
+    ])
   }
-  for (const key of Object.keys(value)) if (key !== 'registries') faults.push({ path: key, problem: 'is not known (known: registries)' })
+  for (const key of Object.keys(value))
+    if (key !== 'registries') faults.push({ path: key, problem: 'is not known (known: registries)' })
   for (const [name, fields] of Object.entries(table)) {
     const path = `registries["${name.slice(0, 100)}"]`
     if (!isRegistryName(name)) faults.push({ path, problem: 'is not host[:port]' })
@@ -154,14 +192,17 @@ export function parseRegistries (value: unknown): Registries {
     }
   }
   if (faults.length > 0) throw new InvalidRequest(faults)
-  return { of: registry => byName.get(canonicalRegistry(registry)) ?? DEFAULTS, ofHost: host => byHost.get(host) }
+  return {
+    of: (registry) => byName.get(canonicalRegistry(registry)) ?? DEFAULTS,
+    ofHost: (host) => byHost.get(host),
+  }
 }
 
 /** Nothing is written about any registry. */
 export const noRegistries: Registries = parseRegistries({})
 
 /** The Registries of FILE.  `optional`: it may be missing.  Throws InvalidRequest that names the file. */
-export function readRegistries (file: string, { optional }: { optional: boolean }): Registries {
+export function readRegistries(file: string, { optional }: { optional: boolean }): Registries {
   let text: string
   try {
     text = readFileSync(file, 'utf8')
@@ -171,10 +212,19 @@ export function readRegistries (file: string, { optional }: { optional: boolean 
     throw new InvalidRequest([{ path: file, problem: `cannot be read (${String(code)})` }])
   }
   try {
-    if (text.length > FILE_CHARACTERS_MAX) throw new SyntaxError(`it is longer than ${FILE_CHARACTERS_MAX} characters`)
+    if (text.length > FILE_CHARACTERS_MAX)
+      throw new SyntaxError(`it is longer than ${FILE_CHARACTERS_MAX} characters`)
     return parseRegistries(JSON.parse(text))
   } catch (error) {
-    if (error instanceof InvalidRequest) throw new InvalidRequest(error.faults.map(f => ({ path: `${file}${f.path === '' ? '' : `: ${f.path}`}`, problem: f.problem })))
-    throw new InvalidRequest([{ path: file, problem: `is not JSON (${error instanceof Error ? error.message : String(error)})` }])
+    if (error instanceof InvalidRequest)
+      throw new InvalidRequest(
+        error.faults.map((f) => ({
+          path: `${file}${f.path === '' ? '' : `: ${f.path}`}`,
+          problem: f.problem,
+        })),
+      )
+    throw new InvalidRequest([
+      { path: file, problem: `is not JSON (${error instanceof Error ? error.message : String(error)})` },
+    ])
   }
 }

@@ -1,5 +1,5 @@
 // A token service: the place that a Bearer challenge names, asked for a token (distribution-spec's token
-// authentication and its OAuth2 twin).  Knows both requests and the answer.  Refuses to know who may be asked:
+// authentication and its OAuth2 twin). Knows both requests and the answer. Refuses to know who may be asked:
 // authorization.ts checks the realm before it comes here.
 
 import { RegistryError } from '../contract/errors.ts'
@@ -16,7 +16,10 @@ export interface TokenRequest {
   readonly credential: Credential | undefined
 }
 
-export interface Token { readonly token: string, readonly lifetimeMs: number }
+export interface Token {
+  readonly token: string
+  readonly lifetimeMs: number
+}
 
 const CLIENT_ID = 'wherry'
 const TOKEN_BODY_BYTES_MAX = 256 * 1024
@@ -24,30 +27,41 @@ const TOKEN_CHARACTERS_MAX = 65_536
 const EXPIRES_IN_DEFAULT_S = 60
 const EXPIRES_IN_MAX_S = 86_400
 
-export function unauthorized (registry: string, why: string, cause?: unknown): RegistryError {
-  return new RegistryError(`registry ${registry} wants a login: ${why}`, { registryCode: 'UNAUTHORIZED', retryable: false, cause })
+export function unauthorized(registry: string, why: string, cause?: unknown): RegistryError {
+  return new RegistryError(`registry ${registry} wants a login: ${why}`, {
+    registryCode: 'UNAUTHORIZED',
+    retryable: false,
+    cause,
+  })
 }
 
 /** "Basic …" for a user and a password (RFC 7617). */
-export function basicAuthorization ({ username, password }: { username: string, password: string }): string {
+export function basicAuthorization({ username, password }: { username: string; password: string }): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
-function parseToken (bytes: Uint8Array, registry: string): Token {
-  let answer: { token?: unknown, access_token?: unknown, expires_in?: unknown } | null
+function parseToken(bytes: Uint8Array, registry: string): Token {
+  let answer: { token?: unknown; access_token?: unknown; expires_in?: unknown } | null
   try {
     answer = JSON.parse(Buffer.from(bytes).toString('utf8'))
   } catch {
     throw unauthorized(registry, 'its token service did not answer with JSON') // no cause: the parser's message quotes the answer
   }
   const token = answer?.token || answer?.access_token // some services send one of them empty
-  if (typeof token !== 'string' || token.length > TOKEN_CHARACTERS_MAX || !/^[\x21-\x7e]+$/.test(token)) throw unauthorized(registry, 'its token service gave no token')
-  const seconds = typeof answer?.expires_in === 'number' && answer.expires_in > 0 ? Math.min(answer.expires_in, EXPIRES_IN_MAX_S) : EXPIRES_IN_DEFAULT_S
+  if (typeof token !== 'string' || token.length > TOKEN_CHARACTERS_MAX || !/^[\x21-\x7e]+$/.test(token))
+    throw unauthorized(registry, 'its token service gave no token')
+  const seconds =
+    typeof answer?.expires_in === 'number' && answer.expires_in > 0
+      ? Math.min(answer.expires_in, EXPIRES_IN_MAX_S)
+      : EXPIRES_IN_DEFAULT_S
   return { token, lifetimeMs: seconds * 1000 }
 }
 
 /** GET: for nobody, or for a user and a password. */
-function get (transport: Transport, { registry, realm, service, scopes, credential }: TokenRequest): Promise<RegistryResponse> {
+function get(
+  transport: Transport,
+  { registry, realm, service, scopes, credential }: TokenRequest,
+): Promise<RegistryResponse> {
   const url = new URL(realm)
   if (service !== undefined) url.searchParams.set('service', service)
   for (const scope of scopes) url.searchParams.append('scope', scope)
@@ -56,12 +70,18 @@ function get (transport: Transport, { registry, realm, service, scopes, credenti
     url.searchParams.set('account', credential.username)
     url.searchParams.set('client_id', CLIENT_ID)
   }
-  const headers = { accept: 'application/json', ...(isKnown && { authorization: basicAuthorization(credential) }) }
+  const headers = {
+    accept: 'application/json',
+    ...(isKnown && { authorization: basicAuthorization(credential) }),
+  }
   return transport.request({ registry, url, method: 'GET', headers })
 }
 
 /** POST: for a refresh token, or for a user and a password where GET is not known. */
-function post (transport: Transport, { registry, realm, service, scopes, credential }: TokenRequest): Promise<RegistryResponse> {
+function post(
+  transport: Transport,
+  { registry, realm, service, scopes, credential }: TokenRequest,
+): Promise<RegistryResponse> {
   const form = new URLSearchParams({ client_id: CLIENT_ID, access_type: 'online' })
   if (service !== undefined) form.set('service', service)
   if (scopes.length > 0) form.set('scope', scopes.join(' '))
@@ -74,26 +94,42 @@ function post (transport: Transport, { registry, realm, service, scopes, credent
     form.set('password', credential.password)
   }
   const body = Buffer.from(form.toString())
-  const headers = { accept: 'application/json', 'content-type': 'application/x-www-form-urlencoded', 'content-length': String(body.length) }
+  const headers = {
+    accept: 'application/json',
+    'content-type': 'application/x-www-form-urlencoded',
+    'content-length': String(body.length),
+  }
   return transport.request({ registry, url: realm, method: 'POST', headers, body: () => body })
 }
 
-/** A token for REQUEST.  Throws RegistryError UNAUTHORIZED; its message has nothing of what the service said. */
-export async function fetchToken (transport: Transport, request: TokenRequest): Promise<Token> {
+/**
+ * A token for REQUEST.  Throws RegistryError UNAUTHORIZED; its message has nothing of what the service said.
+ */
+export async function fetchToken(transport: Transport, request: TokenRequest): Promise<Token> {
   const { registry, realm, credential } = request
-  let response = credential?.kind === 'identity' ? await post(transport, request) : await get(transport, request)
+  let response =
+    credential?.kind === 'identity' ? await post(transport, request) : await get(transport, request)
   if (credential?.kind === 'password' && (response.status === 404 || response.status === 405)) {
     await discardBody(response)
     response = await post(transport, request)
   }
-  if (response.status === 200) return parseToken(await readBounded(response.body, TOKEN_BODY_BYTES_MAX, `the answer of ${realm.host}`, registry), registry)
+  if (response.status === 200)
+    return parseToken(
+      await readBounded(response.body, TOKEN_BODY_BYTES_MAX, `the answer of ${realm.host}`, registry),
+      registry,
+    )
   await discardBody(response)
   if (response.status === 429 || response.status >= 500) {
-    throw new RegistryError(`registry ${registry} cannot give a token: its token service ${realm.host} answered ${response.status}; try again later`,
-      { registryCode: response.status === 429 ? 'TOOMANYREQUESTS' : 'UNAVAILABLE', retryable: true })
+    throw new RegistryError(
+      `registry ${registry} cannot give a token: its token service ${realm.host} answered ${response.status}; try again later`,
+      { registryCode: response.status === 429 ? 'TOOMANYREQUESTS' : 'UNAVAILABLE', retryable: true },
+    )
   }
   const isRefused = credential !== undefined && [400, 401, 403].includes(response.status)
-  throw unauthorized(registry, isRefused
-    ? `its token service ${realm.host} refuses the login (${response.status}); check user and password, then wherry login ${registry}`
-    : `its token service ${realm.host} answered ${response.status}; wherry login ${registry}`)
+  throw unauthorized(
+    registry,
+    isRefused
+      ? `its token service ${realm.host} refuses the login (${response.status}); check user and password, then wherry login ${registry}`
+      : `its token service ${realm.host} answered ${response.status}; wherry login ${registry}`,
+  )
 }

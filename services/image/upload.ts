@@ -1,7 +1,7 @@
-// One blob into one repository (distribution-spec 1.1, "Pushing Blobs"): not at all when it is there, by mounting
-// it from a neighbour, in chunks that can go on after a cut, or in one piece.
-// Knows upload sessions and what a registry says about them.  Refuses to know what is in a blob: the registry
-// computes its digest at the end and refuses what is not it.
+// One blob into one repository (distribution-spec 1.1, "Pushing Blobs"): not at all when it is there, by
+// mounting it from a neighbour, in chunks that can go on after a cut, or in one piece. Knows upload sessions
+// and what a registry says about them. Refuses to know what is in a blob: the registry computes its digest at
+// the end and refuses what is not it.
 
 import { pipeline, Transform, type Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -46,22 +46,28 @@ const PAUSE_MS = 300
 const RATE_MIN_BYTES_PER_S = 64 * 1024
 const ANSWER_TIMEOUT_MS = 60_000
 
-function callFor ({ signal }: Upload, request: Omit<Call, 'actions' | 'signal'>): Call {
+function callFor({ signal }: Upload, request: Omit<Call, 'actions' | 'signal'>): Call {
   return { ...request, actions: 'pull,push', ...(signal && { signal }) }
 }
 
 /** BODY, with onSent told of each piece that goes; START bytes of the blob went before. */
-function metered (body: Uint8Array | Readable, start: number, onSent: (bytes: number) => void): Uint8Array | Readable {
+function metered(
+  body: Uint8Array | Readable,
+  start: number,
+  onSent: (bytes: number) => void,
+): Uint8Array | Readable {
   if (body instanceof Uint8Array) return body
   let sent = start
   const meter = new Transform({
-    transform (piece: Buffer, _encoding, done) {
+    transform(piece: Buffer, _encoding, done) {
       sent += piece.length
       onSent(sent)
       done(null, piece)
     },
   })
-  pipeline(body, meter, () => { /* the meter fails with its source, and undici with the meter */ })
+  pipeline(body, meter, () => {
+    /* the meter fails with its source, and undici with the meter */
+  })
   return meter
 }
 
@@ -75,31 +81,46 @@ interface Part {
 }
 
 /** Send one part: time enough for it on a slow line. */
-function sendPart (upload: Upload, { method, target, start, end, body }: Part): Promise<RegistryResponse> {
+function sendPart(upload: Upload, { method, target, start, end, body }: Part): Promise<RegistryResponse> {
   const { onSent = () => {} } = upload
-  return upload.registry.call(upload.ref, callFor(upload, {
-    method, target: target.href, timeoutMs: ANSWER_TIMEOUT_MS + Math.ceil((end - start) / RATE_MIN_BYTES_PER_S) * 1000,
-    body: async () => metered(await body(), start, onSent),
-    headers: { 'content-type': 'application/octet-stream', 'content-length': String(end - start), ...(method === 'PATCH' && { 'content-range': `${start}-${end - 1}` }) },
-  }))
+  return upload.registry.call(
+    upload.ref,
+    callFor(upload, {
+      method,
+      target: target.href,
+      timeoutMs: ANSWER_TIMEOUT_MS + Math.ceil((end - start) / RATE_MIN_BYTES_PER_S) * 1000,
+      body: async () => metered(await body(), start, onSent),
+      headers: {
+        'content-type': 'application/octet-stream',
+        'content-length': String(end - start),
+        ...(method === 'PATCH' && { 'content-range': `${start}-${end - 1}` }),
+      },
+    }),
+  )
 }
 
 /** Where the upload goes on, as RESPONSE says. */
-function locationOf ({ ref }: Upload, response: RegistryResponse): URL {
+function locationOf({ ref }: Upload, response: RegistryResponse): URL {
   const location = response.header('location')
   if (location !== undefined && URL.canParse(location, response.url)) return new URL(location, response.url)
-  throw new RegistryError(`registry ${ref.registry} opened an upload but said no address for it`, { registryCode: 'UNKNOWN', retryable: false })
+  throw new RegistryError(`registry ${ref.registry} opened an upload but said no address for it`, {
+    registryCode: 'UNKNOWN',
+    retryable: false,
+  })
 }
 
 /** "0-1023" → 1024.  "0-0" is what registries say of nothing, too. */
-function offsetOf (response: RegistryResponse): number | undefined {
+function offsetOf(response: RegistryResponse): number | undefined {
   const match = /^(?:bytes=)?0-(\d{1,15})$/.exec(response.header('range') ?? '')
   return match ? (match[1] === '0' ? 0 : Number(match[1]) + 1) : undefined
 }
 
-async function isThere (upload: Upload): Promise<boolean> {
+async function isThere(upload: Upload): Promise<boolean> {
   const { registry, ref, blob } = upload
-  const head = await registry.call(ref, callFor(upload, { method: 'HEAD', target: `/v2/${ref.repository}/blobs/${blob.digest}` }))
+  const head = await registry.call(
+    ref,
+    callFor(upload, { method: 'HEAD', target: `/v2/${ref.repository}/blobs/${blob.digest}` }),
+  )
   await discardBody(head)
   if (head.status === 200) return true
   if ([401, 403, 429].includes(head.status) || head.status >= 500) throw await registryError(ref, head)
@@ -107,12 +128,21 @@ async function isThere (upload: Upload): Promise<boolean> {
 }
 
 /** A session, or undefined when the blob was mounted. */
-async function openSession (upload: Upload, mountFrom?: string): Promise<RegistryResponse | undefined> {
+async function openSession(upload: Upload, mountFrom?: string): Promise<RegistryResponse | undefined> {
   const { registry, ref, blob } = upload
-  const query = mountFrom === undefined ? '' : `?${new URLSearchParams({ mount: blob.digest, from: mountFrom }).toString()}`
-  const answer = await registry.call(ref, callFor(upload, {
-    method: 'POST', target: `/v2/${ref.repository}/blobs/uploads/${query}`, headers: { 'content-length': '0' }, ...(mountFrom !== undefined && { mountFrom }),
-  }))
+  const query =
+    mountFrom === undefined
+      ? ''
+      : `?${new URLSearchParams({ mount: blob.digest, from: mountFrom }).toString()}`
+  const answer = await registry.call(
+    ref,
+    callFor(upload, {
+      method: 'POST',
+      target: `/v2/${ref.repository}/blobs/uploads/${query}`,
+      headers: { 'content-length': '0' },
+      ...(mountFrom !== undefined && { mountFrom }),
+    }),
+  )
   if (answer.status === 202 || (answer.status === 201 && mountFrom !== undefined)) {
     await discardBody(answer)
     return answer.status === 202 ? answer : undefined
@@ -122,38 +152,61 @@ async function openSession (upload: Upload, mountFrom?: string): Promise<Registr
   return await openSession(upload)
 }
 
-function withDigest (target: URL, digest: string): URL {
+function withDigest(target: URL, digest: string): URL {
   const url = new URL(target)
   url.searchParams.set('digest', digest)
   return url
 }
 
-async function finish (upload: Upload, answer: RegistryResponse): Promise<void> {
+async function finish(upload: Upload, answer: RegistryResponse): Promise<void> {
   if (answer.status !== 201) throw await registryError(upload.ref, answer)
   await discardBody(answer)
 }
 
-async function sendWhole (upload: Upload, session: RegistryResponse): Promise<void> {
+async function sendWhole(upload: Upload, session: RegistryResponse): Promise<void> {
   const { blob } = upload
-  await finish(upload, await sendPart(upload, { method: 'PUT', target: withDigest(locationOf(upload, session), blob.digest), start: 0, end: blob.size, body: blob.open }))
+  await finish(
+    upload,
+    await sendPart(upload, {
+      method: 'PUT',
+      target: withDigest(locationOf(upload, session), blob.digest),
+      start: 0,
+      end: blob.size,
+      body: blob.open,
+    }),
+  )
   upload.onSent?.(blob.size)
 }
 
 /** How far the session at LOCATION got.  Throws a retryable RegistryError when it is not there any more. */
-async function askOffset (upload: Upload, location: URL): Promise<{ location: URL, offset: number }> {
+async function askOffset(upload: Upload, location: URL): Promise<{ location: URL; offset: number }> {
   const { registry, ref } = upload
   const answer = await registry.call(ref, callFor(upload, { method: 'GET', target: location.href }))
   await discardBody(answer)
   const offset = offsetOf(answer)
-  if (answer.status === 204 && offset !== undefined) return { location: answer.header('location') === undefined ? location : locationOf(upload, answer), offset }
-  throw new RegistryError(`registry ${ref.registry} lost the upload of ${upload.blob.digest} (${answer.status})`, { registryCode: 'BLOB_UPLOAD_UNKNOWN', retryable: true })
+  if (answer.status === 204 && offset !== undefined)
+    return {
+      location: answer.header('location') === undefined ? location : locationOf(upload, answer),
+      offset,
+    }
+  throw new RegistryError(
+    `registry ${ref.registry} lost the upload of ${upload.blob.digest} (${answer.status})`,
+    { registryCode: 'BLOB_UPLOAD_UNKNOWN', retryable: true },
+  )
 }
 
-function invalidUpload ({ ref, blob }: Upload, why: string): RegistryError {
-  return new RegistryError(`the upload of ${blob.digest} cannot go on: registry ${ref.registry} ${why}`, { registryCode: 'BLOB_UPLOAD_INVALID', retryable: false })
+function invalidUpload({ ref, blob }: Upload, why: string): RegistryError {
+  return new RegistryError(`the upload of ${blob.digest} cannot go on: registry ${ref.registry} ${why}`, {
+    registryCode: 'BLOB_UPLOAD_INVALID',
+    retryable: false,
+  })
 }
 
-async function sendChunks (upload: Upload, session: RegistryResponse, openRange: NonNullable<Blob['openRange']>): Promise<void> {
+async function sendChunks(
+  upload: Upload,
+  session: RegistryResponse,
+  openRange: NonNullable<Blob['openRange']>,
+): Promise<void> {
   const { ref, blob, signal, onSent } = upload
   const least = Number(session.header('oci-chunk-min-length') ?? 0)
   const chunkBytes = Math.min(Math.max(CHUNK_BYTES, Number.isSafeInteger(least) ? least : 0), CHUNK_BYTES_MAX)
@@ -162,25 +215,47 @@ async function sendChunks (upload: Upload, session: RegistryResponse, openRange:
   for (let cuts = 0; offset < blob.size;) {
     const [start, end] = [offset, Math.min(offset + chunkBytes, blob.size)]
     try {
-      const answer = await sendPart(upload, { method: 'PATCH', target: location, start, end, body: () => openRange(start, end) })
+      const answer = await sendPart(upload, {
+        method: 'PATCH',
+        target: location,
+        start,
+        end,
+        body: () => openRange(start, end),
+      })
       if (answer.status !== 202) throw await registryError(ref, answer)
       await discardBody(answer)
       location = locationOf(upload, answer)
       offset = offsetOf(answer) || end
       // It may keep less than it was sent, but not for ever.
-      if (offset <= start || (offset < end && ++cuts > RESUMES_MAX)) throw invalidUpload(upload, `kept ${offset} bytes of it when ${end} were sent`)
+      if (offset <= start || (offset < end && ++cuts > RESUMES_MAX))
+        throw invalidUpload(upload, `kept ${offset} bytes of it when ${end} were sent`)
     } catch (error) {
-      if (!(error instanceof RegistryError && error.retryable) || signal?.aborted === true || ++cuts > RESUMES_MAX) throw error
+      if (
+        !(error instanceof RegistryError && error.retryable) ||
+        signal?.aborted === true ||
+        ++cuts > RESUMES_MAX
+      )
+        throw error
       await sleep(PAUSE_MS * cuts, undefined, signal && { signal })
       ;({ location, offset } = await askOffset(upload, location))
     }
-    if (offset > end) throw invalidUpload(upload, `says that it has ${offset} bytes of it when ${end} were sent`)
+    if (offset > end)
+      throw invalidUpload(upload, `says that it has ${offset} bytes of it when ${end} were sent`)
     onSent?.(offset)
   }
-  await finish(upload, await sendPart(upload, { method: 'PUT', target: withDigest(location, blob.digest), start: blob.size, end: blob.size, body: () => new Uint8Array(0) }))
+  await finish(
+    upload,
+    await sendPart(upload, {
+      method: 'PUT',
+      target: withDigest(location, blob.digest),
+      start: blob.size,
+      end: blob.size,
+      body: () => new Uint8Array(0),
+    }),
+  )
 }
 
-async function uploadOnce (upload: Upload, inChunks: boolean): Promise<UploadResult> {
+async function uploadOnce(upload: Upload, inChunks: boolean): Promise<UploadResult> {
   const { blob, mountFrom } = upload
   if (await isThere(upload)) return 'present'
   const session = await openSession(upload, mountFrom)
@@ -191,13 +266,19 @@ async function uploadOnce (upload: Upload, inChunks: boolean): Promise<UploadRes
 }
 
 /** Upload one blob unless the registry has it.  Throws RegistryError, or the signal's reason. */
-export async function uploadBlob (registry: RegistryClient, ref: Reference, blob: Blob, options: UploadOptions = {}): Promise<UploadResult> {
+export async function uploadBlob(
+  registry: RegistryClient,
+  ref: Reference,
+  blob: Blob,
+  options: UploadOptions = {},
+): Promise<UploadResult> {
   let inChunks = blob.size > CHUNK_BYTES && blob.openRange !== undefined
   for (let uploads = 1; ; uploads++) {
     try {
       return await uploadOnce({ ...options, registry, ref, blob }, inChunks)
     } catch (error) {
-      if (!(error instanceof RegistryError) || options.signal?.aborted === true || uploads >= UPLOADS_MAX) throw error
+      if (!(error instanceof RegistryError) || options.signal?.aborted === true || uploads >= UPLOADS_MAX)
+        throw error
       const isRefused = ['UNAUTHORIZED', 'DENIED', 'REDIRECT'].includes(error.registryCode)
       // Not every registry takes chunks, and each has its own way to say so.
       if (inChunks && !error.retryable && !isRefused) inChunks = false

@@ -30,16 +30,16 @@ export interface Context {
   readonly log: CommandLog
   readonly systemdCgroup: boolean
   /** Loaded when first asked for: `state` needs none. */
-  native (): Native
+  native(): Native
 }
 
-export function createContext (world: World, flags: GlobalFlags): Context {
+export function createContext(world: World, flags: GlobalFlags): Context {
   let native: Native | undefined
   return {
     world,
     systemdCgroup: flags.systemdCgroup,
     store: createStore(flags.root),
     log: createCommandLog({ file: flags.log, format: flags.logFormat, stderr: world.complain }),
-    native: () => native ??= openNative(world.nativeDir),
+    native: () => (native ??= openNative(world.nativeDir)),
   }
 }

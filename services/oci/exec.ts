@@ -35,18 +35,19 @@ export interface ExecRequest {
   readonly detached: boolean
 }
 
-function parseId (what: string, text: string): number {
+function parseId(what: string, text: string): number {
   if (!ID.test(text) || Number(text) > 0xfffffffe) throw new OciError(`"${text}" is not a ${what} number`)
   return Number(text)
 }
 
 /** The container's own process with what the command line changes in it. */
-function changedProcess (own: BundleProcess, request: ExecRequest): BundleProcess {
+function changedProcess(own: BundleProcess, request: ExecRequest): BundleProcess {
   if (request.args.length === 0) throw new OciError('exec needs a command, or --process FILE')
-  if (request.cwd !== undefined && !isAbsolute(request.cwd)) throw new OciError(`--cwd ${request.cwd} is not an absolute path`)
-  const variable = request.env.find(entry => !/^[^=]+=/.test(entry))
+  if (request.cwd !== undefined && !isAbsolute(request.cwd))
+    throw new OciError(`--cwd ${request.cwd} is not an absolute path`)
+  const variable = request.env.find((entry) => !/^[^=]+=/.test(entry))
   if (variable !== undefined) throw new OciError(`--env ${variable} is not NAME=value`)
-  const unknown = request.capabilities.find(name => !isCapability(name))
+  const unknown = request.capabilities.find((name) => !isCapability(name))
   if (unknown !== undefined) throw new OciError(`"${unknown}" is not a capability`)
   const [uid, gid] = (request.user ?? '').split(':')
   const add = (set: readonly string[]): readonly string[] => [...new Set([...set, ...request.capabilities])]
@@ -62,40 +63,70 @@ function changedProcess (own: BundleProcess, request: ExecRequest): BundleProces
     user: {
       uid: request.user === undefined ? own.user.uid : parseId('user', uid!),
       gid: gid === undefined ? own.user.gid : parseId('group', gid),
-      additionalGids: [...own.user.additionalGids, ...request.additionalGids.map(text => parseId('group', text))],
+      additionalGids: [
+        ...own.user.additionalGids,
+        ...request.additionalGids.map((text) => parseId('group', text)),
+      ],
     },
-    capabilities: { bounding: add(bounding), permitted: add(permitted), effective: add(effective), inheritable, ambient },
+    capabilities: {
+      bounding: add(bounding),
+      permitted: add(permitted),
+      effective: add(effective),
+      inheritable,
+      ambient,
+    },
   }
 }
 
-function processOf (context: Context, spec: BundleSpec, request: ExecRequest): BundleProcess {
+function processOf(context: Context, spec: BundleSpec, request: ExecRequest): BundleProcess {
   if (request.processFile === undefined) return changedProcess(spec.process, request)
-  const { process, warnings } = parseProcess(readFileSync(resolve(context.world.cwd, request.processFile), 'utf8'))
+  const { process, warnings } = parseProcess(
+    readFileSync(resolve(context.world.cwd, request.processFile), 'utf8'),
+  )
   for (const warning of warnings) context.log.warn(warning)
   return process
 }
 
 /** Resolves with the exit code, 0 when detached. */
-export async function execInContainer (context: Context, request: ExecRequest): Promise<number> {
+export async function execInContainer(context: Context, request: ExecRequest): Promise<number> {
   const { store, world } = context
   const native = context.native()
   const record = store.load(request.id)
   const status = statusOf(store, record)
-  if (status !== 'running' && status !== 'created') throw new OciError(`cannot exec in container "${request.id}": container not running, it is ${status}`)
+  if (status !== 'running' && status !== 'created')
+    throw new OciError(`cannot exec in container "${request.id}": container not running, it is ${status}`)
   const spec = store.loadConfig(record)
   const asked = grantable(processOf(context, spec, request), makesUsers(spec), context.log.warn)
-  const console = openConsole(native, { terminal: asked.terminal, socketPath: request.consoleSocket, detached: request.detached })
-  const size = asked.consoleSize ?? (asked.terminal && request.consoleSocket === undefined ? ownSize() : undefined)
+  const console = openConsole(native, {
+    terminal: asked.terminal,
+    socketPath: request.consoleSocket,
+    detached: request.detached,
+  })
+  const size =
+    asked.consoleSize ?? (asked.terminal && request.consoleSocket === undefined ? ownSize() : undefined)
   const process = size === undefined ? asked : { ...asked, consoleSize: size }
   const forwardTo = request.detached ? () => {} : forwardSignals(context.native, world.onSignal)
   let pidfd: number
   try {
-    const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, { cgroup: record.cgroup, preserveFds: request.preserveFds, oomScoreAdj: process.oomScoreAdj ?? spec.process.oomScoreAdj })
+    const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, {
+      cgroup: record.cgroup,
+      preserveFds: request.preserveFds,
+      oomScoreAdj: process.oomScoreAdj ?? spec.process.oomScoreAdj,
+    })
     pidfd = entered.pidfd
     try {
-      execProcess(native, entered, process, { spec, pid: record.pid }, {
-        preserveFds: request.preserveFds, consoleFd: console.fd, keyring: undefined, agentState: agentStateOf(reportOf(store, record, status), entered.pid, spec.linux.seccomp),
-      })
+      execProcess(
+        native,
+        entered,
+        process,
+        { spec, pid: record.pid },
+        {
+          preserveFds: request.preserveFds,
+          consoleFd: console.fd,
+          keyring: undefined,
+          agentState: agentStateOf(reportOf(store, record, status), entered.pid, spec.linux.seccomp),
+        },
+      )
       writePidFile(request.pidFile, entered.pid)
     } catch (err) {
       native.kill(pidfd, constants.signals.SIGKILL) // who is told of a failure expects no process

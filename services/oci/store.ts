@@ -2,7 +2,17 @@
 // at all.  Nothing else remembers a container between two commands.  What its status is, is asked of the
 // kernel each time and not believed from the file.
 
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import type { BundleSpec, Seccomp } from '../contract/bundle-spec.ts'
@@ -52,57 +62,80 @@ export interface StateReport {
 
 export interface Store {
   /** Folder of the container ID. */
-  directoryOf (id: string): string
+  directoryOf(id: string): string
   /** Take ID for a new container.  Throws OciError when it is taken, InvalidRequest when it is no name. */
-  reserve (id: string): string
-  save (record: ContainerRecord): void
+  reserve(id: string): string
+  save(record: ContainerRecord): void
   /** Throws OciError when there is none, DamagedRecord when what is there is no record. */
-  load (id: string): ContainerRecord
+  load(id: string): ContainerRecord
   /** Keep TEXT, the config.json that the container is made from: its bundle may change or go. */
-  saveConfig (id: string, text: string): void
-  loadConfig (record: Pick<ContainerRecord, 'id' | 'bundle'>): BundleSpec
+  saveConfig(id: string, text: string): void
+  loadConfig(record: Pick<ContainerRecord, 'id' | 'bundle'>): BundleSpec
   /** Is there anything of the container ID? */
-  has (id: string): boolean
-  /** All that can be read; one that goes meanwhile is not there, ONBROKEN hears of one whose record is damaged. */
-  list (onBroken: (id: string) => void): ContainerRecord[]
+  has(id: string): boolean
+  /**
+   * All that can be read; one that goes meanwhile is not there, ONBROKEN hears of one whose record is
+   * damaged.
+   */
+  list(onBroken: (id: string) => void): ContainerRecord[]
   /** Remove all of it.  True when the record was there: of several that delete a container one is told so. */
-  forget (id: string): boolean
+  forget(id: string): boolean
 }
 
 const ID = /^[\w+.-]{1,1024}$/
 
 /** A container's record is not one, because somebody else wrote to it or the disk lost it. */
 export class DamagedRecord extends OciError {
-  constructor (id: string, why: string) {
+  constructor(id: string, why: string) {
     super(`the record of container "${id}" is damaged (${why}); delete --force removes the container`)
     this.name = 'DamagedRecord'
   }
 }
 
-function readCgroup (tree: Cursor): CgroupTree {
-  const directories = tree.get('directories').needed().list(c => ({ controllers: c.get('controllers').list(name => name.text()), mountName: c.get('mountName').text(), path: c.get('path').text() }))
+function readCgroup(tree: Cursor): CgroupTree {
+  const directories = tree
+    .get('directories')
+    .needed()
+    .list((c) => ({
+      controllers: c.get('controllers').list((name) => name.text()),
+      mountName: c.get('mountName').text(),
+      path: c.get('path').text(),
+    }))
   return { version: tree.get('version').whole(1, 2) as 1 | 2, directories }
 }
 
 /** state.json as `save` writes it. */
-function readRecord (id: string, file: string): ContainerRecord {
+function readRecord(id: string, file: string): ContainerRecord {
   const faults: Fault[] = []
   try {
     const root = createCursor(JSON.parse(readFileSync(file, 'utf8')), '', faults)
     const record: ContainerRecord = {
-      id: root.get('id').text(), bundle: root.get('bundle').text(), rootfs: root.get('rootfs').text(), createdAt: root.get('createdAt').text(), annotations: root.get('annotations').texts(),
-      cgroup: readCgroup(root.get('cgroup')), pid: root.get('pid').whole(0, PID_MAX), pidStartTime: root.get('pidStartTime').text(), ready: root.get('ready').boolean(false), opNames: root.get('opNames').list(c => c.text()),
-      ...root.get('mountsBefore').maybe(c => ({ mountsBefore: c.whole(0, Number.MAX_SAFE_INTEGER) })),
+      id: root.get('id').text(),
+      bundle: root.get('bundle').text(),
+      rootfs: root.get('rootfs').text(),
+      createdAt: root.get('createdAt').text(),
+      annotations: root.get('annotations').texts(),
+      cgroup: readCgroup(root.get('cgroup')),
+      pid: root.get('pid').whole(0, PID_MAX),
+      pidStartTime: root.get('pidStartTime').text(),
+      ready: root.get('ready').boolean(false),
+      opNames: root.get('opNames').list((c) => c.text()),
+      ...root.get('mountsBefore').maybe((c) => ({ mountsBefore: c.whole(0, Number.MAX_SAFE_INTEGER) })),
     }
-    if (record.id !== id || record.cgroup.directories.length === 0 || faults.length > 0) throw new DamagedRecord(id, faults[0] === undefined ? 'it is another’s' : `${faults[0].path}: ${faults[0].problem}`)
+    if (record.id !== id || record.cgroup.directories.length === 0 || faults.length > 0)
+      throw new DamagedRecord(
+        id,
+        faults[0] === undefined ? 'it is another’s' : `${faults[0].path}: ${faults[0].problem}`,
+      )
     return record
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new OciError(`container "${id}" does not exist`) // deleted between two lines
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT')
+      throw new OciError(`container "${id}" does not exist`) // deleted between two lines
     throw err instanceof OciError ? err : new DamagedRecord(id, messageOf(err))
   }
 }
 
-function removed (file: string): boolean {
+function removed(file: string): boolean {
   try {
     unlinkSync(file)
     return true
@@ -112,26 +145,30 @@ function removed (file: string): boolean {
   }
 }
 
-export function createStore (root: string): Store {
+export function createStore(root: string): Store {
   const directoryOf = (id: string): string => {
-    if (!ID.test(id) || id === '.' || id === '..') throw new InvalidRequest([{ path: 'container id', problem: `"${id}" is not made of letters, digits and _ + . -` }])
+    if (!ID.test(id) || id === '.' || id === '..')
+      throw new InvalidRequest([
+        { path: 'container id', problem: `"${id}" is not made of letters, digits and _ + . -` },
+      ])
     return join(root, id)
   }
   const fileOf = (id: string): string => join(directoryOf(id), 'state.json')
 
   /** FILE of the container ID; it may be deleted by another command at any moment. */
-  function textOf (id: string, file: string): string {
+  function textOf(id: string, file: string): string {
     try {
       return readFileSync(join(directoryOf(id), file), 'utf8')
     } catch (err) {
-      if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new OciError(`container "${id}" does not exist`)
+      if ((err as NodeJS.ErrnoException).code === 'ENOENT')
+        throw new OciError(`container "${id}" does not exist`)
       throw err
     }
   }
 
   const store: Store = {
     directoryOf,
-    reserve (id) {
+    reserve(id) {
       const directory = directoryOf(id)
       if (!existsSync(root)) {
         mkdirSync(root, { recursive: true, mode: 0o700 })
@@ -140,37 +177,43 @@ export function createStore (root: string): Store {
       try {
         mkdirSync(directory, { mode: 0o711 })
       } catch (err) {
-        if ((err as NodeJS.ErrnoException).code === 'EEXIST') throw new OciError(`container with id "${id}" exists already`)
+        if ((err as NodeJS.ErrnoException).code === 'EEXIST')
+          throw new OciError(`container with id "${id}" exists already`)
         throw err
       }
       return directory
     },
-    save (record) {
+    save(record) {
       const file = fileOf(record.id)
       writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 })
       renameSync(`${file}.new`, file)
     },
-    load (id) {
+    load(id) {
       const file = fileOf(id)
       if (!existsSync(file)) throw new OciError(`container "${id}" does not exist`)
       return readRecord(id, file)
     },
-    list (onBroken) {
+    list(onBroken) {
       if (!existsSync(root)) return []
-      return readdirSync(root).filter(id => ID.test(id) && existsSync(join(root, id, 'state.json'))).sort().flatMap(id => {
-        try {
-          return [store.load(id)]
-        } catch (err) {
-          if (err instanceof DamagedRecord) onBroken(id)
-          else if (!(err instanceof OciError)) throw err
-          return []
-        }
-      })
+      return readdirSync(root)
+        .filter((id) => ID.test(id) && existsSync(join(root, id, 'state.json')))
+        .sort()
+        .flatMap((id) => {
+          try {
+            return [store.load(id)]
+          } catch (err) {
+            if (err instanceof DamagedRecord) onBroken(id)
+            else if (!(err instanceof OciError)) throw err
+            return []
+          }
+        })
     },
-    saveConfig (id, text) { writeFileSync(join(directoryOf(id), 'config.json'), text, { mode: 0o600 }) },
-    loadConfig: record => parseConfig(textOf(record.id, 'config.json'), record.bundle).spec,
-    has: id => existsSync(directoryOf(id)),
-    forget (id) {
+    saveConfig(id, text) {
+      writeFileSync(join(directoryOf(id), 'config.json'), text, { mode: 0o600 })
+    },
+    loadConfig: (record) => parseConfig(textOf(record.id, 'config.json'), record.bundle).spec,
+    has: (id) => existsSync(directoryOf(id)),
+    forget(id) {
       const wasThere = removed(fileOf(id))
       rmSync(directoryOf(id), { recursive: true, force: true })
       return wasThere
@@ -180,9 +223,10 @@ export function createStore (root: string): Store {
 }
 
 /** Is the container's first process there?  A zombie is not. */
-export const isAlive = (record: ContainerRecord): boolean => record.pid > 0 && startTimeOf(record.pid) === record.pidStartTime
+export const isAlive = (record: ContainerRecord): boolean =>
+  record.pid > 0 && startTimeOf(record.pid) === record.pidStartTime
 
-export function statusOf (store: Store, record: ContainerRecord): Status {
+export function statusOf(store: Store, record: ContainerRecord): Status {
   if (!isAlive(record)) return record.pid === 0 ? 'creating' : 'stopped'
   if (!record.ready) return 'creating'
   if (isFrozen(record.cgroup)) return 'paused'
@@ -190,12 +234,34 @@ export function statusOf (store: Store, record: ContainerRecord): Status {
 }
 
 /** RECORD as `state` prints it; a STATUS that is given holds (hooks are told what they interrupt). */
-export function reportOf (store: Store, record: ContainerRecord, status: Status = statusOf(store, record)): StateReport {
+export function reportOf(
+  store: Store,
+  record: ContainerRecord,
+  status: Status = statusOf(store, record),
+): StateReport {
   const { id, bundle, rootfs, createdAt, annotations } = record
-  return { ociVersion: SPEC_VERSION, id, status, pid: status === 'stopped' ? 0 : record.pid, bundle, rootfs, created: createdAt, annotations }
+  return {
+    ociVersion: SPEC_VERSION,
+    id,
+    status,
+    pid: status === 'stopped' ? 0 : record.pid,
+    bundle,
+    rootfs,
+    created: createdAt,
+    annotations,
+  }
 }
 
-/** What the seccomp agent is told of the process PID together with its listener (config-linux.md, The Container Process State). */
-export function agentStateOf (state: StateReport, pid: number, seccomp: Seccomp | undefined): string {
-  return JSON.stringify({ ociVersion: SPEC_VERSION, fds: ['seccompFd'], pid, metadata: seccomp?.listener?.metadata ?? '', state })
+/**
+ * What the seccomp agent is told of the process PID together with its listener (config-linux.md, The
+ * Container Process State).
+ */
+export function agentStateOf(state: StateReport, pid: number, seccomp: Seccomp | undefined): string {
+  return JSON.stringify({
+    ociVersion: SPEC_VERSION,
+    fds: ['seccompFd'],
+    pid,
+    metadata: seccomp?.listener?.metadata ?? '',
+    state,
+  })
 }

@@ -19,7 +19,15 @@ const STDIN = 0
 const UNITS = ['', 'k', 'm', 'g', 't', 'p']
 
 /** Option → its place below linux.resources, and how its value is read. */
-const FIELDS: ReadonlyArray<readonly [flag: string, value: string, place: readonly [string, string], kind: 'bytes' | 'number' | 'text', about: string]> = [
+const FIELDS: ReadonlyArray<
+  readonly [
+    flag: string,
+    value: string,
+    place: readonly [string, string],
+    kind: 'bytes' | 'number' | 'text',
+    about: string,
+  ]
+> = [
   ['blkio-weight', 'N', ['blockIO', 'weight'], 'number', 'share of block devices, 10 to 1000'],
   ['cpu-period', 'US', ['cpu', 'period'], 'number', 'length of a period'],
   ['cpu-quota', 'US', ['cpu', 'quota'], 'number', 'time of all CPUs in a period; -1 for no limit'],
@@ -39,38 +47,55 @@ const FIELDS: ReadonlyArray<readonly [flag: string, value: string, place: readon
 ]
 
 export const UPDATE_FLAGS: readonly Flag[] = [
-  { names: ['resources', 'r'], value: 'FILE', about: 'linux.resources as JSON, "-" for stdin; other options are ignored then' },
+  {
+    names: ['resources', 'r'],
+    value: 'FILE',
+    about: 'linux.resources as JSON, "-" for stdin; other options are ignored then',
+  },
   ...FIELDS.map(([name, value, , , about]) => ({ names: [name], value, about })),
 ]
 
-function numberOf (flag: string, text: string, kind: 'bytes' | 'number'): number {
+function numberOf(flag: string, text: string, kind: 'bytes' | 'number'): number {
   const [, digits, unit] = /^(-?\d{1,16})([kmgtp]?)(?:i?b)?$/i.exec(text) ?? []
   const power = UNITS.indexOf((unit ?? '').toLowerCase())
-  if (digits === undefined || (kind === 'number' && text !== digits)) throw new OciError(`--${flag} ${text} is not ${kind === 'bytes' ? 'a size such as 64m' : 'a whole number'}`)
+  if (digits === undefined || (kind === 'number' && text !== digits))
+    throw new OciError(
+      `--${flag} ${text} is not ${kind === 'bytes' ? 'a size such as 64m' : 'a whole number'}`,
+    )
   return Number(digits) * 1024 ** power
 }
 
 /** What the options say, as linux.resources. */
-function fromOptions (given: Given): unknown {
+function fromOptions(given: Given): unknown {
   const document: Record<string, Record<string, number | string>> = {}
   for (const [flag, , [group, name], kind] of FIELDS) {
     const text = given.text(flag)
-    if (text !== undefined) (document[group] ??= {})[name] = kind === 'text' ? text : numberOf(flag, text, kind)
+    if (text !== undefined)
+      (document[group] ??= {})[name] = kind === 'text' ? text : numberOf(flag, text, kind)
   }
-  if (Object.keys(document).length === 0) throw new OciError('nothing to change is given; see wherry-oci update --help')
+  if (Object.keys(document).length === 0)
+    throw new OciError('nothing to change is given; see wherry-oci update --help')
   return document
 }
 
-function readFile (context: Context, file: string): string {
-  if (file !== '-' && (statSync(resolve(context.world.cwd, file), { throwIfNoEntry: false })?.size ?? 0) > RESOURCES_MAX_BYTES) throw new OciError(`${file} is larger than ${RESOURCES_MAX_BYTES} bytes`)
+function readFile(context: Context, file: string): string {
+  if (
+    file !== '-' &&
+    (statSync(resolve(context.world.cwd, file), { throwIfNoEntry: false })?.size ?? 0) > RESOURCES_MAX_BYTES
+  )
+    throw new OciError(`${file} is larger than ${RESOURCES_MAX_BYTES} bytes`)
   return readFileSync(file === '-' ? STDIN : resolve(context.world.cwd, file), 'utf8')
 }
 
-function parse (context: Context, given: Given): { resources: BundleResources, checkUsage: boolean } {
+function parse(context: Context, given: Given): { resources: BundleResources; checkUsage: boolean } {
   const file = given.text('resources')
   const faults: Fault[] = []
   const warnings: string[] = []
-  const cursor = createCursor(file === undefined ? fromOptions(given) : readDocument(readFile(context, file), 'resources'), '', faults)
+  const cursor = createCursor(
+    file === undefined ? fromOptions(given) : readDocument(readFile(context, file), 'resources'),
+    '',
+    faults,
+  )
   const resources = readResources(cursor, warnings, true)
   const checkUsage = cursor.get('memory').get('checkBeforeUpdate').boolean(false)
   if (faults.length > 0) throw new InvalidRequest(faults)
@@ -80,10 +105,11 @@ function parse (context: Context, given: Given): { resources: BundleResources, c
 }
 
 /** Throws InvalidRequest naming the field, Unsupported naming the file of the cgroup. */
-export function updateContainer (context: Context, id: string, given: Given): void {
+export function updateContainer(context: Context, id: string, given: Given): void {
   const record = context.store.load(id)
   const status = statusOf(context.store, record)
-  if (status === 'stopped' || status === 'creating') throw new OciError(`cannot update container "${id}": container not running, it is ${status}`)
+  if (status === 'stopped' || status === 'creating')
+    throw new OciError(`cannot update container "${id}": container not running, it is ${status}`)
   const { resources, checkUsage } = parse(context, given)
   updateCgroup(record.cgroup, resources, checkUsage)
 }

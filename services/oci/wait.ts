@@ -5,23 +5,31 @@ import type { Native } from '../runtime/native.ts'
 
 const BY_SIGNAL = 128
 
-/** From now on signals to us are for a container; the function returned says where it is, and passes on what came before. */
-export function forwardSignals (native: () => Native, onSignal: (listener: (signal: NodeJS.Signals) => void) => void): (pidfd: number) => void {
+/**
+ * From now on signals to us are for a container; the function returned says where it is, and passes on what
+ * came before.
+ */
+export function forwardSignals(
+  native: () => Native,
+  onSignal: (listener: (signal: NodeJS.Signals) => void) => void,
+): (pidfd: number) => void {
   let pidfd = -1
   const early: NodeJS.Signals[] = []
-  const pass = (signal: NodeJS.Signals): void => { native().kill(pidfd, constants.signals[signal]) }
-  onSignal(signal => {
+  const pass = (signal: NodeJS.Signals): void => {
+    native().kill(pidfd, constants.signals[signal])
+  }
+  onSignal((signal) => {
     if (pidfd < 0) early.push(signal)
     else pass(signal)
   })
-  return target => {
+  return (target) => {
     pidfd = target
     early.splice(0).forEach(pass)
   }
 }
 
 /** Resolves with the exit code of the process behind PIDFD, 128 + number for a signal. */
-export function waitForProcess (native: Native, pidfd: number): Promise<number> {
+export function waitForProcess(native: Native, pidfd: number): Promise<number> {
   return new Promise((resolve, reject) => {
     const stop = native.onReadable(pidfd, () => {
       try {

@@ -4,7 +4,9 @@
 
 import { setFlagsFromString } from 'node:v8'
 
-/** Keep the young space at its first size.  To be called before much was allocated; it holds for the process. */
-export function keepHeapFlat (): void {
+/**
+ * Keep the young space at its first size.  To be called before much was allocated; it holds for the process.
+ */
+export function keepHeapFlat(): void {
   setFlagsFromString('--semi-space-growth-factor=1')
 }

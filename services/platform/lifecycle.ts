@@ -12,7 +12,7 @@ import type { Log } from './log.ts'
 export interface Running {
   /** Where it serves, told to a supervising parent. */
   readonly url?: string
-  stop (): Promise<void>
+  stop(): Promise<void>
 }
 
 export interface ProcessOptions {
@@ -24,19 +24,21 @@ export interface ProcessOptions {
   readonly exit: (code: number) => never
 }
 
-/** One line for people on why process NAME could not start; ends with a newline.  Stacks are for `debug` only. */
-export function describeStartFailure (name: string, err: unknown): string {
+/**
+ * One line for people on why process NAME could not start; ends with a newline.  Stacks are for `debug` only.
+ */
+export function describeStartFailure(name: string, err: unknown): string {
   const reason = err instanceof Error ? err.message : String(err)
   const code = err instanceof AppError ? ` (${err.code})` : ''
   return `wherry ${name}: cannot start: ${reason.replaceAll(/\s*\n\s*/g, ' ')}${code}\n`
 }
 
 /**
- * Runs a process until SIGTERM, SIGINT or the loss of its parent's IPC channel.
- * Stops once, within stopTimeoutMs (else exit code 1); a second signal ends it at once with code 1.
- * With an IPC channel it sends `{ ready: true, url }` when it serves.  A failed start is one line on stderr and code 1.
+ * Runs a process until SIGTERM, SIGINT or the loss of its parent's IPC channel. Stops once, within
+ * stopTimeoutMs (else exit code 1); a second signal ends it at once with code 1. With an IPC channel it sends
+ * `{ ready: true, url }` when it serves. A failed start is one line on stderr and code 1.
  */
-export async function runProcess ({ name, log, stopTimeoutMs, start, exit }: ProcessOptions): Promise<void> {
+export async function runProcess({ name, log, stopTimeoutMs, start, exit }: ProcessOptions): Promise<void> {
   let stopping = false
   const stopAsked = Promise.withResolvers<string>()
 
@@ -60,7 +62,9 @@ export async function runProcess ({ name, log, stopTimeoutMs, start, exit }: Pro
   process.on('SIGTERM', askToStop).on('SIGINT', askToStop)
   process.on('uncaughtException', crash).on('unhandledRejection', crash)
   // The parent died or let go; a later signal must still be able to hurry the stop, so it only counts once.
-  process.once('disconnect', () => { if (!stopping) askToStop('disconnect') })
+  process.once('disconnect', () => {
+    if (!stopping) askToStop('disconnect')
+  })
 
   let running: Running
   try {
@@ -70,7 +74,8 @@ export async function runProcess ({ name, log, stopTimeoutMs, start, exit }: Pro
     process.stderr.write(describeStartFailure(name, err))
     return exit(1)
   }
-  if (process.connected) process.send?.({ ready: true, ...(running.url !== undefined && { url: running.url }) })
+  if (process.connected)
+    process.send?.({ ready: true, ...(running.url !== undefined && { url: running.url }) })
   log.info({ url: running.url }, `${name} is ready`)
 
   const why = await stopAsked.promise

@@ -19,21 +19,23 @@ const RETRY_MS = 50
 /** For the last lines, when the process exits and its reader is slow. */
 const LAST_WAIT_MS = 500
 const PAUSE_MS = 10
-/** For the thread that writes lines to get its turn on a busy machine, before those behind them are written. */
+/**
+ * For the thread that writes lines to get its turn on a busy machine, before those behind them are written.
+ */
 const IN_FLIGHT_WAIT_MS = 100
 /** How many causes of causes an error's line tells. */
 const CAUSES_MAX = 8
 
 /**
- * A logger for the process NAME that writes lines of LEVEL and above.
- * Writing never blocks the event loop; what is left when the process exits is written then, as far as the reader takes it.
+ * A logger for the process NAME that writes lines of LEVEL and above. Writing never blocks the event loop;
+ * what is left when the process exits is written then, as far as the reader takes it.
  */
-export function createLog ({ name, level }: { name: string, level: LogLevel }): Log {
+export function createLog({ name, level }: { name: string; level: LogLevel }): Log {
   return pino({ name, level, serializers: { err: describeError } }, createLines(STDERR))
 }
 
 /** ERR as pino writes it, but for causes that its own message quotes already: pino would say them twice. */
-function describeError (err: unknown): unknown {
+function describeError(err: unknown): unknown {
   if (!(err instanceof Error)) return err
   let message = err.message
   let { cause } = err
@@ -44,35 +46,43 @@ function describeError (err: unknown): unknown {
 }
 
 /** Lines on their way to FD, in order, one write at a time. */
-function createLines (fd: number): pino.DestinationStream {
+function createLines(fd: number): pino.DestinationStream {
   let waiting = ''
   let inFlight: Buffer | undefined
   let begun = false
   /** The reader is gone. */
   let broken = false
 
-  function next (): void {
+  function next(): void {
     if (inFlight === undefined && waiting !== '') {
-      const end = waiting.length <= CHUNK_CHARS ? waiting.length : (waiting.lastIndexOf('\n', CHUNK_CHARS) + 1 || waiting.indexOf('\n') + 1)
+      const end =
+        waiting.length <= CHUNK_CHARS
+          ? waiting.length
+          : waiting.lastIndexOf('\n', CHUNK_CHARS) + 1 || waiting.indexOf('\n') + 1
       inFlight = Buffer.from(waiting.slice(0, end))
       waiting = waiting.slice(end)
     }
     if (inFlight !== undefined) write(fd, inFlight, 0, inFlight.length, null, onWritten)
   }
 
-  function onWritten (err: NodeJS.ErrnoException | null, sizeBytes: number): void {
+  function onWritten(err: NodeJS.ErrnoException | null, sizeBytes: number): void {
     if (err?.code === 'EAGAIN') {
       setTimeout(next, RETRY_MS).unref()
       return
     }
     broken = err !== null
-    inFlight = broken || inFlight === undefined || sizeBytes === inFlight.length ? undefined : inFlight.subarray(sizeBytes)
+    inFlight =
+      broken || inFlight === undefined || sizeBytes === inFlight.length
+        ? undefined
+        : inFlight.subarray(sizeBytes)
     if (broken) waiting = ''
     next()
   }
 
-  /** The process exits, no callback comes any more: a last chance for the rest, behind what is being written. */
-  function writeRest (): void {
+  /**
+   * The process exits, no callback comes any more: a last chance for the rest, behind what is being written.
+   */
+  function writeRest(): void {
     const giveUpAt = performance.now() + LAST_WAIT_MS
     let rest = Buffer.from(waiting)
     if (rest.length > 0 && inFlight !== undefined) pause(IN_FLIGHT_WAIT_MS)
@@ -87,7 +97,7 @@ function createLines (fd: number): pino.DestinationStream {
   }
 
   return {
-    write (line) {
+    write(line) {
       if (broken || waiting.length + line.length > PENDING_MAX_CHARS) return
       if (!begun) process.once('exit', writeRest)
       begun = true
@@ -98,6 +108,6 @@ function createLines (fd: number): pino.DestinationStream {
 }
 
 /** Stops the whole process for a moment; there is no other way to wait at exit. */
-function pause (waitMs: number): void {
+function pause(waitMs: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, waitMs)
 }

@@ -33,9 +33,19 @@ export interface AttemptDeps {
 const STALLED = 'its workers fell silent too often while running it'
 
 /** The way of a job from taken to settled; throws only what Redis throws. */
-export function createAttempt ({ commands, keys, leases, settler, bodyMaxBytes, run, log, onSettled }: AttemptDeps): (lane: Lane, taken: TakenJob, token: string) => Promise<void> {
-  function parse (lane: Lane, taken: TakenJob): Call | Ending {
-    if (taken.kind === 'unreadable') return { outcome: 'init_fail', message: `the job cannot be read: ${taken.problem}`, hopeless: true }
+export function createAttempt({
+  commands,
+  keys,
+  leases,
+  settler,
+  bodyMaxBytes,
+  run,
+  log,
+  onSettled,
+}: AttemptDeps): (lane: Lane, taken: TakenJob, token: string) => Promise<void> {
+  function parse(lane: Lane, taken: TakenJob): Call | Ending {
+    if (taken.kind === 'unreadable')
+      return { outcome: 'init_fail', message: `the job cannot be read: ${taken.problem}`, hopeless: true }
     try {
       return parseJob(rawOf(lane, taken), bodyMaxBytes)
     } catch (error) {
@@ -46,31 +56,54 @@ export function createAttempt ({ commands, keys, leases, settler, bodyMaxBytes, 
   }
 
   /** Even a request that makes no sense has somebody who waits for its end. */
-  function envelope (lane: Lane, taken: TakenJob): Envelope {
+  function envelope(lane: Lane, taken: TakenJob): Envelope {
     if (taken.kind === 'job') return envelopeOf(rawOf(lane, taken))
-    return { callId: callIdOfJob(lane.function, taken.job.id ?? ''), acceptedAtMs: taken.job.timestamp, bodyStored: false }
+    return {
+      callId: callIdOfJob(lane.function, taken.job.id ?? ''),
+      acceptedAtMs: taken.job.timestamp,
+      bodyStored: false,
+    }
   }
 
   /** The whole body of CALL, or how a call without one ends. */
-  async function bodyOf (call: Call): Promise<Uint8Array | Ending> {
+  async function bodyOf(call: Call): Promise<Uint8Array | Ending> {
     const body = call.bodyStored ? await commands.getBuffer(keys.body(call.callId)) : call.request.body
     if (body === null) return { outcome: 'expired', message: 'the body of this call is no longer kept' }
-    return body.byteLength > bodyMaxBytes ? { outcome: 'too_large', message: `the body has ${body.byteLength} bytes; the most is ${bodyMaxBytes}` } : body
+    return body.byteLength > bodyMaxBytes
+      ? {
+          outcome: 'too_large',
+          message: `the body has ${body.byteLength} bytes; the most is ${bodyMaxBytes}`,
+        }
+      : body
   }
 
-  async function runInvocation (invocation: Invocation, signal: AbortSignal): Promise<Ending> {
+  async function runInvocation(invocation: Invocation, signal: AbortSignal): Promise<Ending> {
     try {
       const completion = await run(invocation, { signal })
-      return { outcome: completion.outcome, completion, ...(completion.message !== undefined && { message: completion.message }) }
+      return {
+        outcome: completion.outcome,
+        completion,
+        ...(completion.message !== undefined && { message: completion.message }),
+      }
     } catch (error) {
       if (signal.aborted) return { outcome: 'cancelled' } // is not settled: the lease is lost or given back
-      log.error({ err: error, callId: invocation.callId, function: invocation.function }, 'a call could not be run')
-      if (!(error instanceof AppError)) return { outcome: 'init_fail', message: 'internal error; the worker’s log says more' }
+      log.error(
+        { err: error, callId: invocation.callId, function: invocation.function },
+        'a call could not be run',
+      )
+      if (!(error instanceof AppError))
+        return { outcome: 'init_fail', message: 'internal error; the worker’s log says more' }
       return { outcome: 'init_fail', message: error.message, hopeless: !error.retryable }
     }
   }
 
-  async function end (call: Call, { job }: TakenJob, lane: Lane, signal: AbortSignal, startedAtMs: number): Promise<Ending> {
+  async function end(
+    call: Call,
+    { job }: TakenJob,
+    lane: Lane,
+    signal: AbortSignal,
+    startedAtMs: number,
+  ): Promise<Ending> {
     if (job.deferredFailure) return { outcome: 'crash', message: STALLED, hopeless: true }
     if (call.expiresAtMs !== undefined && startedAtMs > call.expiresAtMs) return { outcome: 'expired' }
     const body = await bodyOf(call)
@@ -97,13 +130,17 @@ export function createAttempt ({ commands, keys, leases, settler, bodyMaxBytes, 
       if (lease.signal.aborted) return
       const record = await settler.settle({ job, lease, call, startedAtMs }, ending)
       if (record !== undefined) onSettled?.(record)
-      else log.warn({ function: lane.function, job: lease.jobId }, 'a call ended here after its lease was lost; its end does not count')
+      else
+        log.warn(
+          { function: lane.function, job: lease.jobId },
+          'a call ended here after its lease was lost; its end does not count',
+        )
     } finally {
       leases.release(lease)
     }
   }
 }
 
-function rawOf (lane: Lane, { job, dataText }: Extract<TakenJob, { kind: 'job' }>): RawJob {
+function rawOf(lane: Lane, { job, dataText }: Extract<TakenJob, { kind: 'job' }>): RawJob {
   return { function: lane.function, id: job.id ?? '', name: job.name, dataText, timestampMs: job.timestamp }
 }

@@ -8,7 +8,7 @@ const DRIFT_MAX_MS = 2
 let offsetMs = performance.timeOrigin
 
 /** Unix milliseconds with a fraction. */
-export function preciseNowMs (): number {
+export function preciseNowMs(): number {
   const wholeMs = Date.now()
   const fineMs = offsetMs + performance.now()
   if (Math.abs(fineMs - wholeMs) <= DRIFT_MAX_MS) return fineMs

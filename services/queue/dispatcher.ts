@@ -17,11 +17,11 @@ import { createSweep, type Sweep } from './sweep.ts'
 
 export interface Dispatcher {
   /** Begins to take calls; waits for Redis in the background when it is away. */
-  start (): Promise<void>
+  start(): Promise<void>
   /** Takes no more, waits up to TIMEOUTMS for what runs, then aborts the rest and gives their jobs back. */
-  stop (timeoutMs: number): Promise<void>
+  stop(timeoutMs: number): Promise<void>
   /** Serve exactly these functions from now on. */
-  watch (functions: readonly string[]): void
+  watch(functions: readonly string[]): void
   /** Calls under way. */
   readonly running: number
 }
@@ -54,7 +54,7 @@ interface Parts {
   readonly attempt: (lane: Lane, taken: TakenJob, token: string) => Promise<void>
 }
 
-export function createDispatcher (deps: DispatcherDeps): Dispatcher {
+export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const { redisUrl, prefix, workerName, slots, run, log, onSettled } = deps
   const times = deps.leaseTimes ?? LEASE_TIMES
   /** Ends taking. */
@@ -68,20 +68,47 @@ export function createDispatcher (deps: DispatcherDeps): Dispatcher {
   let parts: Parts | undefined
   let serving: Promise<void> | undefined
 
-  function open (): Parts {
+  function open(): Parts {
     const { lockDurationMs, stalledIntervalMs } = times
-    const commands = openRedis(redisUrl, { temper: 'patient', name: `wherry-worker-${workerName}`, onError: error => log.warn({ err: error }, 'Redis is away; waiting for it') })
+    const commands = openRedis(redisUrl, {
+      temper: 'patient',
+      name: `wherry-worker-${workerName}`,
+      onError: (error) => log.warn({ err: error }, 'Redis is away; waiting for it'),
+    })
     const lanes = createLanes(commands, { prefix, workerName, times })
     const leases = createLeases({ commands, lockDurationMs, log })
-    const markers: Markers = createMarkers({ redisUrl, prefix, workerName, commands, onReady: () => sweep.hurry(), log })
+    const markers: Markers = createMarkers({
+      redisUrl,
+      prefix,
+      workerName,
+      commands,
+      onReady: () => sweep.hurry(),
+      log,
+    })
     const sweep = createSweep({ commands, prefix, markers, lanes, intervalMs: stalledIntervalMs, log })
-    const settler = createSettler({ commands, prefix, workerName, lockDurationMs, closing: closing.signal, log })
+    const settler = createSettler({
+      commands,
+      prefix,
+      workerName,
+      lockDurationMs,
+      closing: closing.signal,
+      log,
+    })
     const bodyMaxBytes = deps.bodyMaxBytes ?? BODY_MAX_BYTES_DEFAULT
-    const attempt = createAttempt({ commands, keys: keysOf(prefix), leases, settler, bodyMaxBytes, run, log, ...(onSettled && { onSettled }) })
+    const attempt = createAttempt({
+      commands,
+      keys: keysOf(prefix),
+      leases,
+      settler,
+      bodyMaxBytes,
+      run,
+      log,
+      ...(onSettled && { onSettled }),
+    })
     return { commands, markers, lanes, leases, sweep, attempt }
   }
 
-  async function serve (open: Parts): Promise<void> {
+  async function serve(open: Parts): Promise<void> {
     while (!stopping.signal.aborted) {
       if (under.size >= slots) {
         await slotFreed.promise
@@ -99,8 +126,11 @@ export function createDispatcher (deps: DispatcherDeps): Dispatcher {
     }
   }
 
-  /** Take one job of NAME, if there is one, and see it through.  BullMQ puts the marker back whenever it gave a job, so the next is not forgotten. */
-  async function take ({ lanes, markers, attempt }: Parts, name: string): Promise<void> {
+  /**
+   * Take one job of NAME, if there is one, and see it through. BullMQ puts the marker back whenever it gave a
+   * job, so the next is not forgotten.
+   */
+  async function take({ lanes, markers, attempt }: Parts, name: string): Promise<void> {
     try {
       const token = randomUUID()
       const lane = await lanes.get(name)
@@ -108,27 +138,37 @@ export function createDispatcher (deps: DispatcherDeps): Dispatcher {
       if (taken.kind !== 'none') return await attempt(lane, taken, token)
       if (taken.againAtMs !== undefined) markers.raise(name, taken.againAtMs)
     } catch (error) {
-      if (isRedisAway(error)) log.debug({ err: error, function: name }, 'a call was not taken or settled while Redis was away; the sweep finds it')
+      if (isRedisAway(error))
+        log.debug(
+          { err: error, function: name },
+          'a call was not taken or settled while Redis was away; the sweep finds it',
+        )
       else log.error({ err: error, function: name }, 'a call was not taken or settled')
     }
   }
 
   /** Abort what still runs and put its jobs back at the front of their queues. */
-  async function giveBack ({ leases }: Parts): Promise<void> {
+  async function giveBack({ leases }: Parts): Promise<void> {
     const left = [...leases.held]
     for (const lease of left) lease.abort(new Error('the worker is stopping'))
     await within(ABORT_WAIT_MS, [...under])
-    await within(ABORT_WAIT_MS, left.map(async ({ lane, jobId, token }) => {
-      try {
-        await lane.backend.moveJobFromActiveToWait(jobId, token)
-      } catch (error) {
-        log.warn({ err: error, function: lane.function, job: jobId }, 'a job was not given back; it comes back when its lease ends')
-      }
-    }))
+    await within(
+      ABORT_WAIT_MS,
+      left.map(async ({ lane, jobId, token }) => {
+        try {
+          await lane.backend.moveJobFromActiveToWait(jobId, token)
+        } catch (error) {
+          log.warn(
+            { err: error, function: lane.function, job: jobId },
+            'a job was not given back; it comes back when its lease ends',
+          )
+        }
+      }),
+    )
   }
 
   return {
-    async start () {
+    async start() {
       parts = open()
       parts.markers.watch(functions)
       parts.markers.start()
@@ -137,7 +177,7 @@ export function createDispatcher (deps: DispatcherDeps): Dispatcher {
       serving = serve(parts)
     },
 
-    async stop (timeoutMs) {
+    async stop(timeoutMs) {
       if (stopping.signal.aborted || parts === undefined) return
       stopping.abort()
       const { markers, leases, sweep, commands } = parts
@@ -153,19 +193,26 @@ export function createDispatcher (deps: DispatcherDeps): Dispatcher {
       commands.disconnect()
     },
 
-    watch (names) {
+    watch(names) {
       functions = names
       parts?.markers.watch(names)
       parts?.sweep.hurry()
     },
 
-    get running () { return parts?.leases.held.size ?? 0 },
+    get running() {
+      return parts?.leases.held.size ?? 0
+    },
   }
 }
 
 /** Resolves when all of WORK has settled, or after TIMEOUTMS. */
-async function within (timeoutMs: number, work: ReadonlyArray<Promise<unknown>>): Promise<void> {
+async function within(timeoutMs: number, work: ReadonlyArray<Promise<unknown>>): Promise<void> {
   let timer: NodeJS.Timeout | undefined
-  await Promise.race([Promise.allSettled(work), new Promise(resolve => { timer = setTimeout(resolve, timeoutMs) })])
+  await Promise.race([
+    Promise.allSettled(work),
+    new Promise((resolve) => {
+      timer = setTimeout(resolve, timeoutMs)
+    }),
+  ])
   clearTimeout(timer)
 }

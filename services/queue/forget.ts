@@ -10,23 +10,29 @@ import { ended, parseRecord, valuesOf } from './record.ts'
 
 const CHUNK_CALLS = 500
 
-interface OpenCall { readonly callId: string, readonly replyTo: string | undefined }
+interface OpenCall {
+  readonly callId: string
+  readonly replyTo: string | undefined
+}
 
 /** Remove QUEUE, its function's logs and its count.  Throws what REDIS throws; may be repeated after that. */
-export async function forgetFunction (redis: RedisClient, prefix: string, queue: Queue): Promise<void> {
+export async function forgetFunction(redis: RedisClient, prefix: string, queue: Queue): Promise<void> {
   const keys = keysOf(prefix)
   await queue.pause()
   const calls = await openCalls(redis, keys, queue.name)
   await queue.obliterate({ force: true })
-  for (let i = 0; i < calls.length; i += CHUNK_CALLS) await cancel(redis, keys, queue.name, calls.slice(i, i + CHUNK_CALLS))
+  for (let i = 0; i < calls.length; i += CHUNK_CALLS)
+    await cancel(redis, keys, queue.name, calls.slice(i, i + CHUNK_CALLS))
   valuesOf(await redis.pipeline().del(keys.logs(queue.name)).hdel(keys.counts, queue.name).exec())
 }
 
 /** The gateways' calls that wait or run. */
-async function openCalls (redis: RedisClient, keys: Keys, name: string): Promise<OpenCall[]> {
+async function openCalls(redis: RedisClient, keys: Keys, name: string): Promise<OpenCall[]> {
   const lists = await Promise.all([
-    redis.lrange(keys.queue(name, 'wait'), 0, -1), redis.lrange(keys.queue(name, 'active'), 0, -1),
-    redis.zrange(keys.queue(name, 'prioritized'), '0', '-1'), redis.zrange(keys.queue(name, 'delayed'), '0', '-1'),
+    redis.lrange(keys.queue(name, 'wait'), 0, -1),
+    redis.lrange(keys.queue(name, 'active'), 0, -1),
+    redis.zrange(keys.queue(name, 'prioritized'), '0', '-1'),
+    redis.zrange(keys.queue(name, 'delayed'), '0', '-1'),
   ])
   const callIds = lists.flat().filter(isCallId)
   const found: OpenCall[] = []
@@ -34,12 +40,18 @@ async function openCalls (redis: RedisClient, keys: Keys, name: string): Promise
     const chunk = callIds.slice(i, i + CHUNK_CALLS)
     const pipeline = redis.pipeline()
     for (const callId of chunk) pipeline.hget(keys.queue(name, callId), 'data')
-    for (const [j, data] of valuesOf(await pipeline.exec()).entries()) found.push({ callId: chunk[j]!, replyTo: replyToOf(data) })
+    for (const [j, data] of valuesOf(await pipeline.exec()).entries())
+      found.push({ callId: chunk[j]!, replyTo: replyToOf(data) })
   }
   return found
 }
 
-async function cancel (redis: RedisClient, keys: Keys, name: string, calls: readonly OpenCall[]): Promise<void> {
+async function cancel(
+  redis: RedisClient,
+  keys: Keys,
+  name: string,
+  calls: readonly OpenCall[],
+): Promise<void> {
   const texts = await redis.mget(calls.map(({ callId }) => keys.call(callId)))
   const pipeline = redis.pipeline()
   for (const [i, { callId, replyTo }] of calls.entries()) {
@@ -52,7 +64,7 @@ async function cancel (redis: RedisClient, keys: Keys, name: string, calls: read
   valuesOf(await pipeline.exec())
 }
 
-function replyToOf (data: unknown): string | undefined {
+function replyToOf(data: unknown): string | undefined {
   try {
     const value: unknown = typeof data === 'string' ? JSON.parse(data) : undefined
     if (typeof value !== 'object' || value === null || !('replyTo' in value)) return undefined

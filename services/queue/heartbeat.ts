@@ -24,7 +24,10 @@ export interface WorkerHeartbeat {
   readonly running: readonly RunningCall[]
 }
 
-export interface Heartbeat { start (): Promise<void>, stop (): Promise<void> }
+export interface Heartbeat {
+  start(): Promise<void>
+  stop(): Promise<void>
+}
 
 const RUNNING_MAX = 1_000
 const BEAT_MS = 3_000
@@ -32,50 +35,85 @@ const LIFE_MS = 10_000
 const STOP_WAIT_MS = 1_000
 const WORKERS_MAX = 10_000
 
-/** Says what `read` returns every BEAT_MS and at once at start, under a key that lives LIFE_MS; takes it back at stop. */
-export function createHeartbeat ({ redis, prefix, read, log }: { redis: RedisClient, prefix: string, read: () => WorkerHeartbeat, log: Log }): Heartbeat {
+/**
+ * Says what `read` returns every BEAT_MS and at once at start, under a key that lives LIFE_MS; takes it back
+ * at stop.
+ */
+export function createHeartbeat({
+  redis,
+  prefix,
+  read,
+  log,
+}: {
+  redis: RedisClient
+  prefix: string
+  read: () => WorkerHeartbeat
+  log: Log
+}): Heartbeat {
   const keys = keysOf(prefix)
   let timer: NodeJS.Timeout | undefined
   let beating: Promise<unknown> | undefined
 
-  function beat (): Promise<unknown> {
+  function beat(): Promise<unknown> {
     const now = read()
     const text = JSON.stringify({ ...now, running: now.running.slice(0, RUNNING_MAX) })
     // While Redis is away one beat waits; more would only pile up.
-    beating ??= redis.multi().set(keys.worker(now.name), text, 'PX', LIFE_MS).zadd(keys.workers, Date.now(), now.name).exec()
+    beating ??= redis
+      .multi()
+      .set(keys.worker(now.name), text, 'PX', LIFE_MS)
+      .zadd(keys.workers, Date.now(), now.name)
+      .exec()
       .catch((error: unknown) => log.debug({ err: error }, 'the heartbeat did not reach Redis'))
-      .finally(() => { beating = undefined })
+      .finally(() => {
+        beating = undefined
+      })
     return beating
   }
 
   return {
-    async start () {
-      timer = setInterval(() => { void beat() }, BEAT_MS)
+    async start() {
+      timer = setInterval(() => {
+        void beat()
+      }, BEAT_MS)
       void beat()
     },
-    async stop () {
+    async stop() {
       if (timer === undefined) return
       clearInterval(timer)
       timer = undefined
       if (redis.status !== 'ready') return
       const { name } = read()
-      const gone = redis.multi().del(keys.worker(name)).zrem(keys.workers, name).exec()
-        .catch((error: unknown) => log.debug({ err: error }, 'the heartbeat could not be taken back; it ends by itself'))
+      const gone = redis
+        .multi()
+        .del(keys.worker(name))
+        .zrem(keys.workers, name)
+        .exec()
+        .catch((error: unknown) =>
+          log.debug({ err: error }, 'the heartbeat could not be taken back; it ends by itself'),
+        )
       let limit: NodeJS.Timeout | undefined
-      await Promise.race([gone, new Promise(resolve => { limit = setTimeout(resolve, STOP_WAIT_MS) })])
+      await Promise.race([
+        gone,
+        new Promise((resolve) => {
+          limit = setTimeout(resolve, STOP_WAIT_MS)
+        }),
+      ])
       clearTimeout(limit)
     },
   }
 }
 
-function parseHeartbeat (text: string): WorkerHeartbeat | undefined {
+function parseHeartbeat(text: string): WorkerHeartbeat | undefined {
   const value: unknown = JSON.parse(text)
-  if (typeof value !== 'object' || value === null || !('name' in value) || !('running' in value)) return undefined
-  return typeof value.name === 'string' && Array.isArray(value.running) ? value as WorkerHeartbeat : undefined
+  if (typeof value !== 'object' || value === null || !('name' in value) || !('running' in value))
+    return undefined
+  return typeof value.name === 'string' && Array.isArray(value.running)
+    ? (value as WorkerHeartbeat)
+    : undefined
 }
 
 /** The workers that were alive LIFE_MS ago or later, by name.  Throws what REDIS throws. */
-export async function readHeartbeats (redis: RedisClient, prefix: string): Promise<WorkerHeartbeat[]> {
+export async function readHeartbeats(redis: RedisClient, prefix: string): Promise<WorkerHeartbeat[]> {
   const keys = keysOf(prefix)
   const oldest = Date.now() - 2 * LIFE_MS
   const [names] = await Promise.all([
@@ -84,5 +122,5 @@ export async function readHeartbeats (redis: RedisClient, prefix: string): Promi
   ])
   if (names.length === 0) return []
   const texts = await redis.mget(names.sort().map(keys.worker))
-  return texts.flatMap(text => text === null ? [] : parseHeartbeat(text) ?? [])
+  return texts.flatMap((text) => (text === null ? [] : (parseHeartbeat(text) ?? [])))
 }

@@ -8,13 +8,24 @@ import { keysOf } from './keys.ts'
 import { parseRecord, valuesOf } from './record.ts'
 
 /** How many jobs a function has in which state. */
-export interface Depth { readonly waiting: number, readonly active: number, readonly delayed: number, readonly failed: number }
+export interface Depth {
+  readonly waiting: number
+  readonly active: number
+  readonly delayed: number
+  readonly failed: number
+}
 
 const CHUNK_FUNCTIONS = 500
 const COMMANDS_PER_FUNCTION = 5
 
-/** The record with its result, or undefined when nothing is (or no longer) known.  Throws what REDIS throws. */
-export async function findCall (redis: RedisClient, prefix: string, callId: string): Promise<CallRecord | undefined> {
+/**
+ * The record with its result, or undefined when nothing is (or no longer) known.  Throws what REDIS throws.
+ */
+export async function findCall(
+  redis: RedisClient,
+  prefix: string,
+  callId: string,
+): Promise<CallRecord | undefined> {
   const keys = keysOf(prefix)
   const record = parseRecord(await redis.get(keys.call(callId)))
   if (record === undefined) return undefined
@@ -26,28 +37,47 @@ export async function findCall (redis: RedisClient, prefix: string, callId: stri
 }
 
 /** A job with a lock is in a worker's hands. */
-async function withState (redis: RedisClient, jobKey: string, record: CallRecord): Promise<CallRecord> {
-  const [locked, fields] = valuesOf(await redis.pipeline().exists(`${jobKey}:lock`).hmget(jobKey, 'processedOn', 'pb', 'ats').exec())
+async function withState(redis: RedisClient, jobKey: string, record: CallRecord): Promise<CallRecord> {
+  const [locked, fields] = valuesOf(
+    await redis.pipeline().exists(`${jobKey}:lock`).hmget(jobKey, 'processedOn', 'pb', 'ats').exec(),
+  )
   if (locked !== 1 || !Array.isArray(fields)) return record
   const [startedAtMs, worker, attempt] = fields
-  return { ...record, state: 'active', startedAtMs: Number(startedAtMs), attempt: Math.max(1, Number(attempt)), ...(worker !== null && { worker: String(worker) }) }
+  return {
+    ...record,
+    state: 'active',
+    startedAtMs: Number(startedAtMs),
+    attempt: Math.max(1, Number(attempt)),
+    ...(worker !== null && { worker: String(worker) }),
+  }
 }
 
 /** Jobs by state of each of FUNCTIONS.  Throws what REDIS throws. */
-export async function readDepths (redis: RedisClient, prefix: string, functions: readonly string[]): Promise<Map<string, Depth>> {
+export async function readDepths(
+  redis: RedisClient,
+  prefix: string,
+  functions: readonly string[],
+): Promise<Map<string, Depth>> {
   const keys = keysOf(prefix)
   const depths = new Map<string, Depth>()
   for (let i = 0; i < functions.length; i += CHUNK_FUNCTIONS) {
     const names = functions.slice(i, i + CHUNK_FUNCTIONS)
     const pipeline = redis.pipeline()
     for (const name of names) {
-      pipeline.llen(keys.queue(name, 'wait')).zcard(keys.queue(name, 'prioritized')).llen(keys.queue(name, 'active'))
-        .zcard(keys.queue(name, 'delayed')).zcard(keys.queue(name, 'failed'))
+      pipeline
+        .llen(keys.queue(name, 'wait'))
+        .zcard(keys.queue(name, 'prioritized'))
+        .llen(keys.queue(name, 'active'))
+        .zcard(keys.queue(name, 'delayed'))
+        .zcard(keys.queue(name, 'failed'))
     }
     const numbers = valuesOf(await pipeline.exec()).map(Number)
     for (const [j, name] of names.entries()) {
       const from = j * COMMANDS_PER_FUNCTION
-      const [waiting = 0, prioritized = 0, active = 0, delayed = 0, failed = 0] = numbers.slice(from, from + COMMANDS_PER_FUNCTION)
+      const [waiting = 0, prioritized = 0, active = 0, delayed = 0, failed = 0] = numbers.slice(
+        from,
+        from + COMMANDS_PER_FUNCTION,
+      )
       depths.set(name, { waiting: waiting + prioritized, active, delayed, failed })
     }
   }
@@ -55,7 +85,11 @@ export async function readDepths (redis: RedisClient, prefix: string, functions:
 }
 
 /** Finished calls of each of FUNCTIONS since it was first deployed.  Throws what REDIS throws. */
-export async function readCounts (redis: RedisClient, prefix: string, functions: readonly string[]): Promise<Map<string, number>> {
+export async function readCounts(
+  redis: RedisClient,
+  prefix: string,
+  functions: readonly string[],
+): Promise<Map<string, number>> {
   if (functions.length === 0) return new Map()
   const counts = await redis.hmget(keysOf(prefix).counts, ...functions)
   return new Map(functions.map((name, i) => [name, Number(counts[i] ?? 0)]))

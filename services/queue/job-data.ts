@@ -43,7 +43,9 @@ export interface Envelope {
   readonly bodyStored: boolean
 }
 
-export interface Call extends Envelope { readonly request: InvocationRequest }
+export interface Call extends Envelope {
+  readonly request: InvocationRequest
+}
 
 export interface GatewayJob {
   readonly data: Readonly<Record<string, unknown>>
@@ -52,27 +54,33 @@ export interface GatewayJob {
 }
 
 /** May TEXT name a call?  (BullMQ refuses ids that are integers.) */
-export function isCallId (text: string): boolean {
+export function isCallId(text: string): boolean {
   return CALL_ID.test(text) && !/^\d+$/.test(text)
 }
 
-export function isGatewayId (text: unknown): text is string {
+export function isGatewayId(text: unknown): text is string {
   return typeof text === 'string' && GATEWAY_ID.test(text)
 }
 
 /** The call id of a job that no gateway made. */
-export function callIdOfJob (name: string, jobId: string): string {
+export function callIdOfJob(name: string, jobId: string): string {
   return `${name}~${jobId.replace(/[^A-Za-z0-9_.-]/g, '_')}`.slice(0, CALL_ID_MAX)
 }
 
 /** BYTES as text where they are UTF-8, as base64 where not. */
-export function encodeBody (bytes: Uint8Array): { readonly body: string, readonly encoding: 'utf8' | 'base64' } {
+export function encodeBody(bytes: Uint8Array): {
+  readonly body: string
+  readonly encoding: 'utf8' | 'base64'
+} {
   const encoding = isUtf8(bytes) ? 'utf8' : 'base64'
   return { body: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString(encoding), encoding }
 }
 
 /** INVOCATION as the data of a job; a body over INLINE_MAX_BYTES stays outside. */
-export function encodeJob (invocation: Invocation, facts: { acceptedAtMs: number, replyTo?: string, expiresAtMs?: number }): GatewayJob {
+export function encodeJob(
+  invocation: Invocation,
+  facts: { acceptedAtMs: number; replyTo?: string; expiresAtMs?: number },
+): GatewayJob {
   const { body, ...request } = invocation.request
   const stored = body.byteLength > INLINE_MAX_BYTES
   const inline = stored ? undefined : encodeBody(body)
@@ -80,33 +88,43 @@ export function encodeJob (invocation: Invocation, facts: { acceptedAtMs: number
     v: LAYOUT,
     ...facts,
     ...request,
-    ...(inline === undefined ? { bodyStored: true } : inline.encoding === 'utf8' ? { body: inline.body } : { bodyBase64: inline.body }),
+    ...(inline === undefined
+      ? { bodyStored: true }
+      : inline.encoding === 'utf8'
+        ? { body: inline.body }
+        : { bodyBase64: inline.body }),
   }
   return stored ? { data, storedBody: body } : { data }
 }
 
-function parseHeaders (value: unknown, faults: Fault[]): Record<string, string> {
+function parseHeaders(value: unknown, faults: Fault[]): Record<string, string> {
   if (value === undefined) return {}
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     faults.push({ path: 'headers', problem: 'must be an object of texts' })
     return {}
   }
   const entries = Object.entries(value)
-  if (entries.length > HEADERS_MAX) faults.push({ path: 'headers', problem: `has more than ${HEADERS_MAX} items` })
+  if (entries.length > HEADERS_MAX)
+    faults.push({ path: 'headers', problem: `has more than ${HEADERS_MAX} items` })
   const headers: Array<[string, string]> = []
   for (const [written, text] of entries.slice(0, HEADERS_MAX)) {
     const name = written.toLowerCase()
-    if (name.length > HEADER_NAME_MAX || !HEADER_NAME.test(name)) faults.push({ path: 'headers', problem: 'has a name that is not a header name' })
+    if (name.length > HEADER_NAME_MAX || !HEADER_NAME.test(name))
+      faults.push({ path: 'headers', problem: 'has a name that is not a header name' })
     else if (typeof text !== 'string' || text.length > LINE_MAX_CHARS || HAS_NUL.test(text)) {
-      faults.push({ path: `headers.${name}`, problem: `must be a text of at most ${LINE_MAX_CHARS} characters without NUL` })
+      faults.push({
+        path: `headers.${name}`,
+        problem: `must be a text of at most ${LINE_MAX_CHARS} characters without NUL`,
+      })
     } else headers.push([name, text])
   }
   return Object.fromEntries(headers) // defines own properties, "__proto__" as well
 }
 
-function parseBody (data: Record<string, unknown>, bodyMaxBytes: number, faults: Fault[]): Uint8Array {
+function parseBody(data: Record<string, unknown>, bodyMaxBytes: number, faults: Fault[]): Uint8Array {
   const { body, bodyBase64 } = data
-  if (body !== undefined && bodyBase64 !== undefined) faults.push({ path: 'bodyBase64', problem: 'cannot be given beside body' })
+  if (body !== undefined && bodyBase64 !== undefined)
+    faults.push({ path: 'bodyBase64', problem: 'cannot be given beside body' })
   if (bodyBase64 !== undefined) {
     if (typeof bodyBase64 !== 'string' || !BASE64.test(bodyBase64)) {
       faults.push({ path: 'bodyBase64', problem: 'must be base64 text' })
@@ -119,22 +137,29 @@ function parseBody (data: Record<string, unknown>, bodyMaxBytes: number, faults:
   return checkSize(Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)), bodyMaxBytes)
 }
 
-function checkSize (body: Uint8Array, bodyMaxBytes: number): Uint8Array {
-  if (body.byteLength > bodyMaxBytes) throw new TooLarge(`the body has ${body.byteLength} bytes; the most is ${bodyMaxBytes}`)
+function checkSize(body: Uint8Array, bodyMaxBytes: number): Uint8Array {
+  if (body.byteLength > bodyMaxBytes)
+    throw new TooLarge(`the body has ${body.byteLength} bytes; the most is ${bodyMaxBytes}`)
   return body
 }
 
-function parseLine (data: Record<string, unknown>, field: 'path' | 'query', fallback: string, faults: Fault[]): string {
+function parseLine(
+  data: Record<string, unknown>,
+  field: 'path' | 'query',
+  fallback: string,
+  faults: Fault[],
+): string {
   const value = data[field] ?? fallback
   if (typeof value === 'string' && value.length <= LINE_MAX_CHARS && !HAS_NUL.test(value)) return value
   faults.push({ path: field, problem: `must be a text of at most ${LINE_MAX_CHARS} characters without NUL` })
   return fallback
 }
 
-function parseRequest (data: Record<string, unknown>, bodyMaxBytes: number): InvocationRequest {
+function parseRequest(data: Record<string, unknown>, bodyMaxBytes: number): InvocationRequest {
   const faults: Fault[] = []
   const method = data['method'] ?? 'POST'
-  if (typeof method !== 'string' || !METHOD.test(method)) faults.push({ path: 'method', problem: 'must be an HTTP method' })
+  if (typeof method !== 'string' || !METHOD.test(method))
+    faults.push({ path: 'method', problem: 'must be an HTTP method' })
   const path = parseLine(data, 'path', '/', faults)
   if (!path.startsWith('/')) faults.push({ path: 'path', problem: 'must begin with "/"' })
   const query = parseLine(data, 'query', '', faults).replace(/^\?/, '')
@@ -144,7 +169,7 @@ function parseRequest (data: Record<string, unknown>, bodyMaxBytes: number): Inv
   return { method: String(method).toUpperCase(), path, query, headers, body }
 }
 
-function parsePlain (job: RawJob, bodyMaxBytes: number): InvocationRequest {
+function parsePlain(job: RawJob, bodyMaxBytes: number): InvocationRequest {
   const isText = job.dataText.startsWith('"')
   const body = checkSize(Buffer.from(isText ? String(JSON.parse(job.dataText)) : job.dataText), bodyMaxBytes)
   const contentType = isText ? 'text/plain; charset=utf-8' : 'application/json'
@@ -152,21 +177,24 @@ function parsePlain (job: RawJob, bodyMaxBytes: number): InvocationRequest {
 }
 
 /** JOB as a call.  Throws InvalidRequest that lists every wrong field, or TooLarge. */
-export function parseJob (job: RawJob, bodyMaxBytes: number): Call {
+export function parseJob(job: RawJob, bodyMaxBytes: number): Call {
   if (job.name !== REQUEST_JOB) return { ...parseEnvelope(job), request: parsePlain(job, bodyMaxBytes) }
   const data = dataOf(job)
-  if (data === undefined) throw new InvalidRequest([{ path: '', problem: `the data of a "${REQUEST_JOB}" job must be an object` }])
+  if (data === undefined)
+    throw new InvalidRequest([{ path: '', problem: `the data of a "${REQUEST_JOB}" job must be an object` }])
   return { ...parseEnvelope(job, data), request: parseRequest(data, bodyMaxBytes) }
 }
 
 /** The fields of a request job's data; undefined when it is no object.  Throws SyntaxError. */
-function dataOf (job: RawJob): Record<string, unknown> | undefined {
+function dataOf(job: RawJob): Record<string, unknown> | undefined {
   const data: unknown = JSON.parse(job.dataText)
-  return typeof data === 'object' && data !== null && !Array.isArray(data) ? Object.fromEntries(Object.entries(data)) : undefined
+  return typeof data === 'object' && data !== null && !Array.isArray(data)
+    ? Object.fromEntries(Object.entries(data))
+    : undefined
 }
 
 /** Whose call JOB is and who waits for it, also when its request cannot be understood. */
-export function envelopeOf (job: RawJob): Envelope {
+export function envelopeOf(job: RawJob): Envelope {
   try {
     return parseEnvelope(job, job.name === REQUEST_JOB ? dataOf(job) : undefined)
   } catch {
@@ -174,19 +202,23 @@ export function envelopeOf (job: RawJob): Envelope {
   }
 }
 
-function parseEnvelope (job: RawJob, data?: Record<string, unknown>): Envelope {
-  if (data?.['v'] !== LAYOUT || !isCallId(job.id)) return { callId: callIdOfJob(job.function, job.id), acceptedAtMs: job.timestampMs, bodyStored: false }
+function parseEnvelope(job: RawJob, data?: Record<string, unknown>): Envelope {
+  if (data?.['v'] !== LAYOUT || !isCallId(job.id))
+    return { callId: callIdOfJob(job.function, job.id), acceptedAtMs: job.timestampMs, bodyStored: false }
   const { replyTo, acceptedAtMs, expiresAtMs, bodyStored } = data
   return {
     callId: job.id,
     ...(isGatewayId(replyTo) && { replyTo }),
-    acceptedAtMs: typeof acceptedAtMs === 'number' && acceptedAtMs >= 0 && Number.isFinite(acceptedAtMs) ? acceptedAtMs : job.timestampMs,
+    acceptedAtMs:
+      typeof acceptedAtMs === 'number' && acceptedAtMs >= 0 && Number.isFinite(acceptedAtMs)
+        ? acceptedAtMs
+        : job.timestampMs,
     ...(typeof expiresAtMs === 'number' && { expiresAtMs }),
     bodyStored: bodyStored === true,
   }
 }
 
 /** Did a gateway make this job?  Only its jobs keep their results outside the job. */
-export function isGatewayCall (call: Pick<Call, 'callId'>, jobId: string): boolean {
+export function isGatewayCall(call: Pick<Call, 'callId'>, jobId: string): boolean {
   return call.callId === jobId
 }

@@ -20,14 +20,14 @@ export interface Keys {
   readonly queue: (name: string, suffix: string) => string
 }
 
-export function keysOf (prefix: string): Keys {
+export function keysOf(prefix: string): Keys {
   return {
-    call: callId => `${prefix}:@call:${callId}`,
-    body: callId => `${prefix}:@body:${callId}`,
-    result: callId => `${prefix}:@result:${callId}`,
-    reply: gatewayId => `${prefix}:@reply:${gatewayId}`,
-    logs: name => `${prefix}:@logs:${name}`,
-    worker: workerName => `${prefix}:@worker:${workerName}`,
+    call: (callId) => `${prefix}:@call:${callId}`,
+    body: (callId) => `${prefix}:@body:${callId}`,
+    result: (callId) => `${prefix}:@result:${callId}`,
+    reply: (gatewayId) => `${prefix}:@reply:${gatewayId}`,
+    logs: (name) => `${prefix}:@logs:${name}`,
+    worker: (workerName) => `${prefix}:@worker:${workerName}`,
     workers: `${prefix}:@workers`,
     counts: `${prefix}:@counts`,
     queue: (name, suffix) => `${prefix}:${name}:${suffix}`,

@@ -18,40 +18,48 @@ export interface LeaseTimes {
 /** How often a job may be taken from a silent worker before it fails for good. */
 const STALLED_MAX = 3
 const LANES_MAX = 1_024
-/** Where a job that was just taken can stand in "active": the newest is first, others may have come in between. */
+/**
+ * Where a job that was just taken can stand in "active": the newest is first, others may have come in
+ * between.
+ */
 const RECENT_MAX = 256
 
 export type Taken =
   /** Nothing to do now; `againAtMs`: a delayed job or the end of a rate limit. */
-  | { readonly kind: 'none', readonly againAtMs?: number }
-  | { readonly kind: 'job', readonly job: Job, readonly dataText: string }
+  | { readonly kind: 'none'; readonly againAtMs?: number }
+  | { readonly kind: 'job'; readonly job: Job; readonly dataText: string }
   /** A job that cannot even be read, taken all the same so that it can be failed. */
-  | { readonly kind: 'unreadable', readonly job: Job, readonly problem: string }
+  | { readonly kind: 'unreadable'; readonly job: Job; readonly problem: string }
 
 export interface Lane {
   readonly function: string
   readonly backend: RedisQueueBackend
   /** Move the next job to active under TOKEN.  Throws what Redis throws. */
-  take (token: string): Promise<Taken>
+  take(token: string): Promise<Taken>
   /** Give jobs of silent workers back to the queue. */
-  recover (): Promise<readonly string[]>
+  recover(): Promise<readonly string[]>
 }
 
 export interface Lanes {
-  get (name: string): Promise<Lane>
+  get(name: string): Promise<Lane>
 }
 
 /** A shared BullMQ backend over CLIENT, made when first asked for and again when making it failed. */
-export function createBackendSource (client: RedisClient, options: { prefix: string, workerName?: string, times?: LeaseTimes }): () => Promise<RedisQueueBackend> {
+export function createBackendSource(
+  client: RedisClient,
+  options: { prefix: string; workerName?: string; times?: LeaseTimes },
+): () => Promise<RedisQueueBackend> {
   let making: Promise<RedisQueueBackend> | undefined
 
-  async function make (): Promise<RedisQueueBackend> {
+  async function make(): Promise<RedisQueueBackend> {
     const backend = createRedisBackend('shared', {
       connection: client,
       prefix: options.prefix,
       ...(options.workerName !== undefined && { name: options.workerName }),
       ...(options.times !== undefined && {
-        lockDuration: options.times.lockDurationMs, stalledInterval: options.times.stalledIntervalMs, maxStalledCount: STALLED_MAX,
+        lockDuration: options.times.lockDurationMs,
+        stalledInterval: options.times.stalledIntervalMs,
+        maxStalledCount: STALLED_MAX,
       }),
     } as Parameters<typeof createRedisBackend>[1])
     backend.on('error', () => undefined) // the connection's owner is told; without a listener it would be thrown
@@ -69,55 +77,77 @@ export function createBackendSource (client: RedisClient, options: { prefix: str
 }
 
 /** The backend of the queue NAME over the connection of SHARED. */
-function siblingBackend (shared: RedisQueueBackend, name: string): RedisQueueBackend {
+function siblingBackend(shared: RedisQueueBackend, name: string): RedisQueueBackend {
   const sibling = shared.forQueue(name)
-  if (!(sibling instanceof RedisQueueBackend)) throw new TypeError('BullMQ gave a backend that is not for Redis')
+  if (!(sibling instanceof RedisQueueBackend))
+    throw new TypeError('BullMQ gave a backend that is not for Redis')
   return sibling
 }
 
 /** A BullMQ queue for adding jobs to NAME; needs no close. */
-export function openQueue (shared: RedisQueueBackend, client: RedisClient, prefix: string, name: string): Queue {
-  return new Queue(name, { connection: client, prefix, skipMetasUpdate: true }, () => siblingBackend(shared, name))
+export function openQueue(
+  shared: RedisQueueBackend,
+  client: RedisClient,
+  prefix: string,
+  name: string,
+): Queue {
+  return new Queue(name, { connection: client, prefix, skipMetasUpdate: true }, () =>
+    siblingBackend(shared, name),
+  )
 }
 
 class FetchingWorker extends Worker {
   /** The job of RAW, after planning the next one if a scheduler made it. */
-  async open (raw: Parameters<Worker['nextJobFromJobData']>[0], jobId: string, token: string): Promise<Job | undefined> {
+  async open(
+    raw: Parameters<Worker['nextJobFromJobData']>[0],
+    jobId: string,
+    token: string,
+  ): Promise<Job | undefined> {
     return await this.nextJobFromJobData(raw, jobId, token)
   }
 }
 
-function createLane (shared: RedisQueueBackend, client: RedisClient, name: string, options: { prefix: string, workerName: string, times: LeaseTimes }): Lane {
+function createLane(
+  shared: RedisQueueBackend,
+  client: RedisClient,
+  name: string,
+  options: { prefix: string; workerName: string; times: LeaseTimes },
+): Lane {
   const backend = siblingBackend(shared, name)
-  const worker = new FetchingWorker(name, undefined, {
-    connection: client,
-    prefix: options.prefix,
-    name: options.workerName,
-    autorun: false,
-    lockDuration: options.times.lockDurationMs,
-    stalledInterval: options.times.stalledIntervalMs,
-    maxStalledCount: STALLED_MAX,
-  }, () => backend)
+  const worker = new FetchingWorker(
+    name,
+    undefined,
+    {
+      connection: client,
+      prefix: options.prefix,
+      name: options.workerName,
+      autorun: false,
+      lockDuration: options.times.lockDurationMs,
+      stalledInterval: options.times.stalledIntervalMs,
+      maxStalledCount: STALLED_MAX,
+    },
+    () => backend,
+  )
   worker.on('error', () => undefined) // the same errors reach take()
 
-  function unreadable (jobId: string, error: unknown, token: string): Taken {
+  function unreadable(jobId: string, error: unknown, token: string): Taken {
     const job = new Job(worker, 'unreadable', {}, {}, jobId)
     job.token = token
     return { kind: 'unreadable', job, problem: error instanceof Error ? error.message : String(error) }
   }
 
   /** BullMQ choked on a job after moving it: find it by the lock that carries our token. */
-  async function findByToken (token: string): Promise<string | undefined> {
+  async function findByToken(token: string): Promise<string | undefined> {
     const ids = await client.lrange(backend.keys['active'] ?? '', 0, RECENT_MAX - 1)
     if (ids.length === 0) return undefined
-    const tokens = await client.mget(ids.map(id => `${backend.toKey(id)}:lock`))
+    const tokens = await client.mget(ids.map((id) => `${backend.toKey(id)}:lock`))
     return ids[tokens.indexOf(token)]
   }
 
   return {
     function: name,
     backend,
-    async take (token) {
+    async take(token) {
       let answer: Awaited<ReturnType<RedisQueueBackend['moveToActive']>>
       try {
         answer = await backend.moveToActive(token, options.workerName)
@@ -144,14 +174,18 @@ function createLane (shared: RedisQueueBackend, client: RedisClient, name: strin
   }
 }
 
-export function createLanes (client: RedisClient, options: { prefix: string, workerName: string, times: LeaseTimes }): Lanes {
+export function createLanes(
+  client: RedisClient,
+  options: { prefix: string; workerName: string; times: LeaseTimes },
+): Lanes {
   const source = createBackendSource(client, options)
   const lanes = new Map<string, Lane>()
   return {
-    async get (name) {
+    async get(name) {
       const shared = await source()
       const lane = lanes.get(name) ?? createLane(shared, client, name, options)
-      // The order of the map is the order of use.  A lane that is forgotten while it runs a job lives on in that job.
+      // The order of the map is the order of use. A lane that is forgotten while it runs a job lives on in
+      // that job.
       lanes.delete(name)
       lanes.set(name, lane)
       if (lanes.size > LANES_MAX) lanes.delete(lanes.keys().next().value ?? '')

@@ -19,31 +19,47 @@ export interface Lease {
 }
 
 export interface Leases {
-  start (): void
-  stop (): void
-  hold (lane: Lane, jobId: string, token: string): Lease
-  release (lease: Lease): void
+  start(): void
+  stop(): void
+  hold(lane: Lane, jobId: string, token: string): Lease
+  release(lease: Lease): void
   readonly held: ReadonlySet<Lease>
 }
 
 const RENEWALS_PER_LIFE = 3
 
-export function createLeases ({ commands, lockDurationMs, log }: { commands: RedisClient, lockDurationMs: number, log: Log }): Leases {
+export function createLeases({
+  commands,
+  lockDurationMs,
+  log,
+}: {
+  commands: RedisClient
+  lockDurationMs: number
+  log: Log
+}): Leases {
   const held = new Set<Lease>()
   let timer: NodeJS.Timeout | undefined
   let renewing = false
 
-  async function renew (): Promise<void> {
-    const byFunction = Map.groupBy(held, lease => lease.lane.function)
+  async function renew(): Promise<void> {
+    const byFunction = Map.groupBy(held, (lease) => lease.lane.function)
     if (byFunction.size === 0) return
     const pipeline = commands.pipeline()
     for (const leases of byFunction.values()) {
       const { backend } = leases[0]!.lane
-      pipeline.eval(RENEW.lua, RENEW.keysCount, backend.toKey('active'), backend.toKey('stalled'),
-        backend.toKey(''), lockDurationMs, ...leases.flatMap(lease => [lease.jobId, lease.token]))
+      pipeline.eval(
+        RENEW.lua,
+        RENEW.keysCount,
+        backend.toKey('active'),
+        backend.toKey('stalled'),
+        backend.toKey(''),
+        lockDurationMs,
+        ...leases.flatMap((lease) => [lease.jobId, lease.token]),
+      )
     }
     const answers = valuesOf(await pipeline.exec())
-    // A call that was settled on the same connection just before has lost nothing: whoever waits for that answer releases its lease now.
+    // A call that was settled on the same connection just before has lost nothing: whoever waits for that
+    // answer releases its lease now.
     await nextTurn()
     for (const [i, leases] of [...byFunction.values()].entries()) {
       const lost = answers[i]
@@ -53,12 +69,15 @@ export function createLeases ({ commands, lockDurationMs, log }: { commands: Red
     }
   }
 
-  function lose (lease: Lease): void {
-    log.warn({ function: lease.lane.function, job: lease.jobId }, 'the lease of a running call is lost; the call is ended here')
+  function lose(lease: Lease): void {
+    log.warn(
+      { function: lease.lane.function, job: lease.jobId },
+      'the lease of a running call is lost; the call is ended here',
+    )
     lease.abort(new Error('the lease of this call is lost'))
   }
 
-  function tick (): void {
+  function tick(): void {
     if (renewing) return
     renewing = true
     // A dead connection must not outlive the leases that hang on it.
@@ -72,18 +91,28 @@ export function createLeases ({ commands, lockDurationMs, log }: { commands: Red
   }
 
   return {
-    start () { timer ??= setInterval(tick, lockDurationMs / RENEWALS_PER_LIFE) },
-    stop () {
+    start() {
+      timer ??= setInterval(tick, lockDurationMs / RENEWALS_PER_LIFE)
+    },
+    stop() {
       clearInterval(timer)
       timer = undefined
     },
-    hold (lane, jobId, token) {
+    hold(lane, jobId, token) {
       const controller = new AbortController()
-      const lease: Lease = { lane, jobId, token, signal: controller.signal, abort: reason => controller.abort(reason) }
+      const lease: Lease = {
+        lane,
+        jobId,
+        token,
+        signal: controller.signal,
+        abort: (reason) => controller.abort(reason),
+      }
       held.add(lease)
       return lease
     },
-    release (lease) { held.delete(lease) },
+    release(lease) {
+      held.delete(lease)
+    },
     held,
   }
 }

@@ -10,17 +10,17 @@ import { isRedisAway, openRedis, type RedisClient } from '../platform/redis.ts'
 import { keysOf } from './keys.ts'
 
 export interface Markers {
-  start (): void
-  stop (): Promise<void>
+  start(): void
+  stop(): Promise<void>
   /** Wait for work in exactly these functions from now on. */
-  watch (functions: readonly string[]): void
+  watch(functions: readonly string[]): void
   readonly watched: readonly string[]
   /** A function that may have work, or undefined after a while, a change, or a broken connection. */
-  next (): Promise<string | undefined>
+  next(): Promise<string | undefined>
   /** Let everybody know, now or at a time that is near, that a function may have work. */
-  raise (name: string, atMs?: number): void
+  raise(name: string, atMs?: number): void
   /** Make the `next` that is waiting return. */
-  wake (): void
+  wake(): void
 }
 
 const BLOCK_S = 5
@@ -44,10 +44,17 @@ export interface MarkersDeps {
   readonly log: Log
 }
 
-export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady, log }: MarkersDeps): Markers {
+export function createMarkers({
+  redisUrl,
+  prefix,
+  workerName,
+  commands,
+  onReady,
+  log,
+}: MarkersDeps): Markers {
   const keys = keysOf(prefix)
   const wakeKey = `${prefix}:@wake:${workerName}:${randomUUID()}`
-  const timers = new Map<string, { atMs: number, timer: NodeJS.Timeout }>()
+  const timers = new Map<string, { atMs: number; timer: NodeJS.Timeout }>()
   let blocked: RedisClient | undefined
   let functions: readonly string[] = []
   let markerKeys: readonly string[] = []
@@ -55,19 +62,30 @@ export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady
   /** Where the next wait begins: behind the function that was served last, so that none starves. */
   let first = 0
 
-  function putBack (name: string): void {
+  function putBack(name: string): void {
     const key = keys.queue(name, 'marker')
     if (!byKey.has(key)) return // it was removed meanwhile; a worker that still has it sweeps
-    commands.zadd(key, 0, WORK_NOW).catch((error: unknown) => log.debug({ err: error, function: name }, 'a marker was not put back; the sweep will'))
+    commands
+      .zadd(key, 0, WORK_NOW)
+      .catch((error: unknown) =>
+        log.debug({ err: error, function: name }, 'a marker was not put back; the sweep will'),
+      )
   }
 
-  /** For others that may still serve what KEY is of; with an end, for whatever was removed for good leaves nothing. */
-  function lend (key: string, member: string, score: string): void {
-    commands.multi().zadd(key, score, member).pexpire(key, LENT_LIFE_MS).exec()
+  /**
+   * For others that may still serve what KEY is of; with an end, for whatever was removed for good leaves
+   * nothing.
+   */
+  function lend(key: string, member: string, score: string): void {
+    commands
+      .multi()
+      .zadd(key, score, member)
+      .pexpire(key, LENT_LIFE_MS)
+      .exec()
       .catch((error: unknown) => log.debug({ err: error, key }, 'a marker was not put back; the sweep will'))
   }
 
-  function raise (name: string, atMs = 0): void {
+  function raise(name: string, atMs = 0): void {
     const waitMs = atMs - Date.now()
     if (waitMs <= 0) return putBack(name)
     const known = timers.get(name)
@@ -80,14 +98,20 @@ export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady
     timers.set(name, { atMs, timer })
   }
 
-  function wake (): void {
+  function wake(): void {
     if (blocked === undefined || commands.status !== 'ready') return
-    commands.multi().zadd(wakeKey, 0, WORK_NOW).pexpire(wakeKey, WAKE_LIFE_MS).exec()
-      .catch((error: unknown) => log.debug({ err: error }, 'the blocked connection was not woken; it wakes by itself'))
+    commands
+      .multi()
+      .zadd(wakeKey, 0, WORK_NOW)
+      .pexpire(wakeKey, WAKE_LIFE_MS)
+      .exec()
+      .catch((error: unknown) =>
+        log.debug({ err: error }, 'the blocked connection was not woken; it wakes by itself'),
+      )
   }
 
   /** Resolves when CLIENT is ready (again, if the connection was the trouble), or after RECONNECT_WAIT_MS. */
-  async function pause (client: RedisClient, untilReady: boolean): Promise<void> {
+  async function pause(client: RedisClient, untilReady: boolean): Promise<void> {
     if (untilReady && client.status === 'ready') return
     const { promise, resolve } = Promise.withResolvers<void>()
     const timer = setTimeout(resolve, RECONNECT_WAIT_MS)
@@ -97,13 +121,18 @@ export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady
     client.off('ready', resolve)
   }
 
-  async function pop (client: RedisClient): Promise<[string, string, string] | null> {
+  async function pop(client: RedisClient): Promise<[string, string, string] | null> {
     const watchdog = setTimeout(() => {
       log.warn('the connection that waits for work does not answer; it is made anew')
       client.disconnect(true)
     }, WATCHDOG_MS)
     try {
-      return await client.bzpopmin(wakeKey, ...markerKeys.slice(first), ...markerKeys.slice(0, first), BLOCK_S)
+      return await client.bzpopmin(
+        wakeKey,
+        ...markerKeys.slice(first),
+        ...markerKeys.slice(0, first),
+        BLOCK_S,
+      )
     } catch (error) {
       if (isRedisAway(error)) log.debug({ err: error }, 'waiting for work was interrupted')
       else log.error({ err: error }, 'Redis refuses to wait for work')
@@ -115,21 +144,25 @@ export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady
   }
 
   return {
-    start () {
-      blocked = openRedis(redisUrl, { temper: 'patient', name: `wherry-worker-${workerName}-markers`, onError: error => log.warn({ err: error }, 'Redis is away; waiting for it') })
+    start() {
+      blocked = openRedis(redisUrl, {
+        temper: 'patient',
+        name: `wherry-worker-${workerName}-markers`,
+        onError: (error) => log.warn({ err: error }, 'Redis is away; waiting for it'),
+      })
       blocked.on('ready', onReady)
     },
 
-    async stop () {
+    async stop() {
       for (const { timer } of timers.values()) clearTimeout(timer)
       timers.clear()
       blocked?.disconnect()
       blocked = undefined
     },
 
-    watch (names) {
+    watch(names) {
       functions = [...new Set(names)]
-      markerKeys = functions.map(name => keys.queue(name, 'marker'))
+      markerKeys = functions.map((name) => keys.queue(name, 'marker'))
       byKey = new Map(functions.map((name, i) => [markerKeys[i]!, name]))
       first = 0
       for (const [name, { timer }] of timers) {
@@ -140,9 +173,11 @@ export function createMarkers ({ redisUrl, prefix, workerName, commands, onReady
       wake()
     },
 
-    get watched () { return functions },
+    get watched() {
+      return functions
+    },
 
-    async next () {
+    async next() {
       if (blocked === undefined) return undefined
       const popped = await pop(blocked)
       if (popped === null) return undefined

@@ -12,17 +12,20 @@ export type Answer = StoredRecord | 'late' | 'aborted' | 'stopped'
 
 export interface Expected {
   /** Wait for the record, at most WAITMS and until SIGNAL aborts; may be called again. */
-  wait (waitMs: number, signal?: AbortSignal): Promise<Answer>
-  end (): void
+  wait(waitMs: number, signal?: AbortSignal): Promise<Answer>
+  end(): void
 }
 
 export interface Replies {
-  start (): void
-  stop (): void
-  /** Listen for CALLID from now on.  Throws Conflict when somebody here does already, Overloaded when too many wait. */
-  expect (callId: string): Expected
+  start(): void
+  stop(): void
+  /**
+   * Listen for CALLID from now on. Throws Conflict when somebody here does already, Overloaded when too many
+   * wait.
+   */
+  expect(callId: string): Expected
   /** A record that came another way. */
-  deliver (record: StoredRecord): void
+  deliver(record: StoredRecord): void
   readonly expected: Iterable<string>
 }
 
@@ -36,17 +39,21 @@ export interface RepliesDeps {
   readonly log: Log
 }
 
-export function createReplies ({ redisUrl, channel, onListening, log }: RepliesDeps): Replies {
+export function createReplies({ redisUrl, channel, onListening, log }: RepliesDeps): Replies {
   const waiting = new Map<string, PromiseWithResolvers<StoredRecord | 'stopped'>>()
   let subscriber: RedisClient | undefined
 
-  function deliver (record: StoredRecord): void {
+  function deliver(record: StoredRecord): void {
     if (record.state === 'finished') waiting.get(record.callId)?.resolve(record)
   }
 
   return {
-    start () {
-      const listening = openRedis(redisUrl, { temper: 'patient', name: 'wherry-gateway-replies', onError: error => log.warn({ err: error }, 'Redis is away; replies wait') })
+    start() {
+      const listening = openRedis(redisUrl, {
+        temper: 'patient',
+        name: 'wherry-gateway-replies',
+        onError: (error) => log.warn({ err: error }, 'Redis is away; replies wait'),
+      })
       subscriber = listening
       listening.on('message', (_channel: string, text: string) => {
         const record = parseRecord(text)
@@ -54,23 +61,28 @@ export function createReplies ({ redisUrl, channel, onListening, log }: RepliesD
         else deliver(record)
       })
       listening.on('ready', () => {
-        listening.subscribe(channel).then(onListening, (error: unknown) => log.debug({ err: error }, 'the reply channel is not listened to yet'))
+        listening
+          .subscribe(channel)
+          .then(onListening, (error: unknown) =>
+            log.debug({ err: error }, 'the reply channel is not listened to yet'),
+          )
       })
     },
 
-    stop () {
+    stop() {
       subscriber?.disconnect()
       subscriber = undefined
       for (const { resolve } of waiting.values()) resolve('stopped')
     },
 
-    expect (callId) {
-      if (waiting.size >= EXPECTED_MAX) throw new Overloaded(`${EXPECTED_MAX} calls are waiting here already; try again later`, 'ERR_NO_SLOT')
+    expect(callId) {
+      if (waiting.size >= EXPECTED_MAX)
+        throw new Overloaded(`${EXPECTED_MAX} calls are waiting here already; try again later`, 'ERR_NO_SLOT')
       if (waiting.has(callId)) throw new Conflict(`there is a call "${callId}" already`, 'ERR_CALL_EXISTS')
       const reply = Promise.withResolvers<StoredRecord | 'stopped'>()
       waiting.set(callId, reply)
       return {
-        async wait (waitMs, signal) {
+        async wait(waitMs, signal) {
           const other = Promise.withResolvers<'late' | 'aborted'>()
           const timer = setTimeout(other.resolve, waitMs, 'late')
           const abort = (): void => other.resolve('aborted')
@@ -81,11 +93,15 @@ export function createReplies ({ redisUrl, channel, onListening, log }: RepliesD
           signal?.removeEventListener('abort', abort)
           return answer
         },
-        end () { waiting.delete(callId) },
+        end() {
+          waiting.delete(callId)
+        },
       }
     },
 
     deliver,
-    get expected () { return waiting.keys() },
+    get expected() {
+      return waiting.keys()
+    },
   }
 }

@@ -31,12 +31,11 @@ return 'claimed'
 } as const
 
 /**
- * settle: write what a call's waiting parties read, if the attempt still owns its job.
- * KEYS lock, active, record, result, counts, logs, wait, prioritized, marker, body
- * ARGV jobId, token, lock ms, record text, record ms, result bytes, reply channel, counted function, log text, callId, log length, body ms
- * Empty texts leave their part out.  Also puts the marker back when calls wait: BullMQ's move to "finished" does not
- * for a queue that was at its global concurrency.
- * Returns 1, or 0 when the job is somebody else's or gone.
+ * settle: write what a call's waiting parties read, if the attempt still owns its job. KEYS lock, active,
+ * record, result, counts, logs, wait, prioritized, marker, body ARGV jobId, token, lock ms, record text,
+ * record ms, result bytes, reply channel, counted function, log text, callId, log length, body ms Empty texts
+ * leave their part out. Also puts the marker back when calls wait: BullMQ's move to "finished" does not for a
+ * queue that was at its global concurrency. Returns 1, or 0 when the job is somebody else's or gone.
  */
 export const SETTLE = {
   keysCount: 10,

@@ -35,7 +35,7 @@ export interface Attempt {
 
 export interface Settler {
   /** Resolves with the record that was written, or undefined when the job was no longer ours. */
-  settle (attempt: Attempt, ending: Ending): Promise<CallRecord | undefined>
+  settle(attempt: Attempt, ending: Ending): Promise<CallRecord | undefined>
 }
 
 export interface SettlerDeps {
@@ -62,21 +62,35 @@ interface Written {
   readonly storedResult: Uint8Array
 }
 
-export function createSettler ({ commands, prefix, workerName, lockDurationMs, closing, log }: SettlerDeps): Settler {
+export function createSettler({
+  commands,
+  prefix,
+  workerName,
+  lockDurationMs,
+  closing,
+  log,
+}: SettlerDeps): Settler {
   const keys = keysOf(prefix)
   const client: IRedisClient = createIORedisClient(commands)
 
-  function phasesOf (attempt: Attempt, completion: Completion | undefined): Phases {
+  function phasesOf(attempt: Attempt, completion: Completion | undefined): Phases {
     const none = { pull: 0, create: 0, init: 0, run: 0 }
     const { pull, create, init, run } = completion?.phases ?? none
     return {
       queue: round(attempt.startedAtMs - attempt.call.acceptedAtMs - (attempt.job.opts.delay ?? 0)),
-      pull: round(pull), create: round(create), init: round(init), run: round(run),
+      pull: round(pull),
+      create: round(create),
+      init: round(init),
+      run: round(run),
       settle: completion === undefined ? 0 : round(performance.now() - completion.endedAt),
     }
   }
 
-  function write (attempt: Attempt, { outcome, message, completion }: Ending, state: 'queued' | 'finished'): Written {
+  function write(
+    attempt: Attempt,
+    { outcome, message, completion }: Ending,
+    state: 'queued' | 'finished',
+  ): Written {
     const { job, call } = attempt
     const encoded = encodeBody(completion?.body ?? NO_BYTES)
     const stored = (completion?.body.byteLength ?? 0) > INLINE_MAX_BYTES
@@ -90,7 +104,9 @@ export function createSettler ({ commands, prefix, workerName, lockDurationMs, c
       finishedAtMs: Date.now(),
       outcome,
       status: OUTCOME_RULES[outcome].httpStatus,
-      ...(outcome !== 'ok' && { message: (message ?? OUTCOME_RULES[outcome].about).slice(0, MESSAGE_MAX_CHARS) }),
+      ...(outcome !== 'ok' && {
+        message: (message ?? OUTCOME_RULES[outcome].about).slice(0, MESSAGE_MAX_CHARS),
+      }),
       worker: workerName,
       phases: phasesOf(attempt, completion),
       ...(completion && {
@@ -105,76 +121,122 @@ export function createSettler ({ commands, prefix, workerName, lockDurationMs, c
       }),
     }
     const text = stored ? { ...record, result: { ...record.result, body: '' }, resultStored: true } : record
-    return { record, recordText: JSON.stringify(text), storedResult: stored ? completion?.body ?? NO_BYTES : NO_BYTES }
+    return {
+      record,
+      recordText: JSON.stringify(text),
+      storedResult: stored ? (completion?.body ?? NO_BYTES) : NO_BYTES,
+    }
   }
 
-  function settleArgs ({ job, lease, call }: Attempt, { record, recordText, storedResult }: Written): Array<string | number | Uint8Array> {
+  function settleArgs(
+    { job, lease, call }: Attempt,
+    { record, recordText, storedResult }: Written,
+  ): Array<string | number | Uint8Array> {
     const final = record.state === 'finished'
     const { backend } = lease.lane
     return [
-      SETTLE.lua, SETTLE.keysCount,
-      `${backend.toKey(lease.jobId)}:lock`, backend.toKey('active'), keys.call(call.callId), keys.result(call.callId),
-      keys.counts, keys.logs(job.queueName), backend.toKey('wait'), backend.toKey('prioritized'), backend.toKey('marker'), keys.body(call.callId),
-      lease.jobId, lease.token, lockDurationMs, recordText, final ? FINISHED_TTL_MS : WAITING_TTL_MS,
+      SETTLE.lua,
+      SETTLE.keysCount,
+      `${backend.toKey(lease.jobId)}:lock`,
+      backend.toKey('active'),
+      keys.call(call.callId),
+      keys.result(call.callId),
+      keys.counts,
+      keys.logs(job.queueName),
+      backend.toKey('wait'),
+      backend.toKey('prioritized'),
+      backend.toKey('marker'),
+      keys.body(call.callId),
+      lease.jobId,
+      lease.token,
+      lockDurationMs,
+      recordText,
+      final ? FINISHED_TTL_MS : WAITING_TTL_MS,
       Buffer.from(storedResult.buffer, storedResult.byteOffset, storedResult.byteLength),
-      final && call.replyTo !== undefined ? keys.reply(call.replyTo) : '', final ? job.queueName : '',
-      (record.log ?? '').slice(-LOG_ENTRY_MAX_CHARS), call.callId, LOG_ENTRIES_MAX,
+      final && call.replyTo !== undefined ? keys.reply(call.replyTo) : '',
+      final ? job.queueName : '',
+      (record.log ?? '').slice(-LOG_ENTRY_MAX_CHARS),
+      call.callId,
+      LOG_ENTRIES_MAX,
       // A call that did not end well may be tried again by hand as long as its record is there.
-      final && call.bodyStored ? record.outcome === 'ok' ? 0 : FINISHED_TTL_MS : '',
+      final && call.bodyStored ? (record.outcome === 'ok' ? 0 : FINISHED_TTL_MS) : '',
     ]
   }
 
   /** What a producer reads as the job's return value. */
-  function returnValue ({ call, job }: Attempt, { record, storedResult }: Written): string {
+  function returnValue({ call, job }: Attempt, { record, storedResult }: Written): string {
     const { outcome, status, callId, phases } = record
     const head = { outcome, status, contentType: record.result?.contentType ?? '' }
     // Where the result is kept for the gateway it is not kept twice.
-    if (storedResult.byteLength > 0 && isGatewayCall(call, job.id ?? '')) return JSON.stringify({ ...head, bodyStored: true, callId, phases })
-    return JSON.stringify({ ...head, body: record.result?.body ?? '', encoding: record.result?.encoding ?? 'utf8', callId, phases })
+    if (storedResult.byteLength > 0 && isGatewayCall(call, job.id ?? ''))
+      return JSON.stringify({ ...head, bodyStored: true, callId, phases })
+    return JSON.stringify({
+      ...head,
+      body: record.result?.body ?? '',
+      encoding: record.result?.encoding ?? 'utf8',
+      callId,
+      phases,
+    })
   }
 
-  function moveArgs (attempt: Attempt, written: Written): unknown[] {
+  function moveArgs(attempt: Attempt, written: Written): unknown[] {
     const { job, lease } = attempt
     const { backend } = lease.lane
     if (written.record.outcome === 'ok') {
-      return backend.moveToCompletedArgs(job, returnValue(attempt, written), job.opts.removeOnComplete as boolean, lease.token, false)
+      return backend.moveToCompletedArgs(
+        job,
+        returnValue(attempt, written),
+        job.opts.removeOnComplete as boolean,
+        lease.token,
+        false,
+      )
     }
     const failedReason = reasonOf(written.record)
-    return backend.moveToFailedArgs(job, failedReason, job.opts.removeOnFail as boolean, lease.token, false,
-      { failedReason, stacktrace: JSON.stringify(job.stacktrace ?? []) })
+    return backend.moveToFailedArgs(job, failedReason, job.opts.removeOnFail as boolean, lease.token, false, {
+      failedReason,
+      stacktrace: JSON.stringify(job.stacktrace ?? []),
+    })
   }
 
   /** One transaction; true when this attempt's end is the one that counts. */
-  async function finish (attempt: Attempt, written: Written): Promise<boolean> {
+  async function finish(attempt: Attempt, written: Written): Promise<boolean> {
     const multi = client.multi()
     multi.runCommand('eval', settleArgs(attempt, written))
     attempt.lease.lane.backend.execCommand(multi, 'moveToFinished', moveArgs(attempt, written))
     const [settled, moved] = valuesOf(await multi.exec())
     if (settled === 1) {
-      if (moved !== 0) log.error({ job: attempt.lease.jobId, function: attempt.job.queueName, code: moved }, 'BullMQ refused the end of a job that was ours')
+      if (moved !== 0)
+        log.error(
+          { job: attempt.lease.jobId, function: attempt.job.queueName, code: moved },
+          'BullMQ refused the end of a job that was ours',
+        )
       return true
     }
     // Lost, or this is a second try and the first had reached Redis before its answer was lost.
-    return await commands.get(keys.call(attempt.call.callId)) === written.recordText
+    return (await commands.get(keys.call(attempt.call.callId))) === written.recordText
   }
 
   /** Hand the job to BullMQ's retry; `refused` when its backoff cannot be understood. */
-  async function tryAgain (attempt: Attempt, written: Written): Promise<'done' | 'lost' | 'refused'> {
+  async function tryAgain(attempt: Attempt, written: Written): Promise<'done' | 'lost' | 'refused'> {
     const settled = await client.runCommand('eval', settleArgs(attempt, written))
-    if (settled !== 1) return await commands.get(keys.call(attempt.call.callId)) === written.recordText ? 'done' : 'lost'
+    if (settled !== 1)
+      return (await commands.get(keys.call(attempt.call.callId))) === written.recordText ? 'done' : 'lost'
     try {
       await attempt.job.moveToFailed(new Error(reasonOf(written.record)), attempt.lease.token)
     } catch (error) {
       if (isRedisAway(error)) throw error
       if (error instanceof Error && 'code' in error) return 'lost' // between the two steps: BullMQ's own fence
-      log.warn({ err: error, job: attempt.lease.jobId, function: attempt.job.queueName }, 'the backoff of a job is not understood; it is not tried again')
+      log.warn(
+        { err: error, job: attempt.lease.jobId, function: attempt.job.queueName },
+        'the backoff of a job is not understood; it is not tried again',
+      )
       return 'refused'
     }
     return 'done'
   }
 
   /** STEP again until Redis has answered it. */
-  async function insist<T> (step: () => Promise<T>): Promise<T> {
+  async function insist<T>(step: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
         return await step()
@@ -186,21 +248,26 @@ export function createSettler ({ commands, prefix, workerName, lockDurationMs, c
   }
 
   return {
-    async settle (attempt, ending) {
+    async settle(attempt, ending) {
       const { job } = attempt
       const attemptsLeft = job.attemptsMade + 1 < (job.opts.attempts ?? 1)
-      if (ending.outcome !== 'ok' && attemptsLeft && OUTCOME_RULES[ending.outcome].retryable && ending.hopeless !== true) {
+      if (
+        ending.outcome !== 'ok' &&
+        attemptsLeft &&
+        OUTCOME_RULES[ending.outcome].retryable &&
+        ending.hopeless !== true
+      ) {
         const written = write(attempt, ending, 'queued')
         const tried = await insist(() => tryAgain(attempt, written))
         if (tried !== 'refused') return tried === 'done' ? written.record : undefined
       }
       const written = write(attempt, ending, 'finished')
-      return await insist(() => finish(attempt, written)) ? written.record : undefined
+      return (await insist(() => finish(attempt, written))) ? written.record : undefined
     },
   }
 }
 
 /** The first word is the outcome: producers match on it. */
-function reasonOf (record: CallRecord): string {
+function reasonOf(record: CallRecord): string {
   return `${record.outcome}: ${record.message}`
 }

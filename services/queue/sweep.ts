@@ -11,10 +11,10 @@ import { TIMER_MAX_MS, type Markers } from './markers.ts'
 import { valuesOf } from './record.ts'
 
 export interface Sweep {
-  start (): void
-  stop (): void
+  start(): void
+  stop(): void
   /** Sweep soon, out of turn. */
-  hurry (): void
+  hurry(): void
 }
 
 const CHUNK_FUNCTIONS = 500
@@ -33,23 +33,24 @@ export interface SweepDeps {
   readonly log: Log
 }
 
-export function createSweep ({ commands, prefix, markers, lanes, intervalMs, log }: SweepDeps): Sweep {
+export function createSweep({ commands, prefix, markers, lanes, intervalMs, log }: SweepDeps): Sweep {
   const keys = keysOf(prefix)
   let timer: NodeJS.Timeout | undefined
   let sweeping = false
   let stopped = true
 
-  function schedule (delayMs: number): void {
+  function schedule(delayMs: number): void {
     clearTimeout(timer)
     if (!stopped) timer = setTimeout(run, delayMs)
   }
 
-  function run (): void {
+  function run(): void {
     if (sweeping) return schedule(intervalMs)
     sweeping = true
     sweep()
       .catch((error: unknown) => {
-        if (isRedisAway(error)) log.debug({ err: error }, 'the queues could not be swept; the next try is soon')
+        if (isRedisAway(error))
+          log.debug({ err: error }, 'the queues could not be swept; the next try is soon')
         else log.error({ err: error }, 'the queues could not be swept; the next try is soon')
       })
       .finally(() => {
@@ -58,7 +59,7 @@ export function createSweep ({ commands, prefix, markers, lanes, intervalMs, log
       })
   }
 
-  async function sweep (): Promise<void> {
+  async function sweep(): Promise<void> {
     const names = markers.watched
     for (let i = 0; i < names.length; i += CHUNK_FUNCTIONS) {
       if (stopped) return
@@ -66,35 +67,49 @@ export function createSweep ({ commands, prefix, markers, lanes, intervalMs, log
     }
   }
 
-  async function sweepChunk (names: readonly string[]): Promise<void> {
+  async function sweepChunk(names: readonly string[]): Promise<void> {
     const pipeline = commands.pipeline()
     for (const name of names) {
-      pipeline.llen(keys.queue(name, 'wait')).zcard(keys.queue(name, 'prioritized')).zrangebyscore(keys.queue(name, 'delayed'), '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-        .llen(keys.queue(name, 'active')).exists(keys.queue(name, 'marker'))
+      pipeline
+        .llen(keys.queue(name, 'wait'))
+        .zcard(keys.queue(name, 'prioritized'))
+        .zrangebyscore(keys.queue(name, 'delayed'), '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+        .llen(keys.queue(name, 'active'))
+        .exists(keys.queue(name, 'marker'))
     }
     const answers = valuesOf(await pipeline.exec())
     for (const [i, name] of names.entries()) {
-      const [waiting, prioritized, delayed, active, marked] = answers.slice(i * COMMANDS_PER_FUNCTION, (i + 1) * COMMANDS_PER_FUNCTION)
+      const [waiting, prioritized, delayed, active, marked] = answers.slice(
+        i * COMMANDS_PER_FUNCTION,
+        (i + 1) * COMMANDS_PER_FUNCTION,
+      )
       if (active !== 0) await recover(name)
       if (marked !== 0) continue
-      const dueAtMs = Array.isArray(delayed) && delayed.length > 1 ? Math.floor(Number(delayed[1]) / DELAYED_SCORE_UNIT) : Infinity
+      const dueAtMs =
+        Array.isArray(delayed) && delayed.length > 1
+          ? Math.floor(Number(delayed[1]) / DELAYED_SCORE_UNIT)
+          : Infinity
       if (waiting !== 0 || prioritized !== 0) markers.raise(name)
       else if (dueAtMs < Date.now() + TIMER_MAX_MS) markers.raise(name, dueAtMs)
     }
   }
 
-  async function recover (name: string): Promise<void> {
+  async function recover(name: string): Promise<void> {
     const lane = await lanes.get(name)
     const jobIds = await lane.recover() // BullMQ does nothing when somebody did it within the interval
-    if (jobIds.length > 0) log.warn({ function: name, jobs: jobIds.slice(0, 10), count: jobIds.length }, 'jobs of a silent worker were given back to their queue')
+    if (jobIds.length > 0)
+      log.warn(
+        { function: name, jobs: jobIds.slice(0, 10), count: jobIds.length },
+        'jobs of a silent worker were given back to their queue',
+      )
   }
 
   return {
-    start () {
+    start() {
       stopped = false
       schedule(intervalMs * Math.random())
     },
-    stop () {
+    stop() {
       stopped = true
       clearTimeout(timer)
     },

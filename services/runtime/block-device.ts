@@ -3,8 +3,10 @@
 
 import { existsSync, readFileSync, statSync } from 'node:fs'
 
-/** The disk under PATH; undefined for a file system without one (tmpfs), or over several (btrfs, a network). */
-export function diskOf (path: string): string | undefined {
+/**
+ * The disk under PATH; undefined for a file system without one (tmpfs), or over several (btrfs, a network).
+ */
+export function diskOf(path: string): string | undefined {
   const { dev } = statSync(path, { bigint: true })
   // makedev(3): 12 and 20 bits of major, 8 and 24 of minor, interleaved.
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xfffff000n)

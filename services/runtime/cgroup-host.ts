@@ -6,11 +6,11 @@ export const LEAF = 'wherry.leaf'
 export interface HierarchyMount {
   readonly controllers: readonly string[]
   /** The directory that shows the cgroup PATH; what the mount itself hides (its root) is cut off. */
-  directoryOf (path: string): string
+  directoryOf(path: string): string
 }
 
 /** v1: controller → path; v2: path of the "0::" line. */
-export function parseOwnCgroups (text: string): { v1: Map<string, string>, v2: string | undefined } {
+export function parseOwnCgroups(text: string): { v1: Map<string, string>; v2: string | undefined } {
   const v1 = new Map<string, string>()
   let v2: string | undefined
   for (const line of text.split('\n')) {
@@ -23,23 +23,27 @@ export function parseOwnCgroups (text: string): { v1: Map<string, string>, v2: s
 }
 
 /** mountinfo writes blanks in paths as \040. */
-function unescape (path: string): string {
+function unescape(path: string): string {
   return path.replaceAll(/\\(\d{3})/g, (_, octal: string) => String.fromCodePoint(parseInt(octal, 8)))
 }
 
-function hierarchy (root: string, mountPoint: string, controllers: readonly string[]): HierarchyMount {
+function hierarchy(root: string, mountPoint: string, controllers: readonly string[]): HierarchyMount {
   return {
     controllers,
-    directoryOf (path) {
-      const below = root === '/' ? path : path === root || path.startsWith(`${root}/`) ? path.slice(root.length) : '/'
+    directoryOf(path) {
+      const below =
+        root === '/' ? path : path === root || path.startsWith(`${root}/`) ? path.slice(root.length) : '/'
       return below === '/' || below === '' ? mountPoint : mountPoint + below
     },
   }
 }
 
-/** The cgroup hierarchies of a mountinfo TEXT.  Of several mounts of one the first counts, which is the host's: containers whose mounts can be
- * seen from here, because they have no mount namespace of their own, mount it again and show their own part of it. */
-export function parseMounts (text: string): { v1: HierarchyMount[], v2: HierarchyMount | undefined } {
+/**
+ * The cgroup hierarchies of a mountinfo TEXT. Of several mounts of one the first counts, which is the host's:
+ * containers whose mounts can be seen from here, because they have no mount namespace of their own, mount it
+ * again and show their own part of it.
+ */
+export function parseMounts(text: string): { v1: HierarchyMount[]; v2: HierarchyMount | undefined } {
   const v1: HierarchyMount[] = []
   let v2: HierarchyMount | undefined
   for (const line of text.split('\n')) {
@@ -49,7 +53,7 @@ export function parseMounts (text: string): { v1: HierarchyMount[], v2: Hierarch
     if (root === undefined || mountPoint === undefined) continue
     if (type === 'cgroup2') v2 ??= hierarchy(unescape(root), unescape(mountPoint), [])
     const controllers = (options ?? '').split(',')
-    const isKnown = v1.some(known => known.controllers.join() === controllers.join())
+    const isKnown = v1.some((known) => known.controllers.join() === controllers.join())
     if (type === 'cgroup' && !isKnown) v1.push(hierarchy(unescape(root), unescape(mountPoint), controllers))
   }
   return { v1, v2 }

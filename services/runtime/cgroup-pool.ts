@@ -17,11 +17,11 @@ const REMOVE_RETRY_MS = 20
 const REMOVE_TRIES_MAX = 250
 
 export interface CgroupPool {
-  take (resources: Resources): Cgroup
+  take(resources: Resources): Cgroup
   /** Its container has ended (or never started): remove it or make it ready for the next. */
-  giveBack (cgroup: Cgroup): void
+  giveBack(cgroup: Cgroup): void
   /** Resolves when all are removed that can be. */
-  close (): Promise<void>
+  close(): Promise<void>
 }
 
 interface Shape {
@@ -29,10 +29,16 @@ interface Shape {
   readonly resources: Resources
   readonly ready: Cgroup[]
   /** Oldest first. */
-  readonly resting: Array<{ readonly cgroup: Cgroup, readonly since: number }>
+  readonly resting: Array<{ readonly cgroup: Cgroup; readonly since: number }>
 }
 
-export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, onLeak: (what: string) => void }): CgroupPool {
+export function createCgroupPool({
+  driver,
+  onLeak,
+}: {
+  driver: CgroupDriver
+  onLeak: (what: string) => void
+}): CgroupPool {
   const shapes = new Map<string, Shape>()
   const inUse = new Map<Cgroup, Shape>()
   const removals = new Set<Promise<void>>()
@@ -43,15 +49,17 @@ export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, on
   const make = (resources: Resources): Cgroup => driver.create(String(serial++), resources)
 
   /** The kernel lets go of a cgroup a moment after its last process: try again, bounded. */
-  async function remove (cgroup: Cgroup): Promise<void> {
+  async function remove(cgroup: Cgroup): Promise<void> {
     for (let tries = 0; tries < REMOVE_TRIES_MAX; tries++) {
-      await new Promise(resolve => { setTimeout(resolve, tries === 0 ? 0 : REMOVE_RETRY_MS) })
+      await new Promise((resolve) => {
+        setTimeout(resolve, tries === 0 ? 0 : REMOVE_RETRY_MS)
+      })
       if (cgroup.remove()) return
     }
     onLeak(`cgroup ${cgroup.name} is still in use`)
   }
 
-  function discard (cgroup: Cgroup): void {
+  function discard(cgroup: Cgroup): void {
     const removal = remove(cgroup)
     removals.add(removal)
     void removal.finally(() => removals.delete(removal))
@@ -59,13 +67,13 @@ export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, on
 
   const isKept = (shape: Shape): boolean => shapes.get(shape.key) === shape
 
-  function empty (shape: Shape): void {
+  function empty(shape: Shape): void {
     resting -= shape.resting.length
     for (const { cgroup } of shape.resting.splice(0)) discard(cgroup)
     for (const cgroup of shape.ready.splice(0)) discard(cgroup)
   }
 
-  function shapeOf (resources: Resources): Shape {
+  function shapeOf(resources: Resources): Shape {
     const key = JSON.stringify(resources)
     const shape = shapes.get(key) ?? { key, resources, ready: [], resting: [] }
     shapes.delete(key) // to the end of the map: most recently used
@@ -79,7 +87,7 @@ export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, on
   }
 
   /** One that has rested and is as new; undefined when there is none. */
-  function renewed (shape: Shape): Cgroup | undefined {
+  function renewed(shape: Shape): Cgroup | undefined {
     const restedBefore = performance.now() - REST_MS
     while (shape.resting.length > 0 && shape.resting[0]!.since <= restedBefore) {
       const { cgroup } = shape.resting.shift()!
@@ -95,7 +103,7 @@ export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, on
   }
 
   /** One at a time, between other work. */
-  function refill (shape: Shape): void {
+  function refill(shape: Shape): void {
     setImmediate(() => {
       if (closed || !isKept(shape) || shape.ready.length >= AHEAD_PER_SHAPE) return
       try {
@@ -107,21 +115,22 @@ export function createCgroupPool ({ driver, onLeak }: { driver: CgroupDriver, on
   }
 
   return {
-    take (resources) {
+    take(resources) {
       const shape = shapeOf(resources)
       const cgroup = shape.ready.shift() ?? renewed(shape) ?? make(resources)
       inUse.set(cgroup, shape)
       refill(shape)
       return cgroup
     },
-    giveBack (cgroup) {
+    giveBack(cgroup) {
       const shape = inUse.get(cgroup)!
       inUse.delete(cgroup)
-      if (closed || cgroup.renew === undefined || !isKept(shape) || resting >= RESTING_MAX) return discard(cgroup)
+      if (closed || cgroup.renew === undefined || !isKept(shape) || resting >= RESTING_MAX)
+        return discard(cgroup)
       shape.resting.push({ cgroup, since: performance.now() })
       resting++
     },
-    async close () {
+    async close() {
       closed = true
       for (const shape of shapes.values()) empty(shape)
       while (removals.size > 0) await Promise.allSettled(removals)

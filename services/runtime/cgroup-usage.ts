@@ -4,12 +4,17 @@
 import type { Usage } from '../contract/call-record.ts'
 
 /** Of a file with one "NAME number" per line; 0 when the kernel does not write that line. */
-function field (text: string, name: string): number {
-  return Number(text.split('\n').find(line => line.startsWith(`${name} `))?.slice(name.length + 1) ?? 0)
+function field(text: string, name: string): number {
+  return Number(
+    text
+      .split('\n')
+      .find((line) => line.startsWith(`${name} `))
+      ?.slice(name.length + 1) ?? 0,
+  )
 }
 
 /** The sum of what PATTERN finds in TEXT: one number per block device. */
-function sum (text: string, pattern: RegExp): number {
+function sum(text: string, pattern: RegExp): number {
   let total = 0
   for (const [, value] of text.matchAll(pattern)) total += Number(value)
   return total
@@ -23,7 +28,14 @@ export interface UsageTexts {
 }
 
 /** v1: CPUACCT is cpuacct.usage (nanoseconds), IO blkio.throttle.io_service_bytes. */
-export function parseV1 ({ cpuacct, oomControl, cpuStat, memoryPeak, pidsPeak, io }: UsageTexts & { readonly cpuacct: string, readonly oomControl: string }): Usage {
+export function parseV1({
+  cpuacct,
+  oomControl,
+  cpuStat,
+  memoryPeak,
+  pidsPeak,
+  io,
+}: UsageTexts & { readonly cpuacct: string; readonly oomControl: string }): Usage {
   return {
     cpuMs: Number(cpuacct) / 1e6,
     cpuPeriods: field(cpuStat, 'nr_periods'),
@@ -32,12 +44,21 @@ export function parseV1 ({ cpuacct, oomControl, cpuStat, memoryPeak, pidsPeak, i
     memoryPeakBytes: Number(memoryPeak),
     oomKills: field(oomControl, 'oom_kill'),
     ...(pidsPeak !== undefined && { pidsPeak: Number(pidsPeak) }),
-    ...(io !== undefined && { ioReadBytes: sum(io, /^\S+ Read (\d+)$/gm), ioWriteBytes: sum(io, /^\S+ Write (\d+)$/gm) }),
+    ...(io !== undefined && {
+      ioReadBytes: sum(io, /^\S+ Read (\d+)$/gm),
+      ioWriteBytes: sum(io, /^\S+ Write (\d+)$/gm),
+    }),
   }
 }
 
 /** v2: EVENTS is memory.events, IO io.stat. */
-export function parseV2 ({ events, cpuStat, memoryPeak, pidsPeak, io }: UsageTexts & { readonly events: string }): Usage {
+export function parseV2({
+  events,
+  cpuStat,
+  memoryPeak,
+  pidsPeak,
+  io,
+}: UsageTexts & { readonly events: string }): Usage {
   return {
     cpuMs: field(cpuStat, 'usage_usec') / 1e3,
     cpuPeriods: field(cpuStat, 'nr_periods'),
@@ -46,12 +67,18 @@ export function parseV2 ({ events, cpuStat, memoryPeak, pidsPeak, io }: UsageTex
     memoryPeakBytes: Number(memoryPeak),
     oomKills: field(events, 'oom_kill'),
     ...(pidsPeak !== undefined && { pidsPeak: Number(pidsPeak) }),
-    ...(io !== undefined && { ioReadBytes: sum(io, / rbytes=(\d+)/g), ioWriteBytes: sum(io, / wbytes=(\d+)/g) }),
+    ...(io !== undefined && {
+      ioReadBytes: sum(io, / rbytes=(\d+)/g),
+      ioWriteBytes: sum(io, / wbytes=(\d+)/g),
+    }),
   }
 }
 
-/** What was used between two readings of one cgroup.  Peaks are the later reading's: they begin anew or not at all. */
-export function usageSince (now: Usage, before: Usage): Usage {
+/**
+ * What was used between two readings of one cgroup. Peaks are the later reading's: they begin anew or not at
+ * all.
+ */
+export function usageSince(now: Usage, before: Usage): Usage {
   return {
     ...now,
     cpuMs: now.cpuMs - before.cpuMs,

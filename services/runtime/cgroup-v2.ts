@@ -8,7 +8,18 @@ import { dirname, join } from 'node:path'
 import type { Usage } from '../contract/call-record.ts'
 import { Unsupported } from '../contract/errors.ts'
 import type { Resources } from '../contract/runtime-spec.ts'
-import { hasFile, isErrno, makeCgroup, removeCgroup, START_HEADROOM_BYTES, V2_CONTROLLERS, V2_COUNTERS, type Announce, type Cgroup, type CgroupDriver } from './cgroup-driver.ts'
+import {
+  hasFile,
+  isErrno,
+  makeCgroup,
+  removeCgroup,
+  START_HEADROOM_BYTES,
+  V2_CONTROLLERS,
+  V2_COUNTERS,
+  type Announce,
+  type Cgroup,
+  type CgroupDriver,
+} from './cgroup-driver.ts'
 import { LEAF } from './cgroup-host.ts'
 import { parseV2 } from './cgroup-usage.ts'
 import { createV2Freezer } from './freezer.ts'
@@ -19,27 +30,34 @@ const CLAIM_ROUNDS_MAX = 20
 const THREADED: readonly string[] = ['cpu', 'cpuset', 'pids', 'perf_event']
 
 /** Write TEXT to FILE, which exists: with O_CREAT the kernel would say EACCES where it means ENOENT. */
-function write (file: string, text: string): void {
+function write(file: string, text: string): void {
   writeFileSync(file, text, { flag: 'r+' })
 }
 
-export const controllersOf = (directory: string): string[] => readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/).filter(Boolean)
+export const controllersOf = (directory: string): string[] =>
+  readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/).filter(Boolean)
 
-/** Give the children of DIRECTORY those that every container is limited in, and those that only count, as far as it has them. */
-function giveControllers (directory: string): void {
-  const counters = V2_COUNTERS.filter(name => controllersOf(directory).includes(name))
-  write(join(directory, 'cgroup.subtree_control'), [...V2_CONTROLLERS, ...counters].map(name => `+${name}`).join(' '))
+/**
+ * Give the children of DIRECTORY those that every container is limited in, and those that only count, as far
+ * as it has them.
+ */
+function giveControllers(directory: string): void {
+  const counters = V2_COUNTERS.filter((name) => controllersOf(directory).includes(name))
+  write(
+    join(directory, 'cgroup.subtree_control'),
+    [...V2_CONTROLLERS, ...counters].map((name) => `+${name}`).join(' '),
+  )
 }
 
 /** Also those that somebody else gave: a place that has given any can take no process. */
-function takeControllersBack (directory: string): void {
+function takeControllersBack(directory: string): void {
   const file = join(directory, 'cgroup.subtree_control')
   const given = readFileSync(file, 'utf8').split(/\s+/).filter(Boolean)
-  if (given.length > 0) write(file, given.map(name => `-${name}`).join(' '))
+  if (given.length > 0) write(file, given.map((name) => `-${name}`).join(' '))
 }
 
 /** Move every process of FROM to TO.  Those that fork meanwhile may leave a child behind. */
-function moveProcesses (from: string, to: string): void {
+function moveProcesses(from: string, to: string): void {
   for (const pid of readFileSync(join(from, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
     try {
       write(join(to, 'cgroup.procs'), pid)
@@ -50,7 +68,7 @@ function moveProcesses (from: string, to: string): void {
 }
 
 /** Hand the controllers to DIRECTORY's children and to those of ROOT, one of them. */
-function claim (directory: string, root: string): void {
+function claim(directory: string, root: string): void {
   for (let round = 1; ; round++) {
     try {
       giveControllers(directory)
@@ -66,11 +84,19 @@ function claim (directory: string, root: string): void {
   }
 }
 
-/** Leave DIRECTORY as it was found, unless it has children beside the leaf: cgroups of another worker, or of a container that is none of ours
- * (wherry-oci's, say), which would lose their limits. */
-function unclaim (directory: string): void {
+/**
+ * Leave DIRECTORY as it was found, unless it has children beside the leaf: cgroups of another worker, or of a
+ * container that is none of ours (wherry-oci's, say), which would lose their limits.
+ */
+function unclaim(directory: string): void {
   const leaf = join(directory, LEAF)
-  if (!existsSync(leaf) || readdirSync(directory, { withFileTypes: true }).some(entry => entry.isDirectory() && entry.name !== LEAF)) return
+  if (
+    !existsSync(leaf) ||
+    readdirSync(directory, { withFileTypes: true }).some(
+      (entry) => entry.isDirectory() && entry.name !== LEAF,
+    )
+  )
+    return
   try {
     takeControllersBack(directory)
     moveProcesses(leaf, directory)
@@ -81,8 +107,11 @@ function unclaim (directory: string): void {
   removeCgroup(leaf)
 }
 
-/** Are there processes in DIRECTORY itself?  The top, which has no type, may have some and children with controllers as well. */
-function isOccupied (directory: string): boolean {
+/**
+ * Are there processes in DIRECTORY itself? The top, which has no type, may have some and children with
+ * controllers as well.
+ */
+function isOccupied(directory: string): boolean {
   if (!hasFile(directory, 'cgroup.type')) return false
   try {
     return readFileSync(join(directory, 'cgroup.procs'), 'utf8') !== ''
@@ -92,12 +121,17 @@ function isOccupied (directory: string): boolean {
   }
 }
 
-/** Let the children of DIRECTORY have CONTROLLERS, as far as it has them and is ours to write.  A place with processes hands down nothing:
- * it would still take those that can tell threads apart, and become a threaded domain, whose other children may have no
- * process and no controller ever (cgroup-v2.rst, Threads).  Those come last, as none is taken behind one that finds a process. */
-export function handDown (directory: string, controllers: readonly string[]): void {
+/**
+ * Let the children of DIRECTORY have CONTROLLERS, as far as it has them and is ours to write. A place with
+ * processes hands down nothing: it would still take those that can tell threads apart, and become a threaded
+ * domain, whose other children may have no process and no controller ever (cgroup-v2.rst, Threads). Those
+ * come last, as none is taken behind one that finds a process.
+ */
+export function handDown(directory: string, controllers: readonly string[]): void {
   if (isOccupied(directory)) return
-  for (const name of [...controllers].sort((a, b) => Number(THREADED.includes(a)) - Number(THREADED.includes(b)))) {
+  for (const name of [...controllers].sort(
+    (a, b) => Number(THREADED.includes(a)) - Number(THREADED.includes(b)),
+  )) {
     try {
       write(join(directory, 'cgroup.subtree_control'), `+${name}`)
     } catch (err) {
@@ -109,16 +143,21 @@ export function handDown (directory: string, controllers: readonly string[]): vo
 }
 
 /** Offer the controllers to DIRECTORY, from TOP downwards, where a service manager has not done so. */
-export function offerControllers (top: string, directory: string): void {
+export function offerControllers(top: string, directory: string): void {
   if (directory === top) return
   offerControllers(top, dirname(directory))
   handDown(dirname(directory), [...V2_CONTROLLERS, ...V2_COUNTERS])
 }
 
 /** What not every kernel has. */
-interface Optional { readonly swap: boolean, readonly memoryPeak: boolean, readonly pidsPeak: boolean, readonly io: boolean }
+interface Optional {
+  readonly swap: boolean
+  readonly memoryPeak: boolean
+  readonly pidsPeak: boolean
+  readonly io: boolean
+}
 
-function limitFiles (directory: string, { swap }: Optional, { memory, cpu, pids }: Resources) {
+function limitFiles(directory: string, { swap }: Optional, { memory, cpu, pids }: Resources) {
   return {
     first: filesToWrite([
       [`${directory}/memory.max`, String(memory.limit + START_HEADROOM_BYTES)],
@@ -132,22 +171,43 @@ function limitFiles (directory: string, { swap }: Optional, { memory, cpu, pids 
   }
 }
 
-/** memory.peak came with Linux 5.19, pids.peak with 6.1; before 5.19 the peak is what is in use at the end. */
-function createAccount (native: Native, directory: string, { memoryPeak, pidsPeak, io }: Optional): () => Usage {
+/**
+ * memory.peak came with Linux 5.19, pids.peak with 6.1; before 5.19 the peak is what is in use at the end.
+ */
+function createAccount(
+  native: Native,
+  directory: string,
+  { memoryPeak, pidsPeak, io }: Optional,
+): () => Usage {
   const files = filesToRead([
-    `${directory}/cpu.stat`, `${directory}/memory.events`, `${directory}/memory.${memoryPeak ? 'peak' : 'current'}`,
-    ...(pidsPeak ? [`${directory}/pids.peak`] : []), ...(io ? [`${directory}/io.stat`] : []),
+    `${directory}/cpu.stat`,
+    `${directory}/memory.events`,
+    `${directory}/memory.${memoryPeak ? 'peak' : 'current'}`,
+    ...(pidsPeak ? [`${directory}/pids.peak`] : []),
+    ...(io ? [`${directory}/io.stat`] : []),
   ])
   return () => {
     const texts = native.readFiles(files)
     const [cpuStat = '', events = '', peak = ''] = texts
-    return parseV2({ cpuStat, events, memoryPeak: peak, pidsPeak: pidsPeak ? texts[3] : undefined, io: io ? texts.at(-1) : undefined })
+    return parseV2({
+      cpuStat,
+      events,
+      memoryPeak: peak,
+      pidsPeak: pidsPeak ? texts[3] : undefined,
+      io: io ? texts.at(-1) : undefined,
+    })
   }
 }
 
-export interface V2Deps { readonly native: Native, readonly directory: string, readonly layout: 'v2' | 'hybrid', readonly instance: string, readonly announce: Announce }
+export interface V2Deps {
+  readonly native: Native
+  readonly directory: string
+  readonly layout: 'v2' | 'hybrid'
+  readonly instance: string
+  readonly announce: Announce
+}
 
-export function createV2Driver ({ native, directory, layout, instance, announce }: V2Deps): CgroupDriver {
+export function createV2Driver({ native, directory, layout, instance, announce }: V2Deps): CgroupDriver {
   const root = join(directory, instance)
   announce([root])
   try {
@@ -155,15 +215,20 @@ export function createV2Driver ({ native, directory, layout, instance, announce 
     claim(directory, root)
   } catch (cause) {
     if (existsSync(root)) removeCgroup(root)
-    throw new Unsupported(`cannot hand cgroup controllers (${V2_CONTROLLERS.join(', ')}) to ${root}; under systemd the unit needs Delegate=yes`, cause)
+    throw new Unsupported(
+      `cannot hand cgroup controllers (${V2_CONTROLLERS.join(', ')}) to ${root}; under systemd the unit needs Delegate=yes`,
+      cause,
+    )
   }
 
   const optional = {
-    swap: hasFile(root, 'memory.swap.max'), memoryPeak: hasFile(root, 'memory.peak'), pidsPeak: hasFile(root, 'pids.peak'),
+    swap: hasFile(root, 'memory.swap.max'),
+    memoryPeak: hasFile(root, 'memory.peak'),
+    pidsPeak: hasFile(root, 'pids.peak'),
     io: controllersOf(root).includes('io'),
   }
 
-  function create (name: string, resources: Resources): Cgroup {
+  function create(name: string, resources: Resources): Cgroup {
     const own = join(root, name)
     const limits = limitFiles(own, optional, resources)
     makeCgroup(own)
@@ -177,12 +242,14 @@ export function createV2Driver ({ native, directory, layout, instance, announce 
     return {
       ...createV2Freezer(own),
       name,
-      get fd () { return fd },
+      get fd() {
+        return fd
+      },
       tasks: [],
       started: () => native.writeFiles(limits.started),
-      onOom () {}, // the kernel kills the group itself (memory.oom.group)
+      onOom() {}, // the kernel kills the group itself (memory.oom.group)
       usage: createAccount(native, own, optional),
-      remove () {
+      remove() {
         if (fd >= 0) closeSync(fd)
         fd = -1
         return removeCgroup(own)
@@ -194,7 +261,7 @@ export function createV2Driver ({ native, directory, layout, instance, announce 
     layout,
     roots: [root],
     create,
-    close () {
+    close() {
       removeCgroup(root)
       unclaim(directory)
     },

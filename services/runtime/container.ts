@@ -31,18 +31,21 @@ export interface Container {
   readonly stderr: number
   readonly exited: Promise<ContainerExit>
   /** SIGKILL to all of it, also when it is paused; harmless when it has ended. */
-  kill (): void
+  kill(): void
   /** Resolves when every process of it stands still; it takes no CPU time until resumed. */
-  pause (): Promise<void>
+  pause(): Promise<void>
   /** Harmless when it is not paused. */
-  resume (): void
+  resume(): void
 }
 
 export interface Runtime {
-  /** Throws StartError when the image or function is the reason, SyscallError otherwise, RangeError when no slot is free. */
-  start (spec: RuntimeSpec): Container
+  /**
+   * Throws StartError when the image or function is the reason, SyscallError otherwise, RangeError when no
+   * slot is free.
+   */
+  start(spec: RuntimeSpec): Container
   readonly running: number
-  close (): Promise<void>
+  close(): Promise<void>
 }
 
 export interface RuntimeDeps {
@@ -55,16 +58,16 @@ export interface RuntimeDeps {
 
 const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))
 
-export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): Runtime {
+export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Runtime {
   const exits = new Set<Promise<ContainerExit>>()
 
-  function giveBack (slot: Slot, cgroup: Cgroup | undefined): void {
+  function giveBack(slot: Slot, cgroup: Cgroup | undefined): void {
     slots.release(slot)
     if (cgroup) cgroups.giveBack(cgroup)
   }
 
   /** What the container used; it gives back what it held, whatever the kernel says. */
-  function usageOf (slot: Slot, cgroup: Cgroup, oom: boolean): Usage {
+  function usageOf(slot: Slot, cgroup: Cgroup, oom: boolean): Usage {
     try {
       const usage = cgroup.usage()
       return oom && usage.oomKills === 0 ? { ...usage, oomKills: 1 } : usage
@@ -73,8 +76,11 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
     }
   }
 
-  /** The exit behind PIDFD, if it has come.  What cannot be waited for will not come: all that it held goes back. */
-  function collect (pidfd: number, slot: Slot, cgroup: Cgroup): ReturnType<Native['wait']> {
+  /**
+   * The exit behind PIDFD, if it has come. What cannot be waited for will not come: all that it held goes
+   * back.
+   */
+  function collect(pidfd: number, slot: Slot, cgroup: Cgroup): ReturnType<Native['wait']> {
     try {
       return native.wait(pidfd)
     } catch (err) {
@@ -85,7 +91,7 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
   }
 
   /** OOM says whether the cgroup's event came first: killing on it may beat the kernel's own count. */
-  function watchExit (pidfd: number, slot: Slot, cgroup: Cgroup, oom: () => boolean): Promise<ContainerExit> {
+  function watchExit(pidfd: number, slot: Slot, cgroup: Cgroup, oom: () => boolean): Promise<ContainerExit> {
     const { promise, resolve, reject } = Promise.withResolvers<ContainerExit>()
     const stop = native.onReadable(pidfd, () => {
       try {
@@ -95,7 +101,12 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
         const endedAt = performance.now()
         closeSync(pidfd)
         const usage = usageOf(slot, cgroup, oom())
-        resolve({ exitCode: exit.exitCode, signal: exit.signal === 0 ? undefined : SIGNAL_NAMES.get(exit.signal) ?? `signal ${exit.signal}`, usage, endedAt })
+        resolve({
+          exitCode: exit.exitCode,
+          signal: exit.signal === 0 ? undefined : (SIGNAL_NAMES.get(exit.signal) ?? `signal ${exit.signal}`),
+          usage,
+          endedAt,
+        })
       } catch (err) {
         stop()
         reject(err)
@@ -104,19 +115,28 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
     return promise
   }
 
-  function launch (spec: RuntimeSpec, slot: Slot, cgroup: Cgroup) {
-    const plan = buildPlan(spec, { ...host, idBase: slot.idBase, idmapFd: slot.idmapFd, devDir: slot.devDir, netnsFd: slot.netnsFd, cgroupFd: cgroup.fd, cgroupTasks: cgroup.tasks })
+  function launch(spec: RuntimeSpec, slot: Slot, cgroup: Cgroup) {
+    const plan = buildPlan(spec, {
+      ...host,
+      idBase: slot.idBase,
+      idmapFd: slot.idmapFd,
+      devDir: slot.devDir,
+      netnsFd: slot.netnsFd,
+      cgroupFd: cgroup.fd,
+      cgroupTasks: cgroup.tasks,
+    })
     try {
       return native.start(plan, true)
     } catch (err) {
-      const reason = err instanceof SyscallError ? explainFailure(spec, plan.ops[err.index], err.errno) : undefined
+      const reason =
+        err instanceof SyscallError ? explainFailure(spec, plan.ops[err.index], err.errno) : undefined
       if (reason === undefined) throw err
       throw new StartError(reason.message, reason.code, err)
     }
   }
 
   /** `creating`: everything is given back when it does not come to a running program. */
-  function begin (spec: RuntimeSpec, slot: Slot, onOom: () => void) {
+  function begin(spec: RuntimeSpec, slot: Slot, onOom: () => void) {
     let cgroup: Cgroup | undefined
     try {
       cgroup = cgroups.take(spec.linux.resources)
@@ -129,16 +149,26 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
   }
 
   /** What can be done to a running container; nothing of it once it has ended. */
-  function controls ({ pidfd }: StartedProcess, cgroup: Cgroup, exited: Promise<unknown>): Pick<Container, 'kill' | 'pause' | 'resume'> {
+  function controls(
+    { pidfd }: StartedProcess,
+    cgroup: Cgroup,
+    exited: Promise<unknown>,
+  ): Pick<Container, 'kill' | 'pause' | 'resume'> {
     let alive = true
-    void exited.finally(() => { alive = false }).catch(() => {}) // whoever waits for the exit hears of its error
-    const resume = (): void => { if (alive) cgroup.thaw() }
+    void exited
+      .finally(() => {
+        alive = false
+      })
+      .catch(() => {}) // whoever waits for the exit hears of its error
+    const resume = (): void => {
+      if (alive) cgroup.thaw()
+    }
     return {
-      kill () {
+      kill() {
         if (alive) native.kill(pidfd, constants.signals.SIGKILL)
         resume()
       },
-      async pause () {
+      async pause() {
         try {
           if (alive) await cgroup.freeze()
         } catch (err) {
@@ -150,19 +180,23 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
   }
 
   return {
-    start (spec) {
+    start(spec) {
       const slot = slots.take()
       if (!slot) throw new RangeError('no free slot')
       let oom = false
       let kill = (): void => {}
-      const { cgroup, started } = begin(spec, slot, () => { oom = true; kill() })
+      const { cgroup, started } = begin(spec, slot, () => {
+        oom = true
+        kill()
+      })
       const exited = watchExit(started.pidfd, slot, cgroup, () => oom)
       exits.add(exited)
       void exited.finally(() => exits.delete(exited)).catch(() => {}) // as above
       const control = controls(started, cgroup, exited)
       kill = control.kill
       try {
-        // Not before its program runs, when it shared the worker's memory.  What it forked in the meantime has the worker's score, and ends with it all the same.
+        // Not before its program runs, when it shared the worker's memory. What it forked in the meantime has
+        // the worker's score, and ends with it all the same.
         if (spec.process.oomScoreAdj !== undefined) native.oomScore(started.pid, spec.process.oomScoreAdj)
         cgroup.started()
       } catch (err) {
@@ -173,8 +207,10 @@ export function createRuntime ({ native, slots, cgroups, host }: RuntimeDeps): R
       const { pid, stdin, stdout, stderr } = started
       return { pid, stdin, stdout, stderr, exited, ...control }
     },
-    get running () { return exits.size },
-    async close () {
+    get running() {
+      return exits.size
+    },
+    async close() {
       await Promise.allSettled(exits)
       slots.close()
       await cgroups.close()

@@ -10,31 +10,32 @@ const PLAN_BYTES_MAX = 4 << 20
 const ALIGNMENT = 8
 
 /** Grows the text area; equal texts are written once, because plans repeat themselves. */
-function createTextArea () {
+function createTextArea() {
   const chunks: Uint8Array[] = [new Uint8Array(1)]
   const known = new Map<string, number>([['', 0]])
   let size = 1
-  function append (bytes: Uint8Array): number {
+  function append(bytes: Uint8Array): number {
     const offset = size
     chunks.push(bytes)
     size += bytes.length
     return offset
   }
   return {
-    text (text: string): number {
+    text(text: string): number {
       let offset = known.get(text)
       if (offset === undefined) {
-        if (text.includes('\0')) throw new TypeError(`a text of a plan contains NUL: ${JSON.stringify(text.slice(0, 80))}`)
+        if (text.includes('\0'))
+          throw new TypeError(`a text of a plan contains NUL: ${JSON.stringify(text.slice(0, 80))}`)
         offset = append(Buffer.from(text + '\0'))
         known.set(text, offset)
       }
       return offset
     },
-    list (texts: readonly string[]): number {
-      if (texts.some(text => text.includes('\0'))) throw new TypeError('a list of a plan contains NUL')
+    list(texts: readonly string[]): number {
+      if (texts.some((text) => text.includes('\0'))) throw new TypeError('a list of a plan contains NUL')
       return texts.length === 0 ? 0 : append(Buffer.from(texts.join('\0') + '\0'))
     },
-    blob (bytes: Uint8Array): number {
+    blob(bytes: Uint8Array): number {
       const padding = -size & (ALIGNMENT - 1)
       if (padding > 0) append(new Uint8Array(padding))
       return append(bytes)
@@ -43,7 +44,7 @@ function createTextArea () {
   }
 }
 
-function encodeOp (view: DataView, at: number, op: Op, area: ReturnType<typeof createTextArea>): void {
+function encodeOp(view: DataView, at: number, op: Op, area: ReturnType<typeof createTextArea>): void {
   view.setUint32(at, OP[op.kind], true)
   view.setUint32(at + 4, op.flags ?? 0, true)
   view.setUint32(at + 8, op.slot ?? 0, true)
@@ -51,7 +52,12 @@ function encodeOp (view: DataView, at: number, op: Op, area: ReturnType<typeof c
   view.setUint32(at + 16, op.num ?? 0, true)
   view.setUint32(at + 20, op.num2 ?? 0, true)
   for (const [i, text] of (op.texts ?? []).entries()) {
-    const offset = typeof text === 'string' ? area.text(text) : text instanceof Uint8Array ? area.blob(text) : area.list(text)
+    const offset =
+      typeof text === 'string'
+        ? area.text(text)
+        : text instanceof Uint8Array
+          ? area.blob(text)
+          : area.list(text)
     view.setUint32(at + 24 + 4 * i, offset, true)
   }
   view.setBigUint64(at + 40, BigInt.asUintN(64, BigInt(op.wide ?? 0)), true)
@@ -59,7 +65,7 @@ function encodeOp (view: DataView, at: number, op: Op, area: ReturnType<typeof c
 }
 
 /** PLAN as one buffer.  Throws TypeError for a NUL in a text, RangeError over 4 MiB. */
-export function encodePlan (plan: Plan): Buffer {
+export function encodePlan(plan: Plan): Buffer {
   const area = createTextArea()
   const opsEnd = HEADER_BYTES + plan.ops.length * OP_BYTES
   const head = new Uint8Array(opsEnd)
@@ -71,10 +77,14 @@ export function encodePlan (plan: Plan): Buffer {
   }
   const texts = area.bytes()
   const size = opsEnd + texts.length
-  if (size > PLAN_BYTES_MAX) throw new RangeError(`arguments and environment are too large: ${size} bytes, at most ${PLAN_BYTES_MAX}`)
-  for (const [i, value] of [MAGIC, ABI, size, plan.ops.length, opsEnd, slotCount].entries()) view.setUint32(4 * i, value, true)
+  if (size > PLAN_BYTES_MAX)
+    throw new RangeError(`arguments and environment are too large: ${size} bytes, at most ${PLAN_BYTES_MAX}`)
+  for (const [i, value] of [MAGIC, ABI, size, plan.ops.length, opsEnd, slotCount].entries())
+    view.setUint32(4 * i, value, true)
   view.setBigUint64(24, BigInt(plan.cloneFlags >>> 0), true)
-  for (const [i, fd] of [plan.cgroupFd, plan.idmapFd, plan.netnsFd].entries()) view.setInt32(32 + 4 * i, fd, true)
-  for (const [i, id] of [plan.idBase, plan.idCount, plan.pipeOwner].entries()) view.setUint32(44 + 4 * i, id, true)
+  for (const [i, fd] of [plan.cgroupFd, plan.idmapFd, plan.netnsFd].entries())
+    view.setInt32(32 + 4 * i, fd, true)
+  for (const [i, id] of [plan.idBase, plan.idCount, plan.pipeOwner].entries())
+    view.setUint32(44 + 4 * i, id, true)
   return Buffer.concat([head, texts])
 }

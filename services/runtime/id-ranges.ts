@@ -3,7 +3,8 @@
 // when its holder ends, however it ends.  What a dead worker's containers may still be (frozen ones outlive
 // it) is asked of the processes themselves: a block with somebody in it is left alone.
 //
-// Workers that see different /run directories (in containers with one of their own) cannot see each other here.
+// Workers that see different /run directories (in containers with one of their own) cannot see each other
+// here.
 
 import { closeSync, ftruncateSync, mkdirSync, readdirSync, readFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
@@ -24,11 +25,11 @@ const ID_LOCKS = '/run/wherry/ids'
 export interface IdRanges {
   /** First id of each range. */
   readonly bases: readonly number[]
-  release (): void
+  release(): void
 }
 
 /** Blocks in which some process of this machine runs (proc_pid_status(5), Uid and Gid). */
-function inhabitedBlocks (): ReadonlySet<number> {
+function inhabitedBlocks(): ReadonlySet<number> {
   const blocks = new Set<number>()
   for (const pid of readdirSync('/proc')) {
     if (!/^\d+$/.test(pid)) continue
@@ -46,7 +47,7 @@ function inhabitedBlocks (): ReadonlySet<number> {
 }
 
 /** The descriptor that holds block NUMBER; undefined when somebody else has it. */
-function lockBlock (native: Native, directory: string, number: number): number | undefined {
+function lockBlock(native: Native, directory: string, number: number): number | undefined {
   const fd = native.lockFile(join(directory, String(number)))
   if (fd === undefined) return undefined
   ftruncateSync(fd)
@@ -54,8 +55,21 @@ function lockBlock (native: Native, directory: string, number: number): number |
   return fd
 }
 
-/** COUNT ranges of ids that are nobody else's, beginning to look at PREFERRED (any number).  Throws Unsupported when there are not so many. */
-export function claimIdRanges ({ native, count, preferred, directory = ID_LOCKS }: { native: Native, count: number, preferred: number, directory?: string }): IdRanges {
+/**
+ * COUNT ranges of ids that are nobody else's, beginning to look at PREFERRED (any number). Throws Unsupported
+ * when there are not so many.
+ */
+export function claimIdRanges({
+  native,
+  count,
+  preferred,
+  directory = ID_LOCKS,
+}: {
+  native: Native
+  count: number
+  preferred: number
+  directory?: string
+}): IdRanges {
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const inhabited = inhabitedBlocks()
   const wanted = Math.ceil(count / RANGES_PER_BLOCK)
@@ -71,9 +85,13 @@ export function claimIdRanges ({ native, count, preferred, directory = ID_LOCKS 
   }
   if (held.size < wanted) {
     release()
-    throw new Unsupported(`${count} ranges of ids are wanted and not so many are free: other workers of this machine hold the ${BLOCKS} blocks of ${RANGES_PER_BLOCK} (locks in ${directory}); ` +
-      'stop one of them, or give this one fewer slots')
+    throw new Unsupported(
+      `${count} ranges of ids are wanted and not so many are free: other workers of this machine hold the ${BLOCKS} blocks of ${RANGES_PER_BLOCK} (locks in ${directory}); ` +
+        'stop one of them, or give this one fewer slots',
+    )
   }
-  const bases = [...held.keys()].flatMap(number => Array.from({ length: RANGES_PER_BLOCK }, (_, i) => FIRST_BASE + number * BLOCK_IDS + i * ID_COUNT))
+  const bases = [...held.keys()].flatMap((number) =>
+    Array.from({ length: RANGES_PER_BLOCK }, (_, i) => FIRST_BASE + number * BLOCK_IDS + i * ID_COUNT),
+  )
   return { bases: bases.slice(0, count), release }
 }

@@ -17,33 +17,38 @@ const KILL_ROUNDS_MAX = 50
 const KILL_PAUSE_MS = 10
 
 /** A name for this process that no later one will have (until the machine starts again). */
-export function instanceName (): string {
+export function instanceName(): string {
   return `wherry-${process.pid}-${startTimeOf(process.pid)}`
 }
 
-function isAlive (instance: string): boolean {
+function isAlive(instance: string): boolean {
   const match = INSTANCE.exec(instance)
   return match !== null && startTimeOf(Number(match[1])) === match[2]
 }
 
-function listOrEmpty (directory: string): string[] {
+function listOrEmpty(directory: string): string[] {
   try {
-    return readdirSync(directory, { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
+    return readdirSync(directory, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name)
   } catch {
     return []
   }
 }
 
-function pidsIn (cgroup: string): number[] {
+function pidsIn(cgroup: string): number[] {
   try {
-    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').map(Number).filter(pid => pid > 0)
+    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8')
+      .split('\n')
+      .map(Number)
+      .filter((pid) => pid > 0)
   } catch {
     return []
   }
 }
 
 /** v2 kills a cgroup and all below it at once (cgroup.kill, Linux 5.14); v1 has no such file. */
-function killAll (cgroup: string): void {
+function killAll(cgroup: string): void {
   try {
     return writeFileSync(join(cgroup, 'cgroup.kill'), '1', { flag: 'r+' })
   } catch (err) {
@@ -59,7 +64,7 @@ function killAll (cgroup: string): void {
 }
 
 /** On v1 a frozen process does not even die of SIGKILL before it is thawed. */
-function thaw (cgroup: string): void {
+function thaw(cgroup: string): void {
   try {
     writeFileSync(join(cgroup, 'freezer.state'), 'THAWED', { flag: 'r+' })
   } catch (err) {
@@ -68,25 +73,31 @@ function thaw (cgroup: string): void {
 }
 
 /** Kill what is still in CGROUP and remove it; false when that did not work in the time it may take. */
-async function clear (cgroup: string): Promise<boolean> {
+async function clear(cgroup: string): Promise<boolean> {
   for (let round = 0; round < KILL_ROUNDS_MAX; round++) {
     thaw(cgroup)
     killAll(cgroup)
     if (removeCgroup(cgroup)) return true
-    await new Promise(resolve => { setTimeout(resolve, KILL_PAUSE_MS) })
+    await new Promise((resolve) => {
+      setTimeout(resolve, KILL_PAUSE_MS)
+    })
   }
   return false
 }
 
-export interface Sweep { readonly instances: number, readonly cgroups: number, readonly stuck: readonly string[] }
+export interface Sweep {
+  readonly instances: number
+  readonly cgroups: number
+  readonly stuck: readonly string[]
+}
 
 /** Remove what dead workers with this RUN_DIR left. */
-export async function sweepDead (runDir: string): Promise<Sweep> {
+export async function sweepDead(runDir: string): Promise<Sweep> {
   let cgroups = 0
   const stuck: string[] = []
-  const dead = listOrEmpty(runDir).filter(name => INSTANCE.test(name) && !isAlive(name))
+  const dead = listOrEmpty(runDir).filter((name) => INSTANCE.test(name) && !isAlive(name))
   for (const name of dead) {
-    const roots = readRegister(join(runDir, name, REGISTER)).filter(path => path.endsWith(`/${name}`))
+    const roots = readRegister(join(runDir, name, REGISTER)).filter((path) => path.endsWith(`/${name}`))
     // All of them first: what is frozen in one hierarchy cannot leave the others.
     for (const root of roots) {
       for (const child of listOrEmpty(root)) {
@@ -99,25 +110,28 @@ export async function sweepDead (runDir: string): Promise<Sweep> {
         if (await clear(join(root, child))) cgroups++
         else stuck.push(join(root, child))
       }
-      if (!await clear(root)) stuck.push(root)
+      if (!(await clear(root))) stuck.push(root)
     }
     if (stuck.length === 0) rmSync(join(runDir, name), { recursive: true, force: true })
   }
   return { instances: dead.length, cgroups, stuck }
 }
 
-/** The roots in a register; none when it is missing or was cut off by a crash of the machine (then the cgroups are gone too). */
-function readRegister (path: string): string[] {
+/**
+ * The roots in a register; none when it is missing or was cut off by a crash of the machine (then the cgroups
+ * are gone too).
+ */
+function readRegister(path: string): string[] {
   try {
     const roots: unknown = JSON.parse(readFileSync(path, 'utf8'))
-    return Array.isArray(roots) ? roots.filter(root => typeof root === 'string') : []
+    return Array.isArray(roots) ? roots.filter((root) => typeof root === 'string') : []
   } catch {
     return []
   }
 }
 
 /** Make INSTANCE's folder in RUN_DIR and note its cgroup ROOTS there, before they are made. */
-export function registerInstance (runDir: string, instance: string, roots: readonly string[]): void {
+export function registerInstance(runDir: string, instance: string, roots: readonly string[]): void {
   const directory = join(runDir, instance)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const draft = join(directory, `${REGISTER}.new`)
@@ -126,6 +140,6 @@ export function registerInstance (runDir: string, instance: string, roots: reado
 }
 
 /** This worker ends in order: forget it. */
-export function forgetInstance (runDir: string, instance: string): void {
+export function forgetInstance(runDir: string, instance: string): void {
   rmSync(join(runDir, instance), { recursive: true, force: true })
 }

@@ -3,7 +3,7 @@
 import { release } from 'node:os'
 
 /** Is it Linux MAJOR.MINOR or later? */
-export function isKernelAtLeast (major: number, minor: number): boolean {
+export function isKernelAtLeast(major: number, minor: number): boolean {
   const [ourMajor = 0, ourMinor = 0] = release().split('.').map(Number)
   return ourMajor > major || (ourMajor === major && ourMinor >= minor)
 }

@@ -30,7 +30,7 @@ export interface RuntimeOptions {
 }
 
 /** Which of the paths that containers may not see or write this kernel has. */
-function findProcPaths (): Map<string, 'file' | 'directory'> {
+function findProcPaths(): Map<string, 'file' | 'directory'> {
   const found = new Map<string, 'file' | 'directory'>()
   for (const path of [...MASKED_PATHS, ...READONLY_PATHS]) {
     const stat = statSync(path, { throwIfNoEntry: false })
@@ -40,28 +40,59 @@ function findProcPaths (): Map<string, 'file' | 'directory'> {
 }
 
 /** A number that differs from data folder to data folder, as a rule. */
-function hashOf (dataDir: string): number {
+function hashOf(dataDir: string): number {
   return [...dataDir].reduce((hash, character) => (hash * 31 + character.codePointAt(0)!) >>> 0, 7)
 }
 
 /** Throws Unsupported naming what this machine lacks. */
-export async function openRuntime ({ nativeDir, dataDir, slots: count, seccomp = FUNCTION_PROFILE, log }: RuntimeOptions): Promise<Runtime> {
-  if (process.getuid?.() !== 0) throw new Unsupported('running containers needs root; start the worker as root (sudo)')
+export async function openRuntime({
+  nativeDir,
+  dataDir,
+  slots: count,
+  seccomp = FUNCTION_PROFILE,
+  log,
+}: RuntimeOptions): Promise<Runtime> {
+  if (process.getuid?.() !== 0)
+    throw new Unsupported('running containers needs root; start the worker as root (sudo)')
   const runDir = join(dataDir, 'run')
-  const [devRoot, stageDir, emptyDir] = ['dev', 'stage', 'empty'].map(name => join(runDir, name)) as [string, string, string]
-  for (const directory of [devRoot, stageDir, emptyDir]) mkdirSync(directory, { recursive: true, mode: 0o711 })
+  const [devRoot, stageDir, emptyDir] = ['dev', 'stage', 'empty'].map((name) => join(runDir, name)) as [
+    string,
+    string,
+    string,
+  ]
+  for (const directory of [devRoot, stageDir, emptyDir])
+    mkdirSync(directory, { recursive: true, mode: 0o711 })
   const sweep = await sweepDead(runDir)
   if (sweep.instances > 0) log.warn(sweep, 'removed what workers that died had left')
   const native = openNative(nativeDir)
   const unmapped = refusesIdmap(native, runDir)
-  if (unmapped !== undefined) log.warn({ errno: unmapped, dataDir }, `the data folder's file system cannot be mounted with mapped ids: ${UNMAPPED}`)
+  if (unmapped !== undefined)
+    log.warn(
+      { errno: unmapped, dataDir },
+      `the data folder's file system cannot be mounted with mapped ids: ${UNMAPPED}`,
+    )
   const instance = instanceName()
-  const host = { stageDir, seccomp: compileSeccomp(seccomp), rootByWorker: !native.tmpfsKeepsAttributes(), procPaths: findProcPaths() }
+  const host = {
+    stageDir,
+    seccomp: compileSeccomp(seccomp),
+    rootByWorker: !native.tmpfsKeepsAttributes(),
+    procPaths: findProcPaths(),
+  }
   let slots: Slots | undefined
   let driver: CgroupDriver | undefined
   try {
-    driver = createCgroupDriver({ native, instance, folder: dataDir, announce: roots => registerInstance(runDir, instance, roots) })
-    slots = createSlots({ native, ranges: claimIdRanges({ native, count, preferred: hashOf(dataDir) }), idmap: unmapped === undefined, devRoot })
+    driver = createCgroupDriver({
+      native,
+      instance,
+      folder: dataDir,
+      announce: (roots) => registerInstance(runDir, instance, roots),
+    })
+    slots = createSlots({
+      native,
+      ranges: claimIdRanges({ native, count, preferred: hashOf(dataDir) }),
+      idmap: unmapped === undefined,
+      devRoot,
+    })
     await tryContainer({ native, slots, host, driver, layer: emptyDir })
   } catch (err) {
     slots?.close()
@@ -69,13 +100,15 @@ export async function openRuntime ({ nativeDir, dataDir, slots: count, seccomp =
     forgetInstance(runDir, instance)
     throw err
   }
-  const cgroups = createCgroupPool({ driver, onLeak: what => log.error({ what }, 'left behind') })
+  const cgroups = createCgroupPool({ driver, onLeak: (what) => log.error({ what }, 'left behind') })
   log.info({ layout: driver.layout, slots: count, instance }, 'container runtime is ready')
   const runtime = createRuntime({ native, slots, cgroups, host })
   return {
     ...runtime,
-    get running () { return runtime.running },
-    async close () {
+    get running() {
+      return runtime.running
+    },
+    async close() {
       await runtime.close()
       forgetInstance(runDir, instance)
     },

@@ -1,10 +1,16 @@
-// Which system calls a function may make: an allow-list, everything else fails with EPERM.
-// What Docker's default profile allows without any capability, less what no function needs
-// (io_uring and kernel AIO, whose numbers are the whole host's; sync, which writes out everybody's files; keyctl, ptrace, memory policies,
-// obsolete calls).  32-bit system calls are refused as a whole: their `socketcall` cannot be filtered by its arguments.
+// Which system calls a function may make: an allow-list, everything else fails with EPERM. What Docker's
+// default profile allows without any capability, less what no function needs (io_uring and kernel AIO, whose
+// numbers are the whole host's; sync, which writes out everybody's files; keyctl, ptrace, memory policies,
+// obsolete calls). 32-bit system calls are refused as a whole: their `socketcall` cannot be filtered by its
+// arguments.
 
 /** `value` of argument `arg` must satisfy `op`; `masked` compares (argument & mask) with value. */
-export interface ArgumentRule { readonly arg: number, readonly op: 'eq' | 'ne' | 'lt' | 'gt' | 'masked', readonly value: number, readonly mask?: number }
+export interface ArgumentRule {
+  readonly arg: number
+  readonly op: 'eq' | 'ne' | 'lt' | 'gt' | 'masked'
+  readonly value: number
+  readonly mask?: number
+}
 
 export interface SyscallRule {
   readonly name: string
@@ -19,10 +25,13 @@ const ENOSYS = 38
 const CLONE_NAMESPACES = 0x7e020000
 const AF_UNIX = 1
 const AF_INET = [2, 10]
-/** SOCK_STREAM with TCP and MPTCP, SOCK_DGRAM with UDP and ICMP; 0 is the type's own.  Any other protocol would be code of the kernel's
- * that no function needs, loaded because a function asked for it (DCCP, SCTP, L2TP). */
-const INET_PROTOCOLS: ReadonlyArray<{ readonly type: number, readonly protocols: readonly number[] }> = [
-  { type: 1, protocols: [0, 6, 262] }, { type: 2, protocols: [0, 17, 1, 58] },
+/**
+ * SOCK_STREAM with TCP and MPTCP, SOCK_DGRAM with UDP and ICMP; 0 is the type's own. Any other protocol would
+ * be code of the kernel's that no function needs, loaded because a function asked for it (DCCP, SCTP, L2TP).
+ */
+const INET_PROTOCOLS: ReadonlyArray<{ readonly type: number; readonly protocols: readonly number[] }> = [
+  { type: 1, protocols: [0, 6, 262] },
+  { type: 2, protocols: [0, 17, 1, 58] },
 ]
 /** SOCK_NONBLOCK and SOCK_CLOEXEC come in the same argument. */
 const SOCK_TYPE_MASK = 0xf
@@ -55,9 +64,13 @@ shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 splice stat st
 sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
 timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid write
 writev
-`.trim().split(/\s+/)
+`
+  .trim()
+  .split(/\s+/)
 
-/** An argument that the kernel takes as an int: libseccomp compares 64 bits, the kernel looks at the lower 32. */
+/**
+ * An argument that the kernel takes as an int: libseccomp compares 64 bits, the kernel looks at the lower 32.
+ */
 const int = (arg: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask: 0xffffffff, value })
 const bits = (arg: number, mask: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask, value })
 
@@ -65,37 +78,70 @@ const bits = (arg: number, mask: number, value: number): ArgumentRule => ({ arg,
 const OPTION_BITS = 10
 
 /** setsockopt(2) at a level other than SOL_SOCKET (1): an even number, or one with any other bit set. */
-const OTHER_LEVELS: ReadonlyArray<readonly [mask: number, value: number]> = [[1, 0], ...Array.from({ length: OPTION_BITS - 1 }, (_, i) => [2 << i, 2 << i] as const)]
-
-/** prctl(2) with anything but PR_SET_PDEATHSIG (1), by which a function would outlive its worker, and PR_SET_SECCOMP (22), by the lower
- * bits of the option: an odd one that is not 1, or an even one that is not 22. */
-const PRCTL_OPTIONS: ReadonlyArray<readonly [mask: number, value: number]> = [
-  ...Array.from({ length: OPTION_BITS - 1 }, (_, i) => [1 | 2 << i, 1 | 2 << i] as const),
-  [0b11, 0], [0b101, 0], [0b1001, 0b1000], [0b10001, 0], ...Array.from({ length: OPTION_BITS - 5 }, (_, i) => [1 | 32 << i, 32 << i] as const),
+const OTHER_LEVELS: ReadonlyArray<readonly [mask: number, value: number]> = [
+  [1, 0],
+  ...Array.from({ length: OPTION_BITS - 1 }, (_, i) => [2 << i, 2 << i] as const),
 ]
-/** seccomp(2) with what only asks, and strict mode.  A filter of a function's own is, as those of its sockets, compiled out of the whole
- * host's budget: a hundred processes with seven each took an eighth of it in half a second. */
+
+/**
+ * prctl(2) with anything but PR_SET_PDEATHSIG (1), by which a function would outlive its worker, and
+ * PR_SET_SECCOMP (22), by the lower bits of the option: an odd one that is not 1, or an even one that is not
+ * 22.
+ */
+const PRCTL_OPTIONS: ReadonlyArray<readonly [mask: number, value: number]> = [
+  ...Array.from({ length: OPTION_BITS - 1 }, (_, i) => [1 | (2 << i), 1 | (2 << i)] as const),
+  [0b11, 0],
+  [0b101, 0],
+  [0b1001, 0b1000],
+  [0b10001, 0],
+  ...Array.from({ length: OPTION_BITS - 5 }, (_, i) => [1 | (32 << i), 32 << i] as const),
+]
+/**
+ * seccomp(2) with what only asks, and strict mode. A filter of a function's own is, as those of its sockets,
+ * compiled out of the whole host's budget: a hundred processes with seven each took an eighth of it in half a
+ * second.
+ */
 const SECCOMP_OPERATIONS = [0, 2, 3]
 
-/** setsockopt(2) at SOL_SOCKET (1), by the lower six bits of the option: all but those of SO_ATTACH_FILTER (26), SO_ATTACH_BPF (50),
- * SO_ATTACH_REUSEPORT_CBPF (51) and _EBPF (52), as few masks as can say it.  What they attach is compiled to machine code, out of one
- * budget that the whole host has (net.core.bpf_jit_limit): without it no container can load its seccomp filter. */
+/**
+ * setsockopt(2) at SOL_SOCKET (1), by the lower six bits of the option: all but those of SO_ATTACH_FILTER
+ * (26), SO_ATTACH_BPF (50), SO_ATTACH_REUSEPORT_CBPF (51) and _EBPF (52), as few masks as can say it. What
+ * they attach is compiled to machine code, out of one budget that the whole host has
+ * (net.core.bpf_jit_limit): without it no container can load its seccomp filter.
+ */
 const SOCKET_OPTIONS: ReadonlyArray<readonly [mask: number, value: number]> = [
-  [0o20, 0], [0o70, 0o20], [0o74, 0o34], [0o76, 0o30], [0o77, 0o33], [0o70, 0o70], [0o76, 0o60], [0o77, 0o65], [0o76, 0o66],
+  [0o20, 0],
+  [0o70, 0o20],
+  [0o74, 0o34],
+  [0o76, 0o30],
+  [0o77, 0o33],
+  [0o70, 0o70],
+  [0o76, 0o60],
+  [0o77, 0o65],
+  [0o76, 0o66],
 ]
 const SOL_SOCKET = 1
 
 export const FUNCTION_PROFILE: readonly SyscallRule[] = [
-  ...ALLOWED.map(name => ({ name })),
+  ...ALLOWED.map((name) => ({ name })),
   { name: 'socket', when: [int(0, AF_UNIX)] },
   { name: 'socketpair', when: [int(0, AF_UNIX)] },
-  ...AF_INET.flatMap(family => INET_PROTOCOLS.flatMap(({ type, protocols }) => protocols.map((protocol): SyscallRule => (
-    { name: 'socket', when: [int(0, family), bits(1, SOCK_TYPE_MASK, type), int(2, protocol)] })))),
+  ...AF_INET.flatMap((family) =>
+    INET_PROTOCOLS.flatMap(({ type, protocols }) =>
+      protocols.map((protocol): SyscallRule => ({
+        name: 'socket',
+        when: [int(0, family), bits(1, SOCK_TYPE_MASK, type), int(2, protocol)],
+      })),
+    ),
+  ),
   { name: 'socket', when: [int(0, AF_NETLINK), int(2, NETLINK_ROUTE)] },
   ...PRCTL_OPTIONS.map(([mask, value]): SyscallRule => ({ name: 'prctl', when: [bits(0, mask, value)] })),
   ...SECCOMP_OPERATIONS.map((value): SyscallRule => ({ name: 'seccomp', when: [int(0, value)] })),
   ...OTHER_LEVELS.map(([mask, value]): SyscallRule => ({ name: 'setsockopt', when: [bits(1, mask, value)] })),
-  ...SOCKET_OPTIONS.map(([mask, value]): SyscallRule => ({ name: 'setsockopt', when: [int(1, SOL_SOCKET), bits(2, mask, value)] })),
+  ...SOCKET_OPTIONS.map(([mask, value]): SyscallRule => ({
+    name: 'setsockopt',
+    when: [int(1, SOL_SOCKET), bits(2, mask, value)],
+  })),
   ...PERSONALITIES.map((value): SyscallRule => ({ name: 'personality', when: [int(0, value)] })),
   { name: 'clone', when: [{ arg: 0, op: 'masked', mask: CLONE_NAMESPACES, value: 0 }] },
   // Its flags lie in memory, where a filter cannot look; libc falls back to clone on ENOSYS.
@@ -105,7 +151,9 @@ export const FUNCTION_PROFILE: readonly SyscallRule[] = [
 /** What installing packages and compiling need beyond that, as Docker's default profile allows it. */
 const BUILD_ALLOWED = `
 io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit kcmp mknod mknodat name_to_handle_at process_vm_readv process_vm_writev ptrace seccomp sync
-`.trim().split(/\s+/)
+`
+  .trim()
+  .split(/\s+/)
 
 const EPROTONOSUPPORT = 93
 
@@ -113,8 +161,12 @@ const EPROTONOSUPPORT = 93
 export const BUILD_PROFILE: readonly SyscallRule[] = [
   ...FUNCTION_PROFILE,
   // useradd(8) asks for the kernel's audit, and goes on without one only if the kernel seems to have none.
-  { name: 'socket', when: [int(0, AF_NETLINK), { arg: 2, op: 'ne', value: NETLINK_ROUTE }], errno: EPROTONOSUPPORT },
-  ...BUILD_ALLOWED.map(name => ({ name })),
+  {
+    name: 'socket',
+    when: [int(0, AF_NETLINK), { arg: 2, op: 'ne', value: NETLINK_ROUTE }],
+    errno: EPROTONOSUPPORT,
+  },
+  ...BUILD_ALLOWED.map((name) => ({ name })),
   { name: 'prctl', when: [int(0, 1), int(1, 9)] },
   { name: 'prctl', when: [int(0, 22)] },
 ]

@@ -21,30 +21,40 @@ const EDOM = 33
 const SCMP_FLTATR_CTL_OPTIMIZE = 8
 const OPTIMIZE_TREE = 2
 
-function load () {
+function load() {
   try {
     return koffi.load('libseccomp.so.2')
   } catch (cause) {
-    throw new Unsupported('libseccomp.so.2 is not there; run "make setup" (Debian package libseccomp2)', cause)
+    throw new Unsupported(
+      'libseccomp.so.2 is not there; run "make setup" (Debian package libseccomp2)',
+      cause,
+    )
   }
 }
 
-function check (result: number, what: string): void {
+function check(result: number, what: string): void {
   if (result < 0) throw new Unsupported(`libseccomp could not ${what} (error ${-result})`)
 }
 
 /** A condition on argument `arg`; `op` is libseccomp's number for it. */
-export interface Comparison { readonly arg: number, readonly op: number, readonly a: number | bigint, readonly b: number | bigint }
+export interface Comparison {
+  readonly arg: number
+  readonly op: number
+  readonly a: number | bigint
+  readonly b: number | bigint
+}
 
 export interface FilterBuilder {
   /** Also filter calls of the architecture NAME ("x86"); false when this libseccomp does not know it. */
-  addArchitecture (name: string): boolean
-  /** ACTION for the system call NAME when all conditions hold; a name that no architecture has is left out. */
-  addRule (name: string, action: number, conditions: readonly Comparison[]): void
+  addArchitecture(name: string): boolean
+  /**
+   * ACTION for the system call NAME when all conditions hold; a name that no architecture has is left out.
+   */
+  addRule(name: string, action: number, conditions: readonly Comparison[]): void
 }
 
 /** The filter that BUILD describes, DEFAULT_ACTION for everything else, as struct sock_filter[]. */
-export function buildFilter (defaultAction: number, build: (filter: FilterBuilder) => void): Uint8Array {
+export function buildFilter(defaultAction: number, build: (filter: FilterBuilder) => void): Uint8Array {
   const lib = load()
   const argument = koffi.struct({ arg: 'uint32', op: 'int32', a: 'uint64', b: 'uint64' })
   const init = lib.func('void *seccomp_init(uint32_t action)')
@@ -53,7 +63,13 @@ export function buildFilter (defaultAction: number, build: (filter: FilterBuilde
   const resolveArchitecture = lib.func('uint32_t seccomp_arch_resolve_name(const char *name)')
   const addArchitecture = lib.func('int seccomp_arch_add(void *context, uint32_t token)')
   const attribute = lib.func('int seccomp_attr_set(void *context, int attribute, uint32_t value)')
-  const add = lib.func('seccomp_rule_add_array', 'int', ['void *', 'uint32', 'int', 'uint', koffi.pointer(argument)])
+  const add = lib.func('seccomp_rule_add_array', 'int', [
+    'void *',
+    'uint32',
+    'int',
+    'uint',
+    koffi.pointer(argument),
+  ])
   const exportBpf = lib.func('int seccomp_export_bpf(void *context, int fd)')
   const context: unknown = init(defaultAction)
   const directory = mkdtempSync(join(tmpdir(), 'wherry-seccomp-'))
@@ -61,14 +77,14 @@ export function buildFilter (defaultAction: number, build: (filter: FilterBuilde
   try {
     check(attribute(context, SCMP_FLTATR_CTL_OPTIMIZE, OPTIMIZE_TREE), 'optimise the filter')
     build({
-      addArchitecture (name) {
+      addArchitecture(name) {
         const token: number = resolveArchitecture(name)
         if (token === 0) return false
         const result: number = addArchitecture(context, token)
         if (result !== -EEXIST) check(result, `filter the architecture ${name}`)
         return true
       },
-      addRule (name, action, conditions) {
+      addRule(name, action, conditions) {
         const number: number = resolve(name)
         // Negative numbers below -1 are libseccomp's own for calls that only another architecture has.
         if (number === NR_UNKNOWN) return
@@ -89,12 +105,24 @@ export function buildFilter (defaultAction: number, build: (filter: FilterBuilde
   }
 }
 
-/** RULES as struct sock_filter[], everything else fails with EPERM; names that this machine does not have are left out. */
-export function compileSeccomp (rules: readonly SyscallRule[]): Uint8Array {
-  return buildFilter(scmpActErrno(EPERM), filter => {
+/**
+ * RULES as struct sock_filter[], everything else fails with EPERM; names that this machine does not have are
+ * left out.
+ */
+export function compileSeccomp(rules: readonly SyscallRule[]): Uint8Array {
+  return buildFilter(scmpActErrno(EPERM), (filter) => {
     for (const rule of rules) {
-      const conditions = (rule.when ?? []).map(c => ({ arg: c.arg, op: COMPARE[c.op], a: c.mask ?? c.value, b: c.mask === undefined ? 0 : c.value }))
-      filter.addRule(rule.name, rule.errno === undefined ? SCMP_ACT_ALLOW : scmpActErrno(rule.errno), conditions)
+      const conditions = (rule.when ?? []).map((c) => ({
+        arg: c.arg,
+        op: COMPARE[c.op],
+        a: c.mask ?? c.value,
+        b: c.mask === undefined ? 0 : c.value,
+      }))
+      filter.addRule(
+        rule.name,
+        rule.errno === undefined ? SCMP_ACT_ALLOW : scmpActErrno(rule.errno),
+        conditions,
+      )
     }
   })
 }

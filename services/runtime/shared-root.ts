@@ -8,15 +8,19 @@ import { readFileSync } from 'node:fs'
 const STACK_MAX = 16
 
 /** mountinfo writes blanks and backslashes in octal (proc(5)). */
-const unescapePath = (text: string): string => text.replaceAll(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(parseInt(digits, 8)))
+const unescapePath = (text: string): string =>
+  text.replaceAll(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(parseInt(digits, 8)))
 
 /** How many mounts are on PATH, which has no symbolic links. */
-export function countMountsAt (path: string): number {
-  return readFileSync('/proc/self/mountinfo', 'latin1').split('\n').filter(line => unescapePath(line.split(' ')[4] ?? '') === Buffer.from(path).toString('latin1')).length
+export function countMountsAt(path: string): number {
+  return readFileSync('/proc/self/mountinfo', 'latin1')
+    .split('\n')
+    .filter((line) => unescapePath(line.split(' ')[4] ?? '') === Buffer.from(path).toString('latin1')).length
 }
 
 /** Detach mounts from PATH, with all below them, until KEEP are left. */
-export function detachMountsAt (path: string, keep: number): void {
+export function detachMountsAt(path: string, keep: number): void {
   const { execFileSync } = process.getBuiltinModule('node:child_process')
-  for (let i = Math.min(STACK_MAX, countMountsAt(path)); i > keep; i--) execFileSync('umount', ['--lazy', '--no-canonicalize', path], { stdio: ['ignore', 'ignore', 'pipe'] })
+  for (let i = Math.min(STACK_MAX, countMountsAt(path)); i > keep; i--)
+    execFileSync('umount', ['--lazy', '--no-canonicalize', path], { stdio: ['ignore', 'ignore', 'pipe'] })
 }

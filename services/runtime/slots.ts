@@ -5,7 +5,8 @@
 // namespace, so it cannot change it, and every socket in it is gone with the container's processes.
 // What can stay is what went over `lo` (connections in TIME_WAIT, counters): then the next gets a new one.
 //
-// The namespaces are held by descriptors only: when this process dies, however it dies, the kernel frees them.
+// The namespaces are held by descriptors only: when this process dies, however it dies, the kernel frees
+// them.
 
 import { chmodSync, closeSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -29,9 +30,9 @@ export interface Slot {
 
 export interface Slots {
   /** A free slot; undefined when all are taken. */
-  take (): Slot | undefined
-  release (slot: Slot): void
-  close (): void
+  take(): Slot | undefined
+  release(slot: Slot): void
+  close(): void
 }
 
 export interface SlotsDeps {
@@ -45,12 +46,12 @@ export interface SlotsDeps {
 }
 
 /** As many slots as there are RANGES, made when first needed. */
-export function createSlots ({ native, ranges, idmap, devRoot }: SlotsDeps): Slots {
+export function createSlots({ native, ranges, idmap, devRoot }: SlotsDeps): Slots {
   const all: Slot[] = []
   const free: Slot[] = []
   let closed = false
 
-  function make (): Slot {
+  function make(): Slot {
     const number = all.length
     const idBase = ranges.bases[number]!
     const devDir = join(devRoot, String(idBase)) // no other worker has this number, also not on this data folder
@@ -69,7 +70,7 @@ export function createSlots ({ native, ranges, idmap, devRoot }: SlotsDeps): Slo
   }
 
   /** -1 lets the next container make its own at its start, and say why it cannot. */
-  function replacement (): number {
+  function replacement(): number {
     try {
       return native.newNetworkNamespace()
     } catch (err) {
@@ -78,20 +79,20 @@ export function createSlots ({ native, ranges, idmap, devRoot }: SlotsDeps): Slo
     }
   }
 
-  function discard (slot: Slot): void {
+  function discard(slot: Slot): void {
     if (slot.idmapFd >= 0) closeSync(slot.idmapFd)
     if (slot.netnsFd >= 0) closeSync(slot.netnsFd)
   }
 
   return {
     take: () => free.pop() ?? (all.length < ranges.bases.length ? make() : undefined),
-    release (slot) {
+    release(slot) {
       if (closed) return discard(slot)
       if (slot.netnsFd >= 0 && !native.networkNamespaceUsed(slot.netnsFd)) return void free.push(slot)
       if (slot.netnsFd >= 0) closeSync(slot.netnsFd)
       free.push({ ...slot, netnsFd: replacement() })
     },
-    close () {
+    close() {
       if (closed) return
       closed = true
       for (const slot of free.splice(0)) discard(slot)

@@ -12,24 +12,62 @@ const CPU_QUOTA_MIN_US = 1000
 const OPEN_FILES_MAX = 1024
 const SIGNALS_PENDING_MAX = 1024
 const MESSAGE_QUEUE_BYTES_MAX = 65_536
-/** The kernel counts inotify for the user who made the namespace as well, which is the host's root, and root's instances are 128 by default. */
-export const FUNCTION_SYSCTL: Readonly<Record<string, string>> = { 'user.max_inotify_instances': '8', 'user.max_inotify_watches': '8192' }
+/**
+ * The kernel counts inotify for the user who made the namespace as well, which is the host's root, and root's
+ * instances are 128 by default.
+ */
+export const FUNCTION_SYSCTL: Readonly<Record<string, string>> = {
+  'user.max_inotify_instances': '8',
+  'user.max_inotify_watches': '8192',
+}
 /** When the host itself runs out of memory, functions go before the worker and everybody else. */
 export const OOM_SCORE_ADJ = 1000
 /** Each inode of a tmpfs costs about 1 KiB of kernel memory; one for every 4 KiB keeps that in proportion. */
 const SCRATCH_BYTES_PER_INODE = 4096
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
-export const NO_CAPABILITIES: Capabilities = { bounding: [], permitted: [], inheritable: [], effective: [], ambient: [] }
+export const NO_CAPABILITIES: Capabilities = {
+  bounding: [],
+  permitted: [],
+  inheritable: [],
+  effective: [],
+  ambient: [],
+}
 
-/** moby's list (oci/defaults.go), and the host's pressure, which anybody may not only read but have watched; those that a kernel does not have are skipped when the plan is made. */
+/**
+ * moby's list (oci/defaults.go), and the host's pressure, which anybody may not only read but have watched;
+ * those that a kernel does not have are skipped when the plan is made.
+ */
 export const MASKED_PATHS: readonly string[] = [
-  '/proc/acpi', '/proc/asound', '/proc/interrupts', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/pressure',
-  '/proc/sched_debug', '/proc/scsi', '/proc/timer_list', '/proc/timer_stats',
+  '/proc/acpi',
+  '/proc/asound',
+  '/proc/interrupts',
+  '/proc/kcore',
+  '/proc/keys',
+  '/proc/latency_stats',
+  '/proc/pressure',
+  '/proc/sched_debug',
+  '/proc/scsi',
+  '/proc/timer_list',
+  '/proc/timer_stats',
 ]
-export const READONLY_PATHS: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
+export const READONLY_PATHS: readonly string[] = [
+  '/proc/bus',
+  '/proc/fs',
+  '/proc/irq',
+  '/proc/sys',
+  '/proc/sysrq-trigger',
+]
 
-export const NAMESPACES: readonly NamespaceType[] = ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup']
+export const NAMESPACES: readonly NamespaceType[] = [
+  'mount',
+  'pid',
+  'ipc',
+  'uts',
+  'network',
+  'user',
+  'cgroup',
+]
 /** What every function has besides its volumes. */
 export const FUNCTION_MOUNTS: readonly Mount[] = [
   { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
@@ -48,20 +86,30 @@ export interface ContainerRequest {
   readonly env: Readonly<Record<string, string>>
 }
 
-/** ENTRYPOINT and CMD with `command` and `args` in their place, as Kubernetes has it: a new command drops the image's CMD. */
-function argvOf (request: ContainerRequest): readonly string[] {
+/**
+ * ENTRYPOINT and CMD with `command` and `args` in their place, as Kubernetes has it: a new command drops the
+ * image's CMD.
+ */
+function argvOf(request: ContainerRequest): readonly string[] {
   const { config } = request.image
   const { command, args } = request.function
   const argv = [...(command ?? config.entrypoint), ...(args ?? (command ? [] : config.cmd))]
   if (argv.length === 0) {
-    throw new StartError(`image ${request.function.image} has neither ENTRYPOINT nor CMD; give the function a "command"`, 'ERR_NO_COMMAND')
+    throw new StartError(
+      `image ${request.function.image} has neither ENTRYPOINT nor CMD; give the function a "command"`,
+      'ERR_NO_COMMAND',
+    )
   }
   return argv
 }
 
 /** Later entries win; PATH, HOME and HOSTNAME are always there, as programs expect. */
-function environmentOf (request: ContainerRequest, hostname: string): readonly string[] {
-  const variables = new Map<string, string>([['PATH', DEFAULT_PATH], ['HOSTNAME', hostname], ['HOME', request.user.uid === 0 ? '/root' : '/']])
+function environmentOf(request: ContainerRequest, hostname: string): readonly string[] {
+  const variables = new Map<string, string>([
+    ['PATH', DEFAULT_PATH],
+    ['HOSTNAME', hostname],
+    ['HOME', request.user.uid === 0 ? '/root' : '/'],
+  ])
   for (const entry of request.image.config.env) {
     const equals = entry.indexOf('=')
     if (equals > 0) variables.set(entry.slice(0, equals), entry.slice(equals + 1))
@@ -71,17 +119,23 @@ function environmentOf (request: ContainerRequest, hostname: string): readonly s
   return [...variables].map(([key, value]) => `${key}=${value}`)
 }
 
-function mountsOf (request: ContainerRequest): readonly Mount[] {
-  const volumes = request.function.volumes.map(volume => {
+function mountsOf(request: ContainerRequest): readonly Mount[] {
+  const volumes = request.function.volumes.map((volume) => {
     const source = request.volumePaths.get(volume.name)
-    if (source === undefined) throw new StartError(`volume ${volume.name} has no directory on this worker`, 'ERR_START')
-    return { destination: volume.target, type: 'bind', source, options: ['nosuid', 'nodev', ...(volume.readonly ? ['ro'] : [])] } as const
+    if (source === undefined)
+      throw new StartError(`volume ${volume.name} has no directory on this worker`, 'ERR_START')
+    return {
+      destination: volume.target,
+      type: 'bind',
+      source,
+      options: ['nosuid', 'nodev', ...(volume.readonly ? ['ro'] : [])],
+    } as const
   })
   return [...FUNCTION_MOUNTS, ...volumes]
 }
 
 /** What to run, as a runtime spec.  Throws StartError when image and function together do not say it. */
-export function buildSpec (request: ContainerRequest): RuntimeSpec {
+export function buildSpec(request: ContainerRequest): RuntimeSpec {
   const { limits } = request.function
   const hostname = request.function.name.toLowerCase().replaceAll(/[^a-z0-9-]/g, '-')
   const scratchBytes = Math.floor(limits.memoryBytes / 2)
@@ -115,7 +169,10 @@ export function buildSpec (request: ContainerRequest): RuntimeSpec {
       namespaces: NAMESPACES,
       resources: {
         memory: { limit: limits.memoryBytes },
-        cpu: { quota: Math.max(CPU_QUOTA_MIN_US, Math.round(limits.cpus * CPU_PERIOD_US)), period: CPU_PERIOD_US },
+        cpu: {
+          quota: Math.max(CPU_QUOTA_MIN_US, Math.round(limits.cpus * CPU_PERIOD_US)),
+          period: CPU_PERIOD_US,
+        },
         pids: { limit: limits.pids },
       },
       maskedPaths: MASKED_PATHS,

@@ -1,21 +1,63 @@
 // The worker's settings.
 
 import { availableParallelism, hostname } from 'node:os'
-import { integer, listenAddress, share, sharedSettings, text, type Config, type Table } from '../platform/config.ts'
+import {
+  integer,
+  listenAddress,
+  share,
+  sharedSettings,
+  text,
+  type Config,
+  type Table,
+} from '../platform/config.ts'
 
 const SLOTS_PER_CORE = 4
 const SLOTS_MAX = 1024
 
 /** A host name as the worker's own name: cut and cleaned, because the name goes into keys and metrics. */
-const nameOfHost = hostname().replaceAll(/[^\w.-]/g, '_').slice(0, 63) || 'worker'
+const nameOfHost =
+  hostname()
+    .replaceAll(/[^\w.-]/g, '_')
+    .slice(0, 63) || 'worker'
 
 export const workerSettings = {
   ...sharedSettings,
-  listen: { env: 'WHERRY_WORKER_LISTEN', flag: 'listen', ...listenAddress, default: { host: '127.0.0.1', port: 8081 }, about: 'where /healthz and /metrics are served' },
-  workerName: { env: 'WHERRY_WORKER_NAME', flag: 'name', ...text(/^[A-Za-z0-9][\w.-]{0,62}$/, '1 to 63 of letters, digits and _ - .'), default: nameOfHost, about: 'name of this worker, its own on this Redis' },
-  slots: { env: 'WHERRY_WORKER_SLOTS', flag: 'slots', ...integer({ min: 1, max: SLOTS_MAX }), default: Math.min(SLOTS_MAX, SLOTS_PER_CORE * availableParallelism()), about: 'containers at the same time' },
-  imagesHigh: { env: 'WHERRY_IMAGES_HIGH', flag: 'images-high', ...share, default: { percent: 85 }, about: 'from here on images that nobody needs are removed: size of the image store, or how full its disk is' },
-  imagesLow: { env: 'WHERRY_IMAGES_LOW', flag: 'images-low', ...share, default: { percent: 80 }, about: 'down to here they are removed; in the same unit, and below the high one' },
+  listen: {
+    env: 'WHERRY_WORKER_LISTEN',
+    flag: 'listen',
+    ...listenAddress,
+    default: { host: '127.0.0.1', port: 8081 },
+    about: 'where /healthz and /metrics are served',
+  },
+  workerName: {
+    env: 'WHERRY_WORKER_NAME',
+    flag: 'name',
+    ...text(/^[A-Za-z0-9][\w.-]{0,62}$/, '1 to 63 of letters, digits and _ - .'),
+    default: nameOfHost,
+    about: 'name of this worker, its own on this Redis',
+  },
+  slots: {
+    env: 'WHERRY_WORKER_SLOTS',
+    flag: 'slots',
+    ...integer({ min: 1, max: SLOTS_MAX }),
+    default: Math.min(SLOTS_MAX, SLOTS_PER_CORE * availableParallelism()),
+    about: 'containers at the same time',
+  },
+  imagesHigh: {
+    env: 'WHERRY_IMAGES_HIGH',
+    flag: 'images-high',
+    ...share,
+    default: { percent: 85 },
+    about:
+      'from here on images that nobody needs are removed: size of the image store, or how full its disk is',
+  },
+  imagesLow: {
+    env: 'WHERRY_IMAGES_LOW',
+    flag: 'images-low',
+    ...share,
+    default: { percent: 80 },
+    about: 'down to here they are removed; in the same unit, and below the high one',
+  },
 } satisfies Table
 
 export type WorkerConfig = Config<typeof workerSettings>

@@ -41,15 +41,28 @@ const NOTHING = new Uint8Array(0)
 const DISK_FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
 
 /** The completion of an attempt that never had a container. */
-function notRun (outcome: Outcome, message: string, pullMs: number): Completion {
+function notRun(outcome: Outcome, message: string, pullMs: number): Completion {
   return {
-    outcome, message, start: 'cold', phases: { pull: pullMs, create: 0, init: 0, run: 0 },
-    contentType: 'text/plain; charset=utf-8', body: NOTHING, log: '', logTruncated: false, endedAt: performance.now(),
+    outcome,
+    message,
+    start: 'cold',
+    phases: { pull: pullMs, create: 0, init: 0, run: 0 },
+    contentType: 'text/plain; charset=utf-8',
+    body: NOTHING,
+    log: '',
+    logTruncated: false,
+    endedAt: performance.now(),
   }
 }
 
-/** A digest replaces the tag: workers run what was resolved at deploy time.  The image is retained; the caller releases it. */
-async function ensureImage (deps: ExecuteDeps, record: FunctionRecord): Promise<{ image: Image, pullMs: number } | { failed: string, pullMs: number }> {
+/**
+ * A digest replaces the tag: workers run what was resolved at deploy time. The image is retained; the caller
+ * releases it.
+ */
+async function ensureImage(
+  deps: ExecuteDeps,
+  record: FunctionRecord,
+): Promise<{ image: Image; pullMs: number } | { failed: string; pullMs: number }> {
   const startedAt = performance.now()
   try {
     const { image, pulled } = await deps.puller.ensure(parseReference(record.spec.image), record.imageDigest)
@@ -57,29 +70,39 @@ async function ensureImage (deps: ExecuteDeps, record: FunctionRecord): Promise<
     if (pulled) deps.images.pulled()
     return { image, pullMs: pulled ? performance.now() - startedAt : 0 }
   } catch (err) {
-    if (!(err instanceof RegistryError || err instanceof ContentError || (err instanceof SyscallError && DISK_FULL.has(err.errno)))) throw err
+    if (!(
+      err instanceof RegistryError ||
+      err instanceof ContentError ||
+      (err instanceof SyscallError && DISK_FULL.has(err.errno))
+    ))
+      throw err
     deps.log.warn({ err, image: record.spec.image }, 'the image could not be had')
     return { failed: err.message, pullMs: performance.now() - startedAt }
   }
 }
 
-export function createExecute (deps: ExecuteDeps): Execute {
+export function createExecute(deps: ExecuteDeps): Execute {
   const resolveUser = createUserResolver()
 
-  async function specFor (invocation: Invocation, record: FunctionRecord, image: Image) {
+  async function specFor(invocation: Invocation, record: FunctionRecord, image: Image) {
     const user = await resolveUser(image, record.spec.user ?? image.config.user)
     const volumePaths = deps.volumes.paths(record.spec.volumes, user)
     return buildSpec({ image, function: record.spec, user, volumePaths, env: requestEnvironment(invocation) })
   }
 
-  async function runIn (image: Image, record: FunctionRecord, invocation: Invocation, signal: AbortSignal): Promise<Omit<Completion, 'phases'> & { createMs: number, runMs: number }> {
+  async function runIn(
+    image: Image,
+    record: FunctionRecord,
+    invocation: Invocation,
+    signal: AbortSignal,
+  ): Promise<Omit<Completion, 'phases'> & { createMs: number; runMs: number }> {
     const result = await runStdio(deps.runtime, {
       spec: await specFor(invocation, record, image),
       body: invocation.request.body,
       timeoutMs: record.spec.timeoutMs,
       responseMaxBytes: deps.responseMaxBytes,
       signal,
-      onStarted: pid => deps.running.started(invocation.callId, pid),
+      onStarted: (pid) => deps.running.started(invocation.callId, pid),
     })
     const { exit } = result
     return {
@@ -90,7 +113,11 @@ export function createExecute (deps: ExecuteDeps): Execute {
       imageDigest: image.digest,
       start: 'cold',
       usage: exit.usage,
-      contentType: responseContentType(record.spec.envVars, invocation.request.headers['content-type'], result.response),
+      contentType: responseContentType(
+        record.spec.envVars,
+        invocation.request.headers['content-type'],
+        result.response,
+      ),
       body: result.outcome === 'too_large' ? NOTHING : result.response,
       log: result.log,
       logTruncated: result.logTruncated,
@@ -100,9 +127,10 @@ export function createExecute (deps: ExecuteDeps): Execute {
     }
   }
 
-  async function attempt (invocation: Invocation, signal: AbortSignal): Promise<Completion> {
+  async function attempt(invocation: Invocation, signal: AbortSignal): Promise<Completion> {
     const record = deps.find(invocation.function)
-    if (!record) return notRun('cancelled', `function ${invocation.function} was removed before the call could run`, 0)
+    if (!record)
+      return notRun('cancelled', `function ${invocation.function} was removed before the call could run`, 0)
     const had = await ensureImage(deps, record)
     if ('failed' in had) return notRun('pull_fail', had.failed, had.pullMs)
     try {
@@ -112,7 +140,14 @@ export function createExecute (deps: ExecuteDeps): Execute {
     } catch (err) {
       if (!(err instanceof StartError || err instanceof SyscallError || err instanceof RangeError)) throw err
       deps.log.warn({ err, function: record.spec.name }, 'the container could not be started')
-      return { ...notRun('init_fail', err instanceof AppError ? err.message : `cannot start: ${err.message}`, had.pullMs), imageDigest: had.image.digest }
+      return {
+        ...notRun(
+          'init_fail',
+          err instanceof AppError ? err.message : `cannot start: ${err.message}`,
+          had.pullMs,
+        ),
+        imageDigest: had.image.digest,
+      }
     } finally {
       deps.puller.release(had.image.digest)
     }

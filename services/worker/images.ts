@@ -22,31 +22,45 @@ const COLLECT_MS = 5 * 60_000
 /** Several pulls that end at about the same time are followed by one collection. */
 const AFTER_PULL_MS = 5_000
 
-function checkMarks (high: Watermark, low: Watermark): void {
-  const [above, below] = 'percent' in high && 'percent' in low ? [high.percent, low.percent] : 'bytes' in high && 'bytes' in low ? [high.bytes, low.bytes] : [0, 0]
+function checkMarks(high: Watermark, low: Watermark): void {
+  const [above, below] =
+    'percent' in high && 'percent' in low
+      ? [high.percent, low.percent]
+      : 'bytes' in high && 'bytes' in low
+        ? [high.bytes, low.bytes]
+        : [0, 0]
   if (below < above) return
-  throw new InvalidRequest([{ path: 'WHERRY_IMAGES_LOW', problem: 'must be below WHERRY_IMAGES_HIGH, both as sizes or both as percentages' }])
+  throw new InvalidRequest([
+    {
+      path: 'WHERRY_IMAGES_LOW',
+      problem: 'must be below WHERRY_IMAGES_HIGH, both as sizes or both as percentages',
+    },
+  ])
 }
 
 /** Throws InvalidRequest when LOW is not below HIGH. */
-export function createImageKeeper ({ store, puller, high, low, log }: ImageKeeperDeps) {
+export function createImageKeeper({ store, puller, high, low, log }: ImageKeeperDeps) {
   checkMarks(high, low)
   let deployed: ReadonlySet<string> = new Set()
   let timer: NodeJS.Timeout | undefined
   let collecting: Promise<void> | undefined
   let stopped = true
 
-  async function collect (): Promise<void> {
+  async function collect(): Promise<void> {
     try {
-      puller.letGo(digest => deployed.has(digest))
+      puller.letGo((digest) => deployed.has(digest))
       const freed = await store.collector.collect({ high, low })
-      if (freed) log.info({ images: freed.images.map(image => image.digest), layers: freed.layers, bytes: freed.bytes }, 'removed images that nobody needs: the image store was above its high watermark')
+      if (freed)
+        log.info(
+          { images: freed.images.map((image) => image.digest), layers: freed.layers, bytes: freed.bytes },
+          'removed images that nobody needs: the image store was above its high watermark',
+        )
     } catch (err) {
       log.warn({ err }, 'images that nobody needs could not be removed; the next try is in some minutes')
     }
   }
 
-  function schedule (delayMs: number): void {
+  function schedule(delayMs: number): void {
     clearTimeout(timer)
     if (stopped) return
     timer = setTimeout(() => {
@@ -58,33 +72,33 @@ export function createImageKeeper ({ store, puller, high, low, log }: ImageKeepe
   }
 
   return {
-    start (): void {
+    start(): void {
       stopped = false
       schedule(AFTER_PULL_MS)
     },
 
     /** Waits for a collection that is under way. */
-    async stop (): Promise<void> {
+    async stop(): Promise<void> {
       stopped = true
       clearTimeout(timer)
       await collecting
     },
 
     /** Functions have these images, and no others. */
-    deploy (digests: readonly string[]): void {
+    deploy(digests: readonly string[]): void {
       const next = new Set(digests)
-      if (next.size === deployed.size && digests.every(digest => deployed.has(digest))) return
+      if (next.size === deployed.size && digests.every((digest) => deployed.has(digest))) return
       try {
         store.catalog.setDeployed([...next])
         deployed = next
-        puller.letGo(digest => deployed.has(digest)) // so that it can be removed as soon as its function is
+        puller.letGo((digest) => deployed.has(digest)) // so that it can be removed as soon as its function is
       } catch (err) {
         log.warn({ err }, 'the image store could not be told which images functions have')
       }
     },
 
     /** Something was fetched: the store may be too large now. */
-    pulled (): void {
+    pulled(): void {
       if (!collecting) schedule(AFTER_PULL_MS)
     },
   }

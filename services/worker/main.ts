@@ -14,7 +14,13 @@ try {
   else {
     keepHeapFlat()
     const log = createLog({ name: 'worker', level: config.logLevel })
-    await runProcess({ name: 'worker', log, stopTimeoutMs: config.stopTimeoutMs, start: () => startWorker(config, log, process.env), exit: code => process.exit(code) })
+    await runProcess({
+      name: 'worker',
+      log,
+      stopTimeoutMs: config.stopTimeoutMs,
+      start: () => startWorker(config, log, process.env),
+      exit: (code) => process.exit(code),
+    })
   }
 } catch (err) {
   process.stderr.write(describeStartFailure('worker', err))

@@ -9,20 +9,34 @@ const MEMORY_BUCKETS_BYTES = Array.from({ length: 15 }, (_, i) => 2 ** (20 + i))
 const PROCESS_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 export interface WorkerMetrics {
-  containerStarted (name: string, seconds: number): void
+  containerStarted(name: string, seconds: number): void
   /** An attempt ended and was settled. */
-  callSettled (record: CallRecord): void
+  callSettled(record: CallRecord): void
 }
 
 /** What containers used, by function: the sums, and how their peaks are spread. */
-function createUsageInstruments () {
+function createUsageInstruments() {
   const meter = metrics.getMeter('wherry')
-  const cpu = meter.createCounter('wherry_function_cpu_seconds', { description: 'CPU time that functions used' })
-  const throttled = meter.createCounter('wherry_function_cpu_throttled_seconds', { description: 'Time that functions stood still because of their CPU limit' })
-  const oomKills = meter.createCounter('wherry_function_oom_kills', { description: 'Processes that the kernel killed because a function was at its memory limit' })
-  const io = meter.createCounter('wherry_function_io_bytes', { description: 'Bytes that functions read from and wrote to block devices' })
-  const memory = meter.createHistogram('wherry_function_memory_peak_bytes', { description: 'Most memory that a call used', advice: { explicitBucketBoundaries: MEMORY_BUCKETS_BYTES } })
-  const processes = meter.createHistogram('wherry_function_processes_peak', { description: 'Most processes and threads that a call had at once', advice: { explicitBucketBoundaries: PROCESS_BUCKETS } })
+  const cpu = meter.createCounter('wherry_function_cpu_seconds', {
+    description: 'CPU time that functions used',
+  })
+  const throttled = meter.createCounter('wherry_function_cpu_throttled_seconds', {
+    description: 'Time that functions stood still because of their CPU limit',
+  })
+  const oomKills = meter.createCounter('wherry_function_oom_kills', {
+    description: 'Processes that the kernel killed because a function was at its memory limit',
+  })
+  const io = meter.createCounter('wherry_function_io_bytes', {
+    description: 'Bytes that functions read from and wrote to block devices',
+  })
+  const memory = meter.createHistogram('wherry_function_memory_peak_bytes', {
+    description: 'Most memory that a call used',
+    advice: { explicitBucketBoundaries: MEMORY_BUCKETS_BYTES },
+  })
+  const processes = meter.createHistogram('wherry_function_processes_peak', {
+    description: 'Most processes and threads that a call had at once',
+    advice: { explicitBucketBoundaries: PROCESS_BUCKETS },
+  })
   return (name: string, usage: Usage): void => {
     cpu.add(usage.cpuMs / 1000, { function: name })
     throttled.add(usage.cpuThrottledMs / 1000, { function: name })
@@ -35,18 +49,36 @@ function createUsageInstruments () {
 }
 
 /** Instruments on the global meter; call after startTelemetry.  RUNNING and SLOTS are read at each scrape. */
-export function createWorkerMetrics ({ running, slots }: { running: () => number, slots: number }): WorkerMetrics {
+export function createWorkerMetrics({
+  running,
+  slots,
+}: {
+  running: () => number
+  slots: number
+}): WorkerMetrics {
   const meter = metrics.getMeter('wherry')
   const seconds = { advice: { explicitBucketBoundaries: DURATION_BUCKETS_SECONDS } }
-  const starts = meter.createHistogram('wherry_container_start_seconds', { description: 'Cgroup, clone and mounts until the function’s program runs', ...seconds })
-  const calls = meter.createCounter('wherry_worker_calls', { description: 'Attempts settled by this worker, by how they ended' })
-  const phases = meter.createHistogram('wherry_call_phase_seconds', { description: 'Where the time of an attempt went', ...seconds })
+  const starts = meter.createHistogram('wherry_container_start_seconds', {
+    description: 'Cgroup, clone and mounts until the function’s program runs',
+    ...seconds,
+  })
+  const calls = meter.createCounter('wherry_worker_calls', {
+    description: 'Attempts settled by this worker, by how they ended',
+  })
+  const phases = meter.createHistogram('wherry_call_phase_seconds', {
+    description: 'Where the time of an attempt went',
+    ...seconds,
+  })
   const recordUsage = createUsageInstruments()
-  meter.createObservableGauge('wherry_containers_running', { description: 'Containers alive on this worker' }).addCallback(result => result.observe(running()))
-  meter.createObservableGauge('wherry_worker_slots', { description: 'Containers that may be alive at once' }).addCallback(result => result.observe(slots))
+  meter
+    .createObservableGauge('wherry_containers_running', { description: 'Containers alive on this worker' })
+    .addCallback((result) => result.observe(running()))
+  meter
+    .createObservableGauge('wherry_worker_slots', { description: 'Containers that may be alive at once' })
+    .addCallback((result) => result.observe(slots))
   return {
     containerStarted: (name, duration) => starts.record(duration, { function: name }),
-    callSettled (record) {
+    callSettled(record) {
       const name = record.function
       if (record.outcome) calls.add(1, { function: name, outcome: record.outcome })
       if (record.usage) recordUsage(name, record.usage)

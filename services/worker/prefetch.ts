@@ -1,6 +1,6 @@
 // Pulls the image of a function when it is deployed, not when it is first called, and says how far it is.
-// Knows which deployments are new to this worker; refuses to know how an image is pulled.  What fails here fails
-// again, with its reason, in the first call: prefetching is never the only try.
+// Knows which deployments are new to this worker; refuses to know how an image is pulled. What fails here
+// fails again, with its reason, in the first call: prefetching is never the only try.
 
 import { AppError } from '../contract/errors.ts'
 import type { FunctionRecord } from '../contract/function-spec.ts'
@@ -24,28 +24,39 @@ const PARALLEL_MAX = 2
 const QUEUE_MAX = 1000
 const REPORT_MS = 200
 
-interface Pull { readonly record: FunctionRecord, readonly layers: Map<string, LayerProgress>, timer: NodeJS.Timeout | undefined, isOver: boolean }
+interface Pull {
+  readonly record: FunctionRecord
+  readonly layers: Map<string, LayerProgress>
+  timer: NodeJS.Timeout | undefined
+  isOver: boolean
+}
 
-export function createPrefetch ({ workerName, puller, reports, onPulled, log }: PrefetchDeps) {
+export function createPrefetch({ workerName, puller, reports, onPulled, log }: PrefetchDeps) {
   const waiting: FunctionRecord[] = []
   const active = new Map<string, Pull>()
   let known: ReadonlyMap<string, FunctionRecord> | undefined
   let stopped = false
 
   /** A report that does not reach Redis is not missed: the next one says more. */
-  function say (digest: string, state: PullReport['state'], layers: readonly LayerProgress[], message?: string): Promise<void> {
-    return reports.write(digest, { worker: workerName, state, layers, ...(message !== undefined && { message }) })
+  function say(
+    digest: string,
+    state: PullReport['state'],
+    layers: readonly LayerProgress[],
+    message?: string,
+  ): Promise<void> {
+    return reports
+      .write(digest, { worker: workerName, state, layers, ...(message !== undefined && { message }) })
       .catch((err: unknown) => log.debug({ err }, 'how far a pull is did not reach Redis'))
   }
 
   /** The last word on OWN: what was to be said of it before, must not come behind. */
-  async function end (own: Pull, state: 'ready' | 'failed', message?: string): Promise<void> {
+  async function end(own: Pull, state: 'ready' | 'failed', message?: string): Promise<void> {
     own.isOver = true
     clearTimeout(own.timer)
     await say(own.record.imageDigest, state, [...own.layers.values()], message)
   }
 
-  async function pull (own: Pull): Promise<void> {
+  async function pull(own: Pull): Promise<void> {
     const { imageDigest: digest, spec } = own.record
     await say(digest, 'pulling', [])
     try {
@@ -53,15 +64,24 @@ export function createPrefetch ({ workerName, puller, reports, onPulled, log }: 
       if (pulled) onPulled()
       await end(own, 'ready')
     } catch (err) {
-      if (!stopped) log.warn({ err, function: spec.name, image: spec.image }, 'the image of a new deployment could not be had')
-      await end(own, 'failed', err instanceof AppError ? err.message : 'the worker failed; its log has the reason')
+      if (!stopped)
+        log.warn(
+          { err, function: spec.name, image: spec.image },
+          'the image of a new deployment could not be had',
+        )
+      await end(
+        own,
+        'failed',
+        err instanceof AppError ? err.message : 'the worker failed; its log has the reason',
+      )
     }
   }
 
-  function next (): void {
+  function next(): void {
     while (active.size < PARALLEL_MAX) {
-      // One that is under way has its turn behind it: its own deployment waits for a report that is younger than itself.
-      const at = waiting.findIndex(record => !active.has(record.imageDigest))
+      // One that is under way has its turn behind it: its own deployment waits for a report that is younger
+      // than itself.
+      const at = waiting.findIndex((record) => !active.has(record.imageDigest))
       if (at < 0) return
       const record = waiting.splice(at, 1)[0]!
       const own: Pull = { record, layers: new Map(), timer: undefined, isOver: false }
@@ -74,18 +94,21 @@ export function createPrefetch ({ workerName, puller, reports, onPulled, log }: 
   }
 
   return {
-    /** These are the functions now.  The first list is what was there before this worker: their first call pulls. */
-    deployed (records: readonly FunctionRecord[]): void {
+    /**
+     * These are the functions now. The first list is what was there before this worker: their first call
+     * pulls.
+     */
+    deployed(records: readonly FunctionRecord[]): void {
       const before = known
-      known = new Map(records.map(record => [record.spec.name, record]))
+      known = new Map(records.map((record) => [record.spec.name, record]))
       if (before === undefined) return
-      waiting.push(...records.filter(record => before.get(record.spec.name) !== record))
+      waiting.push(...records.filter((record) => before.get(record.spec.name) !== record))
       waiting.splice(0, Math.max(0, waiting.length - QUEUE_MAX))
       next()
     },
 
     /** A puller's progress, of whatever image. */
-    onProgress ({ image, ...progress }: PullProgress): void {
+    onProgress({ image, ...progress }: PullProgress): void {
       const own = active.get(image)
       if (!own || own.isOver) return
       own.layers.set(progress.layer, progress)
@@ -96,7 +119,7 @@ export function createPrefetch ({ workerName, puller, reports, onPulled, log }: 
     },
 
     /** Begins nothing more; what is under way is the puller's to end. */
-    stop (): void {
+    stop(): void {
       stopped = true
       waiting.length = 0
     },

@@ -10,12 +10,15 @@ const NOT_PASSED = new Set(['proxy'])
 const VALUE_MAX_CHARS = 8 * 1024
 
 /** "x-forwarded-for" → "X_Forwarded_For", as Go's canonical header form with underscores. */
-function variableName (header: string): string {
-  return header.split('-').map(part => part.charAt(0).toUpperCase() + part.slice(1).toLowerCase()).join('_')
+function variableName(header: string): string {
+  return header
+    .split('-')
+    .map((part) => part.charAt(0).toUpperCase() + part.slice(1).toLowerCase())
+    .join('_')
 }
 
 /** Variables for INVOCATION. */
-export function requestEnvironment (invocation: Invocation): Record<string, string> {
+export function requestEnvironment(invocation: Invocation): Record<string, string> {
   const { request } = invocation
   const env: Record<string, string> = {
     Http_Method: request.method,
@@ -27,7 +30,8 @@ export function requestEnvironment (invocation: Invocation): Record<string, stri
     WHERRY_ATTEMPT: String(invocation.attempt),
   }
   for (const [name, value] of Object.entries(request.headers).slice(0, HEADERS_MAX)) {
-    if (/^[A-Za-z0-9-]{1,128}$/.test(name) && !NOT_PASSED.has(name.toLowerCase())) env[`Http_${variableName(name)}`] = value.replaceAll('\0', '').slice(0, VALUE_MAX_CHARS)
+    if (/^[A-Za-z0-9-]{1,128}$/.test(name) && !NOT_PASSED.has(name.toLowerCase()))
+      env[`Http_${variableName(name)}`] = value.replaceAll('\0', '').slice(0, VALUE_MAX_CHARS)
   }
   env['Http_Content_Length'] = String(request.body.length)
   env['Http_X_Call_Id'] = invocation.callId

@@ -4,22 +4,26 @@ import type { Invocation } from '../contract/invocation.ts'
 import type { RunningCall } from '../queue/heartbeat.ts'
 
 export interface RunningCalls {
-  entered (invocation: Invocation): void
+  entered(invocation: Invocation): void
   /** Its container's first process is PID. */
-  started (callId: string, pid: number): void
-  left (callId: string): void
-  list (): readonly RunningCall[]
+  started(callId: string, pid: number): void
+  left(callId: string): void
+  list(): readonly RunningCall[]
 }
 
-export function createRunningCalls (): RunningCalls {
+export function createRunningCalls(): RunningCalls {
   const calls = new Map<string, RunningCall>()
   return {
-    entered ({ callId, function: name }) { calls.set(callId, { callId, function: name, pid: 0, startedAtMs: Date.now() }) },
-    started (callId, pid) {
+    entered({ callId, function: name }) {
+      calls.set(callId, { callId, function: name, pid: 0, startedAtMs: Date.now() })
+    },
+    started(callId, pid) {
       const call = calls.get(callId)
       if (call) calls.set(callId, { ...call, pid })
     },
-    left (callId) { calls.delete(callId) },
-    list: () => [...calls.values()].filter(call => call.pid > 0),
+    left(callId) {
+      calls.delete(callId)
+    },
+    list: () => [...calls.values()].filter((call) => call.pid > 0),
   }
 }

@@ -10,15 +10,15 @@ import type { User } from '../contract/runtime-spec.ts'
 
 export interface Volumes {
   /** The directories of VOLUMES, made when missing; a new one belongs to USER. */
-  paths (volumes: readonly VolumeMount[], user: User): ReadonlyMap<string, string>
+  paths(volumes: readonly VolumeMount[], user: User): ReadonlyMap<string, string>
 }
 
-export function createVolumes ({ directory }: { directory: string }): Volumes {
+export function createVolumes({ directory }: { directory: string }): Volumes {
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   chmodSync(directory, 0o700)
   const known = new Set<string>()
 
-  function ensure (name: string, user: User): string {
+  function ensure(name: string, user: User): string {
     const path = join(directory, name)
     if (known.has(path)) return path
     try {
@@ -31,5 +31,7 @@ export function createVolumes ({ directory }: { directory: string }): Volumes {
     return path
   }
 
-  return { paths: (volumes, user) => new Map(volumes.map(volume => [volume.name, ensure(volume.name, user)])) }
+  return {
+    paths: (volumes, user) => new Map(volumes.map((volume) => [volume.name, ensure(volume.name, user)])),
+  }
 }

@@ -31,20 +31,42 @@ import { createVolumes } from './volumes.ts'
 /** Of the process's stop timeout, what running calls may use; the rest is for closing down. */
 const DRAIN_SHARE = 0.8
 
-/** Starts a worker; ENV is where proxies and CAs for registries are named.  Resolves once it takes calls.  Throws Unsupported, InvalidRequest. */
-export async function startWorker (config: WorkerConfig, log: Log, env: Environment): Promise<Running & { url: string }> {
+/**
+ * Starts a worker; ENV is where proxies and CAs for registries are named. Resolves once it takes calls.
+ * Throws Unsupported, InvalidRequest.
+ */
+export async function startWorker(
+  config: WorkerConfig,
+  log: Log,
+  env: Environment,
+): Promise<Running & { url: string }> {
   const { redisUrl, prefix, workerName, dataDir, nativeDir, slots, bodyMaxBytes, registriesFile } = config
   mkdirSync(dataDir, { recursive: true, mode: 0o711 })
   const telemetry = startTelemetry({ serviceName: 'worker' })
   const runtime = await openRuntime({ nativeDir, dataDir, slots, log })
   const running = createRunningCalls()
   const metrics = createWorkerMetrics({ running: () => runtime.running, slots })
-  const redis = openRedis(redisUrl, { temper: 'patient', name: `wherry-worker-${workerName}`, onError: err => log.warn({ err }, 'Redis is away; waiting for it') })
+  const redis = openRedis(redisUrl, {
+    temper: 'patient',
+    name: `wherry-worker-${workerName}`,
+    onError: (err) => log.warn({ err }, 'Redis is away; waiting for it'),
+  })
   const functions = createFunctionStore({ redis, prefix, log })
-  const store = createImageStore({ dir: join(dataDir, 'images'), onNote: text => log.warn(text) })
+  const store = createImageStore({ dir: join(dataDir, 'images'), onNote: (text) => log.warn(text) })
   const registry = openRegistryClient({ env, dataDir, registriesFile })
-  const puller = createPuller({ store, registry: createLocalFirst({ store, registry }), nativeDir, onProgress: progress => prefetch.onProgress(progress) })
-  const prefetch = createPrefetch({ workerName, puller, reports: createPullReports({ redis, prefix }), onPulled: () => images.pulled(), log })
+  const puller = createPuller({
+    store,
+    registry: createLocalFirst({ store, registry }),
+    nativeDir,
+    onProgress: (progress) => prefetch.onProgress(progress),
+  })
+  const prefetch = createPrefetch({
+    workerName,
+    puller,
+    reports: createPullReports({ redis, prefix }),
+    onPulled: () => images.pulled(),
+    log,
+  })
   const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const execute = createExecute({
     find: functions.get,
@@ -57,19 +79,45 @@ export async function startWorker (config: WorkerConfig, log: Log, env: Environm
     responseMaxBytes: bodyMaxBytes,
     log,
   })
-  const dispatcher = createDispatcher({ redisUrl, prefix, workerName, slots, run: execute, log, bodyMaxBytes, onSettled: metrics.callSettled })
-  const watch = (): void => dispatcher.watch(functions.list().map(record => record.spec.name))
+  const dispatcher = createDispatcher({
+    redisUrl,
+    prefix,
+    workerName,
+    slots,
+    run: execute,
+    log,
+    bodyMaxBytes,
+    onSettled: metrics.callSettled,
+  })
+  const watch = (): void => dispatcher.watch(functions.list().map((record) => record.spec.name))
   // Only after a change that was loaded: a list that is empty because Redis is away says nothing.
-  const tellImages = (): void => images.deploy(functions.list().map(record => record.imageDigest))
+  const tellImages = (): void => images.deploy(functions.list().map((record) => record.imageDigest))
   const startedAtMs = Date.now()
 
   const status = await startStatusServer({
     listen: config.listen,
     telemetry,
-    health: () => ({ ok: redis.status === 'ready', worker: workerName, redis: redis.status, running: dispatcher.running, slots }),
+    health: () => ({
+      ok: redis.status === 'ready',
+      worker: workerName,
+      redis: redis.status,
+      running: dispatcher.running,
+      slots,
+    }),
   })
   const heartbeat = createHeartbeat({
-    redis, prefix, log, read: () => ({ name: workerName, pid: process.pid, host: hostname(), url: status.url, slots, startedAtMs, running: running.list() }),
+    redis,
+    prefix,
+    log,
+    read: () => ({
+      name: workerName,
+      pid: process.pid,
+      host: hostname(),
+      url: status.url,
+      slots,
+      startedAtMs,
+      running: running.list(),
+    }),
   })
   await functions.start()
   const endWatch = functions.onChange(watch)
@@ -84,7 +132,7 @@ export async function startWorker (config: WorkerConfig, log: Log, env: Environm
 
   return {
     url: status.url,
-    async stop () {
+    async stop() {
       endWatch()
       endTelling()
       endPrefetch()

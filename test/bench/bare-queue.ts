@@ -12,24 +12,33 @@ const PREFIX = '{bench}'
 const PATH = fileURLToPath(import.meta.url)
 const RESULT_WAIT_MS = 10_000
 
-function connect (url: string): Redis {
+function connect(url: string): Redis {
   const options = { maxRetriesPerRequest: null }
-  return url.startsWith('unix://') ? new Redis({ ...options, path: url.slice('unix://'.length) }) : new Redis(url, options)
+  return url.startsWith('unix://')
+    ? new Redis({ ...options, path: url.slice('unix://'.length) })
+    : new Redis(url, options)
 }
 
-export interface BareQueue { roundTrip (): Promise<unknown>, close (): Promise<void> }
+export interface BareQueue {
+  roundTrip(): Promise<unknown>
+  close(): Promise<void>
+}
 
 /** Start the worker process and a producer on the Redis at URL. */
-export async function startBareQueue (url: string): Promise<BareQueue> {
+export async function startBareQueue(url: string): Promise<BareQueue> {
   const worker = fork(PATH, [url], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
   await once(worker, 'message')
   const connections = [connect(url), connect(url)] as const
-  const queue = new Queue(NAME, { connection: connections[0], prefix: PREFIX, defaultJobOptions: { removeOnComplete: { count: 100 } } })
+  const queue = new Queue(NAME, {
+    connection: connections[0],
+    prefix: PREFIX,
+    defaultJobOptions: { removeOnComplete: { count: 100 } },
+  })
   const events = new QueueEvents(NAME, { connection: connections[1], prefix: PREFIX })
   await Promise.all([queue.waitUntilReady(), events.waitUntilReady()])
   return {
     roundTrip: async () => await (await queue.add('job', {})).waitUntilFinished(events, RESULT_WAIT_MS),
-    async close () {
+    async close() {
       worker.kill('SIGTERM')
       await once(worker, 'exit')
       await queue.obliterate({ force: true })
@@ -40,7 +49,10 @@ export async function startBareQueue (url: string): Promise<BareQueue> {
 }
 
 if (process.argv[1] === PATH) {
-  const worker = new Worker(NAME, async () => 'done', { connection: connect(process.argv[2]!), prefix: PREFIX })
+  const worker = new Worker(NAME, async () => 'done', {
+    connection: connect(process.argv[2]!),
+    prefix: PREFIX,
+  })
   await worker.waitUntilReady()
   process.send!('ready')
 }

@@ -11,21 +11,43 @@ const START_LOOKS_MAX = 300
 const START_PAUSE_MS = 100
 const IMAGE = 'bench'
 
-export interface DockerEngine { run (flags: readonly string[], command: string): Promise<void>, close (): Promise<void> }
+export interface DockerEngine {
+  run(flags: readonly string[], command: string): Promise<void>
+  close(): Promise<void>
+}
 
 /** Which of the programs is missing; undefined when all are there. */
-export function missingDocker (): string | undefined {
-  return ['dockerd', 'containerd', 'docker'].find(name => !(process.env['PATH'] ?? '').split(':').some(directory => existsSync(join(directory, name))))
+export function missingDocker(): string | undefined {
+  return ['dockerd', 'containerd', 'docker'].find(
+    (name) => !(process.env['PATH'] ?? '').split(':').some((directory) => existsSync(join(directory, name))),
+  )
 }
 
 /** Starts an engine in FOLDER whose one image is ROOTFS. */
-export async function startDocker (folder: string, rootfs: string): Promise<DockerEngine> {
+export async function startDocker(folder: string, rootfs: string): Promise<DockerEngine> {
   const own = join(folder, 'docker')
   mkdirSync(own)
   const socket = join(own, 'sock')
   const log = join(own, 'log')
-  const flags = ['--data-root', join(own, 'data'), '--exec-root', join(own, 'exec'), '--pidfile', join(own, 'pid'), '-H', `unix://${socket}`, '--bridge', 'none', '--iptables=false', '--ip6tables=false']
-  const daemon = spawn('setpriv', ['--pdeathsig', 'SIGTERM', '--', 'sh', '-c', `exec dockerd "$@" >${log} 2>&1`, 'sh', ...flags], { stdio: 'ignore' })
+  const flags = [
+    '--data-root',
+    join(own, 'data'),
+    '--exec-root',
+    join(own, 'exec'),
+    '--pidfile',
+    join(own, 'pid'),
+    '-H',
+    `unix://${socket}`,
+    '--bridge',
+    'none',
+    '--iptables=false',
+    '--ip6tables=false',
+  ]
+  const daemon = spawn(
+    'setpriv',
+    ['--pdeathsig', 'SIGTERM', '--', 'sh', '-c', `exec dockerd "$@" >${log} 2>&1`, 'sh', ...flags],
+    { stdio: 'ignore' },
+  )
   const exited = once(daemon, 'exit')
   const docker = (...words: string[]): string[] => ['-H', `unix://${socket}`, ...words]
   const close = async (): Promise<void> => {
@@ -42,11 +64,15 @@ export async function startDocker (folder: string, rootfs: string): Promise<Dock
     }
     await delay(START_PAUSE_MS)
   }
-  execFileSync('sh', ['-c', `tar -C ${rootfs} -c . | docker ${docker('import', '-', IMAGE).join(' ')}`], { stdio: ['ignore', 'ignore', 'inherit'] })
+  execFileSync('sh', ['-c', `tar -C ${rootfs} -c . | docker ${docker('import', '-', IMAGE).join(' ')}`], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
   return {
-    async run (flags, command) {
-      const child = spawn('docker', docker('run', '--rm', '--network', 'none', ...flags, IMAGE, command), { stdio: ['ignore', 'ignore', 'inherit'] })
-      const [code] = await once(child, 'exit') as [number]
+    async run(flags, command) {
+      const child = spawn('docker', docker('run', '--rm', '--network', 'none', ...flags, IMAGE, command), {
+        stdio: ['ignore', 'ignore', 'inherit'],
+      })
+      const [code] = (await once(child, 'exit')) as [number]
       if (code !== 0) throw new Error(`docker run ended with ${code}`)
     },
     close,

@@ -1,13 +1,15 @@
-// `make bench-images`: pulling an image from a registry on loopback until its files are on this machine's disk.
+// `make bench-images`: pulling an image from a registry on loopback until its files are on this machine's
+// disk.
 //
 //   wherry-pull    ours, in a process of its own (pull-once.ts); what it has unpacked is synced to the disk
 //   podman-pull    podman pull into an empty root, with the driver that podman picks; syncs nothing
 //   skopeo-umoci   skopeo copy to an OCI layout, then umoci unpack; syncs nothing
 //
-// The same registry process, the same image (test/helpers/debian-image.ts), a cold store each time, taking turns.  Each run's
-// time is that of its whole process or processes.  Then, ours alone: what a second image that shares layers transfers (the
-// registry's own access log), memory and event-loop delay during 1 GB, and the cost of an image that is there already.
-// Prints the table and writes build/bench-images.json: [{name, unit, p50, p99, n}].
+// The same registry process, the same image (test/helpers/debian-image.ts), a cold store each time, taking
+// turns. Each run's time is that of its whole process or processes. Then, ours alone: what a second image
+// that shares layers transfers (the registry's own access log), memory and event-loop delay during 1 GB, and
+// the cost of an image that is there already. Prints the table and writes build/bench-images.json: [{name,
+// unit, p50, p99, n}].
 
 import { execFile, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
@@ -30,16 +32,38 @@ const LARGE_LAYER_BYTES = 256 * 1024 ** 2
 const OUTPUT_BYTES_MAX = 16 * 1024 ** 2
 
 const exec = promisify(execFile)
-const run = async (program: string, args: readonly string[]): Promise<string> => (await exec(program, args, { maxBuffer: OUTPUT_BYTES_MAX })).stdout
+const run = async (program: string, args: readonly string[]): Promise<string> =>
+  (await exec(program, args, { maxBuffer: OUTPUT_BYTES_MAX })).stdout
 
-interface Registry { readonly host: string, /** Bytes of blobs sent since the last call. */ sent (): number, stop (): void }
-interface Pushed { readonly reference: string, readonly digest: string }
-interface Subject { readonly name: string, /** Where everything goes; empty. */ run (folder: string, image: Pushed): Promise<unknown> }
+interface Registry {
+  readonly host: string
+  /** Bytes of blobs sent since the last call. */ sent(): number
+  stop(): void
+}
+interface Pushed {
+  readonly reference: string
+  readonly digest: string
+}
+interface Subject {
+  readonly name: string
+  /** Where everything goes; empty. */ run(folder: string, image: Pushed): Promise<unknown>
+}
 
-async function startRegistry (folder: string): Promise<Registry> {
+async function startRegistry(folder: string): Promise<Registry> {
   const config = join(folder, 'registry.yml')
-  writeFileSync(config, ['version: 0.1', 'log: { level: info, formatter: json }', `storage: { filesystem: { rootdirectory: ${join(folder, 'registry')} } }`, 'http: { addr: "127.0.0.1:0" }', ''].join('\n'))
-  const child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', '--', 'docker-registry', 'serve', config], { stdio: ['ignore', 'ignore', 'pipe'] })
+  writeFileSync(
+    config,
+    [
+      'version: 0.1',
+      'log: { level: info, formatter: json }',
+      `storage: { filesystem: { rootdirectory: ${join(folder, 'registry')} } }`,
+      'http: { addr: "127.0.0.1:0" }',
+      '',
+    ].join('\n'),
+  )
+  const child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', '--', 'docker-registry', 'serve', config], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
   let log = ''
   const host = await new Promise<string>((resolve, reject) => {
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -47,56 +71,91 @@ async function startRegistry (folder: string): Promise<Registry> {
       const address = /listening on (127\.0\.0\.1:\d+)/.exec(log)
       if (address) resolve(address[1]!)
     })
-    child.once('exit', code => reject(new Error(`docker-registry ended with ${code}: ${log}`)))
+    child.once('exit', (code) => reject(new Error(`docker-registry ended with ${code}: ${log}`)))
   })
   return {
     host,
-    sent () {
-      const bytes = [...log.matchAll(/"http\.request\.uri":"[^"]*\/blobs\/[^"]*".*?"http\.response\.written":(\d+)/g)].reduce((sum, match) => sum + Number(match[1]), 0)
+    sent() {
+      const bytes = [
+        ...log.matchAll(/"http\.request\.uri":"[^"]*\/blobs\/[^"]*".*?"http\.response\.written":(\d+)/g),
+      ].reduce((sum, match) => sum + Number(match[1]), 0)
       log = ''
       return bytes
     },
-    stop: () => { child.kill('SIGKILL') },
+    stop: () => {
+      child.kill('SIGKILL')
+    },
   }
 }
 
-async function push (host: string, name: string, files: readonly string[], extra: ReadonlyArray<{ bytes: Uint8Array, mediaType: string }> = []): Promise<Pushed> {
+async function push(
+  host: string,
+  name: string,
+  files: readonly string[],
+  extra: ReadonlyArray<{ bytes: Uint8Array; mediaType: string }> = [],
+): Promise<Pushed> {
   const registry = createRegistryClient()
   const reference = `${host}/bench/${name}:v1`
   try {
-    const layers = [...files.map(file => ({ file, mediaType: GZIP_LAYER })), ...extra]
-    return { reference, digest: await pushImage({ registry, reference: parseReference(reference), config: { config: { Cmd: ['node'] } }, layers }) }
+    const layers = [...files.map((file) => ({ file, mediaType: GZIP_LAYER })), ...extra]
+    return {
+      reference,
+      digest: await pushImage({
+        registry,
+        reference: parseReference(reference),
+        config: { config: { Cmd: ['node'] } },
+        layers,
+      }),
+    }
   } finally {
     await registry.close()
   }
 }
 
-async function pullOnce (folder: string, { reference, digest }: Pushed): Promise<PullCost> {
-  return JSON.parse(await run(process.execPath, [join(ROOT, 'test/bench/pull-once.ts'), folder, reference, digest])) as PullCost
+async function pullOnce(folder: string, { reference, digest }: Pushed): Promise<PullCost> {
+  return JSON.parse(
+    await run(process.execPath, [join(ROOT, 'test/bench/pull-once.ts'), folder, reference, digest]),
+  ) as PullCost
 }
 
 const subjects: readonly Subject[] = [
   { name: 'wherry-pull', run: pullOnce },
   {
     name: 'podman-pull',
-    async run (folder, { reference }) {
-      await run('podman', ['--root', join(folder, 'root'), '--runroot', join(folder, 'run'), 'pull', '-q', '--tls-verify=false', reference])
+    async run(folder, { reference }) {
+      await run('podman', [
+        '--root',
+        join(folder, 'root'),
+        '--runroot',
+        join(folder, 'run'),
+        'pull',
+        '-q',
+        '--tls-verify=false',
+        reference,
+      ])
     },
   },
   {
     name: 'skopeo-umoci',
-    async run (folder, { reference }) {
-      await run('skopeo', ['copy', '-q', '--src-tls-verify=false', `docker://${reference}`, `oci:${folder}/layout:v1`])
+    async run(folder, { reference }) {
+      await run('skopeo', [
+        'copy',
+        '-q',
+        '--src-tls-verify=false',
+        `docker://${reference}`,
+        `oci:${folder}/layout:v1`,
+      ])
       await run('umoci', ['unpack', '--image', `${folder}/layout:v1`, join(folder, 'bundle')])
     },
   },
 ]
 
 /**
- * WORK with an empty folder on the disk of the stores, and nothing else to write on it.  What it leaves stays until the end:
- * ext4 passes over the inodes of what was removed within the last minute, one by one, and the next run would pay for that.
+ * WORK with an empty folder on the disk of the stores, and nothing else to write on it. What it leaves stays
+ * until the end: ext4 passes over the inodes of what was removed within the last minute, one by one, and the
+ * next run would pay for that.
  */
-async function inColdFolder<T> (base: string, work: (folder: string) => Promise<T>): Promise<T> {
+async function inColdFolder<T>(base: string, work: (folder: string) => Promise<T>): Promise<T> {
   const folder = mkdtempSync(join(base, 'c-'))
   await run('sync', [])
   try {
@@ -106,18 +165,19 @@ async function inColdFolder<T> (base: string, work: (folder: string) => Promise<
   }
 }
 
-const percentile = (sorted: readonly number[], share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
+const percentile = (sorted: readonly number[], share: number): number =>
+  sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
 
-function rowOf (name: string, unit: string, values: readonly number[]): Row {
+function rowOf(name: string, unit: string, values: readonly number[]): Row {
   const sorted = values.toSorted((a, b) => a - b)
   return { name, unit, p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99), n: sorted.length }
 }
 
-async function compare (base: string, image: Pushed): Promise<Row[]> {
-  const times = new Map<string, number[]>(subjects.map(subject => [subject.name, []]))
+async function compare(base: string, image: Pushed): Promise<Row[]> {
+  const times = new Map<string, number[]>(subjects.map((subject) => [subject.name, []]))
   for (let round = -1; round < ROUNDS; round++) {
     for (const subject of subjects) {
-      const ms = await inColdFolder(base, async folder => {
+      const ms = await inColdFolder(base, async (folder) => {
         const startedAt = performance.now()
         await subject.run(folder, image)
         return performance.now() - startedAt
@@ -129,18 +189,22 @@ async function compare (base: string, image: Pushed): Promise<Row[]> {
 }
 
 /** Ours alone: shares of layers, 1 GB, and images that are there. */
-async function measureOwn (base: string, registry: Registry, image: Pushed): Promise<Row[]> {
+async function measureOwn(base: string, registry: Registry, image: Pushed): Promise<Row[]> {
   const small = gzipLayer([{ name: 'etc/second', data: 'x' }])
   const second = await push(registry.host, 'second', [debianLayer()], [small])
-  const large = await push(registry.host, 'large', Array.from({ length: LARGE_LAYERS }, (_, i) => largeLayer(`large-${i}`, LARGE_LAYER_BYTES)))
-  const { firstBytes, secondBytes, stored } = await inColdFolder(base, async folder => {
+  const large = await push(
+    registry.host,
+    'large',
+    Array.from({ length: LARGE_LAYERS }, (_, i) => largeLayer(`large-${i}`, LARGE_LAYER_BYTES)),
+  )
+  const { firstBytes, secondBytes, stored } = await inColdFolder(base, async (folder) => {
     registry.sent()
     const stored = await pullOnce(folder, image)
     const firstBytes = registry.sent()
     await pullOnce(folder, second)
     return { firstBytes, secondBytes: registry.sent(), stored }
   })
-  const gigabyte = await inColdFolder(base, folder => pullOnce(folder, large))
+  const gigabyte = await inColdFolder(base, (folder) => pullOnce(folder, large))
   return [
     rowOf('first-image-transferred', 'bytes', [firstBytes]),
     rowOf('second-image-transferred', 'bytes', [secondBytes]),
@@ -152,31 +216,48 @@ async function measureOwn (base: string, registry: Registry, image: Pushed): Pro
   ]
 }
 
-function print (rows: readonly Row[]): void {
-  const p50 = (name: string): number => rows.find(row => row.name === name)!.p50
-  console.log(`\n${'name'.padEnd(26)}${'unit'.padEnd(7)}${'p50'.padStart(12)}${'p99'.padStart(12)}${'n'.padStart(4)}`)
-  for (const row of rows) console.log(`${row.name.padEnd(26)}${row.unit.padEnd(7)}${row.p50.toFixed(2).padStart(12)}${row.p99.toFixed(2).padStart(12)}${String(row.n).padStart(4)}`)
+function print(rows: readonly Row[]): void {
+  const p50 = (name: string): number => rows.find((row) => row.name === name)!.p50
+  console.log(
+    `\n${'name'.padEnd(26)}${'unit'.padEnd(7)}${'p50'.padStart(12)}${'p99'.padStart(12)}${'n'.padStart(4)}`,
+  )
+  for (const row of rows)
+    console.log(
+      `${row.name.padEnd(26)}${row.unit.padEnd(7)}${row.p50.toFixed(2).padStart(12)}${row.p99.toFixed(2).padStart(12)}${String(row.n).padStart(4)}`,
+    )
   const bars: ReadonlyArray<readonly [string, number, number]> = [
     ['wherry-pull / podman-pull', p50('wherry-pull') / p50('podman-pull'), 0.6],
     ['wherry-pull / skopeo-umoci', p50('wherry-pull') / p50('skopeo-umoci'), 0.7],
-    ['second image / first image, bytes', p50('second-image-transferred') / p50('first-image-transferred'), 0.01],
+    [
+      'second image / first image, bytes',
+      p50('second-image-transferred') / p50('first-image-transferred'),
+      0.01,
+    ],
     ['an image that is known, ms', p50('known-image'), 1],
     ['memory of the process during 1 GB, MiB', p50('gigabyte-rss-growth'), 150],
     ['event-loop delay p99 during 1 GB, ms', p50('gigabyte-event-loop-p99'), 20],
   ]
   console.log()
-  for (const [what, value, bar] of bars) console.log(`${value <= bar ? '✓' : '✗'} ${what}: ${value.toFixed(3)} (at most ${bar})`)
+  for (const [what, value, bar] of bars)
+    console.log(`${value <= bar ? '✓' : '✗'} ${what}: ${value.toFixed(3)} (at most ${bar})`)
 }
 
-async function main (): Promise<void> {
+async function main(): Promise<void> {
   const base = mkdtempSync(join(process.env['BENCH_DIR'] ?? tmpdir(), 'wherry-images-'))
   let registry: Registry | undefined
   try {
     registry = await startRegistry(base)
     const image = await push(registry.host, 'debian-node', debianNodeLayers())
-    const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n').filter(line => line.includes(' / / ')).map(line => line.split(' - ')[1])
-    console.log(`${cpus().length} × ${cpus()[0]!.model}, load ${loadavg().map(load => load.toFixed(2)).join(' ')}, / is ${mounts[0]}; ${ROUNDS} rounds`)
-    const rows = [...await compare(base, image), ...await measureOwn(base, registry, image)]
+    const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .filter((line) => line.includes(' / / '))
+      .map((line) => line.split(' - ')[1])
+    console.log(
+      `${cpus().length} × ${cpus()[0]!.model}, load ${loadavg()
+        .map((load) => load.toFixed(2))
+        .join(' ')}, / is ${mounts[0]}; ${ROUNDS} rounds`,
+    )
+    const rows = [...(await compare(base, image)), ...(await measureOwn(base, registry, image))]
     print(rows)
     mkdirSync(join(ROOT, 'build'), { recursive: true })
     writeFileSync(join(ROOT, 'build/bench-images.json'), JSON.stringify(rows, undefined, 2) + '\n')

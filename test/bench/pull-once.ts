@@ -21,20 +21,22 @@ export interface PullCost {
 const NATIVE_DIR = join(import.meta.dirname, '../../build/native')
 const SAMPLE_MS = 50
 
-async function time (work: () => Promise<unknown>): Promise<number> {
+async function time(work: () => Promise<unknown>): Promise<number> {
   const startedAt = performance.now()
   await work()
   return performance.now() - startedAt
 }
 
-async function main ([dir, reference, digest]: readonly string[]): Promise<void> {
+async function main([dir, reference, digest]: readonly string[]): Promise<void> {
   const ref = parseReference(reference!)
   const store = createImageStore({ dir: dir! })
   const registry = createRegistryClient()
   const puller = createPuller({ store, registry, nativeDir: NATIVE_DIR })
   const rssStart = process.memoryUsage.rss()
   let rssMax = rssStart
-  const sampler = setInterval(() => { rssMax = Math.max(rssMax, process.memoryUsage.rss()) }, SAMPLE_MS)
+  const sampler = setInterval(() => {
+    rssMax = Math.max(rssMax, process.memoryUsage.rss())
+  }, SAMPLE_MS)
   const delay = monitorEventLoopDelay({ resolution: 1 })
   delay.enable()
   const pullMs = await time(() => puller.ensure(ref, digest!))
@@ -44,7 +46,13 @@ async function main ([dir, reference, digest]: readonly string[]): Promise<void>
   const secondStore = createImageStore({ dir: dir! })
   const second = createPuller({ store: secondStore, registry, nativeDir: NATIVE_DIR })
   const storedMs = await time(() => second.ensure(ref, digest!))
-  const cost: PullCost = { pullMs, knownMs, storedMs, rssGrowthBytes: rssMax - rssStart, loopDelayP99Ms: delay.percentile(99) / 1e6 }
+  const cost: PullCost = {
+    pullMs,
+    knownMs,
+    storedMs,
+    rssGrowthBytes: rssMax - rssStart,
+    loopDelayP99Ms: delay.percentile(99) / 1e6,
+  }
   console.log(JSON.stringify(cost))
   await puller.stop()
   await second.stop()

@@ -14,7 +14,13 @@ import { createLog } from '../../services/platform/log.ts'
 import type { Container } from '../../services/runtime/container.ts'
 import { openRuntime } from '../../services/runtime/open.ts'
 
-export interface Row { readonly name: string, readonly unit: string, readonly p50: number, readonly p99: number, readonly n: number }
+export interface Row {
+  readonly name: string
+  readonly unit: string
+  readonly p50: number
+  readonly p99: number
+  readonly n: number
+}
 
 const AT_ONCE = 4
 const KEPT = 1000
@@ -26,14 +32,17 @@ const percentile = (values: readonly number[], share: number): number => {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
 }
 
-function closePipes (container: Container): void {
+function closePipes(container: Container): void {
   for (const fd of [container.stdin, container.stdout, container.stderr]) closeSync(fd)
 }
 
 const log = createLog({ name: 'bench', level: 'error' })
 
 /** Start and reap SPEC for SECONDS.  Throws when one container fails. */
-export async function measureRate (spec: RuntimeSpec, { folder, nativeDir, seconds }: { folder: string, nativeDir: string, seconds: number }): Promise<Row[]> {
+export async function measureRate(
+  spec: RuntimeSpec,
+  { folder, nativeDir, seconds }: { folder: string; nativeDir: string; seconds: number },
+): Promise<Row[]> {
   const runtime = await openRuntime({ nativeDir, dataDir: join(folder, 'rate'), slots: AT_ONCE, log })
   const delay = monitorEventLoopDelay({ resolution: 1 })
   const perSecond: number[] = Array.from({ length: seconds }, () => 0)
@@ -41,7 +50,7 @@ export async function measureRate (spec: RuntimeSpec, { folder, nativeDir, secon
   const elapsed = (): number => (performance.now() - startedAt) / 1000
   let rssEarly = 0
   delay.enable()
-  async function loop (): Promise<void> {
+  async function loop(): Promise<void> {
     while (elapsed() < seconds) {
       const container = runtime.start(spec)
       const exit = await container.exited
@@ -58,14 +67,29 @@ export async function measureRate (spec: RuntimeSpec, { folder, nativeDir, secon
   await runtime.close()
   const total = perSecond.reduce((sum, count) => sum + count, 0)
   return [
-    { name: 'containers-per-second', unit: '1/s', p50: percentile(perSecond, 0.5), p99: Math.min(...perSecond), n: total },
-    { name: 'event-loop-p99', unit: 'ms', p50: delay.percentile(50) / 1e6, p99: delay.percentile(99) / 1e6, n: delay.count },
+    {
+      name: 'containers-per-second',
+      unit: '1/s',
+      p50: percentile(perSecond, 0.5),
+      p99: Math.min(...perSecond),
+      n: total,
+    },
+    {
+      name: 'event-loop-p99',
+      unit: 'ms',
+      p50: delay.percentile(50) / 1e6,
+      p99: delay.percentile(99) / 1e6,
+      n: delay.count,
+    },
     { name: 'worker-rss-growth', unit: '%', p50: growth, p99: growth, n: total },
   ]
 }
 
 /** SPEC sleeps; many of them are started, paused, measured and killed. */
-export async function measureKept (spec: RuntimeSpec, { folder, nativeDir }: { folder: string, nativeDir: string }): Promise<Row[]> {
+export async function measureKept(
+  spec: RuntimeSpec,
+  { folder, nativeDir }: { folder: string; nativeDir: string },
+): Promise<Row[]> {
   const runtime = await openRuntime({ nativeDir, dataDir: join(folder, 'kept'), slots: KEPT, log })
   const kept: Container[] = []
   globalThis.gc?.()
@@ -75,7 +99,7 @@ export async function measureKept (spec: RuntimeSpec, { folder, nativeDir }: { f
       const container = runtime.start(spec)
       closePipes(container)
       kept.push(container)
-      if (kept.length % PAUSE_BATCH === 0) await Promise.all(kept.slice(-PAUSE_BATCH).map(c => c.pause()))
+      if (kept.length % PAUSE_BATCH === 0) await Promise.all(kept.slice(-PAUSE_BATCH).map((c) => c.pause()))
     }
     globalThis.gc?.()
     const kib = (process.memoryUsage.rss() - before) / 1024 / KEPT
@@ -89,11 +113,17 @@ export async function measureKept (spec: RuntimeSpec, { folder, nativeDir }: { f
     }
     return [
       { name: 'kept-container-kib', unit: 'KiB', p50: kib, p99: kib, n: kept.length },
-      { name: 'pause-resume', unit: 'ms', p50: percentile(times, 0.5), p99: percentile(times, 0.99), n: times.length },
+      {
+        name: 'pause-resume',
+        unit: 'ms',
+        p50: percentile(times, 0.5),
+        p99: percentile(times, 0.99),
+        n: times.length,
+      },
     ]
   } finally {
     for (const container of kept) container.kill()
-    await Promise.allSettled(kept.map(container => container.exited))
+    await Promise.allSettled(kept.map((container) => container.exited))
     await runtime.close()
   }
 }

@@ -1,4 +1,5 @@
-// A function whose image is in a private registry: refused, logged in, deployed, run by a worker that pulls it itself.
+// A function whose image is in a private registry: refused, logged in, deployed, run by a worker that pulls
+// it itself.
 
 import t from 'tap'
 import { makeBusyboxLayer } from '../../infra/demo/image.ts'
@@ -14,19 +15,43 @@ if (cannotRun !== false) {
   process.exit(0)
 }
 
-t.test('a private image is deployed and run by whoever is logged in', async t => {
+t.test('a private image is deployed and run by whoever is logged in', async (t) => {
   const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
-  const owner = createRegistryClient({ credentials: { find: async () => ({ credential: { kind: 'password', username: USER, password: PASSWORD }, problems: [] }) } })
+  const owner = createRegistryClient({
+    credentials: {
+      find: async () => ({
+        credential: { kind: 'password', username: USER, password: PASSWORD },
+        problems: [],
+      }),
+    },
+  })
   t.teardown(() => owner.close())
   const image = `${host}/team/private:v1`
-  await pushImage({ registry: owner, reference: parseReference(image), layers: [{ bytes: makeBusyboxLayer(), mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip' }], config: { config: { Env: ['PATH=/bin'] } } })
+  await pushImage({
+    registry: owner,
+    reference: parseReference(image),
+    layers: [{ bytes: makeBusyboxLayer(), mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip' }],
+    config: { config: { Env: ['PATH=/bin'] } },
+  })
 
   const home = shortFolder(t)
   const wherry = await startWherry(t, { env: { HOME: home, DOCKER_CONFIG: home } })
   const deploy = () => wherry.run(['deploy', 'upper', '--image', image, '--', 'tr', 'a-z', 'A-Z'])
-  t.match(await deploy(), { code: 1, stderr: new RegExp(`registry ${host} wants a login: .*; wherry login ${host}`) })
-  t.match(await runWherry(['login', host, '-u', USER, '--password-stdin', '--data', wherry.data], { input: PASSWORD }), { code: 0 })
+  t.match(await deploy(), {
+    code: 1,
+    stderr: new RegExp(`registry ${host} wants a login: .*; wherry login ${host}`),
+  })
+  t.match(
+    await runWherry(['login', host, '-u', USER, '--password-stdin', '--data', wherry.data], {
+      input: PASSWORD,
+    }),
+    { code: 0 },
+  )
   t.match(await deploy(), { code: 0 }, 'the gateway that is running knows of it')
-  t.match(await wherry.run(['invoke', 'upper', '-d', 'private']), { code: 0, stdout: 'PRIVATE' }, 'and so does the worker')
-  t.notMatch((wherry.progress.join('\n')), PASSWORD)
+  t.match(
+    await wherry.run(['invoke', 'upper', '-d', 'private']),
+    { code: 0, stdout: 'PRIVATE' },
+    'and so does the worker',
+  )
+  t.notMatch(wherry.progress.join('\n'), PASSWORD)
 })

@@ -1,5 +1,5 @@
-// From a folder with a Dockerfile to a function that answers, in one command: wherry init, wherry.yaml, OpenFaaS's stack.yaml,
-// tags that move, signatures.  The one base image is made here from busybox.
+// From a folder with a Dockerfile to a function that answers, in one command: wherry init, wherry.yaml,
+// OpenFaaS's stack.yaml, tags that move, signatures. The one base image is made here from busybox.
 
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -13,16 +13,23 @@ if (cannotRun !== false) {
 }
 
 // In a here-document without quotes, \\$@ is what the file gets as $@.
-const BASE = 'FROM scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "--install", "-s", "/bin"]\nENV PATH=/bin\nRUN mkdir -m 1777 /tmp\nCOPY --chmod=755 <<EOF /bin/bash\n#!/bin/sh\nexec sh "\\$@"\nEOF\n'
+const BASE =
+  'FROM scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "--install", "-s", "/bin"]\nENV PATH=/bin\nRUN mkdir -m 1777 /tmp\nCOPY --chmod=755 <<EOF /bin/bash\n#!/bin/sh\nexec sh "\\$@"\nEOF\n'
 const folder = shortFolder(t)
 const keys = generateKeyPairSync('ec', { namedCurve: 'P-256' })
 writeFileSync(join(folder, 'key.pub'), keys.publicKey.export({ type: 'spki', format: 'pem' }))
-writeFileSync(join(folder, 'policy.json'), JSON.stringify({ default: { mode: 'off' }, namespaces: { prod: { mode: 'require', keys: ['key.pub'] }, beta: { mode: 'warn', keys: ['key.pub'] } } }))
+writeFileSync(
+  join(folder, 'policy.json'),
+  JSON.stringify({
+    default: { mode: 'off' },
+    namespaces: { prod: { mode: 'require', keys: ['key.pub'] }, beta: { mode: 'warn', keys: ['key.pub'] } },
+  }),
+)
 const wherry = await startWherry(t, { env: { WHERRY_SIGNATURES: join(folder, 'policy.json') } })
 const deploy = (...args: string[]) => wherry.run(['deploy', '--data', wherry.data, ...args])
 
 /** A folder NAME with FILES, and busybox. */
-function makeFolder (name: string, files: Readonly<Record<string, string>>): string {
+function makeFolder(name: string, files: Readonly<Record<string, string>>): string {
   const path = join(folder, name)
   mkdirSync(path, { recursive: true })
   copyFileSync('/bin/busybox', join(path, 'busybox'))
@@ -30,36 +37,75 @@ function makeFolder (name: string, files: Readonly<Record<string, string>>): str
   return path
 }
 
-t.test('wherry init makes a folder that wherry deploy -f makes a function of', async t => {
+t.test('wherry init makes a folder that wherry deploy -f makes a function of', async (t) => {
   const base = makeFolder('base', { Dockerfile: BASE })
-  t.match(await runWherry(['build', '-q', '-t', 'wherry/bash:5', '--network', 'none', '--data', wherry.data, base]), { code: 0, stdout: /^sha256:/ })
+  t.match(
+    await runWherry(['build', '-q', '-t', 'wherry/bash:5', '--network', 'none', '--data', wherry.data, base]),
+    { code: 0, stdout: /^sha256:/ },
+  )
   const own = join(folder, 'hello')
   t.match(await runWherry(['init', 'hello', '--template', 'bash', '--into', own]), { code: 0 })
   const first = await deploy('-f', join(own, 'wherry.yaml'))
-  t.match(first, { code: 0, stdout: new RegExp(`^built ${wherry.addresses.registry}/hello:latest.*\npushed ${wherry.addresses.registry}/hello:latest.*\ndeployed hello: ${wherry.addresses.registry}/hello `) })
+  t.match(first, {
+    code: 0,
+    stdout: new RegExp(
+      `^built ${wherry.addresses.registry}/hello:latest.*\npushed ${wherry.addresses.registry}/hello:latest.*\ndeployed hello: ${wherry.addresses.registry}/hello `,
+    ),
+  })
   t.match(first.stderr, /\nimage ready on 1 worker after /, 'the worker has it before the first call')
   t.match(await wherry.run(['invoke', 'hello', '-d', 'river\n']), { code: 0, stdout: 'Hello, river!\n' })
 
-  t.test('again, nothing is built, sent or pulled', async t => {
+  t.test('again, nothing is built, sent or pulled', async (t) => {
     const again = await deploy('-f', join(own, 'wherry.yaml'), '--json')
     t.equal(again.code, 0, again.stderr)
-    t.match(JSON.parse(again.stdout), { name: 'hello', timeout: '10s', limits: { memory: '32Mi' } }, 'with --json, stdout is what was deployed')
+    t.match(
+      JSON.parse(again.stdout),
+      { name: 'hello', timeout: '10s', limits: { memory: '32Mi' } },
+      'with --json, stdout is what was deployed',
+    )
     t.match(again.stderr, /CACHED/)
     t.notMatch(again.stderr, /\d in \d/, 'no layer was sent')
   })
-  t.test('a change of the handler is a new image, and describe says when a tag has moved on', async t => {
-    writeFileSync(join(own, 'handler.sh'), readFileSync(join(own, 'handler.sh'), 'utf8').replace('Hello', 'Goodbye'))
-    t.match(await runWherry(['build', '-q', '-t', `${wherry.addresses.registry}/hello`, '--data', wherry.data, own]), { code: 0 })
+  t.test('a change of the handler is a new image, and describe says when a tag has moved on', async (t) => {
+    writeFileSync(
+      join(own, 'handler.sh'),
+      readFileSync(join(own, 'handler.sh'), 'utf8').replace('Hello', 'Goodbye'),
+    )
+    t.match(
+      await runWherry([
+        'build',
+        '-q',
+        '-t',
+        `${wherry.addresses.registry}/hello`,
+        '--data',
+        wherry.data,
+        own,
+      ]),
+      { code: 0 },
+    )
     t.match(await wherry.run(['describe', 'hello']), { code: 0, stdout: /tagMoved: +false/ })
-    t.match(await runWherry(['push', `${wherry.addresses.registry}/hello`, '--data', wherry.data]), { code: 0 })
-    t.match(await wherry.run(['describe', 'hello']), { code: 0, stdout: /tagMoved: +true/, stderr: /deploy again/ })
-    t.match(await wherry.run(['invoke', 'hello', '-d', 'river\n']), { stdout: 'Hello, river!\n' }, 'calls run what was deployed')
-    t.match(await deploy('-f', join(own, 'wherry.yaml'), '--no-build'), { code: 0, stdout: /^deployed hello/ })
+    t.match(await runWherry(['push', `${wherry.addresses.registry}/hello`, '--data', wherry.data]), {
+      code: 0,
+    })
+    t.match(await wherry.run(['describe', 'hello']), {
+      code: 0,
+      stdout: /tagMoved: +true/,
+      stderr: /deploy again/,
+    })
+    t.match(
+      await wherry.run(['invoke', 'hello', '-d', 'river\n']),
+      { stdout: 'Hello, river!\n' },
+      'calls run what was deployed',
+    )
+    t.match(await deploy('-f', join(own, 'wherry.yaml'), '--no-build'), {
+      code: 0,
+      stdout: /^deployed hello/,
+    })
     t.match(await wherry.run(['invoke', 'hello', '-d', 'river\n']), { stdout: 'Goodbye, river!\n' })
   })
 })
 
-t.test('OpenFaaS’s stack.yaml: a Dockerfile, a template, a finished image', async t => {
+t.test('OpenFaaS’s stack.yaml: a Dockerfile, a template, a finished image', async (t) => {
   const own = makeFolder('stack', {
     'stack.yaml': `provider: { name: openfaas, gateway: http://127.0.0.1:8080 }
 functions:
@@ -70,31 +116,76 @@ functions:
   })
   makeFolder('stack/upper', { Dockerfile: BASE })
   makeFolder('stack/count', { script: 'exec wc "$1"\n' })
-  makeFolder('stack/template/words', { Dockerfile: `${BASE}ARG FLAG\nENV FLAG=$FLAG\nCOPY function/script /script\nCMD sh /script $FLAG\n` })
+  makeFolder('stack/template/words', {
+    Dockerfile: `${BASE}ARG FLAG\nENV FLAG=$FLAG\nCOPY function/script /script\nCMD sh /script $FLAG\n`,
+  })
   const { code, stdout, stderr } = await deploy('-f', join(own, 'stack.yaml'))
   t.equal(code, 0, stderr)
   t.equal(stdout.match(/^deployed /gm)?.length, 3)
   t.match(await wherry.run(['invoke', 'upper', '-d', 'abc']), { stdout: 'ABC' })
   t.match(await wherry.run(['invoke', 'count', '-d', 'abcd']), { stdout: '4\n' })
   t.match(await wherry.run(['invoke', 'ready', '-d', 'abc']), { stdout: 'abc' })
-  t.match(await deploy('upper', '-f', join(own, 'stack.yaml'), '--no-build'), { code: 0, stdout: /^deployed upper.*\n$/ }, 'or one of them')
+  t.match(
+    await deploy('upper', '-f', join(own, 'stack.yaml'), '--no-build'),
+    { code: 0, stdout: /^deployed upper.*\n$/ },
+    'or one of them',
+  )
 })
 
-t.test('what is wrong is said before anything is deployed', async t => {
+t.test('what is wrong is said before anything is deployed', async (t) => {
   const own = makeFolder('wrong', {
-    'fault.yaml': 'functions:\n  a: { build: 7 }\n  b: { image: x, limits: 3 }\n', 'none.yaml': 'functions:\n  a: { image: x }\n', 'template.yaml': 'provider: {}\nfunctions:\n  a: { lang: node99, handler: ., image: a }\n',
-    'build.yaml': 'functions:\n  a: { build: . }\n', Dockerfile: 'FROM scratch\nCPOY x /\n',
+    'fault.yaml': 'functions:\n  a: { build: 7 }\n  b: { image: x, limits: 3 }\n',
+    'none.yaml': 'functions:\n  a: { image: x }\n',
+    'template.yaml': 'provider: {}\nfunctions:\n  a: { lang: node99, handler: ., image: a }\n',
+    'build.yaml': 'functions:\n  a: { build: . }\n',
+    Dockerfile: 'FROM scratch\nCPOY x /\n',
   })
-  t.match(await deploy('-f', join(own, 'fault.yaml')), { code: 1, stderr: /functions\.a\.build: must be the path of a folder/ })
-  t.match(await deploy('b', '-f', join(own, 'none.yaml')), { code: 1, stderr: /has no function "b"; it has a/ })
-  t.match(await deploy('-f', join(own, 'template.yaml')), { code: 1, stderr: /there is no template\/node99\/Dockerfile .*faas-cli template store pull node99/ })
-  t.match(await deploy('-f', join(own, 'build.yaml')), { code: 1, stderr: /Dockerfile:2: .*did you mean COPY/s })
-  t.match(await deploy('-f', join(own, 'build.yaml'), '--memory', '3Mi'), { code: 2, stderr: /--memory cannot be used with a YAML file/ })
-  t.match(await runWherry(['deploy', '-f', join(own, 'build.yaml'), '--gateway', wherry.addresses.gateway, '--data', shortFolder(t)]), { code: 1, stderr: /no wherry up runs on .*--registry/ })
+  t.match(await deploy('-f', join(own, 'fault.yaml')), {
+    code: 1,
+    stderr: /functions\.a\.build: must be the path of a folder/,
+  })
+  t.match(await deploy('b', '-f', join(own, 'none.yaml')), {
+    code: 1,
+    stderr: /has no function "b"; it has a/,
+  })
+  t.match(await deploy('-f', join(own, 'template.yaml')), {
+    code: 1,
+    stderr: /there is no template\/node99\/Dockerfile .*faas-cli template store pull node99/,
+  })
+  t.match(await deploy('-f', join(own, 'build.yaml')), {
+    code: 1,
+    stderr: /Dockerfile:2: .*did you mean COPY/s,
+  })
+  t.match(await deploy('-f', join(own, 'build.yaml'), '--memory', '3Mi'), {
+    code: 2,
+    stderr: /--memory cannot be used with a YAML file/,
+  })
+  t.match(
+    await runWherry([
+      'deploy',
+      '-f',
+      join(own, 'build.yaml'),
+      '--gateway',
+      wherry.addresses.gateway,
+      '--data',
+      shortFolder(t),
+    ]),
+    { code: 1, stderr: /no wherry up runs on .*--registry/ },
+  )
 })
 
-t.test('a namespace whose policy requires signatures refuses an image without one, another warns', async t => {
-  const image = `${wherry.addresses.registry}/me/upper:0.1`
-  t.match(await deploy('signed', '--image', image, '--namespace', 'prod', '--', 'cat'), { code: 1, stderr: /is not signed by any key that the policy of namespace "prod" names; sign it with: cosign sign .*ERR_NOT_SIGNED/ })
-  t.match(await deploy('warned', '--image', image, '--namespace', 'beta', '--', 'cat'), { code: 0, stderr: /is not signed by any key that the policy of namespace "beta" names/ })
-})
+t.test(
+  'a namespace whose policy requires signatures refuses an image without one, another warns',
+  async (t) => {
+    const image = `${wherry.addresses.registry}/me/upper:0.1`
+    t.match(await deploy('signed', '--image', image, '--namespace', 'prod', '--', 'cat'), {
+      code: 1,
+      stderr:
+        /is not signed by any key that the policy of namespace "prod" names; sign it with: cosign sign .*ERR_NOT_SIGNED/,
+    })
+    t.match(await deploy('warned', '--image', image, '--namespace', 'beta', '--', 'cat'), {
+      code: 0,
+      stderr: /is not signed by any key that the policy of namespace "beta" names/,
+    })
+  },
+)

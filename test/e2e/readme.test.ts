@@ -22,48 +22,83 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const README = readFileSync(join(ROOT, 'README.md'), 'utf8')
 const COMMAND_TIMEOUT_MS = 200_000
 
-const missing = ['skopeo', 'curl', 'npx', 'bash'].find(program => findProgram(program, process.env) === undefined)
+const missing = ['skopeo', 'curl', 'npx', 'bash'].find(
+  (program) => findProgram(program, process.env) === undefined,
+)
 const skip = cannotRun || (missing === undefined ? false : `needs ${missing} (make setup)`)
 
-interface Step { readonly command: string, /** What the comment behind the command says. */ readonly prints?: string }
-interface Piece { readonly steps: readonly Step[], readonly file?: { readonly name: string, readonly text: string } }
+interface Step {
+  readonly command: string
+  /** What the comment behind the command says. */ readonly prints?: string
+}
+interface Piece {
+  readonly steps: readonly Step[]
+  readonly file?: { readonly name: string; readonly text: string }
+}
 
-function parseSteps (text: string): Step[] {
-  return text.split('\n').filter(line => line.trim() !== '').map(line => {
-    const [command = '', prints] = line.split(/ +# /)
-    return { command, ...(prints !== undefined && { prints: prints.trim() }) }
-  })
+function parseSteps(text: string): Step[] {
+  return text
+    .split('\n')
+    .filter((line) => line.trim() !== '')
+    .map((line) => {
+      const [command = '', prints] = line.split(/ +# /)
+      return { command, ...(prints !== undefined && { prints: prints.trim() }) }
+    })
 }
 
 /** The code blocks of the section "Tutorial", in order; a js block is named in the line before it. */
-function parseTutorial (readme: string): Piece[] {
+function parseTutorial(readme: string): Piece[] {
   const section = /^## Tutorial\n([\s\S]*?)^## /m.exec(readme)?.[1] ?? ''
-  return [...section.matchAll(/(?:In `([\w.]+)`:\n\n)?```(\w+)\n([\s\S]*?)```/g)].map(([, name, language, text]) => {
-    if (language === 'sh') return { steps: parseSteps(text!) }
-    if (language === 'js' && name !== undefined) return { steps: [], file: { name, text: text! } }
-    throw new Error(`README: a ${language} block that nobody knows how to run`)
-  })
+  return [...section.matchAll(/(?:In `([\w.]+)`:\n\n)?```(\w+)\n([\s\S]*?)```/g)].map(
+    ([, name, language, text]) => {
+      if (language === 'sh') return { steps: parseSteps(text!) }
+      if (language === 'js' && name !== undefined) return { steps: [], file: { name, text: text! } }
+      throw new Error(`README: a ${language} block that nobody knows how to run`)
+    },
+  )
 }
 
-/** A home folder below FOLDER in which skopeo takes REGISTRY for Docker Hub (containers-registries.conf(5)). */
-function homeWithoutDockerHub (folder: string, registry: string): string {
+/**
+ * A home folder below FOLDER in which skopeo takes REGISTRY for Docker Hub (containers-registries.conf(5)).
+ */
+function homeWithoutDockerHub(folder: string, registry: string): string {
   const home = join(folder, 'home')
   mkdirSync(join(home, '.config/containers'), { recursive: true })
-  writeFileSync(join(home, '.config/containers/registries.conf'), `[[registry]]\nprefix = "docker.io"\nlocation = "${registry}"\ninsecure = true\n`)
+  writeFileSync(
+    join(home, '.config/containers/registries.conf'),
+    `[[registry]]\nprefix = "docker.io"\nlocation = "${registry}"\ninsecure = true\n`,
+  )
   return home
 }
 
-async function run (command: string, cwd: string, env: NodeJS.ProcessEnv): Promise<{ code: number | null, stdout: string, stderr: string }> {
-  const child = spawn('bash', ['-c', command], { cwd, env, stdio: ['ignore', 'pipe', 'pipe'], timeout: COMMAND_TIMEOUT_MS })
-  const texts = [child.stdout, child.stderr].map(async stream => Buffer.concat(await stream.toArray() as Buffer[]).toString('utf8'))
-  const [code] = await once(child, 'close') as [number | null]
+async function run(
+  command: string,
+  cwd: string,
+  env: NodeJS.ProcessEnv,
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const child = spawn('bash', ['-c', command], {
+    cwd,
+    env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: COMMAND_TIMEOUT_MS,
+  })
+  const texts = [child.stdout, child.stderr].map(async (stream) =>
+    Buffer.concat((await stream.toArray()) as Buffer[]).toString('utf8'),
+  )
+  const [code] = (await once(child, 'close')) as [number | null]
   const [stdout = '', stderr = ''] = await Promise.all(texts)
   return { code, stdout, stderr }
 }
 
-/** `wherry down` on DATA after the test, also when its process is killed: the guard's stdin ends with it, however it ends. */
-function stopAfterwards (t: Test, data: string): void {
-  const guard = spawn('bash', ['-c', 'read -r; exec "$0" down --data "$1"', COMMAND, data], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+/**
+ * `wherry down` on DATA after the test, also when its process is killed: the guard's stdin ends with it,
+ * however it ends.
+ */
+function stopAfterwards(t: Test, data: string): void {
+  const guard = spawn('bash', ['-c', 'read -r; exec "$0" down --data "$1"', COMMAND, data], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    detached: true,
+  })
   const ended = once(guard, 'exit')
   t.teardown(async () => {
     guard.stdin.end()
@@ -71,14 +106,14 @@ function stopAfterwards (t: Test, data: string): void {
   })
 }
 
-t.test('the tutorial is five lines, and a queue', async t => {
+t.test('the tutorial is five lines, and a queue', async (t) => {
   const [first, program, last] = parseTutorial(README)
   t.equal(first?.steps.length, 5)
   t.match(program?.file, { name: 'queue.mjs', text: /from 'bullmq'/ })
   t.match(last?.steps.at(-1), { command: 'npx wherry down' })
 })
 
-t.test('the tutorial works', { skip }, async t => {
+t.test('the tutorial works', { skip }, async (t) => {
   const hub = await startRegistry(t)
   const client = createRegistryClient()
   await pushImage({
@@ -90,14 +125,21 @@ t.test('the tutorial works', { skip }, async t => {
   await client.close()
 
   const data = shortFolder(t)
-  // Inside of the checkout, as a reader's shell would be: npx and queue.mjs look for packages upwards from here.
+  // Inside of the checkout, as a reader's shell would be: npx and queue.mjs look for packages upwards from
+  // here.
   mkdirSync(join(ROOT, 'build'), { recursive: true })
   const cwd = mkdtempSync(join(ROOT, 'build', 'readme-'))
-  t.teardown(() => { rmSync(cwd, { recursive: true, force: true }) })
-  const kept = Object.entries(process.env).filter(([name]) => !/^(?:WHERRY_|NODE_OPTIONS$|TAP|npm_)/.test(name))
+  t.teardown(() => {
+    rmSync(cwd, { recursive: true, force: true })
+  })
+  const kept = Object.entries(process.env).filter(
+    ([name]) => !/^(?:WHERRY_|NODE_OPTIONS$|TAP|npm_)/.test(name),
+  )
   const env = {
     ...Object.fromEntries(kept),
-    WHERRY_DATA: data, WHERRY_GATEWAY_LISTEN: '127.0.0.1:0', WHERRY_WORKER_LISTEN: '127.0.0.1:0',
+    WHERRY_DATA: data,
+    WHERRY_GATEWAY_LISTEN: '127.0.0.1:0',
+    WHERRY_WORKER_LISTEN: '127.0.0.1:0',
     HOME: homeWithoutDockerHub(cwd, hub),
   }
   stopAfterwards(t, data)
@@ -106,7 +148,10 @@ t.test('the tutorial works', { skip }, async t => {
   const here = (text: string): string => {
     const state = readState(data)
     if (state === undefined) return text.replace('wherry up', 'wherry up --registry 127.0.0.1:0')
-    return text.replaceAll('127.0.0.1:5000', state.registry).replaceAll('127.0.0.1:8080', new URL(state.gateway).host).replaceAll('/var/lib/wherry', data)
+    return text
+      .replaceAll('127.0.0.1:5000', state.registry)
+      .replaceAll('127.0.0.1:8080', new URL(state.gateway).host)
+      .replaceAll('/var/lib/wherry', data)
   }
   for (const { steps, file } of parseTutorial(README)) {
     if (file) writeFileSync(join(cwd, file.name), here(file.text))

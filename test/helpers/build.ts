@@ -1,5 +1,6 @@
-// Builds in a data folder of one test file: a store with a busybox image called "base", and `build`, which takes a Dockerfile
-// and the files of its context as text and gives the image, what was said on the way, and how many steps were performed.
+// Builds in a data folder of one test file: a store with a busybox image called "base", and `build`, which
+// takes a Dockerfile and the files of its context as text and gives the image, what was said on the way, and
+// how many steps were performed.
 
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -36,13 +37,13 @@ export interface Built {
 export interface BuildRig {
   readonly store: ImageStore
   readonly data: string
-  build (dockerfile: string, files?: ContextFiles, options?: Partial<BuildRequest>): Promise<Built>
+  build(dockerfile: string, files?: ContextFiles, options?: Partial<BuildRequest>): Promise<Built>
   /** What the image shows, by path without a slash in front. */
-  tree (built: Built): Promise<ReadonlyMap<string, ListedEntry>>
-  text (built: Built, path: string): Promise<string | undefined>
+  tree(built: Built): Promise<ReadonlyMap<string, ListedEntry>>
+  text(built: Built, path: string): Promise<string | undefined>
   /** The image's config document. */
-  config (built: Built): Promise<ImageDocument>
-  layers (built: Built): readonly string[]
+  config(built: Built): Promise<ImageDocument>
+  layers(built: Built): readonly string[]
 }
 
 export interface ImageDocument {
@@ -50,11 +51,11 @@ export interface ImageDocument {
   readonly architecture: string
   readonly config: Readonly<Record<string, unknown>>
   readonly rootfs: { readonly diff_ids: readonly string[] }
-  readonly history: ReadonlyArray<{ readonly created_by: string, readonly empty_layer?: boolean }>
+  readonly history: ReadonlyArray<{ readonly created_by: string; readonly empty_layer?: boolean }>
 }
 
 /** Write FILES into the folder DIR. */
-export function writeContext (dir: string, files: ContextFiles): void {
+export function writeContext(dir: string, files: ContextFiles): void {
   for (const [path, content] of Object.entries(files)) {
     const target = join(dir, path)
     mkdirSync(dirname(target), { recursive: true, mode: 0o755 })
@@ -69,12 +70,16 @@ export function writeContext (dir: string, files: ContextFiles): void {
 export const BASE = 'FROM base\n'
 
 /** A rig that ends with T. */
-export async function buildRig (t: Test): Promise<BuildRig> {
+export async function buildRig(t: Test): Promise<BuildRig> {
   const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   chmodSync(data, 0o711)
   const store = createImageStore({ dir: join(data, 'images') })
   const registry = createRegistryClient()
-  const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir: NATIVE_DIR })
+  const puller = createPuller({
+    store,
+    registry: createLocalFirst({ store, registry, keepPacked: true }),
+    nativeDir: NATIVE_DIR,
+  })
   t.teardown(async () => {
     await puller.stop()
     await registry.close()
@@ -82,47 +87,87 @@ export async function buildRig (t: Test): Promise<BuildRig> {
     rmSync(data, { recursive: true, force: true })
   })
 
-  async function build (dockerfile: string, files: ContextFiles = {}, options: Partial<BuildRequest> = {}): Promise<Built> {
+  async function build(
+    dockerfile: string,
+    files: ContextFiles = {},
+    options: Partial<BuildRequest> = {},
+  ): Promise<Built> {
     const events: BuildEvent[] = []
     const contextDir = mkdtempSync(join(data, 'context-'))
     writeContext(contextDir, { Dockerfile: dockerfile, ...files })
     const request: BuildRequest = {
-      contextDir, files: readBuildFiles({ contextDir }), names: [], buildArgs: new Map(), labels: new Map(), secrets: new Map(), network: 'none',
-      usesCache: true, alwaysPull: false, memoryBytes: 256 << 20, cpus: 2, signal: new AbortController().signal, onEvent: event => { events.push(event) }, ...options,
+      contextDir,
+      files: readBuildFiles({ contextDir }),
+      names: [],
+      buildArgs: new Map(),
+      labels: new Map(),
+      secrets: new Map(),
+      network: 'none',
+      usesCache: true,
+      alwaysPull: false,
+      memoryBytes: 256 << 20,
+      cpus: 2,
+      signal: new AbortController().signal,
+      onEvent: (event) => {
+        events.push(event)
+      },
+      ...options,
     }
     try {
-      const image = await buildImage({ store, registry, puller, download: createDownload({}), nativeDir: NATIVE_DIR, dataDir: data, log: createLog({ name: 'test', level: 'silent' }) }, request)
-      const done = events.filter(event => event.kind === 'done')
+      const image = await buildImage(
+        {
+          store,
+          registry,
+          puller,
+          download: createDownload({}),
+          nativeDir: NATIVE_DIR,
+          dataDir: data,
+          log: createLog({ name: 'test', level: 'silent' }),
+        },
+        request,
+      )
+      const done = events.filter((event) => event.kind === 'done')
       return {
-        image, events,
-        output: Buffer.concat(events.flatMap(event => event.kind === 'output' ? event.bytes : [])).toString(),
-        warnings: events.flatMap(event => event.kind === 'warning' ? event.text : []),
-        cached: done.filter(event => event.isCached).length,
-        performed: done.filter(event => !event.isCached).length,
+        image,
+        events,
+        output: Buffer.concat(
+          events.flatMap((event) => (event.kind === 'output' ? event.bytes : [])),
+        ).toString(),
+        warnings: events.flatMap((event) => (event.kind === 'warning' ? event.text : [])),
+        cached: done.filter((event) => event.isCached).length,
+        performed: done.filter((event) => !event.isCached).length,
       }
     } finally {
       rmSync(contextDir, { recursive: true, force: true })
     }
   }
 
-  const layers = ({ image }: Built): readonly string[] => store.catalog.image(image.digest)!.layers.map(layer => store.layerPath(layer.diffId))
-  await build('FROM scratch\nADD base.tar.gz /\nENV PATH=/bin\n', { 'base.tar.gz': makeBusyboxLayer() }, { names: ['docker.io/library/base:latest'] })
+  const layers = ({ image }: Built): readonly string[] =>
+    store.catalog.image(image.digest)!.layers.map((layer) => store.layerPath(layer.diffId))
+  await build(
+    'FROM scratch\nADD base.tar.gz /\nENV PATH=/bin\n',
+    { 'base.tar.gz': makeBusyboxLayer() },
+    { names: ['docker.io/library/base:latest'] },
+  )
 
   return {
-    store, data, build, layers,
-    async tree (built) {
+    store,
+    data,
+    build,
+    layers,
+    async tree(built) {
       const draft = await store.makeDraft()
       try {
         await prepareDraft(draft)
         const tool = createLayerTool({ nativeDir: NATIVE_DIR, signal: new AbortController().signal })
         const [entries] = await tool.list('contents', draft, layers(built), [''])
-        return new Map(entries!.map(entry => [entry.path, entry]))
+        return new Map(entries!.map((entry) => [entry.path, entry]))
       } finally {
         await store.discard(draft)
       }
     },
     text: async (built, path) => await readImageFile({ layers: layers(built) }, path),
-    async config ({ image }) {
+    async config({ image }) {
       return JSON.parse((await store.readBlob(image.configDigest))!.toString()) as ImageDocument
     },
   }

@@ -2,7 +2,19 @@
 // changes, and the command itself on a root folder of its own.
 
 import { spawnSync } from 'node:child_process'
-import { closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -11,37 +23,52 @@ import { specTemplate } from '../../services/oci/template.ts'
 
 export const WHERRY_OCI = fileURLToPath(new URL('../../services/oci/wherry-oci', import.meta.url))
 const BUSYBOX = '/bin/busybox'
-const APPLETS = 'sh ls cat id mount sleep echo ps env stty tty umask hostname true false grep pwd rm touch wc kill readlink chmod mkdir head dd cut'.split(' ')
+const APPLETS =
+  'sh ls cat id mount sleep echo ps env stty tty umask hostname true false grep pwd rm touch wc kill readlink chmod mkdir head dd cut'.split(
+    ' ',
+  )
 const COMMAND_MAX_MS = 300_000
 
-export const needsBundle: false | string = process.getuid?.() !== 0 ? 'needs root: containers are made by root' : existsSync(BUSYBOX) ? false : `needs ${BUSYBOX} (Debian package busybox-static)`
+export const needsBundle: false | string =
+  process.getuid?.() !== 0
+    ? 'needs root: containers are made by root'
+    : existsSync(BUSYBOX)
+      ? false
+      : `needs ${BUSYBOX} (Debian package busybox-static)`
 
 /** A config.json whose parts tests change; loosely typed on purpose, as wrong ones are wanted too. */
 // oxlint-disable-next-line no-explicit-any
 export type Config = any
 
-export interface Ended { readonly code: number | null, readonly stdout: string, readonly stderr: string }
+export interface Ended {
+  readonly code: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
 
 export interface BundleRig {
   readonly directory: string
   readonly rootfs: string
   /** Write config.json: the template with a shell script as its program, and CHANGE. */
-  config (script: string, change?: (config: Config) => void): void
-  /** wherry-oci with these arguments; INPUT is its stdin.  QUIET: what stays behind holds none of our pipes. */
-  oci (args: readonly string[], more?: { input?: string, quiet?: boolean }): Ended
+  config(script: string, change?: (config: Config) => void): void
+  /**
+   * wherry-oci with these arguments; INPUT is its stdin.  QUIET: what stays behind holds none of our pipes.
+   */
+  oci(args: readonly string[], more?: { input?: string; quiet?: boolean }): Ended
   /** `run` of the configured bundle under a new name. */
-  run (script: string, change?: (config: Config) => void, flags?: readonly string[]): Ended
+  run(script: string, change?: (config: Config) => void, flags?: readonly string[]): Ended
 }
 
 /** A root file system that has nothing but busybox. */
-export function makeRootfs (rootfs: string): void {
-  for (const name of ['bin', 'proc', 'sys', 'dev', 'tmp', 'etc']) mkdirSync(join(rootfs, name), { recursive: true })
+export function makeRootfs(rootfs: string): void {
+  for (const name of ['bin', 'proc', 'sys', 'dev', 'tmp', 'etc'])
+    mkdirSync(join(rootfs, name), { recursive: true })
   copyFileSync(BUSYBOX, join(rootfs, 'bin/busybox'))
   for (const applet of APPLETS) symlinkSync('busybox', join(rootfs, 'bin', applet))
 }
 
 /** Gone after T: containers, cgroups, folders. */
-export function bundleFor (t: Test): BundleRig {
+export function bundleFor(t: Test): BundleRig {
   const directory = mkdtempSync(join(tmpdir(), 'wherry-oci-'))
   const rootfs = join(directory, 'rootfs')
   const root = join(directory, 'state')
@@ -50,21 +77,31 @@ export function bundleFor (t: Test): BundleRig {
   const rig: BundleRig = {
     directory,
     rootfs,
-    config (script, change = () => {}) {
+    config(script, change = () => {}) {
       const config: Config = structuredClone(specTemplate())
       config.process.terminal = false
       config.process.args = ['sh', '-c', script]
       change(config)
       writeFileSync(join(directory, 'config.json'), JSON.stringify(config))
     },
-    oci (args, { input = '', quiet = false } = {}) {
+    oci(args, { input = '', quiet = false } = {}) {
       const file = join(directory, 'stderr')
       const fd = quiet ? openSync(file, 'w') : -1
-      const ended = spawnSync(WHERRY_OCI, ['--root', root, ...args], { cwd: directory, encoding: 'utf8', input, timeout: COMMAND_MAX_MS, stdio: quiet ? ['ignore', 'ignore', fd] : 'pipe' })
+      const ended = spawnSync(WHERRY_OCI, ['--root', root, ...args], {
+        cwd: directory,
+        encoding: 'utf8',
+        input,
+        timeout: COMMAND_MAX_MS,
+        stdio: quiet ? ['ignore', 'ignore', fd] : 'pipe',
+      })
       if (quiet) closeSync(fd)
-      return { code: ended.status, stdout: ended.stdout ?? '', stderr: quiet ? readFileSync(file, 'utf8') : ended.stderr ?? '' }
+      return {
+        code: ended.status,
+        stdout: ended.stdout ?? '',
+        stderr: quiet ? readFileSync(file, 'utf8') : (ended.stderr ?? ''),
+      }
     },
-    run (script, change, flags = []) {
+    run(script, change, flags = []) {
       rig.config(script, change)
       return rig.oci(['run', ...flags, `${containerName(t)}-${serial++}`])
     },
@@ -77,4 +114,5 @@ export function bundleFor (t: Test): BundleRig {
 }
 
 /** A name that no other test of this machine has. */
-export const containerName = (t: Test): string => `wherry-test-${process.pid}-${t.name.replaceAll(/\W+/g, '-').slice(0, 20)}`
+export const containerName = (t: Test): string =>
+  `wherry-test-${process.pid}-${t.name.replaceAll(/\W+/g, '-').slice(0, 20)}`

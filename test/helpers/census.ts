@@ -4,9 +4,16 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 
-export interface Census { mounts: number, cgroups: number, netns: number, fds: number, zombies: number, children: number }
+export interface Census {
+  mounts: number
+  cgroups: number
+  netns: number
+  fds: number
+  zombies: number
+  children: number
+}
 
-function read (path: string): string {
+function read(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch {
@@ -14,15 +21,17 @@ function read (path: string): string {
   }
 }
 
-function folders (directory: string): string[] {
+function folders(directory: string): string[] {
   try {
-    return readdirSync(directory, { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
+    return readdirSync(directory, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name)
   } catch {
     return [] // removed while we looked
   }
 }
 
-function countCgroups (directory: string, prefix: string): number {
+function countCgroups(directory: string, prefix: string): number {
   let count = 0
   for (const name of folders(directory)) {
     const path = join(directory, name)
@@ -31,7 +40,7 @@ function countCgroups (directory: string, prefix: string): number {
   return count
 }
 
-function link (path: string): string {
+function link(path: string): string {
   try {
     return readlinkSync(path)
   } catch {
@@ -39,16 +48,25 @@ function link (path: string): string {
   }
 }
 
-/** Count what is there now of this process and its children, and of mounts in FOLDER; other tests run at the same time. */
-export function takeCensus (folder: string): Census {
+/**
+ * Count what is there now of this process and its children, and of mounts in FOLDER; other tests run at the
+ * same time.
+ */
+export function takeCensus(folder: string): Census {
   const { pid } = process
-  const pids = readdirSync('/proc').filter(name => /^\d+$/.test(name))
-  const stats = pids.map(id => ({ id, stat: read(`/proc/${id}/stat`) })).filter(({ stat }) => stat !== '')
-  const own = stats.map(({ id, stat }) => ({ id, fields: stat.slice(stat.lastIndexOf(')') + 2).split(' ') })).filter(({ fields }) => fields[1] === String(pid))
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
+  const stats = pids.map((id) => ({ id, stat: read(`/proc/${id}/stat`) })).filter(({ stat }) => stat !== '')
+  const own = stats
+    .map(({ id, stat }) => ({ id, fields: stat.slice(stat.lastIndexOf(')') + 2).split(' ') }))
+    .filter(({ fields }) => fields[1] === String(pid))
   return {
-    mounts: read('/proc/self/mountinfo').split('\n').filter(line => line.includes(` ${folder}/`)).length,
+    mounts: read('/proc/self/mountinfo')
+      .split('\n')
+      .filter((line) => line.includes(` ${folder}/`)).length,
     cgroups: countCgroups('/sys/fs/cgroup', `wherry-${pid}-`),
-    netns: new Set([String(pid), ...own.map(({ id }) => id)].map(id => link(`/proc/${id}/ns/net`)).filter(Boolean)).size,
+    netns: new Set(
+      [String(pid), ...own.map(({ id }) => id)].map((id) => link(`/proc/${id}/ns/net`)).filter(Boolean),
+    ).size,
     fds: readdirSync(`/proc/${pid}/fd`).length,
     zombies: own.filter(({ fields }) => fields[0] === 'Z').length,
     children: own.length,

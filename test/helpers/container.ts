@@ -2,7 +2,16 @@
 // as the whole root file system.  A test is: the base spec, one change, one verb, the text it prints.
 
 import { once } from 'node:events'
-import { chmodSync, closeSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+} from 'node:fs'
 import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,38 +21,51 @@ import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { createLog } from '../../services/platform/log.ts'
 import type { Container, ContainerExit, Runtime } from '../../services/runtime/container.ts'
 import { openRuntime } from '../../services/runtime/open.ts'
-import { FUNCTION_SYSCTL, MASKED_PATHS, NO_CAPABILITIES, OOM_SCORE_ADJ, READONLY_PATHS } from '../../services/runtime/spec.ts'
+import {
+  FUNCTION_SYSCTL,
+  MASKED_PATHS,
+  NO_CAPABILITIES,
+  OOM_SCORE_ADJ,
+  READONLY_PATHS,
+} from '../../services/runtime/spec.ts'
 import { runStdio, type StdioResult } from '../../services/worker/stdio.ts'
 
 export const NATIVE_DIR = fileURLToPath(new URL('../../build/native', import.meta.url))
-export const needsRoot: false | string = process.getuid?.() === 0 ? false : 'needs root: containers are made by root'
+export const needsRoot: false | string =
+  process.getuid?.() === 0 ? false : 'needs root: containers are made by root'
 
 /** How much longer all takes than on a machine of its own; an emulated guest sets it (infra/vm). */
 export const SLOWNESS = Number(process.env.WHERRY_TEST_SLOWNESS ?? 1)
 
-/** A container that stays, with its first words on stdout or stderr, and all of its stdout once it has ended. */
+/**
+ * A container that stays, with its first words on stdout or stderr, and all of its stdout once it has ended.
+ */
 export interface Held {
   readonly container: Container
   readonly pidNamespace: string
   readonly firstWords: Promise<string>
   /** Close its stdin and wait for its end. */
-  finish (): Promise<ContainerExit & { text: string }>
-  kill (): Promise<ContainerExit & { text: string }>
+  finish(): Promise<ContainerExit & { text: string }>
+  kill(): Promise<ContainerExit & { text: string }>
 }
 
 export interface Rig {
   readonly runtime: Runtime
   readonly data: string
   /** A layer's directory, empty; add files to it before the first run. */
-  layer (): string
+  layer(): string
   readonly probeLayer: string
-  run (args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec, more?: { body?: string | Uint8Array, timeoutMs?: number, responseMaxBytes?: number }): Promise<StdioResult & { text: string }>
-  hold (args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec): Held
-  close (): Promise<void>
+  run(
+    args: readonly string[],
+    change?: (spec: RuntimeSpec) => RuntimeSpec,
+    more?: { body?: string | Uint8Array; timeoutMs?: number; responseMaxBytes?: number },
+  ): Promise<StdioResult & { text: string }>
+  hold(args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec): Held
+  close(): Promise<void>
 }
 
 /** The spec of a function's container with the probe in it. */
-export function probeSpec (layers: readonly string[], args: readonly string[]): RuntimeSpec {
+export function probeSpec(layers: readonly string[], args: readonly string[]): RuntimeSpec {
   return {
     hostname: 'probe',
     process: {
@@ -65,7 +87,11 @@ export function probeSpec (layers: readonly string[], args: readonly string[]): 
     ],
     linux: {
       namespaces: ['mount', 'pid', 'ipc', 'uts', 'network', 'user', 'cgroup'],
-      resources: { memory: { limit: 32 << 20 }, cpu: { quota: 100_000, period: 100_000 }, pids: { limit: 32 } },
+      resources: {
+        memory: { limit: 32 << 20 },
+        cpu: { quota: 100_000, period: 100_000 },
+        pids: { limit: 32 },
+      },
       maskedPaths: MASKED_PATHS,
       readonlyPaths: READONLY_PATHS,
       sysctl: FUNCTION_SYSCTL,
@@ -73,14 +99,20 @@ export function probeSpec (layers: readonly string[], args: readonly string[]): 
   }
 }
 
-function hold (runtime: Runtime, spec: RuntimeSpec): Held {
+function hold(runtime: Runtime, spec: RuntimeSpec): Held {
   const container = runtime.start(spec)
-  const [stdout, stderr] = [container.stdout, container.stderr].map(fd => new Socket({ fd, readable: true, writable: false }).on('error', () => {}))
+  const [stdout, stderr] = [container.stdout, container.stderr].map((fd) =>
+    new Socket({ fd, readable: true, writable: false }).on('error', () => {}),
+  )
   let text = ''
-  stdout!.on('data', (chunk: Buffer) => { text += chunk.toString() })
+  stdout!.on('data', (chunk: Buffer) => {
+    text += chunk.toString()
+  })
   stderr!.resume()
-  const closed = Promise.all([stdout!, stderr!].map(socket => once(socket, 'close')))
-  const firstWords = Promise.race([stdout!, stderr!].map(socket => once(socket, 'data'))).then(([chunk]) => String(chunk))
+  const closed = Promise.all([stdout!, stderr!].map((socket) => once(socket, 'close')))
+  const firstWords = Promise.race([stdout!, stderr!].map((socket) => once(socket, 'data'))).then(([chunk]) =>
+    String(chunk),
+  )
   const ended = async () => {
     closeSync(container.stdin)
     const exit = await container.exited
@@ -92,7 +124,7 @@ function hold (runtime: Runtime, spec: RuntimeSpec): Held {
     pidNamespace: pidNamespaceOf(container.pid) ?? '',
     firstWords,
     finish: ended,
-    kill () {
+    kill() {
       container.kill()
       return ended()
     },
@@ -100,10 +132,15 @@ function hold (runtime: Runtime, spec: RuntimeSpec): Held {
 }
 
 /** A runtime of its own; everything of it is gone after `close`. */
-export async function openRig (slots = 4): Promise<Rig> {
+export async function openRig(slots = 4): Promise<Rig> {
   const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   chmodSync(data, 0o711)
-  const runtime = await openRuntime({ nativeDir: NATIVE_DIR, dataDir: data, slots, log: createLog({ name: 'test', level: 'silent' }) })
+  const runtime = await openRuntime({
+    nativeDir: NATIVE_DIR,
+    dataDir: data,
+    slots,
+    log: createLog({ name: 'test', level: 'silent' }),
+  })
   const held: Container[] = []
   let layers = 0
   const layer = (): string => {
@@ -119,17 +156,27 @@ export async function openRig (slots = 4): Promise<Rig> {
     data,
     layer,
     probeLayer,
-    async run (args, change = spec => spec, { body = '', timeoutMs = 60_000 * SLOWNESS, responseMaxBytes = 1 << 20 } = {}) {
+    async run(
+      args,
+      change = (spec) => spec,
+      { body = '', timeoutMs = 60_000 * SLOWNESS, responseMaxBytes = 1 << 20 } = {},
+    ) {
       const spec = change(probeSpec([probeLayer], args))
-      const result = await runStdio(runtime, { spec, body: Buffer.from(body), timeoutMs, responseMaxBytes, signal: new AbortController().signal })
+      const result = await runStdio(runtime, {
+        spec,
+        body: Buffer.from(body),
+        timeoutMs,
+        responseMaxBytes,
+        signal: new AbortController().signal,
+      })
       return { ...result, text: result.response.toString() }
     },
-    hold (args, change = spec => spec) {
+    hold(args, change = (spec) => spec) {
       const one = hold(runtime, change(probeSpec([probeLayer], args)))
       held.push(one.container)
       return one
     },
-    async close () {
+    async close() {
       for (const container of held) container.kill() // what a test that failed halfway has left
       await runtime.close()
       rmSync(data, { recursive: true, force: true })
@@ -138,7 +185,7 @@ export async function openRig (slots = 4): Promise<Rig> {
 }
 
 /** The pid namespace of the process PID; undefined when it has ended. */
-export function pidNamespaceOf (pid: number): string | undefined {
+export function pidNamespaceOf(pid: number): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/ns/pid`)
   } catch {
@@ -147,12 +194,14 @@ export function pidNamespaceOf (pid: number): string | undefined {
 }
 
 /** Processes that are in NAMESPACE now, zombies left out. */
-export function processesIn (namespace: string): number[] {
-  return readdirSync('/proc').map(Number).filter(pid => pid > 0 && pidNamespaceOf(pid) === namespace)
+export function processesIn(namespace: string): number[] {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => pid > 0 && pidNamespaceOf(pid) === namespace)
 }
 
 /** openRig for one test, closed with it. */
-export async function rigFor (t: Test, slots?: number): Promise<Rig> {
+export async function rigFor(t: Test, slots?: number): Promise<Rig> {
   const rig = await openRig(slots)
   t.teardown(() => rig.close())
   return rig

@@ -1,9 +1,19 @@
-// The layers of an image as people have them, made of this machine's own Debian packages and the project's own Node:
-// a base, Node on it, npm packages on that.  For comparisons with other tools, which want real trees: hard links,
-// set-user-ID programs, thousands of small files and one of 150 MB.  Kept in build/images, made once.
+// The layers of an image as people have them, made of this machine's own Debian packages and the project's
+// own Node: a base, Node on it, npm packages on that. For comparisons with other tools, which want real
+// trees: hard links, set-user-ID programs, thousands of small files and one of 150 MB. Kept in build/images,
+// made once.
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, lstatSync, mkdirSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { basename, dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -12,48 +22,71 @@ const FOLDER = join(ROOT, 'build/images')
 const NPM_PACKAGES = ['@opentelemetry', 'bullmq', 'commander', 'fastify', 'ioredis', 'pino', 'undici', 'zod']
 const LIST_BYTES_MAX = 64 * 1024 ** 2
 
-const lines = (program: string, args: readonly string[]): string[] => execFileSync(program, args, { encoding: 'utf8', maxBuffer: LIST_BYTES_MAX }).split('\n')
+const lines = (program: string, args: readonly string[]): string[] =>
+  execFileSync(program, args, { encoding: 'utf8', maxBuffer: LIST_BYTES_MAX }).split('\n')
 
 /** PATH without symlinks above its last part, as a usr-merged image has it. */
-function merged (path: string): string {
+function merged(path: string): string {
   return join(realpathSync(dirname(path)), basename(path))
 }
 
 /** Everything that the required and important packages of this machine brought, without leading "/". */
-function debianFiles (): string[] {
+function debianFiles(): string[] {
   const packages = lines('dpkg-query', ['-W', '-f', '${binary:Package} ${Priority} ${Essential}\n'])
-    .filter(line => / (?:required|important) | yes$/.test(line)).map(line => line.split(' ')[0]!)
-  const listed = lines('dpkg', ['-L', ...packages]).filter(path => path.startsWith('/') && path !== '/.')
-  const there = listed.filter(path => lstatSync(path, { throwIfNoEntry: false }) !== undefined).map(merged)
-  const kept = [...there, '/bin', '/lib', '/lib64', '/sbin'].filter(path => existsSync(path) && !/^\/(?:proc|sys|dev|run|tmp)?$/.test(path))
-  return [...new Set(kept)].map(path => path.slice(1)).toSorted()
+    .filter((line) => / (?:required|important) | yes$/.test(line))
+    .map((line) => line.split(' ')[0]!)
+  const listed = lines('dpkg', ['-L', ...packages]).filter((path) => path.startsWith('/') && path !== '/.')
+  const there = listed.filter((path) => lstatSync(path, { throwIfNoEntry: false }) !== undefined).map(merged)
+  const kept = [...there, '/bin', '/lib', '/lib64', '/sbin'].filter(
+    (path) => existsSync(path) && !/^\/(?:proc|sys|dev|run|tmp)?$/.test(path),
+  )
+  return [...new Set(kept)].map((path) => path.slice(1)).toSorted()
 }
 
 /** Make NAME.tar.gz unless it is there: FILES of FROM, moved to below INTO. */
-function pack (name: string, from: string, files: () => readonly string[], into?: string): string {
+function pack(name: string, from: string, files: () => readonly string[], into?: string): string {
   const path = join(FOLDER, `${name}.tar.gz`)
   if (existsSync(path)) return path
   mkdirSync(FOLDER, { recursive: true })
   const list = `${path}.list`
   writeFileSync(list, files().join('\n') + '\n')
   const move = into === undefined ? [] : ['--transform', `flags=r;s,^,${into}/,`]
-  execFileSync('tar', ['-C', from, '--format=posix', '--xattrs', '--xattrs-include=*', '--numeric-owner', '--no-recursion', '--warning=no-file-changed', '-T', list, ...move, '-I', 'gzip -6 -n', '-cf', `${path}.new`])
+  execFileSync('tar', [
+    '-C',
+    from,
+    '--format=posix',
+    '--xattrs',
+    '--xattrs-include=*',
+    '--numeric-owner',
+    '--no-recursion',
+    '--warning=no-file-changed',
+    '-T',
+    list,
+    ...move,
+    '-I',
+    'gzip -6 -n',
+    '-cf',
+    `${path}.new`,
+  ])
   renameSync(`${path}.new`, path)
   rmSync(list)
   return path
 }
 
-function npmFiles (): string[] {
-  return lines('find', ['-L', ...NPM_PACKAGES.map(name => join(ROOT, 'node_modules', name))]).filter(path => path !== '').map(path => relative(ROOT, path)).toSorted()
+function npmFiles(): string[] {
+  return lines('find', ['-L', ...NPM_PACKAGES.map((name) => join(ROOT, 'node_modules', name))])
+    .filter((path) => path !== '')
+    .map((path) => relative(ROOT, path))
+    .toSorted()
 }
 
 /** The base layer alone: some 100 MB and 5,000 entries unpacked. */
-export function debianLayer (): string {
+export function debianLayer(): string {
   return pack('debian', '/', debianFiles)
 }
 
 /** Base, Node, npm packages: packed files, lowest first; together some 300 MB unpacked. */
-export function debianNodeLayers (): string[] {
+export function debianNodeLayers(): string[] {
   const node = realpathSync(join(ROOT, 'node_modules/.bin/node'))
   return [
     debianLayer(),
@@ -63,12 +96,16 @@ export function debianNodeLayers (): string[] {
 }
 
 /** A layer of one file of RANDOM bytes and as many zeros: half of it can be packed. */
-export function largeLayer (name: string, sizeBytes: number): string {
+export function largeLayer(name: string, sizeBytes: number): string {
   const path = join(FOLDER, `${name}.tar.gz`)
   if (existsSync(path) && statSync(path).size > sizeBytes) return path
   mkdirSync(FOLDER, { recursive: true })
   const raw = join(FOLDER, `${name}.bin`)
-  execFileSync('sh', ['-c', `head -c ${sizeBytes} /dev/urandom >"$0" && head -c ${sizeBytes} /dev/zero >>"$0"`, raw])
+  execFileSync('sh', [
+    '-c',
+    `head -c ${sizeBytes} /dev/urandom >"$0" && head -c ${sizeBytes} /dev/zero >>"$0"`,
+    raw,
+  ])
   execFileSync('tar', ['-C', FOLDER, '-I', 'gzip -1 -n', '-cf', `${path}.new`, basename(raw)])
   rmSync(raw)
   renameSync(`${path}.new`, path)

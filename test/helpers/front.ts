@@ -1,5 +1,5 @@
-// A front before a real registry: passes requests on, and does something else with those that a test points out.
-// Faults on the way happen to real uploads this way.
+// A front before a real registry: passes requests on, and does something else with those that a test points
+// out. Faults on the way happen to real uploads this way.
 
 import { createServer, request as send, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Test } from 'tap'
@@ -29,16 +29,24 @@ export interface Front {
   readonly requests: FrontRequest[]
 }
 
-function pass (request: IncomingMessage, response: ServerResponse, target: string, { cutAfterBytes, loseAnswer }: Meddling): void {
+function pass(
+  request: IncomingMessage,
+  response: ServerResponse,
+  target: string,
+  { cutAfterBytes, loseAnswer }: Meddling,
+): void {
   const [host, port] = target.split(':')
   // Host stays the front's: the registry names it in Location.
-  const onward = send({ host, port, method: request.method, path: request.url, headers: request.headers }, answer => {
-    if (loseAnswer === true) answer.resume().once('end', () => request.socket.destroy())
-    else {
-      response.writeHead(answer.statusCode ?? 502, answer.headers)
-      answer.pipe(response)
-    }
-  })
+  const onward = send(
+    { host, port, method: request.method, path: request.url, headers: request.headers },
+    (answer) => {
+      if (loseAnswer === true) answer.resume().once('end', () => request.socket.destroy())
+      else {
+        response.writeHead(answer.statusCode ?? 502, answer.headers)
+        answer.pipe(response)
+      }
+    },
+  )
   onward.on('error', () => request.socket.destroy())
   if (cutAfterBytes === undefined) {
     request.pipe(onward)
@@ -56,8 +64,15 @@ function pass (request: IncomingMessage, response: ServerResponse, target: strin
   })
 }
 
-/** A front before the registry TARGET until T ends.  MEDDLE says what to do with a request; undefined: pass it on. */
-export async function startFront (t: Test, target: string, meddle: (request: FrontRequest) => Meddling | undefined): Promise<Front> {
+/**
+ * A front before the registry TARGET until T ends. MEDDLE says what to do with a request; undefined: pass it
+ * on.
+ */
+export async function startFront(
+  t: Test,
+  target: string,
+  meddle: (request: FrontRequest) => Meddling | undefined,
+): Promise<Front> {
   const requests: FrontRequest[] = []
   const server = createServer((request, response) => {
     const range = request.headers['content-range'] ?? ''
@@ -70,10 +85,15 @@ export async function startFront (t: Test, target: string, meddle: (request: Fro
       response.writeHead(meddling.status).end()
     } else pass(request, response, target, meddling ?? {})
   })
-  await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
-  t.teardown(() => new Promise<void>(resolve => {
-    server.close(() => resolve())
-    server.closeAllConnections()
-  }))
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve)
+  })
+  t.teardown(
+    () =>
+      new Promise<void>((resolve) => {
+        server.close(() => resolve())
+        server.closeAllConnections()
+      }),
+  )
   return { host: `127.0.0.1:${(server.address() as AddressInfo).port}`, requests }
 }

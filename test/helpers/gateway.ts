@@ -1,5 +1,5 @@
-// A gateway for tests, with a real Redis and a real dispatcher behind it; only containers and the registry are
-// replaced, by arguments.  Each has its own key prefix, so many share one Redis.
+// A gateway for tests, with a real Redis and a real dispatcher behind it; only containers and the registry
+// are replaced, by arguments. Each has its own key prefix, so many share one Redis.
 
 import { once } from 'node:events'
 import { request, type IncomingHttpHeaders } from 'node:http'
@@ -18,10 +18,19 @@ import { createDispatcher } from '../../services/queue/dispatcher.ts'
 export const log = createLog({ name: 'test', level: 'silent' })
 export const DIGEST = `sha256:${'a'.repeat(64)}`
 export const BODY_MAX_BYTES = 64 * 1024
-const NO_CONTAINER = { start: 'cold', phases: { pull: 0, create: 1, init: 0, run: 2 }, contentType: 'text/plain', log: '', logTruncated: false } as const
+const NO_CONTAINER = {
+  start: 'cold',
+  phases: { pull: 0, create: 1, init: 0, run: 2 },
+  contentType: 'text/plain',
+  log: '',
+  logTruncated: false,
+} as const
 
-/** Stands for a container: "ends-<outcome>" ends so, "echo" answers with what it got, "hang" runs until it is aborted. */
-async function run (invocation: Invocation, { signal }: { signal: AbortSignal }): Promise<Completion> {
+/**
+ * Stands for a container: "ends-<outcome>" ends so, "echo" answers with what it got, "hang" runs until it is
+ * aborted.
+ */
+async function run(invocation: Invocation, { signal }: { signal: AbortSignal }): Promise<Completion> {
   const { function: name, request } = invocation
   const end = { ...NO_CONTAINER, endedAt: performance.now() }
   if (name === 'hang') {
@@ -29,56 +38,125 @@ async function run (invocation: Invocation, { signal }: { signal: AbortSignal })
     return { ...end, outcome: 'cancelled', body: new Uint8Array() }
   }
   const outcome = name.replace(/^ends-/, '')
-  if (isOutcome(outcome)) return { ...end, outcome, message: `it was ${outcome}`, body: new Uint8Array(), log: 'last words\n', exitCode: 1 }
-  if (request.path === '/bytes') return { ...end, outcome: 'ok', contentType: 'application/octet-stream', body: request.body }
-  if (request.path === '/fail') return { ...end, outcome: 'app_error', message: 'exit code 3', exitCode: 3, body: Buffer.from('no such order') }
+  if (isOutcome(outcome))
+    return {
+      ...end,
+      outcome,
+      message: `it was ${outcome}`,
+      body: new Uint8Array(),
+      log: 'last words\n',
+      exitCode: 1,
+    }
+  if (request.path === '/bytes')
+    return { ...end, outcome: 'ok', contentType: 'application/octet-stream', body: request.body }
+  if (request.path === '/fail')
+    return {
+      ...end,
+      outcome: 'app_error',
+      message: 'exit code 3',
+      exitCode: 3,
+      body: Buffer.from('no such order'),
+    }
   const seen = { ...request, body: Buffer.from(request.body).toString() }
-  return { ...end, outcome: 'ok', contentType: 'application/json', body: Buffer.from(JSON.stringify(seen)), log: request.path === '/log' ? 'a line\n' : '' }
+  return {
+    ...end,
+    outcome: 'ok',
+    contentType: 'application/json',
+    body: Buffer.from(JSON.stringify(seen)),
+    log: request.path === '/log' ? 'a line\n' : '',
+  }
 }
 
 const outside: Outside = {
-  async resolve ({ registry, repository, digest }) {
-    if (repository === 'missing') throw new RegistryError(`registry ${registry} does not have image missing (MANIFEST_UNKNOWN)`, { registryCode: 'MANIFEST_UNKNOWN', retryable: false })
+  async resolve({ registry, repository, digest }) {
+    if (repository === 'missing')
+      throw new RegistryError(`registry ${registry} does not have image missing (MANIFEST_UNKNOWN)`, {
+        registryCode: 'MANIFEST_UNKNOWN',
+        retryable: false,
+      })
     return digest ?? DIGEST
   },
-  async isSigned () { return false },
-  async close () {},
+  async isSigned() {
+    return false
+  },
+  async close() {},
 }
 
-export interface Reply { readonly status: number, readonly headers: IncomingHttpHeaders, readonly body: Buffer, readonly text: string }
+export interface Reply {
+  readonly status: number
+  readonly headers: IncomingHttpHeaders
+  readonly body: Buffer
+  readonly text: string
+}
 
 /** A client of the gateway at URL. */
-export function httpClient (url: string) {
-  const send = (method: string, path: string, { body, headers = {} }: { body?: string | Buffer | Readable, headers?: Record<string, string> } = {}): Promise<Reply> =>
+export function httpClient(url: string) {
+  const send = (
+    method: string,
+    path: string,
+    { body, headers = {} }: { body?: string | Buffer | Readable; headers?: Record<string, string> } = {},
+  ): Promise<Reply> =>
     new Promise((resolve, reject) => {
       // Node's client frames the body of a DELETE only when it is told its length.
-      const length = body === undefined || body instanceof Readable ? {} : { 'content-length': String(Buffer.byteLength(body)) }
-      const req = request(new URL(path, url), { method, headers: { ...length, ...headers }, agent: false }, res => {
-        void res.toArray().catch(() => []).then(chunks => {
-          const bytes = Buffer.concat(chunks)
-          resolve({ status: res.statusCode ?? 0, headers: res.headers, body: bytes, text: bytes.toString() })
-        })
-      })
+      const length =
+        body === undefined || body instanceof Readable
+          ? {}
+          : { 'content-length': String(Buffer.byteLength(body)) }
+      const req = request(
+        new URL(path, url),
+        { method, headers: { ...length, ...headers }, agent: false },
+        (res) => {
+          void res
+            .toArray()
+            .catch(() => [])
+            .then((chunks) => {
+              const bytes = Buffer.concat(chunks)
+              resolve({
+                status: res.statusCode ?? 0,
+                headers: res.headers,
+                body: bytes,
+                text: bytes.toString(),
+              })
+            })
+        },
+      )
       req.on('error', reject)
       if (body instanceof Readable) body.pipe(req)
       else req.end(body)
     })
   const deploy = async (t: Test, service: string, more = {}): Promise<void> => {
-    const reply = await send('POST', '/system/functions', { body: JSON.stringify({ service, image: 'localhost:5000/x:1', ...more }) })
+    const reply = await send('POST', '/system/functions', {
+      body: JSON.stringify({ service, image: 'localhost:5000/x:1', ...more }),
+    })
     t.equal(reply.status, 202, reply.text)
   }
   return { send, deploy }
 }
 
 /** Settings for a gateway on a free port with PREFIX. */
-export function configFor (redisUrl: string, prefix: string, more: Partial<GatewayConfig> = {}): GatewayConfig {
-  return { ...readConfig(gatewaySettings, {}), redisUrl, prefix, listen: { host: '127.0.0.1', port: 0 }, bodyMaxBytes: BODY_MAX_BYTES, ...more }
+export function configFor(
+  redisUrl: string,
+  prefix: string,
+  more: Partial<GatewayConfig> = {},
+): GatewayConfig {
+  return {
+    ...readConfig(gatewaySettings, {}),
+    redisUrl,
+    prefix,
+    listen: { host: '127.0.0.1', port: 0 },
+    bodyMaxBytes: BODY_MAX_BYTES,
+    ...more,
+  }
 }
 
 let prefixes = 0
 
 /** A gateway on its own prefix, and a worker for FUNCTIONS. */
-export async function startTestGateway (t: Test, redisUrl: string, { functions = [], ...more }: { functions?: readonly string[] } & Partial<GatewayConfig> = {}) {
+export async function startTestGateway(
+  t: Test,
+  redisUrl: string,
+  { functions = [], ...more }: { functions?: readonly string[] } & Partial<GatewayConfig> = {},
+) {
   const prefix = `{gw${++prefixes}}`
   const gateway = await startGateway(configFor(redisUrl, prefix, more), log, outside)
   t.teardown(() => gateway.stop())

@@ -1,5 +1,5 @@
-// Layers for tests: tar archives written header by header, so that they can say what no honest tool would, and
-// unpacked into a folder whose neighbours are watched.
+// Layers for tests: tar archives written header by header, so that they can say what no honest tool would,
+// and unpacked into a folder whose neighbours are watched.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -13,12 +13,19 @@ import { startUnpacker, type UnpackResult } from '../../services/image/unpack.ts
 const NATIVE_DIR = join(import.meta.dirname, '../../build/native')
 
 /** Why nothing can be unpacked here; false when it can. */
-export const noUnpacker: string | false = process.getuid?.() !== 0 ? 'needs root'
-  : existsSync(join(NATIVE_DIR, 'wherry-unpack')) ? false : 'build/native/wherry-unpack is missing: run make native'
+export const noUnpacker: string | false =
+  process.getuid?.() !== 0
+    ? 'needs root'
+    : existsSync(join(NATIVE_DIR, 'wherry-unpack'))
+      ? false
+      : 'build/native/wherry-unpack is missing: run make native'
 
 export interface TarEntry {
   readonly name: string
-  /** '0' file (default), '1' hard link, '2' symlink, '3' '4' device, '5' directory, '6' fifo, or any other byte. */
+  /**
+   * '0' file (default), '1' hard link, '2' symlink, '3' '4' device, '5' directory, '6' fifo, or any other
+   * byte.
+   */
   readonly type?: string
   readonly data?: string | Uint8Array
   readonly link?: string
@@ -39,15 +46,15 @@ export const GZIP_LAYER = 'application/vnd.oci.image.layer.v1.tar+gzip'
 export const ZSTD_LAYER = 'application/vnd.oci.image.layer.v1.tar+zstd'
 export const PLAIN_LAYER = 'application/vnd.oci.image.layer.v1.tar'
 
-function padded (bytes: Uint8Array): Buffer {
-  return Buffer.concat([bytes, Buffer.alloc((BLOCK - bytes.length % BLOCK) % BLOCK)])
+function padded(bytes: Uint8Array): Buffer {
+  return Buffer.concat([bytes, Buffer.alloc((BLOCK - (bytes.length % BLOCK)) % BLOCK)])
 }
 
-function octal (value: number, length: number): string {
+function octal(value: number, length: number): string {
   return `${value.toString(8).padStart(length - 1, '0')}\0`
 }
 
-function header (entry: TarEntry, type: string, size: number): Buffer {
+function header(entry: TarEntry, type: string, size: number): Buffer {
   const block = Buffer.alloc(BLOCK)
   block.write(entry.name, 0, 100, 'latin1')
   block.write(octal(entry.mode ?? (type === '5' ? 0o755 : 0o644), 8), 100)
@@ -65,12 +72,12 @@ function header (entry: TarEntry, type: string, size: number): Buffer {
   return block
 }
 
-function bytesOf (value: string | Uint8Array): Buffer {
+function bytesOf(value: string | Uint8Array): Buffer {
   return typeof value === 'string' ? Buffer.from(value) : Buffer.from(value)
 }
 
 /** "LENGTH KEY=VALUE\n", where LENGTH counts itself. */
-export function paxRecord (key: string, value: string | Uint8Array): Buffer {
+export function paxRecord(key: string, value: string | Uint8Array): Buffer {
   const rest = Buffer.concat([Buffer.from(` ${key}=`), bytesOf(value), Buffer.from('\n')])
   let length = rest.length + 1
   while (String(length).length + rest.length !== length) length = String(length).length + rest.length
@@ -78,7 +85,7 @@ export function paxRecord (key: string, value: string | Uint8Array): Buffer {
 }
 
 /** One entry's blocks, without the archive's end. */
-export function tarEntry (entry: TarEntry): Buffer {
+export function tarEntry(entry: TarEntry): Buffer {
   const data = bytesOf(entry.data ?? '')
   const own = Buffer.concat([header(entry, entry.type ?? '0', entry.size ?? data.length), padded(data)])
   if (!entry.pax) return own
@@ -87,25 +94,34 @@ export function tarEntry (entry: TarEntry): Buffer {
 }
 
 /** A whole archive. */
-export function tar (entries: readonly TarEntry[]): Buffer {
+export function tar(entries: readonly TarEntry[]): Buffer {
   return Buffer.concat([...entries.map(tarEntry), Buffer.alloc(2 * BLOCK)])
 }
 
 /** A gzip layer of ENTRIES, for pushImage. */
-export function gzipLayer (entries: readonly TarEntry[]): { bytes: Uint8Array, mediaType: string } {
+export function gzipLayer(entries: readonly TarEntry[]): { bytes: Uint8Array; mediaType: string } {
   return { bytes: gzipSync(tar(entries)), mediaType: GZIP_LAYER }
 }
 
 /** A zstd layer of ENTRIES, for pushImage. */
-export function zstdLayer (entries: readonly TarEntry[]): { bytes: Uint8Array, mediaType: string } {
+export function zstdLayer(entries: readonly TarEntry[]): { bytes: Uint8Array; mediaType: string } {
   return { bytes: zstdCompressSync(tar(entries)), mediaType: ZSTD_LAYER }
 }
 
 /** Unpack LAYER into a folder of T; nothing may appear beside it. */
-export async function unpack (t: Test, layer: Uint8Array | readonly Uint8Array[], compression: Compression = 'none'): Promise<{ root: string, result: UnpackResult }> {
+export async function unpack(
+  t: Test,
+  layer: Uint8Array | readonly Uint8Array[],
+  compression: Compression = 'none',
+): Promise<{ root: string; result: UnpackResult }> {
   const folder = t.testdir({ canary: 'alive', layer: {} })
   const root = join(folder, 'layer')
-  const { stdin, result } = startUnpacker({ nativeDir: NATIVE_DIR, directory: root, compression, layer: 'test' })
+  const { stdin, result } = startUnpacker({
+    nativeDir: NATIVE_DIR,
+    directory: root,
+    compression,
+    layer: 'test',
+  })
   stdin.on('error', () => {}) // a refusal closes the pipe early
   for (const piece of layer instanceof Uint8Array ? [layer] : layer) stdin.write(piece)
   stdin.end()
@@ -116,8 +132,17 @@ export async function unpack (t: Test, layer: Uint8Array | readonly Uint8Array[]
 }
 
 /** The bytes of attribute NAME as GNU tar reads them. */
-export function readXattr (root: string, file: string, name: string): Buffer | undefined {
-  const archive = execFileSync('tar', ['--xattrs', '--xattrs-include=*', '--no-recursion', '-cf', '-', '-C', root, file])
+export function readXattr(root: string, file: string, name: string): Buffer | undefined {
+  const archive = execFileSync('tar', [
+    '--xattrs',
+    '--xattrs-include=*',
+    '--no-recursion',
+    '-cf',
+    '-',
+    '-C',
+    root,
+    file,
+  ])
   const at = archive.indexOf(`SCHILY.xattr.${name}=`)
   if (at < 0) return undefined
   const start = archive.lastIndexOf(' ', at)

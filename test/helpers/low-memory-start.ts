@@ -1,6 +1,6 @@
-// A process that starts a container whose start needs as much kernel memory as a function spec can make it need, and has less:
-// thousands of folders that stay because something is mounted at the end of them.  Ends with 0 when it
-// lives to see how that went.
+// A process that starts a container whose start needs as much kernel memory as a function spec can make it
+// need, and has less: thousands of folders that stay because something is mounted at the end of them. Ends
+// with 0 when it lives to see how that went.
 
 import { chmodSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -17,11 +17,18 @@ const source = join(rig.data, 'volume')
 mkdirSync(source)
 chmodSync(source, 0o777)
 const deep = Array.from({ length: DEPTH }, () => 'a').join('/')
-const mounts = Array.from({ length: VOLUMES }, (_, i): Mount => ({ destination: i === 0 ? '/v' : `/v/${i}/${deep}`, type: 'bind', source, options: ['nosuid', 'nodev'] }))
-await rig.run(['echo'], spec => ({
-  ...spec,
-  mounts: [...spec.mounts, ...mounts],
-  linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit: LIMIT_BYTES } } },
-})).catch(() => {})
+const mounts = Array.from({ length: VOLUMES }, (_, i): Mount => ({
+  destination: i === 0 ? '/v' : `/v/${i}/${deep}`,
+  type: 'bind',
+  source,
+  options: ['nosuid', 'nodev'],
+}))
+await rig
+  .run(['echo'], (spec) => ({
+    ...spec,
+    mounts: [...spec.mounts, ...mounts],
+    linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit: LIMIT_BYTES } } },
+  }))
+  .catch(() => {})
 await rig.close()
 process.disconnect?.()

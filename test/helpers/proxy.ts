@@ -1,4 +1,5 @@
-// A proxy for one test: CONNECT and absolute addresses, every name of the world being one address of this machine.
+// A proxy for one test: CONNECT and absolute addresses, every name of the world being one address of this
+// machine.
 
 import { createServer, request as send, type ServerResponse } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
@@ -10,8 +11,10 @@ export interface TestProxy {
   readonly requests: string[]
 }
 
-/** A proxy until T ends; whatever it is asked for is at TARGET ("127.0.0.1:5000").  REFUSES: 407 to everybody. */
-export async function startProxy (t: Test, target: string, { refuses = false } = {}): Promise<TestProxy> {
+/**
+ * A proxy until T ends; whatever it is asked for is at TARGET ("127.0.0.1:5000").  REFUSES: 407 to everybody.
+ */
+export async function startProxy(t: Test, target: string, { refuses = false } = {}): Promise<TestProxy> {
   const requests: string[] = []
   const [host = '', port = ''] = target.split(':')
   const sockets = new Set<Socket>()
@@ -19,33 +22,45 @@ export async function startProxy (t: Test, target: string, { refuses = false } =
     sockets.add(socket)
     return socket.on('error', () => {}).once('close', () => sockets.delete(socket))
   }
-  const refuse = (response: ServerResponse): void => { response.writeHead(407).end() }
+  const refuse = (response: ServerResponse): void => {
+    response.writeHead(407).end()
+  }
   const server = createServer((request, response) => {
     requests.push(`${request.method} ${request.url} ${request.headers['proxy-authorization'] ?? ''}`.trim())
     if (refuses) return refuse(response)
     const { pathname, search } = new URL(request.url ?? '')
     const { 'proxy-authorization': _, ...headers } = request.headers
-    const onward = send({ host, port, method: request.method, path: pathname + search, headers }, answer => {
-      response.writeHead(answer.statusCode ?? 502, answer.headers)
-      answer.pipe(response)
-    })
+    const onward = send(
+      { host, port, method: request.method, path: pathname + search, headers },
+      (answer) => {
+        response.writeHead(answer.statusCode ?? 502, answer.headers)
+        answer.pipe(response)
+      },
+    )
     request.pipe(onward.on('error', () => response.destroy()))
   })
   server.on('connection', keep).on('connect', (request, socket: Socket) => {
     requests.push(`CONNECT ${request.url} ${request.headers['proxy-authorization'] ?? ''}`.trim())
     if (refuses) return void socket.end('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n')
-    const onward = keep(connect(Number(port), host, () => {
-      socket.write('HTTP/1.1 200 OK\r\n\r\n')
-      onward.pipe(socket)
-      socket.pipe(onward)
-    }))
+    const onward = keep(
+      connect(Number(port), host, () => {
+        socket.write('HTTP/1.1 200 OK\r\n\r\n')
+        onward.pipe(socket)
+        socket.pipe(onward)
+      }),
+    )
     socket.once('close', () => onward.destroy())
     onward.once('close', () => socket.destroy())
   })
-  await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
-  t.teardown(() => new Promise<void>(resolve => {
-    server.close(() => resolve())
-    for (const socket of sockets) socket.destroy()
-  }))
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve)
+  })
+  t.teardown(
+    () =>
+      new Promise<void>((resolve) => {
+        server.close(() => resolve())
+        for (const socket of sockets) socket.destroy()
+      }),
+  )
   return { host: `127.0.0.1:${(server.address() as AddressInfo).port}`, requests }
 }

@@ -12,9 +12,13 @@ import type { TestRedis } from './redis.ts'
 
 export const log = createLog({ name: 'test', level: 'silent' })
 
-interface Teardown { teardown (work: () => unknown): void }
+interface Teardown {
+  teardown(work: () => unknown): void
+}
 
-export function completion (given: Partial<Omit<Completion, 'body'>> & { body?: string | Uint8Array } = {}): Completion {
+export function completion(
+  given: Partial<Omit<Completion, 'body'>> & { body?: string | Uint8Array } = {},
+): Completion {
   const { body = '', ...rest } = given
   return {
     outcome: 'ok',
@@ -30,64 +34,87 @@ export function completion (given: Partial<Omit<Completion, 'body'>> & { body?: 
 }
 
 /** The function that answers with what it was sent. */
-export const echo: DispatcherDeps['run'] = async invocation => completion({ body: invocation.request.body })
+export const echo: DispatcherDeps['run'] = async (invocation) => completion({ body: invocation.request.body })
 
-export function invocation (name: string, given: Partial<Invocation> & { body?: string | Uint8Array } = {}): Invocation {
+export function invocation(
+  name: string,
+  given: Partial<Invocation> & { body?: string | Uint8Array } = {},
+): Invocation {
   const { body = '', ...rest } = given
   return {
     callId: randomUUID(),
     function: name,
     attempt: 1,
     enqueuedAtMs: Date.now(),
-    request: { method: 'POST', path: '/', query: '', headers: {}, body: typeof body === 'string' ? Buffer.from(body) : body },
+    request: {
+      method: 'POST',
+      path: '/',
+      query: '',
+      headers: {},
+      body: typeof body === 'string' ? Buffer.from(body) : body,
+    },
     ...rest,
   }
 }
 
 /** Promise of a thing that a callback will bring. */
-export function gate<T = void> (): PromiseWithResolvers<T> {
+export function gate<T = void>(): PromiseWithResolvers<T> {
   return Promise.withResolvers<T>()
 }
 
 /** Resolves when CONDITION holds; looks again and again because what it looks at tells nobody. */
-export async function until (condition: () => unknown, timeoutMs = 60_000): Promise<void> {
+export async function until(condition: () => unknown, timeoutMs = 60_000): Promise<void> {
   const deadline = Date.now() + timeoutMs
-  while (!await condition()) {
+  while (!(await condition())) {
     if (Date.now() > deadline) throw new Error(`this did not come true within ${timeoutMs} ms: ${condition}`)
-    await new Promise(resolve => setTimeout(resolve, 10))
+    await new Promise((resolve) => setTimeout(resolve, 10))
   }
 }
 
 export interface Rig {
   readonly prefix: string
-  dispatcher (functions: readonly string[], deps?: Partial<DispatcherDeps>): Promise<Dispatcher>
-  producer (deps?: Partial<ProducerDeps>): Promise<Producer>
+  dispatcher(functions: readonly string[], deps?: Partial<DispatcherDeps>): Promise<Dispatcher>
+  producer(deps?: Partial<ProducerDeps>): Promise<Producer>
   /** An unmodified BullMQ queue, as any producer in any language has. */
-  queue (name: string): Queue
+  queue(name: string): Queue
   /** Resolves with the job's return value, rejects with its failedReason. */
-  finished (job: Job): Promise<unknown>
+  finished(job: Job): Promise<unknown>
 }
 
-export function queueRig (t: Teardown, redis: TestRedis): Rig {
+export function queueRig(t: Teardown, redis: TestRedis): Rig {
   const prefix = `{t-${randomUUID().slice(0, 8)}}`
   const connection = { path: redis.socketPath }
   const queues = new Map<string, Queue>()
   return {
     prefix,
-    async dispatcher (functions, deps = {}) {
-      const dispatcher = createDispatcher({ redisUrl: redis.url, prefix, workerName: 'worker-1', slots: 8, run: echo, log, ...deps })
+    async dispatcher(functions, deps = {}) {
+      const dispatcher = createDispatcher({
+        redisUrl: redis.url,
+        prefix,
+        workerName: 'worker-1',
+        slots: 8,
+        run: echo,
+        log,
+        ...deps,
+      })
       t.teardown(() => dispatcher.stop(500))
       dispatcher.watch(functions)
       await dispatcher.start()
       return dispatcher
     },
-    async producer (deps = {}) {
-      const producer = createProducer({ redisUrl: redis.url, prefix, gatewayId: `g-${randomUUID().slice(0, 8)}`, log, ...deps })
+    async producer(deps = {}) {
+      const producer = createProducer({
+        redisUrl: redis.url,
+        prefix,
+        gatewayId: `g-${randomUUID().slice(0, 8)}`,
+        log,
+        ...deps,
+      })
       t.teardown(() => producer.stop())
       await producer.start()
       return producer
     },
-    queue (name) {
+    queue(name) {
       const known = queues.get(name)
       if (known) return known
       const queue = new Queue(name, { prefix, connection })
@@ -96,7 +123,7 @@ export function queueRig (t: Teardown, redis: TestRedis): Rig {
       t.teardown(() => queue.close())
       return queue
     },
-    async finished (job) {
+    async finished(job) {
       const id = job.id ?? ''
       // Not by QueueEvents: what ends before its first read is lost to it.
       await until(async () => ['completed', 'failed'].includes(await job.getState()))

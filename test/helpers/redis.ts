@@ -13,19 +13,19 @@ export interface TestRedis {
   readonly url: string
   readonly socketPath: string
   /** A plain client; closed by `close`. */
-  client (): Redis
+  client(): Redis
   /** SIGKILL, as in a crash. */
-  kill (): Promise<void>
+  kill(): Promise<void>
   /** Start again on the same data. */
-  restart (): Promise<void>
+  restart(): Promise<void>
   readonly pid: number
-  close (): Promise<void>
+  close(): Promise<void>
 }
 
 const READY_MS = 60_000
 
-function onPath (program: string): boolean {
-  return (process.env['PATH'] ?? '').split(delimiter).some(folder => {
+function onPath(program: string): boolean {
+  return (process.env['PATH'] ?? '').split(delimiter).some((folder) => {
     try {
       accessSync(join(folder, program), constants.X_OK)
       return true
@@ -36,9 +36,11 @@ function onPath (program: string): boolean {
 }
 
 /** Why tests that need Redis cannot run here, or false. */
-export const skipWithoutRedis: false | string = onPath('redis-server') ? false : 'needs redis-server (apt-get install redis-server)'
+export const skipWithoutRedis: false | string = onPath('redis-server')
+  ? false
+  : 'needs redis-server (apt-get install redis-server)'
 
-async function accepts (path: string): Promise<boolean> {
+async function accepts(path: string): Promise<boolean> {
   const socket = connect(path)
   try {
     await once(socket, 'connect')
@@ -51,16 +53,41 @@ async function accepts (path: string): Promise<boolean> {
 }
 
 /** Start a redis-server.  `durable`: with an append-only file, synced on every write. */
-export async function startRedis ({ durable = false, args = [] }: { durable?: boolean, args?: readonly string[] } = {}): Promise<TestRedis> {
+export async function startRedis({
+  durable = false,
+  args = [],
+}: { durable?: boolean; args?: readonly string[] } = {}): Promise<TestRedis> {
   const folder = mkdtempSync(join(tmpdir(), 'wherry-redis-'))
   const socketPath = join(folder, 'redis.sock')
   const clients = new Set<Redis>()
   let child: ChildProcess
 
-  async function start (): Promise<void> {
+  async function start(): Promise<void> {
     const persistence = durable ? ['--appendonly', 'yes', '--appendfsync', 'always'] : ['--appendonly', 'no']
-    child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', '--', 'redis-server', '--port', '0', '--unixsocket', socketPath, '--dir', folder, '--save', '', '--hz', '100', ...persistence, ...args], { stdio: 'ignore' })
-    // A test that ends without its teardown leaves neither the process nor the folder; one that is killed, not the process.
+    child = spawn(
+      'setpriv',
+      [
+        '--pdeathsig',
+        'SIGKILL',
+        '--',
+        'redis-server',
+        '--port',
+        '0',
+        '--unixsocket',
+        socketPath,
+        '--dir',
+        folder,
+        '--save',
+        '',
+        '--hz',
+        '100',
+        ...persistence,
+        ...args,
+      ],
+      { stdio: 'ignore' },
+    )
+    // A test that ends without its teardown leaves neither the process nor the folder; one that is killed,
+    // not the process.
     const end = (): void => {
       child.kill('SIGKILL')
       rmSync(folder, { recursive: true, force: true })
@@ -69,13 +96,13 @@ export async function startRedis ({ durable = false, args = [] }: { durable?: bo
     child.once('exit', () => process.off('exit', end))
     await once(child, 'spawn')
     const deadline = Date.now() + READY_MS
-    while (!await accepts(socketPath)) {
+    while (!(await accepts(socketPath))) {
       if (child.exitCode !== null || Date.now() > deadline) throw new Error('redis-server did not start')
-      await new Promise(resolve => setTimeout(resolve, 10))
+      await new Promise((resolve) => setTimeout(resolve, 10))
     }
   }
 
-  async function end (signal: NodeJS.Signals): Promise<void> {
+  async function end(signal: NodeJS.Signals): Promise<void> {
     if (child.exitCode !== null || child.signalCode !== null) return
     const exited = once(child, 'exit')
     child.kill(signal)
@@ -86,7 +113,7 @@ export async function startRedis ({ durable = false, args = [] }: { durable?: bo
   return {
     url: `unix://${socketPath}`,
     socketPath,
-    client () {
+    client() {
       const client = new Redis(socketPath, { maxRetriesPerRequest: null })
       client.on('error', () => undefined)
       clients.add(client)
@@ -94,8 +121,10 @@ export async function startRedis ({ durable = false, args = [] }: { durable?: bo
     },
     kill: () => end('SIGKILL'),
     restart: start,
-    get pid () { return child.pid ?? 0 },
-    async close () {
+    get pid() {
+      return child.pid ?? 0
+    },
+    async close() {
       for (const client of clients) client.disconnect()
       await end('SIGKILL')
       rmSync(folder, { recursive: true, force: true })

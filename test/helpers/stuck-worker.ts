@@ -4,7 +4,8 @@
 import { createLog } from '../../services/platform/log.ts'
 import { createDispatcher } from '../../services/queue/dispatcher.ts'
 
-const [redisUrl = '', prefix = '', name = '', lockDurationMs = '', stalledIntervalMs = ''] = process.argv.slice(2)
+const [redisUrl = '', prefix = '', name = '', lockDurationMs = '', stalledIntervalMs = ''] =
+  process.argv.slice(2)
 const dispatcher = createDispatcher({
   redisUrl,
   prefix,

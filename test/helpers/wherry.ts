@@ -19,9 +19,11 @@ export const FREE_PORTS = ['--gateway', '127.0.0.1:0', '--registry', '127.0.0.1:
 /** Why a whole Wherry cannot run here; false when it can. */
 export const cannotRun: string | false = reason()
 
-function reason (): string | false {
+function reason(): string | false {
   if (process.getuid?.() !== 0) return 'needs root'
-  const missing = ['redis-server', 'docker-registry', 'setpriv'].find(program => findProgram(program, process.env) === undefined)
+  const missing = ['redis-server', 'docker-registry', 'setpriv'].find(
+    (program) => findProgram(program, process.env) === undefined,
+  )
   if (missing !== undefined) return `needs ${missing} (make setup)`
   try {
     accessSync(fileURLToPath(new URL('../../build/native/libwherry.so', import.meta.url)))
@@ -32,20 +34,43 @@ function reason (): string | false {
 }
 
 /** The environment without what tap and the caller's shell would add to it. */
-function cleanEnvironment (more: Record<string, string>): Record<string, string> {
-  const kept = Object.entries(process.env).filter((entry): entry is [string, string] => entry[1] !== undefined && !/^(?:WHERRY_|NODE_OPTIONS$|TAP)/.test(entry[0]))
+function cleanEnvironment(more: Record<string, string>): Record<string, string> {
+  const kept = Object.entries(process.env).filter(
+    (entry): entry is [string, string] =>
+      entry[1] !== undefined && !/^(?:WHERRY_|NODE_OPTIONS$|TAP)/.test(entry[0]),
+  )
   return { ...Object.fromEntries(kept), ...more }
 }
 
-export interface Finished { readonly code: number | null, readonly stdout: string, readonly stderr: string }
+export interface Finished {
+  readonly code: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
 
 /** Runs `wherry ARGS` to its end.  Stdin is INPUT, or nothing (/dev/null). */
-export async function runWherry (args: readonly string[], { input, env = {}, through = [] }: { input?: string | Uint8Array, env?: Record<string, string>, through?: readonly string[] } = {}): Promise<Finished> {
+export async function runWherry(
+  args: readonly string[],
+  {
+    input,
+    env = {},
+    through = [],
+  }: { input?: string | Uint8Array; env?: Record<string, string>; through?: readonly string[] } = {},
+): Promise<Finished> {
   const [command, ...rest] = [...through, COMMAND, ...args]
-  const child = spawn(command!, rest, { stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'], env: cleanEnvironment(env) })
-  child.stdin?.on('error', () => { /* it may end without reading all of it */ }).end(input)
-  const texts = [child.stdout, child.stderr].map(async stream => Buffer.concat(await stream!.toArray() as Buffer[]).toString('utf8'))
-  const [code] = await once(child, 'close') as [number | null]
+  const child = spawn(command!, rest, {
+    stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+    env: cleanEnvironment(env),
+  })
+  child.stdin
+    ?.on('error', () => {
+      /* it may end without reading all of it */
+    })
+    .end(input)
+  const texts = [child.stdout, child.stderr].map(async (stream) =>
+    Buffer.concat((await stream!.toArray()) as Buffer[]).toString('utf8'),
+  )
+  const [code] = (await once(child, 'close')) as [number | null]
   const [stdout = '', stderr = ''] = await Promise.all(texts)
   return { code, stdout, stderr }
 }
@@ -58,26 +83,49 @@ export interface RunningWherry {
   readonly progress: readonly string[]
   readonly subject: Subject
   /** Runs a command against this Wherry's gateway. */
-  run (args: readonly string[], options?: { input?: string | Uint8Array, env?: Record<string, string> }): Promise<Finished>
+  run(
+    args: readonly string[],
+    options?: { input?: string | Uint8Array; env?: Record<string, string> },
+  ): Promise<Finished>
   /** SIGTERM; resolves with the exit code. */
-  stop (): Promise<number | null>
+  stop(): Promise<number | null>
 }
 
 /** A folder with a short path (there will be unix sockets in it), removed after the test. */
-export function shortFolder (t: Test): string {
+export function shortFolder(t: Test): string {
   const folder = mkdtempSync(join(tmpdir(), 'wherry-test-'))
-  t.teardown(() => { rmSync(folder, { recursive: true, force: true }) })
+  t.teardown(() => {
+    rmSync(folder, { recursive: true, force: true })
+  })
   return folder
 }
 
 /** `wherry up --json` on free ports; stopped after the test, also when the test process dies. */
-export async function startWherry (t: Test, { data = shortFolder(t), args = [], env = {} }: { data?: string, args?: readonly string[], env?: Record<string, string> } = {}): Promise<RunningWherry> {
+export async function startWherry(
+  t: Test,
+  {
+    data = shortFolder(t),
+    args = [],
+    env = {},
+  }: { data?: string; args?: readonly string[]; env?: Record<string, string> } = {},
+): Promise<RunningWherry> {
   const links = listLinks()
-  const command = ['--pdeathsig', 'SIGTERM', '--', COMMAND, 'up', '--json', '--data', data, ...FREE_PORTS, ...args]
+  const command = [
+    '--pdeathsig',
+    'SIGTERM',
+    '--',
+    COMMAND,
+    'up',
+    '--json',
+    '--data',
+    data,
+    ...FREE_PORTS,
+    ...args,
+  ]
   const child = spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'pipe'], env: cleanEnvironment(env) })
   const exited = once(child, 'exit').then(([code]) => code as number | null)
   const progress: string[] = []
-  createInterface({ input: child.stderr }).on('line', line => progress.push(line))
+  createInterface({ input: child.stderr }).on('line', (line) => progress.push(line))
   const stop = async (): Promise<number | null> => {
     child.kill('SIGTERM')
     return await exited
@@ -85,12 +133,19 @@ export async function startWherry (t: Test, { data = shortFolder(t), args = [], 
   t.teardown(stop)
   const line = await Promise.race([
     once(createInterface({ input: child.stdout }), 'line').then(([text]) => text as string),
-    exited.then(code => { throw new Error(`wherry up ended with ${code}:\n${progress.join('\n')}`) }),
+    exited.then((code) => {
+      throw new Error(`wherry up ended with ${code}:\n${progress.join('\n')}`)
+    }),
   ])
   const addresses = JSON.parse(line) as Addresses
   return {
-    addresses, data, child, progress, stop,
+    addresses,
+    data,
+    child,
+    progress,
+    stop,
     subject: subjectOf(data, links),
-    run: (args, options = {}) => runWherry(args, { ...options, env: { WHERRY_GATEWAY_URL: addresses.gateway, ...options.env } }),
+    run: (args, options = {}) =>
+      runWherry(args, { ...options, env: { WHERRY_GATEWAY_URL: addresses.gateway, ...options.env } }),
   }
 }

@@ -6,7 +6,13 @@ import t from 'tap'
 import type { FunctionRecord } from '../../services/contract/function-spec.ts'
 import { parseDeployment } from '../../services/contract/function-spec.ts'
 import { createFunctionStore } from '../../services/functions/store.ts'
-import { asOverloaded, checkRedis, openRedis, parseRedisUrl, redactRedisUrl } from '../../services/platform/redis.ts'
+import {
+  asOverloaded,
+  checkRedis,
+  openRedis,
+  parseRedisUrl,
+  redactRedisUrl,
+} from '../../services/platform/redis.ts'
 import { gate, log, until } from '../helpers/queue-rig.ts'
 import { skipWithoutRedis, startRedis } from '../helpers/redis.ts'
 
@@ -19,11 +25,25 @@ const redis = await startRedis()
 t.teardown(() => redis.close())
 const client = redis.client()
 
-function record (name: string, image = 'busybox'): FunctionRecord {
-  return { spec: parseDeployment({ service: name, image, volumes: [{ name: 'v', target: '/v' }], command: ['/bin/cat'] }), imageDigest: 'sha256:00', createdAtMs: 1, updatedAtMs: 2 }
+function record(name: string, image = 'busybox'): FunctionRecord {
+  return {
+    spec: parseDeployment({
+      service: name,
+      image,
+      volumes: [{ name: 'v', target: '/v' }],
+      command: ['/bin/cat'],
+    }),
+    imageDigest: 'sha256:00',
+    createdAtMs: 1,
+    updatedAtMs: 2,
+  }
 }
 
-async function openStore (t: { teardown (work: () => unknown): void }, prefix: string, temper: 'patient' | 'prompt' = 'prompt') {
+async function openStore(
+  t: { teardown(work: () => unknown): void },
+  prefix: string,
+  temper: 'patient' | 'prompt' = 'prompt',
+) {
   const connection = openRedis(redis.url, { temper, name: 'store', onError: () => undefined })
   const store = createFunctionStore({ redis: connection, prefix, log })
   t.teardown(async () => {
@@ -34,7 +54,7 @@ async function openStore (t: { teardown (work: () => unknown): void }, prefix: s
   return store
 }
 
-t.test('one store', async t => {
+t.test('one store', async (t) => {
   const store = await openStore(t, '{one}')
   t.same(store.list(), [])
   await store.create(record('b'))
@@ -42,14 +62,20 @@ t.test('one store', async t => {
   await t.rejects(store.create(record('b')), { name: 'Conflict', code: 'ERR_FUNCTION_EXISTS' })
   await store.put(record('a'))
   await store.put(record('b', 'alpine'))
-  t.same(store.list().map(r => [r.spec.name, r.spec.image]), [['a', 'busybox'], ['b', 'alpine']])
+  t.same(
+    store.list().map((r) => [r.spec.name, r.spec.image]),
+    [
+      ['a', 'busybox'],
+      ['b', 'alpine'],
+    ],
+  )
   t.equal(await store.remove('b'), true)
   t.equal(await store.remove('b'), false)
   t.equal(store.get('b'), undefined)
   t.equal(store.get('__proto__'), undefined)
 })
 
-t.test('two stores see each other’s changes', async t => {
+t.test('two stores see each other’s changes', async (t) => {
   const one = await openStore(t, '{two}')
   const two = await openStore(t, '{two}', 'patient')
   const changed = gate()
@@ -67,22 +93,38 @@ t.test('two stores see each other’s changes', async t => {
   t.same(one.list(), two.list())
 })
 
-t.test('a store that starts later has everything from the start', async t => {
+t.test('a store that starts later has everything from the start', async (t) => {
   const one = await openStore(t, '{later}')
   await one.put(record('f'))
   const two = await openStore(t, '{later}')
   t.same(two.get('f'), record('f'))
 })
 
-t.test('what is no definition is left out', async t => {
+t.test('what is no definition is left out', async (t) => {
   const good = record('good')
   const bad: Record<string, string> = {
-    'no-json': '{', text: '"x"', null: 'null', empty: '{}', 'other-name': JSON.stringify(good),
+    'no-json': '{',
+    text: '"x"',
+    null: 'null',
+    empty: '{}',
+    'other-name': JSON.stringify(good),
     digest: JSON.stringify({ ...record('digest'), imageDigest: 7 }),
-    volumes: JSON.stringify({ ...record('volumes'), spec: { ...record('volumes').spec, volumes: [{ name: 1 }] } }),
-    outside: JSON.stringify({ ...record('outside'), spec: { ...record('outside').spec, volumes: [{ name: '../../../etc', target: '/v', readonly: false }] } }),
-    huge: JSON.stringify({ ...record('huge'), spec: { ...record('huge').spec, limits: { memoryBytes: 2 ** 60, cpus: 1, pids: 1 } } }),
-    limits: JSON.stringify({ ...record('limits'), spec: { ...record('limits').spec, limits: { memoryBytes: -1, cpus: 1, pids: 1 } } }),
+    volumes: JSON.stringify({
+      ...record('volumes'),
+      spec: { ...record('volumes').spec, volumes: [{ name: 1 }] },
+    }),
+    outside: JSON.stringify({
+      ...record('outside'),
+      spec: { ...record('outside').spec, volumes: [{ name: '../../../etc', target: '/v', readonly: false }] },
+    }),
+    huge: JSON.stringify({
+      ...record('huge'),
+      spec: { ...record('huge').spec, limits: { memoryBytes: 2 ** 60, cpus: 1, pids: 1 } },
+    }),
+    limits: JSON.stringify({
+      ...record('limits'),
+      spec: { ...record('limits').spec, limits: { memoryBytes: -1, cpus: 1, pids: 1 } },
+    }),
     env: JSON.stringify({ ...record('env'), spec: { ...record('env').spec, envVars: { a: 1 } } }),
   }
   await client.hset('{bad}:@functions', { ...bad, good: JSON.stringify(good) })
@@ -90,7 +132,7 @@ t.test('what is no definition is left out', async t => {
   t.same(store.list(), [good])
 })
 
-t.test('with Redis away it keeps what it knows, refuses changes, and catches up', async t => {
+t.test('with Redis away it keeps what it knows, refuses changes, and catches up', async (t) => {
   const own = await startRedis({ durable: true })
   t.teardown(() => own.close())
   const connection = openRedis(own.url, { temper: 'prompt', name: 'store', onError: () => undefined })
@@ -106,7 +148,8 @@ t.test('with Redis away it keeps what it knows, refuses changes, and catches up'
   t.same(store.get('f'), record('f'))
   await own.restart()
   const other = own.client()
-  // Said on the channel, too: where both connections are back already, nothing else would tell for half a minute.
+  // Said on the channel, too: where both connections are back already, nothing else would tell for half a
+  // minute.
   await other.hset('{away}:@functions', 'late', JSON.stringify(record('late')))
   await other.publish('{away}:@functions:changed', '')
   await until(() => store.get('late'))
@@ -114,57 +157,106 @@ t.test('with Redis away it keeps what it knows, refuses changes, and catches up'
   await late.stop()
 })
 
-t.test('Redis URLs', async t => {
+t.test('Redis URLs', async (t) => {
   t.same(parseRedisUrl('redis://h:7000/3'), { host: 'h', port: 7000, db: 3 })
-  t.same(parseRedisUrl('redis://u:p%40ss@[::1]'), { host: '::1', port: 6379, db: 0, username: 'u', password: 'p@ss' })
+  t.same(parseRedisUrl('redis://u:p%40ss@[::1]'), {
+    host: '::1',
+    port: 6379,
+    db: 0,
+    username: 'u',
+    password: 'p@ss',
+  })
   t.same(parseRedisUrl('rediss://:secret@h'), { host: 'h', port: 6379, db: 0, password: 'secret', tls: {} })
   t.same(parseRedisUrl('unix:///run/a%20b.sock?db=2'), { path: '/run/a b.sock', db: 2 })
-  for (const bad of ['', 'localhost:6379', 'http://h', 'redis://', 'unix://', 'redis://h/db', 'redis://:secret@h/x']) {
+  for (const bad of [
+    '',
+    'localhost:6379',
+    'http://h',
+    'redis://',
+    'unix://',
+    'redis://h/db',
+    'redis://:secret@h/x',
+  ]) {
     t.throws(() => parseRedisUrl(bad), { code: 'ERR_INVALID_REQUEST' }, bad)
   }
-  t.throws(() => parseRedisUrl('redis://:secret@h/x'), { message: /^redisUrl: "redis:\/\/\*\*\*@h\/x" (?!.*secret)/ })
+  t.throws(() => parseRedisUrl('redis://:secret@h/x'), {
+    message: /^redisUrl: "redis:\/\/\*\*\*@h\/x" (?!.*secret)/,
+  })
   t.equal(redactRedisUrl('rediss://user:pass@h:1/2'), 'rediss://***@h:1/2')
   t.equal(redactRedisUrl('unix:///a.sock'), 'unix:///a.sock')
 })
 
-t.test('a Redis that is away is told once per outage, without its password', async t => {
+t.test('a Redis that is away is told once per outage, without its password', async (t) => {
   const errors: string[] = []
-  const connection = openRedis('redis://:hush@127.0.0.1:1', { temper: 'patient', name: 'x', onError: error => errors.push(error.message) })
+  const connection = openRedis('redis://:hush@127.0.0.1:1', {
+    temper: 'patient',
+    name: 'x',
+    onError: (error) => errors.push(error.message),
+  })
   t.teardown(() => connection.disconnect())
   let attempts = 0
-  connection.on('reconnecting', () => { attempts++ })
+  connection.on('reconnecting', () => {
+    attempts++
+  })
   await until(() => attempts >= 3)
   t.equal(errors.length, 1)
   t.match(errors[0], /^Redis at redis:\/\/\*\*\*@127\.0\.0\.1:1: .*ECONNREFUSED/)
 })
 
-t.test('a process that stood still itself does not take Redis for away', async t => {
+t.test('a process that stood still itself does not take Redis for away', async (t) => {
   const connection = openRedis(redis.url, { temper: 'prompt', name: 'x', onError: () => undefined })
   t.teardown(() => connection.disconnect())
   await until(() => connection.status === 'ready')
-  await new Promise(resolve => { setImmediate(resolve) }) // from here the loop comes to its timers first, then to the network
+  await new Promise((resolve) => {
+    setImmediate(resolve)
+  }) // from here the loop comes to its timers first, then to the network
   const answers = [connection.get('{none}'), connection.multi().set('{still}', '1').get('{still}').exec()]
   // Longer than it waits for an answer, and until Redis has given it.
   const stillUntil = performance.now() + 1_000
-  while (performance.now() < stillUntil || !execFileSync('redis-cli', ['-s', redis.socketPath, 'GET', '{still}']).includes('1')) { /* as a process that gets no CPU */ }
-  t.same(await Promise.all(answers), [null, [[null, 'OK'], [null, '1']]])
+  while (
+    performance.now() < stillUntil ||
+    !execFileSync('redis-cli', ['-s', redis.socketPath, 'GET', '{still}']).includes('1')
+  ) {
+    /* as a process that gets no CPU */
+  }
+  t.same(await Promise.all(answers), [
+    null,
+    [
+      [null, 'OK'],
+      [null, '1'],
+    ],
+  ])
 })
 
-t.test('what callers hear of a Redis that is away is why, not how the client says it', async t => {
-  for (const said of ["Stream isn't writeable and enableOfflineQueue options is false", 'Connection is closed.', 'Reached the max retries per request limit (which is 0). Refer to "maxRetriesPerRequest" option for details.']) {
-    t.match(asOverloaded(new Error(said)), { code: 'ERR_REDIS_AWAY', message: /^Redis is away; try again later$/ })
+t.test('what callers hear of a Redis that is away is why, not how the client says it', async (t) => {
+  for (const said of [
+    "Stream isn't writeable and enableOfflineQueue options is false",
+    'Connection is closed.',
+    'Reached the max retries per request limit (which is 0). Refer to "maxRetriesPerRequest" option for details.',
+  ]) {
+    t.match(asOverloaded(new Error(said)), {
+      code: 'ERR_REDIS_AWAY',
+      message: /^Redis is away; try again later$/,
+    })
   }
-  t.match(asOverloaded(new Error('LOADING Redis is loading the dataset in memory')), { message: /^Redis is away \(LOADING Redis is loading/ })
-  const refused = Object.assign(new Error('EXECABORT Transaction discarded because of previous errors.'), { previousErrors: [new Error('OOM command not allowed')] })
+  t.match(asOverloaded(new Error('LOADING Redis is loading the dataset in memory')), {
+    message: /^Redis is away \(LOADING Redis is loading/,
+  })
+  const refused = Object.assign(new Error('EXECABORT Transaction discarded because of previous errors.'), {
+    previousErrors: [new Error('OOM command not allowed')],
+  })
   t.match(asOverloaded(refused), { code: 'ERR_QUEUE_FULL', message: /^Redis has no memory left/ })
   const bug = new Error('x is not a function')
   t.equal(asOverloaded(bug), bug)
 })
 
-t.test('what Redis must be', async t => {
+t.test('what Redis must be', async (t) => {
   t.match(await checkRedis(client), [{ level: 'warn', message: /append-only/ }])
   await client.config('SET', 'maxmemory-policy', 'allkeys-lru')
-  t.match((await checkRedis(client)).find(finding => finding.level === 'refuse'), { message: /allkeys-lru/, remedy: /noeviction/ })
+  t.match(
+    (await checkRedis(client)).find((finding) => finding.level === 'refuse'),
+    { message: /allkeys-lru/, remedy: /noeviction/ },
+  )
   await client.config('SET', 'maxmemory-policy', 'noeviction', 'appendonly', 'yes')
   await until(async () => (await checkRedis(client)).length === 0)
 })

@@ -23,16 +23,26 @@ const QUICK = { lockDurationMs: 2_000, stalledIntervalMs: 300 }
 const patient = { timeoutMs: 100_000, queueWaitMs: 100_000 }
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString()
 
-/** The URL of a way to REDIS that breaks, once, in the middle of a command: right behind TEXT.  `broken`: when Redis has noticed. */
-async function breakBehind (t: Test, redis: TestRedis, behind: string): Promise<{ url: string, broken: Promise<unknown> }> {
+/**
+ * The URL of a way to REDIS that breaks, once, in the middle of a command: right behind TEXT. `broken`: when
+ * Redis has noticed.
+ */
+async function breakBehind(
+  t: Test,
+  redis: TestRedis,
+  behind: string,
+): Promise<{ url: string; broken: Promise<unknown> }> {
   const folder = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   const broken = gate()
-  const server = createServer(client => {
+  const server = createServer((client) => {
     const upstream = connect(redis.socketPath)
-    upstream.on('error', () => client.destroy()).on('close', () => client.destroy()).pipe(client)
+    upstream
+      .on('error', () => client.destroy())
+      .on('close', () => client.destroy())
+      .pipe(client)
     client.on('error', () => upstream.destroy()).on('close', () => upstream.destroy())
     let seen = ''
-    client.on('data', chunk => {
+    client.on('data', (chunk) => {
       const bytes = String(chunk)
       const at = (seen + bytes).indexOf(behind)
       if (at < 0) {
@@ -53,67 +63,109 @@ async function breakBehind (t: Test, redis: TestRedis, behind: string): Promise<
 }
 
 /** A worker process that has taken a call and will never end it. */
-async function stuckWorker (t: Test, redis: TestRedis, rig: Rig, name: string): Promise<ChildProcess> {
+async function stuckWorker(t: Test, redis: TestRedis, rig: Rig, name: string): Promise<ChildProcess> {
   const script = new URL('../helpers/stuck-worker.ts', import.meta.url).pathname
-  const child = spawn(process.execPath, [script, redis.url, rig.prefix, name, String(QUICK.lockDurationMs), String(QUICK.stalledIntervalMs)], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(
+    process.execPath,
+    [script, redis.url, rig.prefix, name, String(QUICK.lockDurationMs), String(QUICK.stalledIntervalMs)],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  )
   t.teardown(() => child.kill('SIGKILL'))
   await once(child.stdout, 'data')
   return child
 }
 
-t.test('workers that fall silent', async t => {
+t.test('workers that fall silent', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.close())
   const client = redis.client()
 
-  t.test('a call of a killed worker is run again by another, once', async t => {
+  t.test('a call of a killed worker is run again by another, once', async (t) => {
     const rig = queueRig(t, redis)
     const producer = await rig.producer()
     const ended = producer.call(invocation('f', { body: 'x' }), patient)
     const child = await stuckWorker(t, redis, rig, 'f')
     const attempts: number[] = []
-    await rig.dispatcher(['f'], { leaseTimes: QUICK, run: async ({ attempt }) => { attempts.push(attempt); return completion({ body: 'rescued' }) } })
+    await rig.dispatcher(['f'], {
+      leaseTimes: QUICK,
+      run: async ({ attempt }) => {
+        attempts.push(attempt)
+        return completion({ body: 'rescued' })
+      },
+    })
     // It renews its lease as long as it lives.
-    await new Promise(resolve => setTimeout(resolve, 2 * QUICK.lockDurationMs))
+    await new Promise((resolve) => setTimeout(resolve, 2 * QUICK.lockDurationMs))
     t.same(attempts, [])
     child.kill('SIGKILL')
     t.equal(text((await ended).body), 'rescued')
     t.same(attempts, [2])
   })
 
-  t.test('a call that silenced its workers too often fails for good', async t => {
+  t.test('a call that silenced its workers too often fails for good', async (t) => {
     const rig = queueRig(t, redis)
     let ran = false
-    await client.hset(`${rig.prefix}:f:poison`, { name: 'invoke', data: '"x"', opts: '{"attempts":5}', timestamp: '1', delay: '0', priority: '0', defa: 'job stalled more than allowable limit' })
+    await client.hset(`${rig.prefix}:f:poison`, {
+      name: 'invoke',
+      data: '"x"',
+      opts: '{"attempts":5}',
+      timestamp: '1',
+      delay: '0',
+      priority: '0',
+      defa: 'job stalled more than allowable limit',
+    })
     await client.lpush(`${rig.prefix}:f:wait`, 'poison')
-    await rig.dispatcher(['f'], { leaseTimes: QUICK, run: async () => { ran = true; return completion() } })
+    await rig.dispatcher(['f'], {
+      leaseTimes: QUICK,
+      run: async () => {
+        ran = true
+        return completion()
+      },
+    })
     await until(() => client.zscore(`${rig.prefix}:f:failed`, 'poison'))
     t.match(await client.hget(`${rig.prefix}:f:poison`, 'failedReason'), /^crash: /)
     t.notOk(ran)
   })
 
-  t.test('work whose marker was lost is found by the sweep', async t => {
+  t.test('work whose marker was lost is found by the sweep', async (t) => {
     const rig = queueRig(t, redis)
     await rig.dispatcher(['f'], { leaseTimes: QUICK })
     const queue = rig.queue('f')
     await rig.finished(await queue.add('invoke', 'x'))
-    await client.hset(`${rig.prefix}:f:lost`, { name: 'invoke', data: '"x"', opts: '{}', timestamp: '1', delay: '0', priority: '0' })
+    await client.hset(`${rig.prefix}:f:lost`, {
+      name: 'invoke',
+      data: '"x"',
+      opts: '{}',
+      timestamp: '1',
+      delay: '0',
+      priority: '0',
+    })
     await client.lpush(`${rig.prefix}:f:wait`, 'lost') // as if somebody had popped the marker and died
     await until(() => client.zscore(`${rig.prefix}:f:completed`, 'lost'))
-    await client.hset(`${rig.prefix}:f:later`, { name: 'invoke', data: '"x"', opts: '{}', timestamp: '1', delay: '200', priority: '0' })
+    await client.hset(`${rig.prefix}:f:later`, {
+      name: 'invoke',
+      data: '"x"',
+      opts: '{}',
+      timestamp: '1',
+      delay: '200',
+      priority: '0',
+    })
     await client.zadd(`${rig.prefix}:f:delayed`, (Date.now() + 500) * 0x1000, 'later')
     await until(() => client.zscore(`${rig.prefix}:f:completed`, 'later'))
   })
 
-  t.test('a call whose lease went to somebody else is ended, and its end does not count', async t => {
+  t.test('a call whose lease went to somebody else is ended, and its end does not count', async (t) => {
     const rig = queueRig(t, redis)
     const began = gate()
     const settled: unknown[] = []
-    const dispatcher = await rig.dispatcher(['f'], { leaseTimes: QUICK, onSettled: record => settled.push(record), run: async (_call, { signal }) => {
-      began.resolve()
-      await new Promise(resolve => signal.addEventListener('abort', resolve))
-      return completion()
-    } })
+    const dispatcher = await rig.dispatcher(['f'], {
+      leaseTimes: QUICK,
+      onSettled: (record) => settled.push(record),
+      run: async (_call, { signal }) => {
+        began.resolve()
+        await new Promise((resolve) => signal.addEventListener('abort', resolve))
+        return completion()
+      },
+    })
     const job = await rig.queue('f').add('invoke', 'x')
     await began.promise
     await client.set(`${rig.prefix}:f:${job.id}:lock`, 'another’s', 'PX', 60_000)
@@ -124,50 +176,69 @@ t.test('workers that fall silent', async t => {
     t.equal(await client.exists(`${rig.prefix}:@call:f~${job.id}`), 0)
   })
 
-  t.test('a marker of a function that was given up is lent to others, and does not stay for ever', async t => {
-    const rig = queueRig(t, redis)
-    const marker = `${rig.prefix}:f:marker`
-    let hidden = false
-    const commands = Object.create(client, { status: { get: () => hidden ? 'connecting' : client.status } }) as typeof client
-    const markers = createMarkers({ redisUrl: redis.url, prefix: rig.prefix, workerName: 'w', commands, onReady: () => undefined, log })
-    t.teardown(() => markers.stop())
-    markers.watch(['f'])
-    markers.start()
-    const next = markers.next()
-    hidden = true // so that nothing wakes it
-    markers.watch([])
-    hidden = false
-    await client.zadd(marker, 7, '1')
-    t.equal(await next, undefined)
-    await until(() => client.exists(marker))
-    t.same(await client.zrange(marker, '0', '-1', 'WITHSCORES'), ['1', '7'])
-    t.ok(await client.pttl(marker) > 0)
-    markers.raise('f')
-    t.same(await client.zrange(marker, '0', '-1'), ['1'], 'nor is it raised any more')
-  })
+  t.test(
+    'a marker of a function that was given up is lent to others, and does not stay for ever',
+    async (t) => {
+      const rig = queueRig(t, redis)
+      const marker = `${rig.prefix}:f:marker`
+      let hidden = false
+      const commands = Object.create(client, {
+        status: { get: () => (hidden ? 'connecting' : client.status) },
+      }) as typeof client
+      const markers = createMarkers({
+        redisUrl: redis.url,
+        prefix: rig.prefix,
+        workerName: 'w',
+        commands,
+        onReady: () => undefined,
+        log,
+      })
+      t.teardown(() => markers.stop())
+      markers.watch(['f'])
+      markers.start()
+      const next = markers.next()
+      hidden = true // so that nothing wakes it
+      markers.watch([])
+      hidden = false
+      await client.zadd(marker, 7, '1')
+      t.equal(await next, undefined)
+      await until(() => client.exists(marker))
+      t.same(await client.zrange(marker, '0', '-1', 'WITHSCORES'), ['1', '7'])
+      t.ok((await client.pttl(marker)) > 0)
+      markers.raise('f')
+      t.same(await client.zrange(marker, '0', '-1'), ['1'], 'nor is it raised any more')
+    },
+  )
 
-  t.test('of a call whose acceptance breaks off there is all or nothing', async t => {
+  t.test('of a call whose acceptance breaks off there is all or nothing', async (t) => {
     const rig = queueRig(t, redis)
     const way = await breakBehind(t, redis, 'the end of the body')
     const producer = await rig.producer({ redisUrl: way.url })
-    await until(() => producer.workers().then(() => true, () => false))
+    await until(() =>
+      producer.workers().then(
+        () => true,
+        () => false,
+      ),
+    )
     const call = invocation('f', { callId: 'half', body: `${'x'.repeat(100_000)}the end of the body` })
     await t.rejects(producer.enqueue(call), { code: 'ERR_REDIS_AWAY' })
     await way.broken
     t.equal(await client.exists(`${rig.prefix}:f:half`, `${rig.prefix}:@body:half`), 0)
-    t.ok(await client.pttl(`${rig.prefix}:@call:half`) <= 60_000, 'its id is free again soon')
+    t.ok((await client.pttl(`${rig.prefix}:@call:half`)) <= 60_000, 'its id is free again soon')
     await (await rig.producer()).enqueue(invocation('f', { callId: 'whole', body: call.request.body }))
     t.equal(await client.exists(`${rig.prefix}:f:whole`, `${rig.prefix}:@body:whole`), 2)
-    t.ok(await client.pttl(`${rig.prefix}:@call:whole`) > 60_000)
+    t.ok((await client.pttl(`${rig.prefix}:@call:whole`)) > 60_000)
   })
 
-  t.test('a call that is settled while leases are renewed has not lost its own', async t => {
+  t.test('a call that is settled while leases are renewed has not lost its own', async (t) => {
     const rig = queueRig(t, redis)
     const lane = await createLanes(client, { prefix: rig.prefix, workerName: 'w', times: QUICK }).get('f')
     let renewals = 0
     const commands = Object.assign(Object.create(client) as typeof client, {
-      disconnect () { /* a busy machine may well be slower than these leases */ },
-      pipeline () {
+      disconnect() {
+        /* a busy machine may well be slower than these leases */
+      },
+      pipeline() {
         if (renewals++ === 0) void settle() // its commands are on the connection before those of the renewal
         return client.pipeline()
       },
@@ -177,7 +248,7 @@ t.test('workers that fall silent', async t => {
     const settled = leases.hold(lane, 'settled', 'token')
     const lost = leases.hold(lane, 'lost', 'token')
     await client.lpush(`${rig.prefix}:f:active`, 'settled')
-    async function settle (): Promise<void> {
+    async function settle(): Promise<void> {
       await client.lrem(`${rig.prefix}:f:active`, 1, 'settled')
       for (let step = 0; step < 10; step++) await Promise.resolve() // from the answer to the end of an attempt are some steps
       leases.release(settled)
@@ -188,12 +259,19 @@ t.test('workers that fall silent', async t => {
     t.notOk(settled.signal.aborted)
   })
 
-  t.test('a late end of a call that was run again is refused', async t => {
+  t.test('a late end of a call that was run again is refused', async (t) => {
     const rig = queueRig(t, redis)
     const began = gate()
     const go = gate()
     const settled: unknown[] = []
-    const dispatcher = await rig.dispatcher(['f'], { onSettled: record => settled.push(record), run: async () => { began.resolve(); await go.promise; return completion({ body: 'late' }) } })
+    const dispatcher = await rig.dispatcher(['f'], {
+      onSettled: (record) => settled.push(record),
+      run: async () => {
+        began.resolve()
+        await go.promise
+        return completion({ body: 'late' })
+      },
+    })
     const job = await rig.queue('f').add('invoke', 'x')
     await began.promise
     await client.set(`${rig.prefix}:f:${job.id}:lock`, 'another’s', 'PX', 60_000)
@@ -203,11 +281,17 @@ t.test('workers that fall silent', async t => {
     t.equal(await job.getState(), 'active')
   })
 
-  t.test('a lock that ran out unnoticed is taken again, and the end counts', async t => {
+  t.test('a lock that ran out unnoticed is taken again, and the end counts', async (t) => {
     const rig = queueRig(t, redis)
     const began = gate()
     const go = gate()
-    await rig.dispatcher(['f'], { run: async () => { began.resolve(); await go.promise; return completion({ body: 'kept' }) } })
+    await rig.dispatcher(['f'], {
+      run: async () => {
+        began.resolve()
+        await go.promise
+        return completion({ body: 'kept' })
+      },
+    })
     const job = await rig.queue('f').add('invoke', 'x')
     await began.promise
     await client.del(`${rig.prefix}:f:${job.id}:lock`)
@@ -216,7 +300,7 @@ t.test('workers that fall silent', async t => {
   })
 })
 
-t.test('a Redis that is killed and comes back', async t => {
+t.test('a Redis that is killed and comes back', async (t) => {
   const redis = await startRedis({ durable: true })
   t.teardown(() => redis.close())
   const rig = queueRig(t, redis)
@@ -224,13 +308,17 @@ t.test('a Redis that is killed and comes back', async t => {
   const runs = new Map<string, number>()
   const began = gate()
   const go = gate()
-  const dispatcher = await rig.dispatcher(['f', 'held'], { leaseTimes: QUICK, slots: 2, run: async call => {
-    runs.set(call.callId, (runs.get(call.callId) ?? 0) + 1)
-    if (call.function !== 'held') return completion({ body: call.request.body })
-    began.resolve()
-    await go.promise
-    return completion({ body: 'held through' })
-  } })
+  const dispatcher = await rig.dispatcher(['f', 'held'], {
+    leaseTimes: QUICK,
+    slots: 2,
+    run: async (call) => {
+      runs.set(call.callId, (runs.get(call.callId) ?? 0) + 1)
+      if (call.function !== 'held') return completion({ body: call.request.body })
+      began.resolve()
+      await go.promise
+      return completion({ body: 'held through' })
+    },
+  })
   const held = producer.call(invocation('held', { callId: 'held-1' }), patient)
   await began.promise
   const queue = rig.queue('f')
@@ -240,32 +328,56 @@ t.test('a Redis that is killed and comes back', async t => {
 
   await redis.kill()
   const askedAtMs = Date.now()
-  await t.rejects(producer.enqueue(invocation('f')), { name: 'Overloaded', code: 'ERR_REDIS_AWAY', statusCode: 503 })
+  await t.rejects(producer.enqueue(invocation('f')), {
+    name: 'Overloaded',
+    code: 'ERR_REDIS_AWAY',
+    statusCode: 503,
+  })
   await t.rejects(producer.call(invocation('f'), patient), { code: 'ERR_REDIS_AWAY' })
   await t.rejects(producer.find('a1'), { code: 'ERR_REDIS_AWAY' })
   await t.rejects(producer.workers(), { code: 'ERR_REDIS_AWAY' })
   await t.rejects(producer.depths(['f']), { code: 'ERR_REDIS_AWAY' })
   await t.rejects(producer.forget('f'), { code: 'ERR_REDIS_AWAY' })
-  await t.rejects((async () => { for await (const _entry of producer.logs('f', {})) t.fail('no line can come') })(), { code: 'ERR_REDIS_AWAY' })
-  t.ok(Date.now() - askedAtMs < 30_000, 'seven questions were refused at once, not when somebody lost patience')
+  await t.rejects(
+    (async () => {
+      for await (const _entry of producer.logs('f', {})) t.fail('no line can come')
+    })(),
+    { code: 'ERR_REDIS_AWAY' },
+  )
+  t.ok(
+    Date.now() - askedAtMs < 30_000,
+    'seven questions were refused at once, not when somebody lost patience',
+  )
   go.resolve() // the held call ends while there is nobody to tell
-  await new Promise(resolve => setTimeout(resolve, 3 * QUICK.lockDurationMs))
+  await new Promise((resolve) => setTimeout(resolve, 3 * QUICK.lockDurationMs))
 
   await redis.restart()
   const backAtMs = Date.now()
   await t.resolveMatch(held, { outcome: 'ok', callId: 'held-1' })
   t.equal(text((await held).body), 'held through')
   t.equal(runs.get('held-1'), 1, 'a call that ran through the outage is not run again')
-  await until(() => producer.workers().then(() => true, () => false))
+  await until(() =>
+    producer.workers().then(
+      () => true,
+      () => false,
+    ),
+  )
   await queue.resume()
-  await until(async () => (await Promise.all(accepted.map(call => producer.find(call.callId)))).every(record => record?.outcome === 'ok'))
+  await until(async () =>
+    (await Promise.all(accepted.map((call) => producer.find(call.callId)))).every(
+      (record) => record?.outcome === 'ok',
+    ),
+  )
   t.ok(Date.now() - backAtMs < 60_000, 'all that was accepted is done soon')
-  t.same(accepted.map(call => runs.get(call.callId)), accepted.map(() => 1))
+  t.same(
+    accepted.map((call) => runs.get(call.callId)),
+    accepted.map(() => 1),
+  )
   t.equal(text((await producer.call(invocation('f', { body: 'after' }), patient)).body), 'after')
   await until(() => dispatcher.running === 0)
 })
 
-t.test('a Redis that is not there at the start', async t => {
+t.test('a Redis that is not there at the start', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.close())
   await redis.kill()
@@ -274,11 +386,16 @@ t.test('a Redis that is not there at the start', async t => {
   await rig.dispatcher(['f'])
   await t.rejects(producer.enqueue(invocation('f')), { code: 'ERR_REDIS_AWAY' })
   await redis.restart()
-  await until(() => producer.workers().then(() => true, () => false))
+  await until(() =>
+    producer.workers().then(
+      () => true,
+      () => false,
+    ),
+  )
   t.equal(text((await producer.call(invocation('f', { body: 'there' }), patient)).body), 'there')
 })
 
-t.test('a Redis that hangs', async t => {
+t.test('a Redis that hangs', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.close())
   const rig = queueRig(t, redis)
@@ -288,10 +405,15 @@ t.test('a Redis that hangs', async t => {
   process.kill(redis.pid, 'SIGSTOP')
   await t.rejects(producer.enqueue(invocation('f')), { code: 'ERR_REDIS_AWAY' })
   process.kill(redis.pid, 'SIGCONT')
-  await until(() => producer.call(invocation('f'), patient).then(() => true, () => false))
+  await until(() =>
+    producer.call(invocation('f'), patient).then(
+      () => true,
+      () => false,
+    ),
+  )
 })
 
-t.test('a Redis that is full refuses calls and takes them again later', async t => {
+t.test('a Redis that is full refuses calls and takes them again later', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.close())
   const client = redis.client()
@@ -300,11 +422,15 @@ t.test('a Redis that is full refuses calls and takes them again later', async t 
   await rig.dispatcher(['f'])
   await producer.call(invocation('f'), patient)
   await client.config('SET', 'maxmemory', '1')
-  await t.rejects(producer.enqueue(invocation('f')), { name: 'Overloaded', code: 'ERR_QUEUE_FULL', statusCode: 503 })
+  await t.rejects(producer.enqueue(invocation('f')), {
+    name: 'Overloaded',
+    code: 'ERR_QUEUE_FULL',
+    statusCode: 503,
+  })
   await client.config('SET', 'maxmemory', '0')
   t.match(await producer.call(invocation('f'), patient), { outcome: 'ok' })
 
-  t.test('a call that ends meanwhile is settled when there is room again, not run again', async t => {
+  t.test('a call that ends meanwhile is settled when there is room again, not run again', async (t) => {
     await rig.dispatcher(['full'], {
       run: async () => {
         await client.config('SET', 'maxmemory', '1')

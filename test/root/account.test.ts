@@ -17,15 +17,25 @@ import { openNative } from '../../services/runtime/native.ts'
 import { NATIVE_DIR, needsRoot, rigFor, SLOWNESS } from '../helpers/container.ts'
 
 const MIB = 1 << 20
-const LIMITS: Resources = { memory: { limit: 128 * MIB }, cpu: { quota: 200_000, period: 100_000 }, pids: { limit: 32 } }
-const withLimits = (resources: Resources) => (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, linux: { ...spec.linux, resources } })
-const needsV1 = needsRoot || (findHostCgroups({ mayOffer: false }).driver === 'v1' ? false : 'only cgroups of v1 serve more than one container')
+const LIMITS: Resources = {
+  memory: { limit: 128 * MIB },
+  cpu: { quota: 200_000, period: 100_000 },
+  pids: { limit: 32 },
+}
+const withLimits =
+  (resources: Resources) =>
+  (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, linux: { ...spec.linux, resources } })
+const needsV1 =
+  needsRoot ||
+  (findHostCgroups({ mayOffer: false }).driver === 'v1'
+    ? false
+    : 'only cgroups of v1 serve more than one container')
 
 /** The program and the C library need some, and the kernel charges up to 256 KiB per CPU ahead. */
-const MEMORY_SLACK_BYTES = 2.5 * MIB + availableParallelism() * MIB / 4
+const MEMORY_SLACK_BYTES = 2.5 * MIB + (availableParallelism() * MIB) / 4
 const startedMs = 60 * SLOWNESS
 
-t.test('the account of a known load', { skip: needsRoot }, async t => {
+t.test('the account of a known load', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
   const busybox = rig.layer()
   mkdirSync(join(busybox, 'bin'))
@@ -35,48 +45,80 @@ t.test('the account of a known load', { skip: needsRoot }, async t => {
   mkdirSync(volume)
 
   const usageOf = async (args: readonly string[], resources = LIMITS): Promise<Usage> => {
-    const { outcome, message, exit } = await rig.run(args, spec => withLimits(resources)({
-      ...spec,
-      process: { ...spec.process, args: args[0] === '/bin/sh' ? args : ['/probe', ...args], env: ['PATH=/bin'] },
-      root: { ...spec.root, layers: [rig.probeLayer, busybox] },
-      mounts: [...spec.mounts, { destination: '/data', type: 'bind', source: volume, options: ['nosuid', 'nodev'] }],
-    }))
+    const { outcome, message, exit } = await rig.run(args, (spec) =>
+      withLimits(resources)({
+        ...spec,
+        process: {
+          ...spec.process,
+          args: args[0] === '/bin/sh' ? args : ['/probe', ...args],
+          env: ['PATH=/bin'],
+        },
+        root: { ...spec.root, layers: [rig.probeLayer, busybox] },
+        mounts: [
+          ...spec.mounts,
+          { destination: '/data', type: 'bind', source: volume, options: ['nosuid', 'nodev'] },
+        ],
+      }),
+    )
     t.equal(outcome, 'ok', message ?? 'it ran')
     return exit.usage
   }
 
-  await t.test('50 MiB touched are 50 MiB of peak', async t => {
+  await t.test('50 MiB touched are 50 MiB of peak', async (t) => {
     const { memoryPeakBytes, oomKills } = await usageOf(['memory', String(50 * MIB)])
-    t.ok(memoryPeakBytes >= 50 * MIB && memoryPeakBytes < 50 * MIB + MEMORY_SLACK_BYTES, `${memoryPeakBytes} bytes`)
+    t.ok(
+      memoryPeakBytes >= 50 * MIB && memoryPeakBytes < 50 * MIB + MEMORY_SLACK_BYTES,
+      `${memoryPeakBytes} bytes`,
+    )
     t.equal(oomKills, 0)
   })
-  await t.test('200 ms of work are 200 ms of CPU time and its start', async t => {
+  await t.test('200 ms of work are 200 ms of CPU time and its start', async (t) => {
     const { cpuMs, cpuThrottledMs } = await usageOf(['spin', '200'])
     t.ok(cpuMs >= 200 && cpuMs < 200 + startedMs, `${cpuMs} ms`)
     t.equal(cpuThrottledMs, 0, 'one process cannot use two CPUs')
   })
-  await t.test('a limit of a fifth of a CPU stops 200 ms of work on the way', async t => {
-    const { cpuMs, cpuPeriods, cpuThrottledPeriods, cpuThrottledMs } = await usageOf(['spin', '200'], { ...LIMITS, cpu: { quota: 20_000, period: 100_000 } })
+  await t.test('a limit of a fifth of a CPU stops 200 ms of work on the way', async (t) => {
+    const { cpuMs, cpuPeriods, cpuThrottledPeriods, cpuThrottledMs } = await usageOf(['spin', '200'], {
+      ...LIMITS,
+      cpu: { quota: 20_000, period: 100_000 },
+    })
     t.ok(cpuMs >= 200 && cpuMs < 200 + startedMs, `${cpuMs} ms`)
-    t.ok(cpuThrottledPeriods >= 1 && cpuThrottledPeriods <= cpuPeriods, `stopped in ${cpuThrottledPeriods} of ${cpuPeriods} periods`)
+    t.ok(
+      cpuThrottledPeriods >= 1 && cpuThrottledPeriods <= cpuPeriods,
+      `stopped in ${cpuThrottledPeriods} of ${cpuPeriods} periods`,
+    )
     t.ok(cpuThrottledMs > 0, `stood still for ${cpuThrottledMs} ms`)
   })
-  await t.test('a shell with six children is seven processes', async t => {
-    const { pidsPeak } = await usageOf(['/bin/sh', '-c', '/bin/busybox mkfifo /data/end; exec 3<>/data/end; for i in 1 2 3 4 5 6; do /bin/busybox dd bs=1 count=1 of=/dev/null <&3 2>&3 & done; echo 12345 >&3; wait'])
-    const { detail } = probeKernel({ nativeDir: NATIVE_DIR, dataDir: NATIVE_DIR }).find(({ name }) => name === 'account')!
+  await t.test('a shell with six children is seven processes', async (t) => {
+    const { pidsPeak } = await usageOf([
+      '/bin/sh',
+      '-c',
+      '/bin/busybox mkfifo /data/end; exec 3<>/data/end; for i in 1 2 3 4 5 6; do /bin/busybox dd bs=1 count=1 of=/dev/null <&3 2>&3 & done; echo 12345 >&3; wait',
+    ])
+    const { detail } = probeKernel({ nativeDir: NATIVE_DIR, dataDir: NATIVE_DIR }).find(
+      ({ name }) => name === 'account',
+    )!
     t.equal(detail.includes('processes peak'), pidsPeak !== undefined, `doctor says the same: ${detail}`)
     if (pidsPeak === undefined) return t.comment('this kernel has no pids.peak')
     t.equal(pidsPeak, 7)
   })
-  await t.test('8 MiB written to a volume past the page cache are 8 MiB of io', async t => {
-    const { ioReadBytes, ioWriteBytes } = await usageOf(['/bin/sh', '-c', '/bin/busybox dd if=/dev/zero of=/data/x bs=1M count=8 oflag=direct 2>/dev/null || exit 9'])
+  await t.test('8 MiB written to a volume past the page cache are 8 MiB of io', async (t) => {
+    const { ioReadBytes, ioWriteBytes } = await usageOf([
+      '/bin/sh',
+      '-c',
+      '/bin/busybox dd if=/dev/zero of=/data/x bs=1M count=8 oflag=direct 2>/dev/null || exit 9',
+    ])
     if (ioWriteBytes === undefined) return t.comment('this host has no controller for block io')
     t.ok(ioWriteBytes >= 8 * MIB && ioWriteBytes < 9 * MIB, `${ioWriteBytes} bytes written`)
-    const read = await usageOf(['/bin/sh', '-c', '/bin/busybox dd if=/data/x of=/dev/null bs=1M iflag=direct 2>/dev/null || exit 9'])
+    const read = await usageOf([
+      '/bin/sh',
+      '-c',
+      '/bin/busybox dd if=/data/x of=/dev/null bs=1M iflag=direct 2>/dev/null || exit 9',
+    ])
     t.ok(read.ioReadBytes! >= 8 * MIB && read.ioReadBytes! < 9 * MIB, `${read.ioReadBytes} bytes read`)
     t.ok(ioReadBytes! < MIB && read.ioWriteBytes! < MIB, 'and each is counted on its side only')
   })
-  await t.test('none of it is in the account of those that come after', async t => {
+  await t.test('none of it is in the account of those that come after', async (t) => {
     for (let i = 0; i < 12; i++) {
       const usage = await usageOf(['echo'])
       t.ok(usage.memoryPeakBytes < MEMORY_SLACK_BYTES && usage.cpuMs < startedMs, JSON.stringify(usage))
@@ -90,26 +132,44 @@ t.test('the account of a known load', { skip: needsRoot }, async t => {
 const PROBE = join(NATIVE_DIR, 'probe')
 
 /** Run ARGV in CGROUP, from its first instruction; without one, in ours. */
-async function runIn (cgroup: Cgroup | undefined, ...argv: string[]): Promise<void> {
-  const enter = (cgroup?.tasks ?? []).map(path => `echo 0 > ${path} && `).join('')
+async function runIn(cgroup: Cgroup | undefined, ...argv: string[]): Promise<void> {
+  const enter = (cgroup?.tasks ?? []).map((path) => `echo 0 > ${path} && `).join('')
   const child = spawn('/bin/sh', ['-c', `${enter}exec "$@"`, 'sh', ...argv], { stdio: 'ignore' })
   await once(child, 'exit')
 }
 
-function driverFor (t: Test): CgroupDriver {
-  const driver = createCgroupDriver({ native: openNative(NATIVE_DIR), instance: instanceName(), folder: NATIVE_DIR })
+function driverFor(t: Test): CgroupDriver {
+  const driver = createCgroupDriver({
+    native: openNative(NATIVE_DIR),
+    instance: instanceName(),
+    folder: NATIVE_DIR,
+  })
   t.teardown(() => driver.close())
   return driver
 }
 
-t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => {
+t.test('a cgroup that serves a second container', { skip: needsV1 }, async (t) => {
   const driver = driverFor(t)
   const cgroup = driver.create('used', LIMITS)
-  const gone = async (): Promise<void> => { while (!cgroup.remove()) await new Promise(resolve => { setTimeout(resolve, 10) }) }
-  const fileOf = (hierarchy: string, name: string): string => readFileSync(join(driver.roots.find(root => root.split(/[/,]/).includes(hierarchy))!, 'used', name), 'utf8')
+  const gone = async (): Promise<void> => {
+    while (!cgroup.remove())
+      await new Promise((resolve) => {
+        setTimeout(resolve, 10)
+      })
+  }
+  const fileOf = (hierarchy: string, name: string): string =>
+    readFileSync(
+      join(
+        driver.roots.find((root) => root.split(/[/,]/).includes(hierarchy))!,
+        'used',
+        name,
+      ),
+      'utf8',
+    )
   t.teardown(gone)
 
-  // Pages of these files that are not in memory would be charged to the cgroup, for longer than the test lasts.
+  // Pages of these files that are not in memory would be charged to the cgroup, for longer than the test
+  // lasts.
   for (const verb of [['memory', '4096'], ['spin', '1'], ['echo']]) await runIn(undefined, PROBE, ...verb)
   await runIn(undefined, '/bin/sh', '-c', '(exit); exit')
 
@@ -117,12 +177,14 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => 
   const renew = async (looks = 2000): Promise<boolean> => {
     for (let i = 0; i < looks; i++) {
       if (cgroup.renew!()) return true
-      await new Promise(resolve => { setTimeout(resolve, 10) })
+      await new Promise((resolve) => {
+        setTimeout(resolve, 10)
+      })
     }
     return false
   }
 
-  await t.test('says what its files say', async t => {
+  await t.test('says what its files say', async (t) => {
     await runIn(cgroup, PROBE, 'memory', String(20 * MIB))
     const usage = cgroup.usage()
     t.equal(usage.cpuMs, Number(fileOf('cpuacct', 'cpuacct.usage')) / 1e6)
@@ -130,18 +192,21 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => 
     t.ok(usage.memoryPeakBytes >= 20 * MIB)
     if (usage.pidsPeak !== undefined) t.equal(usage.pidsPeak, Number(fileOf('pids', 'pids.peak')))
   })
-  await t.test('begins at nothing, with its limits in place', async t => {
+  await t.test('begins at nothing, with its limits in place', async (t) => {
     await runIn(cgroup, PROBE, 'spin', '30')
     t.ok(await renew())
     const usage = cgroup.usage()
     t.match(usage, { cpuMs: 0, cpuThrottledPeriods: 0, cpuThrottledMs: 0, oomKills: 0 })
-    t.ok(usage.cpuPeriods <= 1, `${usage.cpuPeriods} periods; the one that the last process ran in may end now`)
+    t.ok(
+      usage.cpuPeriods <= 1,
+      `${usage.cpuPeriods} periods; the one that the last process ran in may end now`,
+    )
     t.ok(usage.memoryPeakBytes <= 256 * 1024, `${usage.memoryPeakBytes} bytes`)
     t.equal(fileOf('pids', 'pids.max').trim(), '32')
     cgroup.started()
     t.equal(fileOf('memory', 'memory.limit_in_bytes').trim(), String(LIMITS.memory.limit))
   })
-  await t.test('counts the processes of the present one only', async t => {
+  await t.test('counts the processes of the present one only', async (t) => {
     await runIn(cgroup, '/bin/sh', '-c', '(exit); exit')
     if (cgroup.usage().pidsPeak === undefined) return t.comment('this kernel has no pids.peak')
     t.ok(cgroup.usage().pidsPeak! > 1)
@@ -149,7 +214,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => 
     await runIn(cgroup, PROBE, 'echo')
     t.equal(cgroup.usage().pidsPeak, 1)
   })
-  await t.test('serves no other once memory ran out in it', async t => {
+  await t.test('serves no other once memory ran out in it', async (t) => {
     cgroup.started()
     await runIn(cgroup, PROBE, 'memory', String(200 * MIB))
     t.ok(cgroup.usage().oomKills > 0)
@@ -157,6 +222,10 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async t => 
   })
 })
 
-t.test('a cgroup that cannot be made is named, with the reason', { skip: needsRoot }, async t => {
-  t.throws(() => driverFor(t).create('nowhere/below', LIMITS), { name: 'SyscallError', code: 'ENOENT', message: /^cannot make the cgroup \/.*\/nowhere\/below: ENOENT$/ })
+t.test('a cgroup that cannot be made is named, with the reason', { skip: needsRoot }, async (t) => {
+  t.throws(() => driverFor(t).create('nowhere/below', LIMITS), {
+    name: 'SyscallError',
+    code: 'ENOENT',
+    message: /^cannot make the cgroup \/.*\/nowhere\/below: ENOENT$/,
+  })
 })

@@ -13,33 +13,58 @@ import { needsBundle, WHERRY_OCI } from '../helpers/bundle.ts'
 t.setTimeout(900_000)
 
 /** A checkout of runtime-tools with its `runtimetest` and its `validation/NAME/NAME.t`. */
-const TOOLS = process.env.OCI_RUNTIME_TOOLS ?? fileURLToPath(new URL('../../build/runtime-tools', import.meta.url))
-/** It kills a container that runs `true`, which is no error only as long as that has not ended; `start` of wherry-oci returns when it runs. */
+const TOOLS =
+  process.env.OCI_RUNTIME_TOOLS ?? fileURLToPath(new URL('../../build/runtime-tools', import.meta.url))
+/**
+ * It kills a container that runs `true`, which is no error only as long as that has not ended; `start` of
+ * wherry-oci returns when it runs.
+ */
 const RACE = 'pidfile'
 const PROGRAM_MAX_MS = 120_000
-const skip = needsBundle || (!existsSync(join(TOOLS, 'runtimetest')) && `needs the validation programs of OCI’s runtime-tools, built, in ${TOOLS} (or OCI_RUNTIME_TOOLS)`)
+const skip =
+  needsBundle ||
+  (!existsSync(join(TOOLS, 'runtimetest')) &&
+    `needs the validation programs of OCI’s runtime-tools, built, in ${TOOLS} (or OCI_RUNTIME_TOOLS)`)
 
-interface Score { readonly code: number | null, readonly ok: number, readonly failed: readonly string[], readonly stderr: string }
+interface Score {
+  readonly code: number | null
+  readonly ok: number
+  readonly failed: readonly string[]
+  readonly stderr: string
+}
 
-function score (program: string, runtime: string): Score {
-  const { status, stdout, stderr } = spawnSync(program, { cwd: TOOLS, encoding: 'utf8', env: { PATH: process.env.PATH, RUNTIME: runtime }, timeout: PROGRAM_MAX_MS })
-  return { code: status, ok: stdout.match(/^ok /gm)?.length ?? 0, failed: stdout.match(/^not ok .*$/gm) ?? [], stderr }
+function score(program: string, runtime: string): Score {
+  const { status, stdout, stderr } = spawnSync(program, {
+    cwd: TOOLS,
+    encoding: 'utf8',
+    env: { PATH: process.env.PATH, RUNTIME: runtime },
+    timeout: PROGRAM_MAX_MS,
+  })
+  return {
+    code: status,
+    ok: stdout.match(/^ok /gm)?.length ?? 0,
+    failed: stdout.match(/^not ok .*$/gm) ?? [],
+    stderr,
+  }
 }
 
 /** A command that is wherry-oci with a folder of its own. */
-function runtimeFor (t: Test): string {
+function runtimeFor(t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'wherry-validation-'))
   const command = join(directory, 'runtime')
-  writeFileSync(command, `#!/bin/sh\nexec ${WHERRY_OCI} --root ${join(directory, 'state')} "$@"\n`, { mode: 0o755 })
+  writeFileSync(command, `#!/bin/sh\nexec ${WHERRY_OCI} --root ${join(directory, 'state')} "$@"\n`, {
+    mode: 0o755,
+  })
   t.teardown(() => {
     const state = join(directory, 'state')
-    for (const id of existsSync(state) ? readdirSync(state) : []) spawnSync(command, ['delete', '--force', id])
+    for (const id of existsSync(state) ? readdirSync(state) : [])
+      spawnSync(command, ['delete', '--force', id])
     rmSync(directory, { recursive: true })
   })
   return command
 }
 
-t.test('what passes with runc passes with wherry-oci', { skip }, async t => {
+t.test('what passes with runc passes with wherry-oci', { skip }, async (t) => {
   const runtime = runtimeFor(t)
   const left = (): string[] => globSync('/sys/fs/cgroup/*/testdir/')
   for (const program of globSync(join(TOOLS, 'validation/*/*.t')).sort()) {
@@ -54,11 +79,20 @@ t.test('what passes with runc passes with wherry-oci', { skip }, async t => {
       continue
     }
     const theirs = score(program, 'runc')
-    const asGood = ours.ok >= theirs.ok && (ours.failed.length <= theirs.failed.length || ours.ok > theirs.ok) && (ours.code === 0 || theirs.code !== 0)
-    t.ok(asGood, `${name}: ${ours.ok} ok, ${ours.failed.length} not, exit ${ours.code}; runc: ${theirs.ok} ok, ${theirs.failed.length} not, exit ${theirs.code}`,
-      { failed: ours.failed, stderr: ours.stderr.slice(-1000) })
+    const asGood =
+      ours.ok >= theirs.ok &&
+      (ours.failed.length <= theirs.failed.length || ours.ok > theirs.ok) &&
+      (ours.code === 0 || theirs.code !== 0)
+    t.ok(
+      asGood,
+      `${name}: ${ours.ok} ok, ${ours.failed.length} not, exit ${ours.code}; runc: ${theirs.ok} ok, ${theirs.failed.length} not, exit ${theirs.code}`,
+      { failed: ours.failed, stderr: ours.stderr.slice(-1000) },
+    )
   }
   // The programs leave the cgroup above their containers' behind.
-  for (const path of left().flatMap(top => [...globSync(join(top, '**/')), top]).sort((a, b) => b.length - a.length)) if (existsSync(path)) rmdirSync(path)
+  for (const path of left()
+    .flatMap((top) => [...globSync(join(top, '**/')), top])
+    .sort((a, b) => b.length - a.length))
+    if (existsSync(path)) rmdirSync(path)
   t.same(left(), [])
 })

@@ -1,5 +1,6 @@
-// wherry push as a user types it: from this machine's store to a registry, by another name, as an index; and that a
-// private registry takes it from who is logged in only.  And that a person can end what waits for a registry.
+// wherry push as a user types it: from this machine's store to a registry, by another name, as an index; and
+// that a private registry takes it from who is logged in only. And that a person can end what waits for a
+// registry.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -19,40 +20,63 @@ import { PASSWORD, passwordPart, USER } from '../helpers/registry-auth.ts'
 import { noRegistry, startFake, startFakeImage, startRegistry } from '../helpers/registry.ts'
 import { COMMAND, runWherry, shortFolder } from '../helpers/wherry.ts'
 
-const skip = process.getuid?.() !== 0 ? 'needs root' : !existsSync(join(NATIVE_DIR, 'wherry-unpack')) ? 'build/native/wherry-unpack is missing: run make native' : noRegistry
+const skip =
+  process.getuid?.() !== 0
+    ? 'needs root'
+    : !existsSync(join(NATIVE_DIR, 'wherry-unpack'))
+      ? 'build/native/wherry-unpack is missing: run make native'
+      : noRegistry
 const layers = [gzipLayer([{ name: 'a', data: 'a' }]), gzipLayer([{ name: 'b', data: 'b' }])]
 
 /** Resolves when SEEN says yes. */
-async function until (seen: () => boolean): Promise<void> {
+async function until(seen: () => boolean): Promise<void> {
   while (!seen()) await sleep(10)
 }
 
-function setup (t: Test) {
+function setup(t: Test) {
   const data = shortFolder(t)
   const registry = createRegistryClient()
   t.teardown(() => registry.close())
-  const run = (args: readonly string[], input?: string) => runWherry(args, { env: { WHERRY_DATA: data, HOME: data }, ...(input !== undefined && { input }) })
-  const made = (image: string, config: object = {}) => pushImage({ registry, reference: parseReference(image), config: { ...config }, layers })
+  const run = (args: readonly string[], input?: string) =>
+    runWherry(args, { env: { WHERRY_DATA: data, HOME: data }, ...(input !== undefined && { input }) })
+  const made = (image: string, config: object = {}) =>
+    pushImage({ registry, reference: parseReference(image), config: { ...config }, layers })
   return { data, registry, run, made }
 }
 
-t.test('wherry push', { skip }, async t => {
+t.test('wherry push', { skip }, async (t) => {
   const [from, to] = [await startRegistry(t), await startRegistry(t)]
 
-  t.test('sends an image that was pulled, once, and says what it did', async t => {
+  t.test('sends an image that was pulled, once, and says what it did', async (t) => {
     const { registry, run, made } = setup(t)
     const digest = await made(`${from}/app:v1`)
     t.match(await run(['image', 'pull', `${from}/app:v1`]), { code: 0 })
-    t.match(await run(['push', `${from}/app:v1`, `${to}/team/app:v2`]), { code: 0, stdout: `pushed ${to}/team/app:v2, ${digest}\n`, stderr: /^[0-9a-f]{12} {2}\d+ B in /m })
+    t.match(await run(['push', `${from}/app:v1`, `${to}/team/app:v2`]), {
+      code: 0,
+      stdout: `pushed ${to}/team/app:v2, ${digest}\n`,
+      stderr: /^[0-9a-f]{12} {2}\d+ B in /m,
+    })
     t.match(await registry.resolve(parseReference(`${to}/team/app:v2`)), { digest })
     t.match(await run(['push', `${from}/app:v1`, `${to}/team/app:v3`]), { code: 0, stderr: /already there/ })
-    t.match(await run(['push', `${from}/app:v1`, `${from}/other`, '--json']), { code: 0, stdout: JSON.stringify({ name: `${from}/other:latest`, digest }), stderr: /mounted from another repository/ })
+    t.match(await run(['push', `${from}/app:v1`, `${from}/other`, '--json']), {
+      code: 0,
+      stdout: JSON.stringify({ name: `${from}/other:latest`, digest }),
+      stderr: /mounted from another repository/,
+    })
     t.match(await run(['image', 'tag', `${from}/app:v1`, `${to}/team/app:v2`]), { code: 0 })
-    t.match(await run(['push', `${from}/app:v1`, `${to}/team/third`]), { code: 0, stderr: /mounted from another repository/ }, 'where one of its names was pushed, too')
-    t.match(await run(['push', `${from}/app:v1`, '-q']), { code: 0, stdout: `pushed ${from}/app:v1, ${digest}\n`, stderr: '' })
+    t.match(
+      await run(['push', `${from}/app:v1`, `${to}/team/third`]),
+      { code: 0, stderr: /mounted from another repository/ },
+      'where one of its names was pushed, too',
+    )
+    t.match(await run(['push', `${from}/app:v1`, '-q']), {
+      code: 0,
+      stdout: `pushed ${from}/app:v1, ${digest}\n`,
+      stderr: '',
+    })
   })
 
-  t.test('fetches layers that are only unpacked here from where they came', async t => {
+  t.test('fetches layers that are only unpacked here from where they came', async (t) => {
     const { data, registry, run, made } = setup(t)
     const image = `${from}/worker:v1`
     const digest = await made(image)
@@ -66,36 +90,62 @@ t.test('wherry push', { skip }, async t => {
     t.match(await registry.resolve(parseReference(`${to}/worker`)), { digest })
   })
 
-  t.test('of one platform of an index sends that one, and names the others', async t => {
+  t.test('of one platform of an index sends that one, and names the others', async (t) => {
     const { registry, run, made } = setup(t)
     const own = await made(`${from}/multi:own`)
     await made(`${from}/multi:other`, { architecture: 's390x' })
-    t.match(await run(['push', '--index', `${from}/multi:v1`, `${from}/multi:own`, `${from}/multi:other`]), { code: 0, stdout: /an index of 2\n$/ })
+    t.match(await run(['push', '--index', `${from}/multi:v1`, `${from}/multi:own`, `${from}/multi:other`]), {
+      code: 0,
+      stdout: /an index of 2\n$/,
+    })
     t.match(await run(['image', 'pull', `${from}/multi:v1`]), { code: 0 })
-    t.match(await run(['push', `${from}/multi:v1`, `${to}/multi:v1`]), { code: 0, stdout: `pushed ${to}/multi:v1, ${own}`, stderr: /only this machine's platform is here; not pushed: linux\/s390x/ })
-    t.match(await run(['push', '--index', `${to}/multi:v2`, `${from}/multi:own`, `${from}/multi:other`]), { code: 0, stdout: /an index of 2\n$/ })
-    t.match(await registry.resolve(parseReference(`${to}/multi:v2`)), { mediaType: 'application/vnd.oci.image.index.v1+json' })
+    t.match(await run(['push', `${from}/multi:v1`, `${to}/multi:v1`]), {
+      code: 0,
+      stdout: `pushed ${to}/multi:v1, ${own}`,
+      stderr: /only this machine's platform is here; not pushed: linux\/s390x/,
+    })
+    t.match(await run(['push', '--index', `${to}/multi:v2`, `${from}/multi:own`, `${from}/multi:other`]), {
+      code: 0,
+      stdout: /an index of 2\n$/,
+    })
+    t.match(await registry.resolve(parseReference(`${to}/multi:v2`)), {
+      mediaType: 'application/vnd.oci.image.index.v1+json',
+    })
   })
 
-  t.test('to a registry with a password needs a login, with one line that says so', async t => {
+  t.test('to a registry with a password needs a login, with one line that says so', async (t) => {
     const { run, made } = setup(t)
     const closed = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
     await made(`${from}/app:v1`)
     t.match(await run(['image', 'pull', `${from}/app:v1`]), { code: 0 })
-    t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), { code: 1, stderr: new RegExp(`^wherry: push: registry ${closed} wants a login: .*; wherry login ${closed} \\(ERR_REGISTRY\\)$`, 'm') })
+    t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), {
+      code: 1,
+      stderr: new RegExp(
+        `^wherry: push: registry ${closed} wants a login: .*; wherry login ${closed} \\(ERR_REGISTRY\\)$`,
+        'm',
+      ),
+    })
     t.match(await run(['login', closed, '-u', USER, '--password-stdin'], PASSWORD), { code: 0 })
     t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), { code: 0 })
     t.match(await run(['image', 'pull', `${closed}/app`]), { code: 0 }, 'the same login pulls')
-    t.match(await run(['login', from, '-u', USER, '--password-stdin'], PASSWORD), { code: 0, stdout: /^the login of .* is kept in .*, and was not tried/ }, 'where nobody asks for one')
+    t.match(
+      await run(['login', from, '-u', USER, '--password-stdin'], PASSWORD),
+      { code: 0, stdout: /^the login of .* is kept in .*, and was not tried/ },
+      'where nobody asks for one',
+    )
   })
 
-  t.test('with a wrong line says what is right', async t => {
+  t.test('with a wrong line says what is right', async (t) => {
     const { run, made } = setup(t)
     const digest = await made(`${from}/app:v1`)
     await run(['image', 'pull', `${from}/app:v1`])
     for (const [args, stderr] of [
-      [[`${from}/none`], /there is no image/], [['a', 'b', 'c'], /one image and one place at a time/], [[digest], /does not say where to/], [[digest.slice(7, 15)], /does not say where to/],
-      [[`${from}/app:v1`, `x@sha256:${'a'.repeat(64)}`], /a digest comes from the image/], [[`${from}/app:v1`, 'UPPER/x y'], /not an image reference/],
+      [[`${from}/none`], /there is no image/],
+      [['a', 'b', 'c'], /one image and one place at a time/],
+      [[digest], /does not say where to/],
+      [[digest.slice(7, 15)], /does not say where to/],
+      [[`${from}/app:v1`, `x@sha256:${'a'.repeat(64)}`], /a digest comes from the image/],
+      [[`${from}/app:v1`, 'UPPER/x y'], /not an image reference/],
     ] as const) {
       const ended = await run(['push', ...args])
       t.match(ended, { stderr })
@@ -104,26 +154,38 @@ t.test('wherry push', { skip }, async t => {
   })
 })
 
-t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half done', { skip }, async t => {
+t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half done', { skip }, async (t) => {
   const { data, run } = setup(t)
-  const drafts = (): readonly string[] => existsSync(join(data, 'images/tmp')) ? readdirSync(join(data, 'images/tmp')) : []
+  const drafts = (): readonly string[] =>
+    existsSync(join(data, 'images/tmp')) ? readdirSync(join(data, 'images/tmp')) : []
   /** `wherry ARGS`, interrupted when ARRIVED says so. */
   const interrupted = async (args: readonly string[], arrived: Promise<unknown>) => {
-    const child = spawn(COMMAND, [...args, '--data', data], { stdio: ['pipe', 'ignore', 'pipe'], env: { ...process.env, HOME: data, DOCKER_CONFIG: data } })
+    const child = spawn(COMMAND, [...args, '--data', data], {
+      stdio: ['pipe', 'ignore', 'pipe'],
+      env: { ...process.env, HOME: data, DOCKER_CONFIG: data },
+    })
     const said = child.stderr.setEncoding('utf8').toArray()
     await arrived
     child.kill('SIGINT')
     const [code] = await once(child, 'close')
     return { code, stderr: (await said).join('') }
   }
-  /** An image whose server does not answer requests that HANGS says yes to, and a promise of the first such request. */
+  /**
+   * An image whose server does not answer requests that HANGS says yes to, and a promise of the first such
+   * request.
+   */
   const hanging = async (hangs: (method: string, path: string) => boolean) => {
     const arrived = Promise.withResolvers<void>()
     const { host } = await startFakeImage(t, {
-      layers: [gzipLayer([{ name: 'a', data: 'a' }])].map(({ bytes, mediaType }) => ({ bytes, mediaType, diffId: digestOf(gunzipSync(bytes)) })),
-      intercept ({ method = '', url = '' }, response) {
+      layers: [gzipLayer([{ name: 'a', data: 'a' }])].map(({ bytes, mediaType }) => ({
+        bytes,
+        mediaType,
+        diffId: digestOf(gunzipSync(bytes)),
+      })),
+      intercept({ method = '', url = '' }, response) {
         if (!hangs(method, url)) return false
-        if (method === 'GET' && url.includes('/blobs/')) response.writeHead(200, { 'content-type': 'application/octet-stream' }).write('x')
+        if (method === 'GET' && url.includes('/blobs/'))
+          response.writeHead(200, { 'content-type': 'application/octet-stream' }).write('x')
         arrived.resolve()
         return true
       },
@@ -132,54 +194,94 @@ t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half don
   }
 
   for (const [name, hangs] of [
-    ['the tag', method => method === 'HEAD'], ['the manifest', (method, path) => method === 'GET' && path.includes('/manifests/')], ['a blob, in the middle', (_method, path) => path.includes('/blobs/')],
-  ] as ReadonlyArray<readonly [string, (method: string, path: string) => boolean]>) t.test(`a pull that waits for ${name}`, async t => {
-    const { image, arrived } = await hanging(hangs)
-    t.match(await interrupted(['image', 'pull', image], arrived), { code: 1, stderr: /^wherry: image pull: it was interrupted$/m })
-    t.same(drafts(), [])
-  })
+    ['the tag', (method) => method === 'HEAD'],
+    ['the manifest', (method, path) => method === 'GET' && path.includes('/manifests/')],
+    ['a blob, in the middle', (_method, path) => path.includes('/blobs/')],
+  ] as ReadonlyArray<readonly [string, (method: string, path: string) => boolean]>)
+    t.test(`a pull that waits for ${name}`, async (t) => {
+      const { image, arrived } = await hanging(hangs)
+      t.match(await interrupted(['image', 'pull', image], arrived), {
+        code: 1,
+        stderr: /^wherry: image pull: it was interrupted$/m,
+      })
+      t.same(drafts(), [])
+    })
 
-  t.test('a push that waits for an answer, at the registry or at one of the images to join', async t => {
+  t.test('a push that waits for an answer, at the registry or at one of the images to join', async (t) => {
     const good = await hanging(() => false)
     t.match(await run(['image', 'pull', good.image]), { code: 0 })
-    const to = await hanging(method => method === 'HEAD')
-    t.match(await interrupted(['push', good.image, to.image], to.arrived), { code: 1, stderr: /^wherry: push: it was interrupted$/m })
-    const part = await hanging(method => method === 'HEAD')
-    t.match(await interrupted(['push', '--index', good.image, part.image], part.arrived), { code: 1, stderr: /^wherry: push: it was interrupted$/m })
+    const to = await hanging((method) => method === 'HEAD')
+    t.match(await interrupted(['push', good.image, to.image], to.arrived), {
+      code: 1,
+      stderr: /^wherry: push: it was interrupted$/m,
+    })
+    const part = await hanging((method) => method === 'HEAD')
+    t.match(await interrupted(['push', '--index', good.image, part.image], part.arrived), {
+      code: 1,
+      stderr: /^wherry: push: it was interrupted$/m,
+    })
   })
 
-  t.test('a load whose archive does not come', async t => {
-    const child = interrupted(['image', 'load'], until(() => drafts().length > 0))
+  t.test('a load whose archive does not come', async (t) => {
+    const child = interrupted(
+      ['image', 'load'],
+      until(() => drafts().length > 0),
+    )
     t.match(await child, { code: 1, stderr: /^wherry: image load: it was interrupted$/m })
     t.same(drafts(), [])
   })
 
-  t.test('a pull that waits for a helper with logins, which ends, too', async t => {
-    const host = await startFake(t, (_request, response) => { response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end() })
+  t.test('a pull that waits for a helper with logins, which ends, too', async (t) => {
+    const host = await startFake(t, (_request, response) => {
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end()
+    })
     writeFileSync(join(data, 'config.json'), '{"credsStore":"slow"}')
-    writeFileSync(join(data, 'docker-credential-slow'), `#!/bin/sh\necho $$ >${data}/begun\nexec sleep 1000\n`, { mode: 0o755 })
-    const begun = (): string => existsSync(join(data, 'begun')) ? readFileSync(join(data, 'begun'), 'utf8').trim() : ''
+    writeFileSync(
+      join(data, 'docker-credential-slow'),
+      `#!/bin/sh\necho $$ >${data}/begun\nexec sleep 1000\n`,
+      { mode: 0o755 },
+    )
+    const begun = (): string =>
+      existsSync(join(data, 'begun')) ? readFileSync(join(data, 'begun'), 'utf8').trim() : ''
     const path = process.env['PATH']
     process.env['PATH'] = `${data}:${path}`
-    t.teardown(() => { process.env['PATH'] = path })
-    t.match(await interrupted(['image', 'pull', `${host}/a`], until(() => begun() !== '')), { code: 1, stderr: /^wherry: image pull: it was interrupted$/m })
+    t.teardown(() => {
+      process.env['PATH'] = path
+    })
+    t.match(
+      await interrupted(
+        ['image', 'pull', `${host}/a`],
+        until(() => begun() !== ''),
+      ),
+      { code: 1, stderr: /^wherry: image pull: it was interrupted$/m },
+    )
     await until(() => !existsSync(`/proc/${begun()}`))
     t.pass('the helper is gone')
   })
 })
 
-t.test('wherry login asks at a terminal, and shows no password', { skip: skip || (existsSync('/usr/bin/script') ? false : 'script (bsdutils) is not installed') }, async t => {
-  const { data } = setup(t)
-  const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
-  const child = spawn('script', ['-qec', `${COMMAND} login ${host} --data ${data}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, HOME: data } })
-  let shown = ''
-  const answers: Array<readonly [string, string]> = [['Username: ', USER], ['Password: ', PASSWORD]]
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    shown += text
-    if (answers[0] && shown.endsWith(answers[0][0])) child.stdin.write(`${answers.shift()![1]}\r`)
-  })
-  const [code] = await once(child, 'close')
-  t.equal(code, 0, shown)
-  t.match(shown, `logged in to ${host} as ${USER}`)
-  t.notMatch(shown, PASSWORD)
-})
+t.test(
+  'wherry login asks at a terminal, and shows no password',
+  { skip: skip || (existsSync('/usr/bin/script') ? false : 'script (bsdutils) is not installed') },
+  async (t) => {
+    const { data } = setup(t)
+    const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
+    const child = spawn('script', ['-qec', `${COMMAND} login ${host} --data ${data}`, '/dev/null'], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      env: { ...process.env, HOME: data },
+    })
+    let shown = ''
+    const answers: Array<readonly [string, string]> = [
+      ['Username: ', USER],
+      ['Password: ', PASSWORD],
+    ]
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      shown += text
+      if (answers[0] && shown.endsWith(answers[0][0])) child.stdin.write(`${answers.shift()![1]}\r`)
+    })
+    const [code] = await once(child, 'close')
+    t.equal(code, 0, shown)
+    t.match(shown, `logged in to ${host} as ${USER}`)
+    t.notMatch(shown, PASSWORD)
+  },
+)

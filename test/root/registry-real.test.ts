@@ -1,5 +1,5 @@
-// The registry client and a real docker-registry that wants to know who asks: passwords, tokens, TLS, mirrors,
-// client certificates, proxies.  Needs no root, but the tier's docker-registry.
+// The registry client and a real docker-registry that wants to know who asks: passwords, tokens, TLS,
+// mirrors, client certificates, proxies. Needs no root, but the tier's docker-registry.
 
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,17 +9,30 @@ import { pushImage } from '../../services/image/push.ts'
 import { parseReference } from '../../services/image/reference.ts'
 import type { RegistryClient } from '../../services/image/registry.ts'
 import { gzipLayer } from '../helpers/layer.ts'
-import { makeCertificate, PASSWORD, passwordPart, startTokenServer, tlsPart, tokenPart, USER } from '../helpers/registry-auth.ts'
+import {
+  makeCertificate,
+  PASSWORD,
+  passwordPart,
+  startTokenServer,
+  tlsPart,
+  tokenPart,
+  USER,
+} from '../helpers/registry-auth.ts'
 import { noRegistry, startRegistry } from '../helpers/registry.ts'
 import { runWherry, shortFolder } from '../helpers/wherry.ts'
 
 const skip = noRegistry || (existsSync('/usr/bin/openssl') ? false : 'openssl is not installed')
 const LAYER = gzipLayer([{ name: 'a', data: 'a' }])
 
-interface Setup { readonly registries?: object, readonly auths?: object, readonly docker?: object, readonly env?: Record<string, string> }
+interface Setup {
+  readonly registries?: object
+  readonly auths?: object
+  readonly docker?: object
+  readonly env?: Record<string, string>
+}
 
 /** A data folder, a HOME, a file of registries, and a client that uses them. */
-function setup (t: Test, { registries = {}, auths, docker, env = {} }: Setup = {}) {
+function setup(t: Test, { registries = {}, auths, docker, env = {} }: Setup = {}) {
   const dataDir = shortFolder(t)
   const home = join(dataDir, 'home')
   mkdirSync(join(home, '.docker'), { recursive: true })
@@ -30,50 +43,77 @@ function setup (t: Test, { registries = {}, auths, docker, env = {} }: Setup = {
   const all = { PATH: process.env['PATH'] ?? '', HOME: home, ...env }
   const client = openRegistryClient({ env: all, dataDir, registriesFile })
   t.teardown(() => client.close())
-  return { client, dataDir, home, registriesFile, env: { HOME: home, WHERRY_REGISTRIES: registriesFile, WHERRY_DATA: dataDir, ...env } }
+  return {
+    client,
+    dataDir,
+    home,
+    registriesFile,
+    env: { HOME: home, WHERRY_REGISTRIES: registriesFile, WHERRY_DATA: dataDir, ...env },
+  }
 }
 
-const basic = (password = PASSWORD): { auth: string } => ({ auth: Buffer.from(`${USER}:${password}`).toString('base64') })
-const push = (registry: RegistryClient, image: string): Promise<string> => pushImage({ registry, reference: parseReference(image), config: {}, layers: [LAYER] })
+const basic = (password = PASSWORD): { auth: string } => ({
+  auth: Buffer.from(`${USER}:${password}`).toString('base64'),
+})
+const push = (registry: RegistryClient, image: string): Promise<string> =>
+  pushImage({ registry, reference: parseReference(image), config: {}, layers: [LAYER] })
 
-t.test('a registry with passwords', { skip }, async t => {
+t.test('a registry with passwords', { skip }, async (t) => {
   const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
   const image = `${host}/private/app:v1`
 
-  t.test('takes a push and a pull of who is logged in, and shows the others what to do', async t => {
+  t.test('takes a push and a pull of who is logged in, and shows the others what to do', async (t) => {
     const { client } = setup(t, { auths: { [host]: basic() } })
     const digest = await push(client, image)
     t.match(await client.resolve(parseReference(image)), { digest })
     const nobody = setup(t).client
-    await t.rejects(nobody.resolve(parseReference(image)), { registryCode: 'UNAUTHORIZED', message: new RegExp(`no credentials for it; wherry login ${host}$`) })
+    await t.rejects(nobody.resolve(parseReference(image)), {
+      registryCode: 'UNAUTHORIZED',
+      message: new RegExp(`no credentials for it; wherry login ${host}$`),
+    })
     const wrong = setup(t, { auths: { [host]: basic('wrong') } }).client
-    await t.rejects(wrong.resolve(parseReference(image)), { registryCode: 'UNAUTHORIZED', message: /refuses the login/ })
+    await t.rejects(wrong.resolve(parseReference(image)), {
+      registryCode: 'UNAUTHORIZED',
+      message: /refuses the login/,
+    })
   })
 
-  t.test('knows a login that was made after the client was', async t => {
+  t.test('knows a login that was made after the client was', async (t) => {
     const { client, dataDir } = setup(t)
     await t.rejects(client.resolve(parseReference(image)))
-    writeFileSync(join(dataDir, 'credentials.json'), JSON.stringify({ auths: { [`http://${host}/v1/`]: basic() } }))
+    writeFileSync(
+      join(dataDir, 'credentials.json'),
+      JSON.stringify({ auths: { [`http://${host}/v1/`]: basic() } }),
+    )
     t.match(await client.resolve(parseReference(image)), { digest: /^sha256:/ })
   })
 
-  t.test('wherry login tries the password, keeps it for its owner alone, and logout forgets it', async t => {
-    const { client, env, dataDir } = setup(t)
-    const args = ['login', host, '-u', USER, '--password-stdin']
-    t.match(await runWherry(args, { env, input: 'wrong' }), { code: 1, stderr: new RegExp(`registry ${host} refuses the login`) })
-    t.notOk(existsSync(join(dataDir, 'credentials.json')))
-    const done = await runWherry(args, { env, input: `${PASSWORD}\n` })
-    t.match(done, { code: 0, stdout: `logged in to ${host} as ${USER}`, stderr: '' })
-    t.notMatch(`${done.stdout}${done.stderr}`, PASSWORD)
-    t.equal(statSync(join(dataDir, 'credentials.json')).mode & 0o777, 0o600)
-    t.match(await client.resolve(parseReference(image)), { digest: /^sha256:/ })
-    t.match(await runWherry(['logout', `http://${host}/`], { env }), { code: 0, stdout: `logged out of ${host}\n` })
-    t.same(JSON.parse(readFileSync(join(dataDir, 'credentials.json'), 'utf8')), { auths: {} })
-    t.match(await runWherry(['logout', host], { env }), { code: 1, stderr: /there is no login/ })
-  })
+  t.test(
+    'wherry login tries the password, keeps it for its owner alone, and logout forgets it',
+    async (t) => {
+      const { client, env, dataDir } = setup(t)
+      const args = ['login', host, '-u', USER, '--password-stdin']
+      t.match(await runWherry(args, { env, input: 'wrong' }), {
+        code: 1,
+        stderr: new RegExp(`registry ${host} refuses the login`),
+      })
+      t.notOk(existsSync(join(dataDir, 'credentials.json')))
+      const done = await runWherry(args, { env, input: `${PASSWORD}\n` })
+      t.match(done, { code: 0, stdout: `logged in to ${host} as ${USER}`, stderr: '' })
+      t.notMatch(`${done.stdout}${done.stderr}`, PASSWORD)
+      t.equal(statSync(join(dataDir, 'credentials.json')).mode & 0o777, 0o600)
+      t.match(await client.resolve(parseReference(image)), { digest: /^sha256:/ })
+      t.match(await runWherry(['logout', `http://${host}/`], { env }), {
+        code: 0,
+        stdout: `logged out of ${host}\n`,
+      })
+      t.same(JSON.parse(readFileSync(join(dataDir, 'credentials.json'), 'utf8')), { auths: {} })
+      t.match(await runWherry(['logout', host], { env }), { code: 1, stderr: /there is no login/ })
+    },
+  )
 })
 
-t.test('a registry with tokens over TLS', { skip }, async t => {
+t.test('a registry with tokens over TLS', { skip }, async (t) => {
   const folder = shortFolder(t)
   const tls = makeCertificate(folder)
   const signer = makeCertificate(folder, 'signer')
@@ -83,7 +123,7 @@ t.test('a registry with tokens over TLS', { skip }, async t => {
   const known = { http: false, ca: tls.cert, tokenHosts: [tokens.host] }
   const registries = { [host]: known, [tokens.host]: { http: false, ca: tls.cert } }
 
-  t.test('gives one token for many requests, and the right to push to who is logged in only', async t => {
+  t.test('gives one token for many requests, and the right to push to who is logged in only', async (t) => {
     const { client } = setup(t, { registries, auths: { [host]: basic() } })
     const before = tokens.requests.length
     const digest = await push(client, image)
@@ -92,104 +132,170 @@ t.test('a registry with tokens over TLS', { skip }, async t => {
     t.match(await anonymous.resolve(parseReference(image)), { digest })
     await t.rejects(push(anonymous, image), { code: 'ERR_REGISTRY', message: /refuses access/ })
     const wrong = setup(t, { registries, auths: { [host]: basic('wrong') } }).client
-    await t.rejects(wrong.resolve(parseReference(image)), { registryCode: 'UNAUTHORIZED', message: /token service .* refuses the login \(401\)/ })
+    await t.rejects(wrong.resolve(parseReference(image)), {
+      registryCode: 'UNAUTHORIZED',
+      message: /token service .* refuses the login \(401\)/,
+    })
   })
 
-  t.test('gives ten requests at once one token', async t => {
+  t.test('gives ten requests at once one token', async (t) => {
     const { client } = setup(t, { registries, auths: { [host]: basic() } })
     const before = tokens.requests.length
-    await Promise.all(Array.from({ length: 10 }, () => client.manifest(parseReference(image), 'latest').catch(() => {})))
+    await Promise.all(
+      Array.from({ length: 10 }, () => client.manifest(parseReference(image), 'latest').catch(() => {})),
+    )
     t.equal(tokens.requests.length - before, 1)
   })
 
-  t.test('takes an identity token of docker login, exchanged by POST', async t => {
+  t.test('takes an identity token of docker login, exchanged by POST', async (t) => {
     const closed = await startTokenServer(t, { signer, tls, isClosed: true, refreshToken: 'refresh-me' })
     const second = await startRegistry(t, { http: tlsPart(tls), more: tokenPart(closed.realm, signer) })
     const settings = { [second]: { ...known, tokenHosts: [closed.host] }, [closed.host]: { ca: tls.cert } }
-    const { client } = setup(t, { registries: settings, docker: { auths: { [second]: { identitytoken: 'refresh-me' } } } })
+    const { client } = setup(t, {
+      registries: settings,
+      docker: { auths: { [second]: { identitytoken: 'refresh-me' } } },
+    })
     await push(client, `${second}/team/app`)
     t.same(closed.requests, ['POST refresh_token repository:team/app:pull,push'])
   })
 
-  t.test('takes a password by POST where the token service knows no GET', async t => {
+  t.test('takes a password by POST where the token service knows no GET', async (t) => {
     const posting = await startTokenServer(t, { signer, tls, postOnly: true })
     const second = await startRegistry(t, { http: tlsPart(tls), more: tokenPart(posting.realm, signer) })
     const settings = { [second]: { ...known, tokenHosts: [posting.host] }, [posting.host]: { ca: tls.cert } }
     const { client } = setup(t, { registries: settings, auths: { [second]: basic() } })
     await push(client, `${second}/team/app`)
-    t.same(posting.requests, [`GET ${USER} repository:team/app:pull,push`, 'POST password repository:team/app:pull,push'])
+    t.same(posting.requests, [
+      `GET ${USER} repository:team/app:pull,push`,
+      'POST password repository:team/app:pull,push',
+    ])
   })
 
-  t.test('takes a new token when the old one has expired', async t => {
+  t.test('takes a new token when the old one has expired', async (t) => {
     const brief = await startTokenServer(t, { signer, tls, lifetimeS: 1 })
     const second = await startRegistry(t, { http: tlsPart(tls), more: tokenPart(brief.realm, signer) })
     const settings = { [second]: known, [brief.host]: { ca: tls.cert } }
     const { client } = setup(t, { registries: settings })
-    for (let i = 0; brief.requests.length < 2; i++) await t.rejects(client.resolve(parseReference(`${second}/a:${i}`)), { code: 'ERR_REGISTRY', registryCode: 'MANIFEST_UNKNOWN' })
+    for (let i = 0; brief.requests.length < 2; i++)
+      await t.rejects(client.resolve(parseReference(`${second}/a:${i}`)), {
+        code: 'ERR_REGISTRY',
+        registryCode: 'MANIFEST_UNKNOWN',
+      })
   })
 
-  t.test('is not sent the login through a realm of another domain', async t => {
-    const { client } = setup(t, { registries: { ...registries, [host]: { ...known, tokenHosts: [] } }, auths: { localhost: basic(), [host]: basic() } })
+  t.test('is not sent the login through a realm of another domain', async (t) => {
+    const { client } = setup(t, {
+      registries: { ...registries, [host]: { ...known, tokenHosts: [] } },
+      auths: { localhost: basic(), [host]: basic() },
+    })
     const elsewhere = `localhost:${host.split(':')[1]}`
-    const other = setup(t, { registries: { ...registries, [elsewhere]: { http: false, ca: tls.cert } }, auths: { [elsewhere]: basic() } })
+    const other = setup(t, {
+      registries: { ...registries, [elsewhere]: { http: false, ca: tls.cert } },
+      auths: { [elsewhere]: basic() },
+    })
     const before = tokens.requests.length
-    await t.rejects(other.client.resolve(parseReference(`${elsewhere}/team/app:v1`)), { registryCode: 'UNAUTHORIZED', message: /another domain, which is not sent the login; name 127\.0\.0\.1:\d+ in tokenHosts/ })
+    await t.rejects(other.client.resolve(parseReference(`${elsewhere}/team/app:v1`)), {
+      registryCode: 'UNAUTHORIZED',
+      message: /another domain, which is not sent the login; name 127\.0\.0\.1:\d+ in tokenHosts/,
+    })
     t.equal(tokens.requests.length, before)
-    t.match(await client.resolve(parseReference(image)), { digest: /^sha256:/ }, 'another port of its own host over https is trusted')
+    t.match(
+      await client.resolve(parseReference(image)),
+      { digest: /^sha256:/ },
+      'another port of its own host over https is trusted',
+    )
   })
 
-  t.test('is refused without its CA, and the message says what to do; SSL_CERT_FILE and insecure are two other ways', async t => {
-    const stranger = setup(t, { registries: { [host]: { http: false } } }).client
-    await t.rejects(stranger.resolve(parseReference(image)), { registryCode: 'UNREACHABLE', message: /self-signed certificate.*; name its CA in the file of registries, or in SSL_CERT_FILE/ })
-    const byFile = setup(t, { registries: { [host]: { http: false } }, env: { SSL_CERT_FILE: tls.cert } }).client
-    t.match(await byFile.resolve(parseReference(image)), { digest: /^sha256:/ })
-    const insecure = setup(t, { registries: { [host]: { http: false, insecure: true }, [tokens.host]: { insecure: true } } }).client
-    t.match(await insecure.resolve(parseReference(image)), { digest: /^sha256:/ })
-    const plain = setup(t, { registries: { [host]: { http: true } } }).client
-    await t.rejects(plain.resolve(parseReference(image)), { code: 'ERR_REGISTRY' })
-  })
+  t.test(
+    'is refused without its CA, and the message says what to do; SSL_CERT_FILE and insecure are two other ways',
+    async (t) => {
+      const stranger = setup(t, { registries: { [host]: { http: false } } }).client
+      await t.rejects(stranger.resolve(parseReference(image)), {
+        registryCode: 'UNREACHABLE',
+        message: /self-signed certificate.*; name its CA in the file of registries, or in SSL_CERT_FILE/,
+      })
+      const byFile = setup(t, {
+        registries: { [host]: { http: false } },
+        env: { SSL_CERT_FILE: tls.cert },
+      }).client
+      t.match(await byFile.resolve(parseReference(image)), { digest: /^sha256:/ })
+      const insecure = setup(t, {
+        registries: { [host]: { http: false, insecure: true }, [tokens.host]: { insecure: true } },
+      }).client
+      t.match(await insecure.resolve(parseReference(image)), { digest: /^sha256:/ })
+      const plain = setup(t, { registries: { [host]: { http: true } } }).client
+      await t.rejects(plain.resolve(parseReference(image)), { code: 'ERR_REGISTRY' })
+    },
+  )
 })
 
-t.test('a registry that wants a client certificate gets the one that was named, and nobody else does', { skip }, async t => {
-  const folder = shortFolder(t)
-  const tls = makeCertificate(folder)
-  const own = makeCertificate(folder, 'client')
-  const host = await startRegistry(t, { http: tlsPart(tls, own.cert) })
-  const { client } = setup(t, { registries: { [host]: { http: false, ca: tls.cert, cert: own.cert, key: own.key } } })
-  const digest = await push(client, `${host}/a`)
-  t.match(await client.resolve(parseReference(`${host}/a`)), { digest })
-  const without = setup(t, { registries: { [host]: { http: false, ca: tls.cert } } }).client
-  await t.rejects(without.resolve(parseReference(`${host}/a`)), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' })
-})
+t.test(
+  'a registry that wants a client certificate gets the one that was named, and nobody else does',
+  { skip },
+  async (t) => {
+    const folder = shortFolder(t)
+    const tls = makeCertificate(folder)
+    const own = makeCertificate(folder, 'client')
+    const host = await startRegistry(t, { http: tlsPart(tls, own.cert) })
+    const { client } = setup(t, {
+      registries: { [host]: { http: false, ca: tls.cert, cert: own.cert, key: own.key } },
+    })
+    const digest = await push(client, `${host}/a`)
+    t.match(await client.resolve(parseReference(`${host}/a`)), { digest })
+    const without = setup(t, { registries: { [host]: { http: false, ca: tls.cert } } }).client
+    await t.rejects(without.resolve(parseReference(`${host}/a`)), {
+      code: 'ERR_REGISTRY',
+      registryCode: 'UNREACHABLE',
+    })
+  },
+)
 
-t.test('mirrors', { skip }, async t => {
-  const [origin, mirror] = [await startRegistry(t), await startRegistry(t, { more: passwordPart(shortFolder(t)) })]
+t.test('mirrors', { skip }, async (t) => {
+  const [origin, mirror] = [
+    await startRegistry(t),
+    await startRegistry(t, { more: passwordPart(shortFolder(t)) }),
+  ]
   const writer = setup(t, { auths: { [mirror]: basic() } }).client
   const onlyMirror = await push(writer, `${mirror}/hub/app:both`)
-  const onlyOrigin = await pushImage({ registry: writer, reference: parseReference(`${origin}/app:both`), config: { config: { User: '1' } }, layers: [LAYER] })
+  const onlyOrigin = await pushImage({
+    registry: writer,
+    reference: parseReference(`${origin}/app:both`),
+    config: { config: { User: '1' } },
+    layers: [LAYER],
+  })
   const registries = { [origin]: { mirrors: ['127.0.0.1:1', `${mirror}/hub`] } }
 
-  t.test('are asked first, in order, with their own login', async t => {
+  t.test('are asked first, in order, with their own login', async (t) => {
     const { client } = setup(t, { registries, auths: { [mirror]: basic() } })
     t.match(await client.resolve(parseReference(`${origin}/app:both`)), { digest: onlyMirror })
-    t.match(await client.manifest(parseReference(`${origin}/app`), onlyOrigin), { mediaType: /manifest/ }, 'what no mirror has comes from the registry itself')
+    t.match(
+      await client.manifest(parseReference(`${origin}/app`), onlyOrigin),
+      { mediaType: /manifest/ },
+      'what no mirror has comes from the registry itself',
+    )
   })
 
-  t.test('that refuse us are passed over; when all fail, the message tells of each', async t => {
+  t.test('that refuse us are passed over; when all fail, the message tells of each', async (t) => {
     const { client } = setup(t, { registries })
     t.match(await client.resolve(parseReference(`${origin}/app:both`)), { digest: onlyOrigin })
-    await t.rejects(client.resolve(parseReference(`${origin}/none`)), { registryCode: 'MANIFEST_UNKNOWN', message: /does not have image none:latest.*; before that, of its mirrors: registry .* wants a login/ })
+    await t.rejects(client.resolve(parseReference(`${origin}/none`)), {
+      registryCode: 'MANIFEST_UNKNOWN',
+      message: /does not have image none:latest.*; before that, of its mirrors: registry .* wants a login/,
+    })
   })
 
-  t.test('are not pushed to', async t => {
+  t.test('are not pushed to', async (t) => {
     const { client } = setup(t, { registries, auths: { [mirror]: basic() } })
     const digest = await push(client, `${origin}/pushed`)
-    await t.rejects(writer.resolve(parseReference(`${mirror}/hub/pushed`)), { code: 'ERR_REGISTRY', registryCode: 'MANIFEST_UNKNOWN' })
+    await t.rejects(writer.resolve(parseReference(`${mirror}/hub/pushed`)), {
+      code: 'ERR_REGISTRY',
+      registryCode: 'MANIFEST_UNKNOWN',
+    })
     t.match(await client.resolve(parseReference(`${origin}/pushed`)), { digest })
   })
 })
 
-t.test('Docker’s credential helpers are asked, within bounds', { skip }, async t => {
+t.test('Docker’s credential helpers are asked, within bounds', { skip }, async (t) => {
   const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
   const image = parseReference(`${host}/none`)
   const helper = (t: Test, script: string): Record<string, string> => {
@@ -198,8 +304,11 @@ t.test('Docker’s credential helpers are asked, within bounds', { skip }, async
     return { PATH: `${folder}:${process.env['PATH']}` }
   }
   const answer = `read -r server; [ "$1 $server" = "get ${host}" ] && printf '{"ServerURL":"x","Username":"${USER}","Secret":"${PASSWORD}"}'`
-  for (const [name, docker] of [['credsStore', { credsStore: 'test' }], ['credHelpers', { credHelpers: { [host]: 'test' }, credsStore: 'missing' }]] as const) {
-    t.test(`${name} answers`, async t => {
+  for (const [name, docker] of [
+    ['credsStore', { credsStore: 'test' }],
+    ['credHelpers', { credHelpers: { [host]: 'test' }, credsStore: 'missing' }],
+  ] as const) {
+    t.test(`${name} answers`, async (t) => {
       const { client } = setup(t, { docker, env: helper(t, answer) })
       await t.rejects(client.resolve(image), { code: 'ERR_REGISTRY', registryCode: 'MANIFEST_UNKNOWN' })
     })
@@ -210,13 +319,13 @@ t.test('Docker’s credential helpers are asked, within bounds', { skip }, async
     ['that answers nonsense', 'echo secret-text', /did not answer with a user name and a secret/],
   ]
   for (const [name, script, message] of bad) {
-    t.test(`one ${name} is named, and nothing that it said is`, async t => {
+    t.test(`one ${name} is named, and nothing that it said is`, async (t) => {
       const { client } = setup(t, { docker: { credsStore: 'test' }, env: helper(t, script) })
       await t.rejects(client.resolve(image), { registryCode: 'UNAUTHORIZED', message })
       await client.resolve(image).catch((error: Error) => t.notMatch(error.message, 'secret-text'))
     })
   }
-  t.test('one that is not there is named', async t => {
+  t.test('one that is not there is named', async (t) => {
     const { client } = setup(t, { docker: { credsStore: '../evil' } })
     await t.rejects(client.resolve(image), { message: /the name of a credential helper must be/ })
     const missing = setup(t, { docker: { credsStore: 'missing' } }).client

@@ -26,63 +26,94 @@ const ANSWERS: Readonly<Record<string, readonly string[]>> = {
   EACCES: ['nice'],
   // So that libraries fall back to clone, whose flags a filter can see.
   ENOSYS: ['clone3'],
-  ok: words('setuid_0 af_inet af_inet_tcp af_inet6_udp af_unix pair_unix netlink_route keepalive reuseport nodelay membarrier memfd ask_for_filters no_new_privileges process_name'),
+  ok: words(
+    'setuid_0 af_inet af_inet_tcp af_inet6_udp af_unix pair_unix netlink_route keepalive reuseport nodelay membarrier memfd ask_for_filters no_new_privileges process_name',
+  ),
 }
 /** The tables of 32-bit and x32 calls are others, with other numbers: no call of theirs is looked at. */
 const FOREIGN = ['int80', 'x32']
 
-t.test('system calls', { skip: needsRoot }, async t => {
+t.test('system calls', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test('each answers as documented: nothing that reaches out of the container is let through', async t => {
-    const expected = Object.entries(ANSWERS).flatMap(([answer, names]) => names.map(name => `${name} ${answer}`))
-    const names = expected.map(line => line.split(' ')[0]!)
-    t.same((await rig.run(['try', ...names])).text.trim().split('\n'), expected)
-  })
-  t.test('every call that the probe knows has its answer here', async t => {
+  t.test(
+    'each answers as documented: nothing that reaches out of the container is let through',
+    async (t) => {
+      const expected = Object.entries(ANSWERS).flatMap(([answer, names]) =>
+        names.map((name) => `${name} ${answer}`),
+      )
+      const names = expected.map((line) => line.split(' ')[0]!)
+      t.same((await rig.run(['try', ...names])).text.trim().split('\n'), expected)
+    },
+  )
+  t.test('every call that the probe knows has its answer here', async (t) => {
     const source = readFileSync(new URL('../../native/test/probe-calls.c', import.meta.url), 'utf8')
-    const known = [...source.matchAll(/^ {2}C \((\w+),/gm)].map(match => match[1]!)
+    const known = [...source.matchAll(/^ {2}C \((\w+),/gm)].map((match) => match[1]!)
     t.same(known.toSorted(), [...Object.values(ANSWERS).flat(), ...FOREIGN].toSorted())
     t.ok(known.length >= 60)
   })
-  t.test('a call by another table than the 64-bit one ends the process', { skip: process.arch === 'x64' ? false : 'only x86-64 has other tables' }, async t => {
-    t.equal((await rig.run(['try', ...FOREIGN])).text, 'int80 SIGSYS\nx32 SIGSYS\n')
-  })
-  t.test('the same holds for a user that is not root inside', async t => {
-    const asUser = (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, process: { ...spec.process, user: { uid: 1000, gid: 1000, additionalGids: [] } } })
+  t.test(
+    'a call by another table than the 64-bit one ends the process',
+    { skip: process.arch === 'x64' ? false : 'only x86-64 has other tables' },
+    async (t) => {
+      t.equal((await rig.run(['try', ...FOREIGN])).text, 'int80 SIGSYS\nx32 SIGSYS\n')
+    },
+  )
+  t.test('the same holds for a user that is not root inside', async (t) => {
+    const asUser = (spec: RuntimeSpec): RuntimeSpec => ({
+      ...spec,
+      process: { ...spec.process, user: { uid: 1000, gid: 1000, additionalGids: [] } },
+    })
     const refused = ANSWERS.EPERM!
     const { text } = await rig.run(['try', ...refused, 'setuid_0'], asUser)
-    t.same(text.trim().split('\n'), [...refused, 'setuid_0'].map(name => `${name} EPERM`))
+    t.same(
+      text.trim().split('\n'),
+      [...refused, 'setuid_0'].map((name) => `${name} EPERM`),
+    )
   })
 })
 
-t.test('who a function is', { skip: needsRoot }, async t => {
+t.test('who a function is', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  const users = [0, 1000].map(uid => (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, process: { ...spec.process, user: { uid, gid: uid, additionalGids: [] } } }))
+  const users = [0, 1000].map((uid) => (spec: RuntimeSpec): RuntimeSpec => ({
+    ...spec,
+    process: { ...spec.process, user: { uid, gid: uid, additionalGids: [] } },
+  }))
 
-  t.test('no capability is in any set, for root inside or anybody else', async t => {
+  t.test('no capability is in any set, for root inside or anybody else', async (t) => {
     for (const user of users) {
-      t.match((await rig.run(['signals'], user)).text, /CapInh:\t0+\nCapPrm:\t0+\nCapEff:\t0+\nCapBnd:\t0+\nCapAmb:\t0+\nNoNewPrivs:\t1\nSeccomp:\t2/)
+      t.match(
+        (await rig.run(['signals'], user)).text,
+        /CapInh:\t0+\nCapPrm:\t0+\nCapEff:\t0+\nCapBnd:\t0+\nCapAmb:\t0+\nNoNewPrivs:\t1\nSeccomp:\t2/,
+      )
       t.equal((await rig.run(['caps'], user)).text, '0 0 0\n')
     }
   })
-  t.test('setuid and setgid programs give nothing, nor do capabilities of a file', async t => {
+  t.test('setuid and setgid programs give nothing, nor do capabilities of a file', async (t) => {
     const layer = rig.layer()
     const probe = join(NATIVE_DIR, 'probe')
     for (const name of ['setuid', 'filecaps']) copyFileSync(probe, join(layer, name))
     chmodSync(join(layer, 'setuid'), 0o6755)
     chmodSync(join(layer, 'filecaps'), 0o755)
     execFileSync(probe, ['give-capabilities', join(layer, 'filecaps')])
-    const change = (...args: string[]) => (spec: RuntimeSpec): RuntimeSpec => users[1]!({ ...spec, process: { ...spec.process, args }, root: { ...spec.root, layers: [...spec.root.layers, layer] } })
+    const change =
+      (...args: string[]) =>
+      (spec: RuntimeSpec): RuntimeSpec =>
+        users[1]!({
+          ...spec,
+          process: { ...spec.process, args },
+          root: { ...spec.root, layers: [...spec.root.layers, layer] },
+        })
     t.match((await rig.run([], change('/setuid', 'ids'))).text, /^uid=1000 gid=1000 /)
     t.match((await rig.run([], change('/filecaps', 'signals'))).text, /CapPrm:\t0+\nCapEff:\t0+\n/)
   })
-  t.test('no process of a container is root, or anybody known, outside', async t => {
+  t.test('no process of a container is root, or anybody known, outside', async (t) => {
     const held = rig.hold(['stay', 'wait'])
     t.equal(await held.firstWords, 'ok\n')
     const pids = processesIn(held.pidNamespace)
     t.ok(pids.length > 5, `${pids.length} processes`)
     for (const pid of pids) {
-      const [, uids = '', gids = ''] = /^Uid:(.*)\nGid:(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? []
+      const [, uids = '', gids = ''] =
+        /^Uid:(.*)\nGid:(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? []
       for (const id of words(`${uids} ${gids}`)) t.ok(Number(id) > 65_535, `process ${pid} is ${id}`)
     }
     await held.kill()

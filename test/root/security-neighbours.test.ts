@@ -1,7 +1,16 @@
 // What one function could do to the next in its place, to those beside it, to the worker and to the
 // host, by means that no namespace and no cgroup takes care of.
 
-import { chmodSync, closeSync, copyFileSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,33 +20,47 @@ import { sweepDead } from '../../services/runtime/janitor.ts'
 import { needsRoot, NATIVE_DIR, rigFor, SLOWNESS } from '../helpers/container.ts'
 
 const MIB = 1 << 20
-const withMemory = (limit: number) => (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit } } } })
+const withMemory =
+  (limit: number) =>
+  (spec: RuntimeSpec): RuntimeSpec => ({
+    ...spec,
+    linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit } } },
+  })
 
-t.test('the next container in the same place', { skip: needsRoot }, async t => {
+t.test('the next container in the same place', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t, 1)
   t.equal((await rig.run(['leave-connection', '8080'])).text, 'ok\n')
-  t.test('does not see connections of the one before', async t => {
+  t.test('does not see connections of the one before', async (t) => {
     t.notMatch((await rig.run(['read', '/proc/net/tcp'])).text, /:1F90 /, 'port 8080 in TIME_WAIT')
   })
-  t.test('does not see how much the one before sent', async t => {
+  t.test('does not see how much the one before sent', async (t) => {
     t.match((await rig.run(['read', '/proc/net/dev'])).text, /^ +lo: +0 +0 /m)
   })
-  t.test('can have every port', async t => {
+  t.test('can have every port', async (t) => {
     t.equal((await rig.run(['bind', '8080'])).text, 'ok\n')
   })
 })
 
-t.test('the network', { skip: needsRoot }, async t => {
+t.test('the network', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test('is lo, which is up and works', async t => {
-    const devices = (await rig.run(['read', '/proc/net/dev'])).text.split('\n').flatMap(line => /^ *(\w+):/.exec(line)?.[1] ?? [])
+  t.test('is lo, which is up and works', async (t) => {
+    const devices = (await rig.run(['read', '/proc/net/dev'])).text
+      .split('\n')
+      .flatMap((line) => /^ *(\w+):/.exec(line)?.[1] ?? [])
     t.same(devices, ['lo'])
     t.equal((await rig.run(['leave-connection', '8080'])).text, 'ok\n')
   })
-  t.test('leads nowhere else: not to the host, not to a cloud’s metadata, not to anybody', async t => {
-    const server = createServer(socket => socket.end())
-    await new Promise<void>(resolve => { server.listen(0, resolve) })
-    t.teardown(() => new Promise(resolve => { server.close(resolve) }))
+  t.test('leads nowhere else: not to the host, not to a cloud’s metadata, not to anybody', async (t) => {
+    const server = createServer((socket) => socket.end())
+    await new Promise<void>((resolve) => {
+      server.listen(0, resolve)
+    })
+    t.teardown(
+      () =>
+        new Promise((resolve) => {
+          server.close(resolve)
+        }),
+    )
     const port = String((server.address() as AddressInfo).port)
     t.equal((await rig.run(['connect', '127.0.0.1', port])).text, 'ECONNREFUSED\n')
     for (const host of ['169.254.169.254', '10.0.0.1', '192.0.2.1']) {
@@ -47,22 +70,30 @@ t.test('the network', { skip: needsRoot }, async t => {
   })
 })
 
-t.test('two containers at once', { skip: needsRoot }, async t => {
+t.test('two containers at once', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t, 2)
-  t.test('share no abstract socket (CVE-2020-15257), no port, no message queue and no shared memory', async t => {
-    const held = rig.hold(['offer', 'shop', '8080', '4711', '60000'])
-    t.equal(await held.firstWords, 'ok\n')
-    t.equal((await rig.run(['find', 'shop', '8080', '4711'])).text, 'ECONNREFUSED\nECONNREFUSED\nENOENT\nENOENT\n')
-    t.equal((await rig.run(['read', '/proc/sysvipc/shm'])).text.trim().split('\n').length, 1, 'the heading')
-    await held.kill()
-  })
-  t.test('have names of their own', async t => {
-    const named = (hostname: string) => (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, hostname })
+  t.test(
+    'share no abstract socket (CVE-2020-15257), no port, no message queue and no shared memory',
+    async (t) => {
+      const held = rig.hold(['offer', 'shop', '8080', '4711', '60000'])
+      t.equal(await held.firstWords, 'ok\n')
+      t.equal(
+        (await rig.run(['find', 'shop', '8080', '4711'])).text,
+        'ECONNREFUSED\nECONNREFUSED\nENOENT\nENOENT\n',
+      )
+      t.equal((await rig.run(['read', '/proc/sysvipc/shm'])).text.trim().split('\n').length, 1, 'the heading')
+      await held.kill()
+    },
+  )
+  t.test('have names of their own', async (t) => {
+    const named =
+      (hostname: string) =>
+      (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, hostname })
     const held = rig.hold(['sleep', '60000'], named('first'))
     t.equal((await rig.run(['read', '/proc/sys/kernel/hostname'], named('second'))).text, 'second\n')
     await held.kill()
   })
-  t.test('do not notice each other at their devices', async t => {
+  t.test('do not notice each other at their devices', async (t) => {
     for (const path of ['/dev', '/dev/urandom']) {
       const held = rig.hold(['watch', path])
       t.equal(await held.firstWords, 'watching\n')
@@ -70,53 +101,77 @@ t.test('two containers at once', { skip: needsRoot }, async t => {
       t.match(await held.finish(), { text: 'nothing\n' }, path)
     }
   })
-  t.test('one sees its own touch of a device, so that the silence of the other means something', async t => {
-    const held = rig.hold(['watch', '/dev/urandom'])
-    await held.firstWords
-    closeSync(openSync(`/proc/${held.container.pid}/root/dev/urandom`, 'r'))
-    t.match(await held.finish(), { text: 'touched\n' })
-  })
+  t.test(
+    'one sees its own touch of a device, so that the silence of the other means something',
+    async (t) => {
+      const held = rig.hold(['watch', '/dev/urandom'])
+      await held.firstWords
+      closeSync(openSync(`/proc/${held.container.pid}/root/dev/urandom`, 'r'))
+      t.match(await held.finish(), { text: 'touched\n' })
+    },
+  )
 })
 
-t.test('memory', { skip: needsRoot }, async t => {
+t.test('memory', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test('what connections hold counts as memory of the container', async t => {
-    const { text, outcome } = await rig.run(['fill-sockets', '40'], withMemory(24 * MIB), { timeoutMs: 120_000 * SLOWNESS })
+  t.test('what connections hold counts as memory of the container', async (t) => {
+    const { text, outcome } = await rig.run(['fill-sockets', '40'], withMemory(24 * MIB), {
+      timeoutMs: 120_000 * SLOWNESS,
+    })
     t.ok(outcome === 'oom' || Number(text) <= 48 * MIB, `${outcome}, ${text.trim()} bytes`)
   })
-  t.test('a response that comes byte by byte costs the worker what one at once does', async t => {
+  t.test('a response that comes byte by byte costs the worker what one at once does', async (t) => {
     const before = process.memoryUsage.rss()
     const count = 200_000 / SLOWNESS // each is a switch between two processes
     const { response } = await rig.run(['drip', String(count)], undefined, { timeoutMs: 120_000 * SLOWNESS })
     t.equal(response.length, count)
-    t.ok(process.memoryUsage.rss() - before < 64 * MIB, `${(process.memoryUsage.rss() - before) / MIB} MiB more`)
+    t.ok(
+      process.memoryUsage.rss() - before < 64 * MIB,
+      `${(process.memoryUsage.rss() - before) / MIB} MiB more`,
+    )
   })
 })
 
-t.test('standing in the worker’s way', { skip: needsRoot }, async t => {
+t.test('standing in the worker’s way', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test('a program that fills its own stdin is a call like any other', async t => {
-    for (let i = 0; i < 5; i++) await t.resolves(rig.run(['block-stdin'], undefined, { body: 'x'.repeat(65_536), timeoutMs: 60_000 }))
+  t.test('a program that fills its own stdin is a call like any other', async (t) => {
+    for (let i = 0; i < 5; i++)
+      await t.resolves(rig.run(['block-stdin'], undefined, { body: 'x'.repeat(65_536), timeoutMs: 60_000 }))
     t.equal(rig.runtime.running, 0)
   })
-  t.test('a command that somebody else has leased fails, instead of holding the worker until the lease breaks', async t => {
-    const source = join(rig.data, 'volume')
-    mkdirSync(source)
-    chmodSync(source, 0o777)
-    copyFileSync(join(NATIVE_DIR, 'probe'), join(source, 'run'))
-    chmodSync(join(source, 'run'), 0o755)
-    const withVolume = (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, mounts: [...spec.mounts, { destination: '/v', type: 'bind', source, options: ['nosuid', 'nodev'] }] })
-    const holder = rig.hold(['lease', '/v/run', '8000'], withVolume)
-    t.equal(await holder.firstWords, 'held\n')
-    await t.rejects(rig.run([], spec => ({ ...withVolume(spec), process: { ...spec.process, args: ['/v/run', 'echo'] } })), { message: /too long|ETIMEDOUT/ })
-    await holder.kill()
-  })
+  t.test(
+    'a command that somebody else has leased fails, instead of holding the worker until the lease breaks',
+    async (t) => {
+      const source = join(rig.data, 'volume')
+      mkdirSync(source)
+      chmodSync(source, 0o777)
+      copyFileSync(join(NATIVE_DIR, 'probe'), join(source, 'run'))
+      chmodSync(join(source, 'run'), 0o755)
+      const withVolume = (spec: RuntimeSpec): RuntimeSpec => ({
+        ...spec,
+        mounts: [...spec.mounts, { destination: '/v', type: 'bind', source, options: ['nosuid', 'nodev'] }],
+      })
+      const holder = rig.hold(['lease', '/v/run', '8000'], withVolume)
+      t.equal(await holder.firstWords, 'held\n')
+      await t.rejects(
+        rig.run([], (spec) => ({
+          ...withVolume(spec),
+          process: { ...spec.process, args: ['/v/run', 'echo'] },
+        })),
+        { message: /too long|ETIMEDOUT/ },
+      )
+      await holder.kill()
+    },
+  )
 })
 
-t.test('a register that was cut while it was written does not keep the next worker from starting', async t => {
-  const run = mkdtempSync(join(tmpdir(), 'wherry-test-'))
-  t.teardown(() => rmSync(run, { recursive: true, force: true }))
-  mkdirSync(join(run, 'wherry-4194303-1'))
-  writeFileSync(join(run, 'wherry-4194303-1', 'cgroups.json'), '["/sys/fs/cg')
-  await t.resolves(sweepDead(run))
-})
+t.test(
+  'a register that was cut while it was written does not keep the next worker from starting',
+  async (t) => {
+    const run = mkdtempSync(join(tmpdir(), 'wherry-test-'))
+    t.teardown(() => rmSync(run, { recursive: true, force: true }))
+    mkdirSync(join(run, 'wherry-4194303-1'))
+    writeFileSync(join(run, 'wherry-4194303-1', 'cgroups.json'), '["/sys/fs/cg')
+    await t.resolves(sweepDead(run))
+  },
+)

@@ -1,5 +1,6 @@
-// Signatures in cosign's formats, made here by its specification's words (Debian has no cosign, and its skopeo cannot sign this way),
-// kept in a real registry; and what a gateway with a policy says to a deployment.
+// Signatures in cosign's formats, made here by its specification's words (Debian has no cosign, and its
+// skopeo cannot sign this way), kept in a real registry; and what a gateway with a policy says to a
+// deployment.
 
 import { createSign, generateKeyPairSync, sign, type KeyObject } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -25,10 +26,16 @@ const SIMPLE = 'application/vnd.dev.cosign.simplesigning.v1+json'
 const BUNDLE = 'application/vnd.dev.sigstore.bundle.v0.3+json'
 const EMPTY = Buffer.from('{}')
 
-interface Rig { readonly registry: RegistryClient, readonly ref: Reference, readonly digest: string, readonly manifestDigest: string, readonly host: string }
+interface Rig {
+  readonly registry: RegistryClient
+  readonly ref: Reference
+  readonly digest: string
+  readonly manifestDigest: string
+  readonly host: string
+}
 
 /** An image in a registry of its own. */
-async function setup (t: Test): Promise<Rig> {
+async function setup(t: Test): Promise<Rig> {
   const host = await startRegistry(t)
   const registry = createRegistryClient()
   t.teardown(() => registry.close())
@@ -39,28 +46,67 @@ async function setup (t: Test): Promise<Rig> {
 }
 
 /** Puts an artifact with one layer beside the image, under TAG. */
-async function attach ({ registry, ref }: Rig, tag: string, { bytes, mediaType, annotations }: { bytes: Buffer, mediaType: string, annotations?: Record<string, string> }, more: Record<string, unknown> = {}): Promise<{ digest: string, size: number }> {
-  for (const blob of [bytes, EMPTY]) await pushBlob(registry, ref, { digest: digestOf(blob), size: blob.length, open: () => blob })
-  const manifest = Buffer.from(JSON.stringify({
-    schemaVersion: 2,
-    mediaType: OCI_MANIFEST,
-    config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digestOf(EMPTY), size: EMPTY.length },
-    layers: [{ mediaType, digest: digestOf(bytes), size: bytes.length, ...(annotations && { annotations }) }],
-    ...more,
-  }))
+async function attach(
+  { registry, ref }: Rig,
+  tag: string,
+  {
+    bytes,
+    mediaType,
+    annotations,
+  }: { bytes: Buffer; mediaType: string; annotations?: Record<string, string> },
+  more: Record<string, unknown> = {},
+): Promise<{ digest: string; size: number }> {
+  for (const blob of [bytes, EMPTY])
+    await pushBlob(registry, ref, { digest: digestOf(blob), size: blob.length, open: () => blob })
+  const manifest = Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: OCI_MANIFEST,
+      config: {
+        mediaType: 'application/vnd.oci.image.config.v1+json',
+        digest: digestOf(EMPTY),
+        size: EMPTY.length,
+      },
+      layers: [
+        { mediaType, digest: digestOf(bytes), size: bytes.length, ...(annotations && { annotations }) },
+      ],
+      ...more,
+    }),
+  )
   await pushManifest(registry, { ...ref, tag }, OCI_MANIFEST, manifest)
   return { digest: digestOf(manifest), size: manifest.length }
 }
 
 const payloadFor = (digest: string, type = 'cosign container image signature'): Buffer =>
-  Buffer.from(JSON.stringify({ critical: { identity: { 'docker-reference': 'x' }, image: { 'docker-manifest-digest': digest }, type }, optional: null }))
+  Buffer.from(
+    JSON.stringify({
+      critical: { identity: { 'docker-reference': 'x' }, image: { 'docker-manifest-digest': digest }, type },
+      optional: null,
+    }),
+  )
 
-const signed = (payload: Buffer, key: KeyObject): { bytes: Buffer, mediaType: string, annotations: Record<string, string> } =>
-  ({ bytes: payload, mediaType: SIMPLE, annotations: { 'dev.cosignproject.cosign/signature': sign(key.asymmetricKeyType === 'ed25519' ? null : 'sha256', payload, key).toString('base64') } })
+const signed = (
+  payload: Buffer,
+  key: KeyObject,
+): { bytes: Buffer; mediaType: string; annotations: Record<string, string> } => ({
+  bytes: payload,
+  mediaType: SIMPLE,
+  annotations: {
+    'dev.cosignproject.cosign/signature': sign(
+      key.asymmetricKeyType === 'ed25519' ? null : 'sha256',
+      payload,
+      key,
+    ).toString('base64'),
+  },
+})
 
-t.test('signatures', { skip: noRegistry }, async t => {
-  for (const [name, pair] of [['ECDSA', generateKeyPairSync('ec', { namedCurve: 'P-256' })], ['RSA', generateKeyPairSync('rsa', { modulusLength: 2048 })], ['Ed25519', generateKeyPairSync('ed25519')]] as const) {
-    t.test(`with ${name} keys count when all of it is right, and only then`, async t => {
+t.test('signatures', { skip: noRegistry }, async (t) => {
+  for (const [name, pair] of [
+    ['ECDSA', generateKeyPairSync('ec', { namedCurve: 'P-256' })],
+    ['RSA', generateKeyPairSync('rsa', { modulusLength: 2048 })],
+    ['Ed25519', generateKeyPairSync('ed25519')],
+  ] as const) {
+    t.test(`with ${name} keys count when all of it is right, and only then`, async (t) => {
       const rig = await setup(t)
       const request = { ...rig, keys: [generateKeyPairSync('ed25519').publicKey, pair.publicKey] }
       const tag = cosignTag(rig.digest, 'sig')
@@ -70,7 +116,10 @@ t.test('signatures', { skip: noRegistry }, async t => {
         'of another image': signed(other, pair.privateKey),
         'of another type': signed(payloadFor(rig.digest, 'something else'), pair.privateKey),
         'moved to another payload': { ...signed(payloadFor(rig.digest), pair.privateKey), bytes: other },
-        'not in base64': { ...signed(payloadFor(rig.digest), pair.privateKey), annotations: { 'dev.cosignproject.cosign/signature': '###' } },
+        'not in base64': {
+          ...signed(payloadFor(rig.digest), pair.privateKey),
+          annotations: { 'dev.cosignproject.cosign/signature': '###' },
+        },
         'without a signature': { bytes: payloadFor(rig.digest), mediaType: SIMPLE },
         'of what is no JSON': signed(Buffer.from('not json'), pair.privateKey),
       })) {
@@ -78,7 +127,12 @@ t.test('signatures', { skip: noRegistry }, async t => {
         t.equal(await isSigned(request), false, why)
       }
       const good = signed(payloadFor(rig.digest), pair.privateKey)
-      const layerOf = ({ bytes, mediaType, annotations }: typeof good): object => ({ mediaType, digest: digestOf(bytes), size: bytes.length, annotations })
+      const layerOf = ({ bytes, mediaType, annotations }: typeof good): object => ({
+        mediaType,
+        digest: digestOf(bytes),
+        size: bytes.length,
+        annotations,
+      })
       const unreadable = { ...layerOf(good), size: good.bytes.length + 1 }
       await attach(rig, tag, good, { layers: [unreadable, layerOf(good)] })
       t.equal(await isSigned(request), true, 'behind one that cannot be read')
@@ -88,34 +142,72 @@ t.test('signatures', { skip: noRegistry }, async t => {
     })
   }
 
-  t.test('as Sigstore bundles are found through the referrers, by API or by tag', async t => {
+  t.test('as Sigstore bundles are found through the referrers, by API or by tag', async (t) => {
     const rig = await setup(t)
     const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
     const bundleOf = (predicateType: string, sha256: string): Buffer => {
-      const payload = Buffer.from(JSON.stringify({ _type: 'https://in-toto.io/Statement/v1', subject: [{ digest: { sha256 } }], predicateType, predicate: {} }))
+      const payload = Buffer.from(
+        JSON.stringify({
+          _type: 'https://in-toto.io/Statement/v1',
+          subject: [{ digest: { sha256 } }],
+          predicateType,
+          predicate: {},
+        }),
+      )
       const type = 'application/vnd.in-toto+json'
-      const sig = createSign('sha256').update(`DSSEv1 ${type.length} ${type} ${payload.length} `).update(payload).sign(privateKey).toString('base64')
-      return Buffer.from(JSON.stringify({ mediaType: BUNDLE, dsseEnvelope: { payloadType: type, payload: payload.toString('base64'), signatures: [{ sig }] } }))
+      const sig = createSign('sha256')
+        .update(`DSSEv1 ${type.length} ${type} ${payload.length} `)
+        .update(payload)
+        .sign(privateKey)
+        .toString('base64')
+      return Buffer.from(
+        JSON.stringify({
+          mediaType: BUNDLE,
+          dsseEnvelope: { payloadType: type, payload: payload.toString('base64'), signatures: [{ sig }] },
+        }),
+      )
     }
     const hex = rig.digest.slice(7)
     for (const [what, bundle, good] of [
       ['a signed SBOM is no signature', bundleOf('https://spdx.dev/Document', hex), false],
-      ['a signature of another image', bundleOf('https://sigstore.dev/cosign/sign/v1', '0'.repeat(64)), false],
+      [
+        'a signature of another image',
+        bundleOf('https://sigstore.dev/cosign/sign/v1', '0'.repeat(64)),
+        false,
+      ],
       ['a signature', bundleOf('https://sigstore.dev/cosign/sign/v1', hex), true],
     ] as const) {
-      const artifact = await attach(rig, 'bundle', { bytes: bundle, mediaType: BUNDLE }, { artifactType: BUNDLE })
-      const index = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests: [{ mediaType: OCI_MANIFEST, ...artifact, artifactType: BUNDLE }] }))
-      await pushManifest(rig.registry, { ...rig.ref, tag: rig.digest.replace(':', '-') }, 'application/vnd.oci.image.index.v1+json', index)
+      const artifact = await attach(
+        rig,
+        'bundle',
+        { bytes: bundle, mediaType: BUNDLE },
+        { artifactType: BUNDLE },
+      )
+      const index = Buffer.from(
+        JSON.stringify({
+          schemaVersion: 2,
+          mediaType: 'application/vnd.oci.image.index.v1+json',
+          manifests: [{ mediaType: OCI_MANIFEST, ...artifact, artifactType: BUNDLE }],
+        }),
+      )
+      await pushManifest(
+        rig.registry,
+        { ...rig.ref, tag: rig.digest.replace(':', '-') },
+        'application/vnd.oci.image.index.v1+json',
+        index,
+      )
       t.equal(await isSigned({ ...rig, keys: [publicKey] }), good, what)
     }
     t.match(await listArtifacts(rig.registry, rig.ref, rig), [{ artifactType: BUNDLE }], 'and it is listed')
   })
 
-  t.test('are found at a mirror, when the registry itself is away', async t => {
+  t.test('are found at a mirror, when the registry itself is away', async (t) => {
     const rig = await setup(t)
     const { privateKey, publicKey } = generateKeyPairSync('ed25519')
     const AWAY = '127.0.0.1:1'
-    const registry = createRegistryClient({ registries: parseRegistries({ registries: { [AWAY]: { mirrors: [rig.host] } } }) })
+    const registry = createRegistryClient({
+      registries: parseRegistries({ registries: { [AWAY]: { mirrors: [rig.host] } } }),
+    })
     t.teardown(() => registry.close())
     const request = { registry, ref: parseReference(`${AWAY}/app:1`), digest: rig.digest, keys: [publicKey] }
     await t.rejects(isSigned(request), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' }) // a mirror without one does not say that there is none
@@ -123,88 +215,188 @@ t.test('signatures', { skip: noRegistry }, async t => {
     t.equal(await isSigned(request), true)
   })
 
-  t.test('SBOMs and attestations beside an image are listed', async t => {
+  t.test('SBOMs and attestations beside an image are listed', async (t) => {
     const rig = await setup(t)
-    await attach(rig, cosignTag(rig.digest, 'sbom'), { bytes: Buffer.from('{"spdxVersion":"SPDX-2.3"}'), mediaType: 'text/spdx+json' })
-    await attach(rig, cosignTag(rig.digest, 'att'), { bytes: Buffer.from('{}'), mediaType: 'application/vnd.dsse.envelope.v1+json', annotations: { predicateType: 'https://slsa.dev/provenance/v1' } })
-    t.same((await listArtifacts(rig.registry, rig.ref, rig)).map(a => a.artifactType).toSorted(), ['https://slsa.dev/provenance/v1', 'text/spdx+json'])
-  })
-})
-
-t.test('wherry image inspect lists what points at an image, and does without it when its registry is away', { skip: noRegistry || (process.getuid?.() !== 0 && 'needs root') }, async t => {
-  const data = mkdtempSync(join(tmpdir(), 'wherry-inspect-'))
-  t.teardown(() => { rmSync(data, { recursive: true, force: true }) })
-  const image = async (...args: string[]) => await runWherry(['image', ...args, '--data', data])
-  const list = async (...args: string[]) => {
-    const { stdout, stderr, code } = await image('inspect', '--json', name, ...args)
-    const [inspected] = JSON.parse(stdout) as [{ artifacts?: Array<{ artifactType: string, sizeBytes: number }> }]
-    return { code, stderr, types: inspected.artifacts?.map(artifact => artifact.artifactType).toSorted() }
-  }
-  let name = ''
-
-  await t.test('SBOM, provenance of this platform alone, and signatures of the index and of the image', async t => {
-    const rig = await setup(t)
-    const { registry, host, ref } = rig
-    const { arch } = process
-    const architecture = arch === 'x64' ? 'amd64' : arch
-    const busybox = parseReference(await pushBusybox(host, makeBusyboxLayer()))
-    const to = { ...ref, repository: busybox.repository }
-    const beside = { ...rig, ref: to }
-    const { digest: manifestDigest, size } = await registry.resolve(busybox)
-    const attestation = async (about: string) => ({
-      mediaType: OCI_MANIFEST,
-      ...await attach(beside, 'made', { bytes: Buffer.from(about), mediaType: 'application/vnd.in-toto+json', annotations: { 'in-toto.io/predicate-type': `https://${about.slice(7, 9)}.example/v1` } }),
-      platform: { architecture: 'unknown', os: 'unknown' },
-      annotations: { 'vnd.docker.reference.type': 'attestation-manifest', 'vnd.docker.reference.digest': about },
+    await attach(rig, cosignTag(rig.digest, 'sbom'), {
+      bytes: Buffer.from('{"spdxVersion":"SPDX-2.3"}'),
+      mediaType: 'text/spdx+json',
     })
-    const index = Buffer.from(JSON.stringify({
-      schemaVersion: 2,
-      mediaType: OCI_INDEX,
-      manifests: [{ mediaType: OCI_MANIFEST, digest: manifestDigest, size, platform: { architecture, os: 'linux' } }, await attestation(manifestDigest), await attestation(`sha256:${'0'.repeat(64)}`)],
-    }))
-    await pushManifest(registry, { ...to, tag: 'multi' }, OCI_INDEX, index)
-    await attach(beside, cosignTag(manifestDigest, 'sbom'), { bytes: Buffer.from('{"spdxVersion":"SPDX-2.3"}'), mediaType: 'text/spdx+json' })
-    await attach(beside, cosignTag(digestOf(index), 'sig'), { bytes: payloadFor(digestOf(index)), mediaType: SIMPLE })
-    name = `${host}/busybox:multi`
-    t.match(await image('pull', '-q', name), { code: 0 })
-    t.same(await list(), { code: 0, stderr: '', types: [SIMPLE, `https://${manifestDigest.slice(7, 9)}.example/v1`, 'text/spdx+json'].toSorted() })
-    t.same(await list('--offline'), { code: 0, stderr: '', types: undefined })
-    t.match(await image('inspect', name), { stdout: /^artifacts:\n {2}- artifactType: /m })
+    await attach(rig, cosignTag(rig.digest, 'att'), {
+      bytes: Buffer.from('{}'),
+      mediaType: 'application/vnd.dsse.envelope.v1+json',
+      annotations: { predicateType: 'https://slsa.dev/provenance/v1' },
+    })
+    t.same((await listArtifacts(rig.registry, rig.ref, rig)).map((a) => a.artifactType).toSorted(), [
+      'https://slsa.dev/provenance/v1',
+      'text/spdx+json',
+    ])
   })
-  // The registry ended with its test.
-  t.match(await list(), { code: 0, stderr: /^wherry: image inspect: what 127.* has about [0-9a-f]{12} is not known: registry .* cannot be reached .*; --offline does not ask\n$/, types: undefined })
 })
 
-t.test('a registry that fails or lies does not make an image signed', async t => {
+t.test(
+  'wherry image inspect lists what points at an image, and does without it when its registry is away',
+  { skip: noRegistry || (process.getuid?.() !== 0 && 'needs root') },
+  async (t) => {
+    const data = mkdtempSync(join(tmpdir(), 'wherry-inspect-'))
+    t.teardown(() => {
+      rmSync(data, { recursive: true, force: true })
+    })
+    const image = async (...args: string[]) => await runWherry(['image', ...args, '--data', data])
+    const list = async (...args: string[]) => {
+      const { stdout, stderr, code } = await image('inspect', '--json', name, ...args)
+      const [inspected] = JSON.parse(stdout) as [
+        { artifacts?: Array<{ artifactType: string; sizeBytes: number }> },
+      ]
+      return { code, stderr, types: inspected.artifacts?.map((artifact) => artifact.artifactType).toSorted() }
+    }
+    let name = ''
+
+    await t.test(
+      'SBOM, provenance of this platform alone, and signatures of the index and of the image',
+      async (t) => {
+        const rig = await setup(t)
+        const { registry, host, ref } = rig
+        const { arch } = process
+        const architecture = arch === 'x64' ? 'amd64' : arch
+        const busybox = parseReference(await pushBusybox(host, makeBusyboxLayer()))
+        const to = { ...ref, repository: busybox.repository }
+        const beside = { ...rig, ref: to }
+        const { digest: manifestDigest, size } = await registry.resolve(busybox)
+        const attestation = async (about: string) => ({
+          mediaType: OCI_MANIFEST,
+          ...(await attach(beside, 'made', {
+            bytes: Buffer.from(about),
+            mediaType: 'application/vnd.in-toto+json',
+            annotations: { 'in-toto.io/predicate-type': `https://${about.slice(7, 9)}.example/v1` },
+          })),
+          platform: { architecture: 'unknown', os: 'unknown' },
+          annotations: {
+            'vnd.docker.reference.type': 'attestation-manifest',
+            'vnd.docker.reference.digest': about,
+          },
+        })
+        const index = Buffer.from(
+          JSON.stringify({
+            schemaVersion: 2,
+            mediaType: OCI_INDEX,
+            manifests: [
+              {
+                mediaType: OCI_MANIFEST,
+                digest: manifestDigest,
+                size,
+                platform: { architecture, os: 'linux' },
+              },
+              await attestation(manifestDigest),
+              await attestation(`sha256:${'0'.repeat(64)}`),
+            ],
+          }),
+        )
+        await pushManifest(registry, { ...to, tag: 'multi' }, OCI_INDEX, index)
+        await attach(beside, cosignTag(manifestDigest, 'sbom'), {
+          bytes: Buffer.from('{"spdxVersion":"SPDX-2.3"}'),
+          mediaType: 'text/spdx+json',
+        })
+        await attach(beside, cosignTag(digestOf(index), 'sig'), {
+          bytes: payloadFor(digestOf(index)),
+          mediaType: SIMPLE,
+        })
+        name = `${host}/busybox:multi`
+        t.match(await image('pull', '-q', name), { code: 0 })
+        t.same(await list(), {
+          code: 0,
+          stderr: '',
+          types: [SIMPLE, `https://${manifestDigest.slice(7, 9)}.example/v1`, 'text/spdx+json'].toSorted(),
+        })
+        t.same(await list('--offline'), { code: 0, stderr: '', types: undefined })
+        t.match(await image('inspect', name), { stdout: /^artifacts:\n {2}- artifactType: /m })
+      },
+    )
+    // The registry ended with its test.
+    t.match(await list(), {
+      code: 0,
+      stderr:
+        /^wherry: image inspect: what 127.* has about [0-9a-f]{12} is not known: registry .* cannot be reached .*; --offline does not ask\n$/,
+      types: undefined,
+    })
+  },
+)
+
+t.test('a registry that fails or lies does not make an image signed', async (t) => {
   const { publicKey } = generateKeyPairSync('ed25519')
   const registry = createRegistryClient({ requestTimeoutMs: 60_000 })
   t.teardown(() => registry.close())
   const digest = `sha256:${'1'.repeat(64)}`
-  for (const body of ['', 'null', '[]', '{"layers":7,"manifests":{}}', `{"layers":[null,7,{"digest":"sha256:x"}],"manifests":[null,{"digest":3}]}`]) {
-    const host = await startFake(t, (_request, response) => { response.end(body) })
-    t.equal(await isSigned({ registry, ref: parseReference(`${host}/a:1`), digest, keys: [publicKey] }), false, body)
+  for (const body of [
+    '',
+    'null',
+    '[]',
+    '{"layers":7,"manifests":{}}',
+    `{"layers":[null,7,{"digest":"sha256:x"}],"manifests":[null,{"digest":3}]}`,
+  ]) {
+    const host = await startFake(t, (_request, response) => {
+      response.end(body)
+    })
+    t.equal(
+      await isSigned({ registry, ref: parseReference(`${host}/a:1`), digest, keys: [publicKey] }),
+      false,
+      body,
+    )
   }
   const silent = await startFake(t, () => {})
-  await t.rejects(isSigned({ registry, ref: parseReference(`${silent}/a:1`), digest, keys: [publicKey], timeoutMs: 100 }), { code: 'ERR_REGISTRY', message: /did not show all signatures of a within 100 ms/ })
-  const refusing = await startFake(t, (_request, response) => { response.writeHead(403).end() })
-  await t.rejects(isSigned({ registry, ref: parseReference(`${refusing}/a:1`), digest, keys: [publicKey] }), { code: 'ERR_REGISTRY' })
-  const large = await startFake(t, (_request, response) => { response.end(JSON.stringify({ layers: [{ mediaType: SIMPLE, digest, size: 1024 ** 4, annotations: { 'dev.cosignproject.cosign/signature': 'AA==' } }] })) })
-  t.equal(await isSigned({ registry, ref: parseReference(`${large}/a:1`), digest, keys: [publicKey] }), false, 'what is too large to be one is none')
+  await t.rejects(
+    isSigned({ registry, ref: parseReference(`${silent}/a:1`), digest, keys: [publicKey], timeoutMs: 100 }),
+    { code: 'ERR_REGISTRY', message: /did not show all signatures of a within 100 ms/ },
+  )
+  const refusing = await startFake(t, (_request, response) => {
+    response.writeHead(403).end()
+  })
+  await t.rejects(isSigned({ registry, ref: parseReference(`${refusing}/a:1`), digest, keys: [publicKey] }), {
+    code: 'ERR_REGISTRY',
+  })
+  const large = await startFake(t, (_request, response) => {
+    response.end(
+      JSON.stringify({
+        layers: [
+          {
+            mediaType: SIMPLE,
+            digest,
+            size: 1024 ** 4,
+            annotations: { 'dev.cosignproject.cosign/signature': 'AA==' },
+          },
+        ],
+      }),
+    )
+  })
+  t.equal(
+    await isSigned({ registry, ref: parseReference(`${large}/a:1`), digest, keys: [publicKey] }),
+    false,
+    'what is too large to be one is none',
+  )
 })
 
-t.test('a policy', async t => {
+t.test('a policy', async (t) => {
   const log = createLog({ name: 'test', level: 'silent' })
   const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-  const folder = t.testdir({ 'cosign.pub': publicKey.export({ type: 'spki', format: 'pem' }), 'private.pem': privateKey.export({ type: 'pkcs8', format: 'pem' }) })
+  const folder = t.testdir({
+    'cosign.pub': publicKey.export({ type: 'spki', format: 'pem' }),
+    'private.pem': privateKey.export({ type: 'pkcs8', format: 'pem' }),
+  })
   const file = join(folder, 'policy.json')
   const ref = parseReference('r.example/app:1')
   const checkOf = (policy: unknown, signed: boolean) => {
     writeFileSync(file, typeof policy === 'string' ? policy : JSON.stringify(policy))
-    return createSignatureCheck({ file, isSigned: async (_ref, _digest, keys) => signed && keys.length === 1, log })
+    return createSignatureCheck({
+      file,
+      isSigned: async (_ref, _digest, keys) => signed && keys.length === 1,
+      log,
+    })
   }
   const keys = ['cosign.pub']
-  t.test('refuses, warns or does not look, by namespace', async t => {
-    const policy = { default: { mode: 'warn', keys }, namespaces: { prod: { mode: 'require', keys }, lab: { mode: 'off' } } }
+  t.test('refuses, warns or does not look, by namespace', async (t) => {
+    const policy = {
+      default: { mode: 'warn', keys },
+      namespaces: { prod: { mode: 'require', keys }, lab: { mode: 'off' } },
+    }
     const unsigned = checkOf(policy, false)
     await t.rejects(unsigned('prod', ref, 'sha256:1'), NotSigned)
     t.match(await unsigned('', ref, 'sha256:1'), /not signed by any key/)
@@ -212,22 +404,41 @@ t.test('a policy', async t => {
     t.equal(await unsigned('lab', ref, 'sha256:1'), undefined)
     const good = checkOf(policy, true)
     t.equal(await good('prod', ref, 'sha256:1'), undefined)
-    const away = createSignatureCheck({ file, log, isSigned: async () => { throw new RegistryError('it is away', { registryCode: 'UNREACHABLE', retryable: true }) } })
-    t.match(await away('', ref, 'sha256:1'), /is signed could not be found out: it is away$/, 'a warning needs no registry')
+    const away = createSignatureCheck({
+      file,
+      log,
+      isSigned: async () => {
+        throw new RegistryError('it is away', { registryCode: 'UNREACHABLE', retryable: true })
+      },
+    })
+    t.match(
+      await away('', ref, 'sha256:1'),
+      /is signed could not be found out: it is away$/,
+      'a warning needs no registry',
+    )
     await t.rejects(away('prod', ref, 'sha256:1'), { code: 'ERR_REGISTRY' })
-    t.equal(await createSignatureCheck({ file: '', isSigned: async () => false, log })('prod', ref, 'sha256:1'), undefined, 'without a policy nobody looks')
+    t.equal(
+      await createSignatureCheck({ file: '', isSigned: async () => false, log })('prod', ref, 'sha256:1'),
+      undefined,
+      'without a policy nobody looks',
+    )
   })
-  t.test('that is wrong keeps the gateway from starting, and says where', async t => {
+  t.test('that is wrong keeps the gateway from starting, and says where', async (t) => {
     for (const [policy, message] of [
       ['{', /policy\.json is not JSON/],
       [{ default: { mode: 'maybe', keys } }, /default\.mode: must be "require", "warn" or "off"/],
       [{ default: { mode: 'require' } }, /default\.keys: needs at least one key/],
       [{ namespaces: { a: { mode: 'warn', keys: ['none.pub'] } } }, /none\.pub cannot be read/],
-      [{ namespaces: { a: { mode: 'warn', keys: ['private.pem'] } } }, /private\.pem: is not a public key in PEM \(it is a private key/],
+      [
+        { namespaces: { a: { mode: 'warn', keys: ['private.pem'] } } },
+        /private\.pem: is not a public key in PEM \(it is a private key/,
+      ],
       [{ nonsense: 1 }, /nonsense: is not a known field/],
     ] as const) {
       t.throws(() => checkOf(policy, false), { code: 'ERR_INVALID_REQUEST', message })
     }
-    t.throws(() => createSignatureCheck({ file: join(folder, 'absent'), isSigned: async () => true, log }), { message: /absent cannot be read/ })
+    t.throws(() => createSignatureCheck({ file: join(folder, 'absent'), isSigned: async () => true, log }), {
+      message: /absent cannot be read/,
+    })
   })
 })

@@ -13,26 +13,36 @@ import { spawnIn, startWorker } from '../helpers/worker-process.ts'
 
 const V2 = '/sys/fs/cgroup'
 const LEAF = 'wherry.leaf'
-const needsV2 = needsRoot || (existsSync(`${V2}/cgroup.subtree_control`) && findHostCgroups({ mayOffer: false }).driver === 'v2' ? false : 'needs a cgroup v2 host (make test-vm has one)')
+const needsV2 =
+  needsRoot ||
+  (existsSync(`${V2}/cgroup.subtree_control`) && findHostCgroups({ mayOffer: false }).driver === 'v2'
+    ? false
+    : 'needs a cgroup v2 host (make test-vm has one)')
 
 const read = (path: string): string => readFileSync(path, 'utf8').trim()
 const cgroupOf = (pid: number | undefined): string => V2 + /^0::(.*)$/m.exec(read(`/proc/${pid}/cgroup`))![1]!
-const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(read(`/proc/${pid}/stat`))
+const isAlive = (pid: number): boolean =>
+  existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(read(`/proc/${pid}/stat`))
 
 /** An empty cgroup below the root; gone, with all in it, when the test ends. */
-function newCgroup (t: Test, parent = V2): string {
+function newCgroup(t: Test, parent = V2): string {
   const directory = join(parent, `test-${process.pid}-${Math.random().toString(36).slice(2, 8)}`)
   mkdirSync(directory)
   t.teardown(async () => {
     writeFileSync(join(directory, 'cgroup.kill'), '1')
-    while (/populated 1/.test(read(join(directory, 'cgroup.events')))) await new Promise(resolve => { setTimeout(resolve, 20) })
-    const inner = readdirSync(directory, { recursive: true, withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => join(entry.parentPath, entry.name))
+    while (/populated 1/.test(read(join(directory, 'cgroup.events'))))
+      await new Promise((resolve) => {
+        setTimeout(resolve, 20)
+      })
+    const inner = readdirSync(directory, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => join(entry.parentPath, entry.name))
     for (const path of [directory, ...inner].sort((a, b) => b.length - a.length)) rmdirSync(path)
   })
   return directory
 }
 
-t.test('a worker that is killed', { skip: needsRoot }, async t => {
+t.test('a worker that is killed', { skip: needsRoot }, async (t) => {
   const bystander = await startWorker(t)
   const [kept] = (await bystander.ask({ hold: 1 })).pids
   const victim = await startWorker(t)
@@ -41,88 +51,112 @@ t.test('a worker that is killed', { skip: needsRoot }, async t => {
   victim.child.kill('SIGKILL')
   await once(victim.child, 'exit')
 
-  t.test('leaves cgroups, and its successor removes them', async t => {
+  t.test('leaves cgroups, and its successor removes them', async (t) => {
     const { instances, cgroups, stuck } = await sweepDead(join(victim.data, 'run'))
     t.same({ instances, stuck }, { instances: 1, stuck: [] })
-    const joined = roots.filter(root => !root.includes('/freezer/')) // entered only by those that are paused
+    const joined = roots.filter((root) => !root.includes('/freezer/')) // entered only by those that are paused
     t.ok(cgroups >= 20 * joined.length, `${cgroups} in ${joined.length} hierarchies; some are made ahead`)
-    t.same(roots.filter(root => existsSync(root)), [])
+    t.same(
+      roots.filter((root) => existsSync(root)),
+      [],
+    )
   })
-  t.test('takes its containers with it', async t => {
+  t.test('takes its containers with it', async (t) => {
     t.same(pids.filter(isAlive), [])
   })
-  t.test('has a successor on the same data folder that works', async t => {
+  t.test('has a successor on the same data folder that works', async (t) => {
     const successor = await startWorker(t, undefined, victim.data)
     t.match(await successor.ask({ run: ['echo', 'again'] }), { outcome: 'ok', text: 'again\n' })
     await successor.end()
   })
-  t.test('does not disturb a worker with another data folder', async t => {
+  t.test('does not disturb a worker with another data folder', async (t) => {
     t.ok(isAlive(kept!))
     t.match(await bystander.ask({ run: ['echo', 'here'] }), { outcome: 'ok', text: 'here\n' })
   })
 })
 
-t.test('a worker in a cgroup of its own', { skip: needsV2 }, async t => {
+t.test('a worker in a cgroup of its own', { skip: needsV2 }, async (t) => {
   const unit = newCgroup(t)
   const others = [1, 2, 3].map(() => spawnIn(t, unit, 'sleep', '3600'))
   const worker = await startWorker(t, unit)
 
-  t.test('moves into a leaf with everybody who was beside it', async t => {
+  t.test('moves into a leaf with everybody who was beside it', async (t) => {
     for (const { pid } of [...others, worker.child]) t.equal(cgroupOf(pid), join(unit, LEAF))
     t.equal(read(join(unit, 'cgroup.procs')), '')
     t.match(read(join(unit, 'cgroup.subtree_control')), /^cpu (?:io )?memory pids$/)
   })
-  t.test('starts containers in cgroups of their own, with every limit in place', async t => {
+  t.test('starts containers in cgroups of their own, with every limit in place', async (t) => {
     const [pid] = (await worker.ask({ hold: 1 })).pids
     const cgroup = cgroupOf(pid)
     t.ok(cgroup.startsWith(`${worker.roots()[0]}/`), cgroup)
     t.equal(read(join(cgroup, 'cgroup.procs')), String(pid))
-    const limits = { 'memory.max': String(32 << 20), 'memory.swap.max': '0', 'memory.oom.group': '1', 'cpu.max': '100000 100000', 'pids.max': '32' }
+    const limits = {
+      'memory.max': String(32 << 20),
+      'memory.swap.max': '0',
+      'memory.oom.group': '1',
+      'cpu.max': '100000 100000',
+      'pids.max': '32',
+    }
     for (const [file, value] of Object.entries(limits)) {
       if (file === 'memory.swap.max' && !existsSync(join(cgroup, file))) continue // a kernel without swap accounting
       t.equal(read(join(cgroup, file)), value, file)
     }
   })
-  t.test('charges a container’s memory to the container, not to itself', async t => {
+  t.test('charges a container’s memory to the container, not to itself', async (t) => {
     const before = Number(read(join(unit, LEAF, 'memory.current')))
     const { usage } = await worker.ask({ run: ['memory', String(20 << 20)] })
     t.ok(usage.memoryPeakBytes >= 20 << 20, `peak ${usage.memoryPeakBytes}`)
     t.ok(Number(read(join(unit, LEAF, 'memory.current'))) - before < 15 << 20)
   })
-  t.test('counts what the kernel kills for memory', async t => {
+  t.test('counts what the kernel kills for memory', async (t) => {
     const { outcome, usage } = await worker.ask({ run: ['child-memory', String(64 << 20)] })
     t.equal(outcome, 'oom')
     t.ok(usage.oomKills >= 2, 'the child and, with it, the first process')
   })
-  t.test('shares it with a second worker, which starts in the leaf', async t => {
+  t.test('shares it with a second worker, which starts in the leaf', async (t) => {
     const second = await startWorker(t, join(unit, LEAF))
-    t.same(readdirSync(unit).filter(name => name.startsWith('wherry-')).sort(), [...worker.roots(), ...second.roots()].map(path => basename(path)).sort())
+    t.same(
+      readdirSync(unit)
+        .filter((name) => name.startsWith('wherry-'))
+        .sort(),
+      [...worker.roots(), ...second.roots()].map((path) => basename(path)).sort(),
+    )
     t.match(await second.ask({ run: ['echo', 'two'] }), { outcome: 'ok', text: 'two\n' })
     await second.end()
-    t.match(await worker.ask({ run: ['echo', 'one'] }), { outcome: 'ok', text: 'one\n' }, 'the end of one takes nothing from the other')
+    t.match(
+      await worker.ask({ run: ['echo', 'one'] }),
+      { outcome: 'ok', text: 'one\n' },
+      'the end of one takes nothing from the other',
+    )
   })
-  t.test('leaves the cgroup as it was when the last one ends', async t => {
+  t.test('leaves the cgroup as it was when the last one ends', async (t) => {
     const inUse = await startWorker(t, join(unit, LEAF))
     worker.child.kill('SIGKILL') // its container holds the controllers until somebody sweeps
     await once(worker.child, 'exit')
     await sweepDead(join(worker.data, 'run'))
     await inUse.end()
-    t.same(readdirSync(unit, { withFileTypes: true }).filter(entry => entry.isDirectory()), [])
+    t.same(
+      readdirSync(unit, { withFileTypes: true }).filter((entry) => entry.isDirectory()),
+      [],
+    )
     t.equal(read(join(unit, 'cgroup.subtree_control')), '')
     for (const { pid } of others) t.equal(cgroupOf(pid), unit)
   })
 })
 
-t.test('a cgroup with processes that containers of others share', { skip: needsV2 }, async t => {
+t.test('a cgroup with processes that containers of others share', { skip: needsV2 }, async (t) => {
   const names = ['cpu', 'memory', 'pids']
   const unit = newCgroup(t)
   const enters = async (cgroup: string) => {
     const { pid } = spawnIn(t, cgroup, 'sleep', '3600')
-    while (!read(join(cgroup, 'cgroup.procs')).split('\n').includes(String(pid))) await new Promise(resolve => { setTimeout(resolve, 20) })
+    while (!read(join(cgroup, 'cgroup.procs')).split('\n').includes(String(pid)))
+      await new Promise((resolve) => {
+        setTimeout(resolve, 20)
+      })
   }
   await enters(unit)
 
-  t.test('hands nothing down, and stays one in which others can have children with processes', async t => {
+  t.test('hands nothing down, and stays one in which others can have children with processes', async (t) => {
     handDown(unit, names)
     t.equal(read(join(unit, 'cgroup.subtree_control')), '')
     t.equal(read(join(unit, 'cgroup.type')), 'domain')
@@ -131,10 +165,13 @@ t.test('a cgroup with processes that containers of others share', { skip: needsV
     t.equal(read(join(child, 'cgroup.type')), 'domain')
     await enters(child)
     writeFileSync(join(child, 'cgroup.kill'), '1')
-    while (/populated 1/.test(read(join(child, 'cgroup.events')))) await new Promise(resolve => { setTimeout(resolve, 20) })
+    while (/populated 1/.test(read(join(child, 'cgroup.events'))))
+      await new Promise((resolve) => {
+        setTimeout(resolve, 20)
+      })
     rmdirSync(child)
   })
-  t.test('takes no limit from a container of theirs when the last worker ends', async t => {
+  t.test('takes no limit from a container of theirs when the last worker ends', async (t) => {
     const worker = await startWorker(t, unit)
     const theirs = join(unit, 'theirs')
     mkdirSync(theirs)
@@ -143,12 +180,15 @@ t.test('a cgroup with processes that containers of others share', { skip: needsV
     await worker.end()
     t.equal(read(join(theirs, 'memory.max')), String(64 << 20))
     t.equal(read(join(unit, 'cgroup.procs')), '', 'who was beside the worker stays in the leaf')
-    t.match(await (await startWorker(t, join(unit, LEAF))).ask({ run: ['echo', 'next'] }), { outcome: 'ok', text: 'next\n' })
+    t.match(await (await startWorker(t, join(unit, LEAF))).ask({ run: ['echo', 'next'] }), {
+      outcome: 'ok',
+      text: 'next\n',
+    })
   })
 })
 
-t.test('controllers that are not there', { skip: needsV2 }, async t => {
-  t.test('are asked for from the cgroups above, where these are free to give them', async t => {
+t.test('controllers that are not there', { skip: needsV2 }, async (t) => {
+  t.test('are asked for from the cgroups above, where these are free to give them', async (t) => {
     const outer = newCgroup(t)
     const inner = newCgroup(t, outer)
     t.equal(read(join(inner, 'cgroup.controllers')), '')
@@ -156,11 +196,16 @@ t.test('controllers that are not there', { skip: needsV2 }, async t => {
     t.match(await worker.ask({ run: ['echo', 'x'] }), { outcome: 'ok' })
     await worker.end()
   })
-  t.test('are named when nobody gives them', async t => {
+  t.test('are named when nobody gives them', async (t) => {
     const outer = newCgroup(t)
     const inner = newCgroup(t, outer)
     const holder = spawnIn(t, outer, 'sleep', '3600') // a cgroup with a process has nothing to give
-    while (!read(join(outer, 'cgroup.procs')).includes(String(holder.pid))) await new Promise(resolve => { setTimeout(resolve, 20) })
-    await t.rejects(startWorker(t, inner), { message: /cgroup controller .*memory.* is not available \(layout v2\).*Delegate=yes/ })
+    while (!read(join(outer, 'cgroup.procs')).includes(String(holder.pid)))
+      await new Promise((resolve) => {
+        setTimeout(resolve, 20)
+      })
+    await t.rejects(startWorker(t, inner), {
+      message: /cgroup controller .*memory.* is not available \(layout v2\).*Delegate=yes/,
+    })
   })
 })

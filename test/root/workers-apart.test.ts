@@ -25,32 +25,47 @@ const FIRST_ID = 16_777_216
 const IDS_PER_BLOCK = 64 * RANGE
 const NAMESPACES = ['net', 'mnt', 'pid', 'user', 'ipc', 'uts', 'cgroup']
 
-const read = (path: string): string => { try { return readFileSync(path, 'utf8') } catch { return '' } } // it ended while we looked
-const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(read(`/proc/${pid}/stat`))
-const rangeOf = (pid: number): number => Math.floor(Number(/^Uid:\t(\d+)/m.exec(read(`/proc/${pid}/status`))![1]) / RANGE)
+const read = (path: string): string => {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+} // it ended while we looked
+const isAlive = (pid: number): boolean =>
+  existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(read(`/proc/${pid}/stat`))
+const rangeOf = (pid: number): number =>
+  Math.floor(Number(/^Uid:\t(\d+)/m.exec(read(`/proc/${pid}/status`))![1]) / RANGE)
 const blockOf = (pid: number): number => Math.floor((rangeOf(pid) * RANGE - FIRST_ID) / IDS_PER_BLOCK)
-const processes = (): string[] => readdirSync('/proc').filter(name => /^\d+$/.test(name) && isAlive(Number(name)))
+const processes = (): string[] =>
+  readdirSync('/proc').filter((name) => /^\d+$/.test(name) && isAlive(Number(name)))
 
-function namespacesOf (pid: number | string): string[] {
-  return NAMESPACES.flatMap(name => { try { return [readlinkSync(`/proc/${pid}/ns/${name}`)] } catch { return [] } })
+function namespacesOf(pid: number | string): string[] {
+  return NAMESPACES.flatMap((name) => {
+    try {
+      return [readlinkSync(`/proc/${pid}/ns/${name}`)]
+    } catch {
+      return []
+    }
+  })
 }
 
-async function kill (worker: Worker): Promise<void> {
+async function kill(worker: Worker): Promise<void> {
   worker.child.kill('SIGKILL')
   await once(worker.child, 'exit')
 }
 
-t.test('ids of workers with different data folders', { skip: needsRoot }, async t => {
+t.test('ids of workers with different data folders', { skip: needsRoot }, async (t) => {
   const native = openNative(NATIVE_DIR)
   const workers = await Promise.all([1, 2, 3, 4, 5].map(() => startWorker(t)))
-  const held = await Promise.all(workers.map(worker => worker.ask({ hold: 3 })))
+  const held = await Promise.all(workers.map((worker) => worker.ask({ hold: 3 })))
 
-  t.test('are never the same', async t => {
+  t.test('are never the same', async (t) => {
     const ranges = held.flatMap(({ pids }) => pids.map(rangeOf))
     t.equal(new Set(ranges).size, 15, `ranges ${ranges.join(' ')}`)
     t.equal(new Set(held.map(({ pids }) => blockOf(pids[0]!))).size, 5, 'each worker has a block of its own')
   })
-  t.test('are free again when a worker is killed, and not before', async t => {
+  t.test('are free again when a worker is killed, and not before', async (t) => {
     const [victim] = workers
     const block = blockOf(held[0]!.pids[0]!)
     const claim = (): number => {
@@ -60,22 +75,31 @@ t.test('ids of workers with different data folders', { skip: needsRoot }, async 
     }
     t.not(claim(), block)
     await kill(victim!)
-    while (held[0]!.pids.some(isAlive)) await new Promise(resolve => { setTimeout(resolve, 5) })
+    while (held[0]!.pids.some(isAlive))
+      await new Promise((resolve) => {
+        setTimeout(resolve, 5)
+      })
     t.equal(claim(), block)
   })
-  t.test('are refused in words when there are not enough', async t => {
+  t.test('are refused in words when there are not enough', async (t) => {
     const directory = join(newFolder(t), 'ids')
     const all = claimIdRanges({ native, count: 30_000, preferred: 0, directory })
     t.equal(new Set(all.bases).size, 30_000)
-    t.ok(all.bases.every(base => base >= FIRST_ID && base + RANGE <= 2 ** 31))
-    t.throws(() => claimIdRanges({ native, count: 5000, preferred: 0, directory }), { code: 'ERR_UNSUPPORTED', message: /other workers of this machine hold .*fewer slots/ })
+    t.ok(all.bases.every((base) => base >= FIRST_ID && base + RANGE <= 2 ** 31))
+    t.throws(() => claimIdRanges({ native, count: 5000, preferred: 0, directory }), {
+      code: 'ERR_UNSUPPORTED',
+      message: /other workers of this machine hold .*fewer slots/,
+    })
     const rest = claimIdRanges({ native, count: 1000, preferred: 499, directory })
-    t.notOk(rest.bases.some(base => all.bases.includes(base)), 'what a claim that failed had is free')
+    t.notOk(
+      rest.bases.some((base) => all.bases.includes(base)),
+      'what a claim that failed had is free',
+    )
     for (const { release } of [all, rest]) release()
   })
 })
 
-t.test('a worker that is killed amid 50 containers, beside another', { skip: needsRoot }, async t => {
+t.test('a worker that is killed amid 50 containers, beside another', { skip: needsRoot }, async (t) => {
   const links = readdirSync('/sys/class/net')
   const bystander = await startWorker(t)
   const kept = (await bystander.ask({ hold: 4, paused: 1 })).pids
@@ -84,11 +108,13 @@ t.test('a worker that is killed amid 50 containers, beside another', { skip: nee
   const roots = victim.roots()
   const namespaces = new Set(pids.flatMap(namespacesOf))
   for (const name of namespacesOf('self')) namespaces.delete(name)
-  const members = processes().filter(pid => namespacesOf(pid).some(name => namespaces.has(name))).flatMap(pid => identityOf(Number(pid)) ?? [])
+  const members = processes()
+    .filter((pid) => namespacesOf(pid).some((name) => namespaces.has(name)))
+    .flatMap((pid) => identityOf(Number(pid)) ?? [])
   const block = blockOf(pids[0]!)
   await kill(victim)
 
-  t.test('leaves a block of ids to nobody while a container of it is still there', async t => {
+  t.test('leaves a block of ids to nobody while a container of it is still there', async (t) => {
     if (!pids.some(isAlive)) return t.comment('all of them are dead already')
     const { bases, release } = claimIdRanges({ native: openNative(NATIVE_DIR), count: 1, preferred: block })
     if (pids.some(isAlive)) t.not((bases[0]! - FIRST_ID) / IDS_PER_BLOCK, block)
@@ -96,62 +122,145 @@ t.test('a worker that is killed amid 50 containers, beside another', { skip: nee
   })
 
   const successor = await startWorker(t, undefined, victim.data)
-  t.test('leaves no process, cgroup, mount, namespace, link, scratch folder or id behind once it is started again', async t => {
-    t.same(pids.filter(isAlive), [], 'processes')
-    t.same(roots.filter(root => existsSync(root)), [], 'cgroups')
-    t.same(globSync(`/sys/fs/cgroup/**/${basename(roots[0]!)}`), [], 'cgroups elsewhere')
-    t.same(processes().filter(pid => pid !== String(successor.child.pid) && read(`/proc/${pid}/mountinfo`).includes(victim.data)), [], 'mounts')
-    t.same(members.filter(isSame), [], 'namespaces, whose numbers may already be those of others')
-    t.same(readdirSync('/sys/class/net'), links, 'links')
-    t.same(readdirSync(join(victim.data, 'run')).filter(name => !name.startsWith(`wherry-${successor.child.pid}-`)).sort(), ['dev', 'empty', 'stage'])
-    t.same(readdirSync(join(victim.data, 'run/stage')), [])
-    const again = (await successor.ask({ hold: 1 })).pids
-    t.equal(blockOf(again[0]!), block, 'the ids are its successor’s')
-  })
-  t.test('is not noticed by the other', async t => {
+  t.test(
+    'leaves no process, cgroup, mount, namespace, link, scratch folder or id behind once it is started again',
+    async (t) => {
+      t.same(pids.filter(isAlive), [], 'processes')
+      t.same(
+        roots.filter((root) => existsSync(root)),
+        [],
+        'cgroups',
+      )
+      t.same(globSync(`/sys/fs/cgroup/**/${basename(roots[0]!)}`), [], 'cgroups elsewhere')
+      t.same(
+        processes().filter(
+          (pid) =>
+            pid !== String(successor.child.pid) && read(`/proc/${pid}/mountinfo`).includes(victim.data),
+        ),
+        [],
+        'mounts',
+      )
+      t.same(members.filter(isSame), [], 'namespaces, whose numbers may already be those of others')
+      t.same(readdirSync('/sys/class/net'), links, 'links')
+      t.same(
+        readdirSync(join(victim.data, 'run'))
+          .filter((name) => !name.startsWith(`wherry-${successor.child.pid}-`))
+          .sort(),
+        ['dev', 'empty', 'stage'],
+      )
+      t.same(readdirSync(join(victim.data, 'run/stage')), [])
+      const again = (await successor.ask({ hold: 1 })).pids
+      t.equal(blockOf(again[0]!), block, 'the ids are its successor’s')
+    },
+  )
+  t.test('is not noticed by the other', async (t) => {
     t.same(kept.filter(isAlive), kept)
     t.match(await bystander.ask({ run: ['echo', 'here'] }), { outcome: 'ok', text: 'here\n' })
     t.same(await sweepDead(join(bystander.data, 'run')), { instances: 0, cgroups: 0, stuck: [] })
   })
 })
 
-t.test('a data folder whose file system cannot map ids', { skip: needsRoot }, async t => {
+t.test('a data folder whose file system cannot map ids', { skip: needsRoot }, async (t) => {
   const folder = newFolder(t)
   for (const name of ['lower', 'upper', 'work', 'data']) mkdirSync(join(folder, name))
   const data = join(folder, 'data')
-  execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', `lowerdir=${folder}/lower,upperdir=${folder}/upper,workdir=${folder}/work`, data])
-  t.teardown(() => { execFileSync('umount', [data]) })
+  execFileSync('mount', [
+    '-t',
+    'overlay',
+    'overlay',
+    '-o',
+    `lowerdir=${folder}/lower,upperdir=${folder}/upper,workdir=${folder}/work`,
+    data,
+  ])
+  t.teardown(() => {
+    execFileSync('umount', [data])
+  })
   const layer = join(data, 'layer')
   mkdirSync(layer)
   execFileSync('cp', [join(NATIVE_DIR, 'probe'), layer])
 
   const warnings: string[] = []
-  const log = Object.assign(createLog({ name: 'test', level: 'silent' }), { warn: (_: object, message: string) => { warnings.push(message) } })
+  const log = Object.assign(createLog({ name: 'test', level: 'silent' }), {
+    warn: (_: object, message: string) => {
+      warnings.push(message)
+    },
+  })
   const runtime = await openRuntime({ nativeDir: NATIVE_DIR, dataDir: data, slots: 2, log })
   t.teardown(() => runtime.close())
-  t.match(warnings.join(), /cannot be mounted with mapped ids: files of images belong to nobody/, 'a warning says what that means')
-  const run = (...args: string[]) => runStdio(runtime, { spec: probeSpec([layer], args), body: Buffer.alloc(0), timeoutMs: 60_000, responseMaxBytes: 1000, signal: new AbortController().signal })
-  t.match(await run('ids'), { outcome: 'ok', response: Buffer.from('uid=0 gid=0 groups= pid=1 session=1\n') }, 'containers run all the same')
+  t.match(
+    warnings.join(),
+    /cannot be mounted with mapped ids: files of images belong to nobody/,
+    'a warning says what that means',
+  )
+  const run = (...args: string[]) =>
+    runStdio(runtime, {
+      spec: probeSpec([layer], args),
+      body: Buffer.alloc(0),
+      timeoutMs: 60_000,
+      responseMaxBytes: 1000,
+      signal: new AbortController().signal,
+    })
+  t.match(
+    await run('ids'),
+    { outcome: 'ok', response: Buffer.from('uid=0 gid=0 groups= pid=1 session=1\n') },
+    'containers run all the same',
+  )
   t.match(await run('write', '/tmp/x', '1'), { response: Buffer.from('ok\n') })
   t.equal(statSync(join(layer, 'probe')).uid, 0)
 })
 
-t.test('a kernel that cannot do all of a start is found out when a worker starts', { skip: needsRoot }, async t => {
-  const native = openNative(NATIVE_DIR)
-  const folder = newFolder(t)
-  for (const name of ['dev', 'stage', 'empty']) mkdirSync(join(folder, name))
-  const announced: string[] = []
-  const driver = createCgroupDriver({ native, instance: instanceName(), folder, announce (roots) {
-    t.ok(roots.length > 0 && !roots.some(root => existsSync(root)), 'its cgroups are written down before the first is made, for whoever sweeps after a kill')
-    announced.push(...roots)
-  } })
-  t.same(announced, driver.roots)
-  const slots = createSlots({ native, ranges: claimIdRanges({ native, count: 1, preferred: 7 }), idmap: true, devRoot: join(folder, 'dev') })
-  t.teardown(() => { slots.close(); driver.close() })
-  const host = { stageDir: join(folder, 'stage'), rootByWorker: false, procPaths: new Map() }
-  const noFilter = new Uint8Array(8) // no kernel takes a filter without a last word
-  await t.rejects(tryContainer({ native, slots, driver, layer: join(folder, 'empty'), host: { ...host, seccomp: noFilter } }), {
-    code: 'ERR_UNSUPPORTED', message: 'containers cannot be started on this machine: seccomp: seccomp: EINVAL; see wherry doctor',
-  })
-  t.same(driver.roots.flatMap(root => readdirSync(root, { withFileTypes: true }).filter(entry => entry.isDirectory())), [], 'and nothing is left')
-})
+t.test(
+  'a kernel that cannot do all of a start is found out when a worker starts',
+  { skip: needsRoot },
+  async (t) => {
+    const native = openNative(NATIVE_DIR)
+    const folder = newFolder(t)
+    for (const name of ['dev', 'stage', 'empty']) mkdirSync(join(folder, name))
+    const announced: string[] = []
+    const driver = createCgroupDriver({
+      native,
+      instance: instanceName(),
+      folder,
+      announce(roots) {
+        t.ok(
+          roots.length > 0 && !roots.some((root) => existsSync(root)),
+          'its cgroups are written down before the first is made, for whoever sweeps after a kill',
+        )
+        announced.push(...roots)
+      },
+    })
+    t.same(announced, driver.roots)
+    const slots = createSlots({
+      native,
+      ranges: claimIdRanges({ native, count: 1, preferred: 7 }),
+      idmap: true,
+      devRoot: join(folder, 'dev'),
+    })
+    t.teardown(() => {
+      slots.close()
+      driver.close()
+    })
+    const host = { stageDir: join(folder, 'stage'), rootByWorker: false, procPaths: new Map() }
+    const noFilter = new Uint8Array(8) // no kernel takes a filter without a last word
+    await t.rejects(
+      tryContainer({
+        native,
+        slots,
+        driver,
+        layer: join(folder, 'empty'),
+        host: { ...host, seccomp: noFilter },
+      }),
+      {
+        code: 'ERR_UNSUPPORTED',
+        message: 'containers cannot be started on this machine: seccomp: seccomp: EINVAL; see wherry doctor',
+      },
+    )
+    t.same(
+      driver.roots.flatMap((root) =>
+        readdirSync(root, { withFileTypes: true }).filter((entry) => entry.isDirectory()),
+      ),
+      [],
+      'and nothing is left',
+    )
+  },
+)

@@ -24,115 +24,240 @@ import { identityOf, isAlive, startTimeOf, waitUntilGone } from '../../services/
 import { lockDataDir, readHolder, readState, writeState } from '../../services/cli/up/state.ts'
 import { Conflict, InvalidRequest } from '../../services/contract/errors.ts'
 
-t.test('fields are one a line, and a stranger’s text of several lines looks like none of them', async t => {
-  t.same(formatFields({ user: '', labels: { note: 'a\nisDeployed: true', 'x\ny': 1 }, list: ['a'], deep: {} }),
-    ['labels:', '  note: a\n        isDeployed: true', '  x y:  1', 'list:   ["a"]'])
+t.test('fields are one a line, and a stranger’s text of several lines looks like none of them', async (t) => {
+  t.same(
+    formatFields({ user: '', labels: { note: 'a\nisDeployed: true', 'x\ny': 1 }, list: ['a'], deep: {} }),
+    ['labels:', '  note: a\n        isDeployed: true', '  x y:  1', 'list:   ["a"]'],
+  )
 })
 
-t.test('tables', async t => {
-  const columns = [{ title: 'NAME', shrinks: true }, { title: 'N', right: true }]
-  t.test('are as wide as their cells', async t => {
-    t.equal(formatTable(columns, [['a', '1'], ['longer', '22']]), 'NAME     N\na        1\nlonger  22\n')
+t.test('tables', async (t) => {
+  const columns = [
+    { title: 'NAME', shrinks: true },
+    { title: 'N', right: true },
+  ]
+  t.test('are as wide as their cells', async (t) => {
+    t.equal(
+      formatTable(columns, [
+        ['a', '1'],
+        ['longer', '22'],
+      ]),
+      'NAME     N\na        1\nlonger  22\n',
+    )
   })
-  t.test('cut what may shrink when the terminal is narrow, and nothing else', async t => {
-    t.equal(formatTable(columns, [['a-very-long-name-indeed', '12345']], 20), 'NAME               N\na-very-long-…  12345\n')
+  t.test('cut what may shrink when the terminal is narrow, and nothing else', async (t) => {
+    t.equal(
+      formatTable(columns, [['a-very-long-name-indeed', '12345']], 20),
+      'NAME               N\na-very-long-…  12345\n',
+    )
   })
-  t.test('carry no control characters of their cells', async t => {
+  t.test('carry no control characters of their cells', async (t) => {
     t.equal(formatTable(columns, [['a\u001b[2Jb\nc', '1']]), 'NAME      N\na�[2Jb c  1\n')
   })
 })
 
-t.test('fields are one a line, those of objects and of lists of objects below each other', async t => {
-  t.same(formatFields({ name: 'a', args: ['x', 'y'], none: [], empty: '', limits: { cpu: '1' }, layers: [{ id: 'l', size: 1 }, { id: 'm', size: 2 }] }), [
-    'name:   a', 'args:   ["x","y"]', 'limits:', '  cpu: 1', 'layers:', '  - id:   l', '    size: 1', '  - id:   m', '    size: 2',
-  ])
+t.test('fields are one a line, those of objects and of lists of objects below each other', async (t) => {
+  t.same(
+    formatFields({
+      name: 'a',
+      args: ['x', 'y'],
+      none: [],
+      empty: '',
+      limits: { cpu: '1' },
+      layers: [
+        { id: 'l', size: 1 },
+        { id: 'm', size: 2 },
+      ],
+    }),
+    [
+      'name:   a',
+      'args:   ["x","y"]',
+      'limits:',
+      '  cpu: 1',
+      'layers:',
+      '  - id:   l',
+      '    size: 1',
+      '  - id:   m',
+      '    size: 2',
+    ],
+  )
 })
 
-t.test('texts for people', async t => {
+t.test('texts for people', async (t) => {
   t.same([0, 420, 61_000, 3_600_000, 93_784_000].map(formatAge), ['0ms', '420ms', '1m1s', '1h', '1d2h'])
-  t.same([0, 999, 1000, 13_002_342, 2 ** 40].map(formatSize), ['0 B', '999 B', '1.0 KiB', '12.4 MiB', '1.0 TiB'])
+  t.same([0, 999, 1000, 13_002_342, 2 ** 40].map(formatSize), [
+    '0 B',
+    '999 B',
+    '1.0 KiB',
+    '12.4 MiB',
+    '1.0 TiB',
+  ])
   t.equal(printable('tab\tline\nbell\u0007csi\u009b'), 'tab\tline\nbell�csi�')
-  t.equal(formatChildLine('gateway', '{"level":40,"time":1,"pid":2,"hostname":"h","name":"gateway","msg":"Redis is away","err":{"message":"no\\u001b[31m"},"n":3}'),
-    'gateway   warn Redis is away err=no�[31m n=3')
+  t.equal(
+    formatChildLine(
+      'gateway',
+      '{"level":40,"time":1,"pid":2,"hostname":"h","name":"gateway","msg":"Redis is away","err":{"message":"no\\u001b[31m"},"n":3}',
+    ),
+    'gateway   warn Redis is away err=no�[31m n=3',
+  )
   t.equal(formatChildLine('redis', 'plain words'), 'redis     plain words')
 })
 
-t.test('a failure is one line with what to do, its faults below', async t => {
-  t.equal(describeFailure(new Failure('up', 'no\nroot', { remedy: 'use sudo' })), 'wherry: up: no root; use sudo\n')
-  t.equal(describeFailure(failureOf('deploy', new InvalidRequest([{ path: 'a', problem: 'is bad' }, { path: '', problem: 'all is bad' }]))),
-    'wherry: deploy: the input is wrong\n  a: is bad\n  all is bad\n')
-  t.equal(describeFailure(failureOf('x', new Conflict('it is there', 'ERR_CALL_EXISTS'))), 'wherry: x: it is there (ERR_CALL_EXISTS)\n')
+t.test('a failure is one line with what to do, its faults below', async (t) => {
+  t.equal(
+    describeFailure(new Failure('up', 'no\nroot', { remedy: 'use sudo' })),
+    'wherry: up: no root; use sudo\n',
+  )
+  t.equal(
+    describeFailure(
+      failureOf(
+        'deploy',
+        new InvalidRequest([
+          { path: 'a', problem: 'is bad' },
+          { path: '', problem: 'all is bad' },
+        ]),
+      ),
+    ),
+    'wherry: deploy: the input is wrong\n  a: is bad\n  all is bad\n',
+  )
+  t.equal(
+    describeFailure(failureOf('x', new Conflict('it is there', 'ERR_CALL_EXISTS'))),
+    'wherry: x: it is there (ERR_CALL_EXISTS)\n',
+  )
   const many = Array.from({ length: 60 }, (_, i) => ({ path: `f${i}`, problem: 'is bad' }))
   t.match(describeFailure(new Failure('x', 'y', { faults: many })), /f49: is bad\n {2}… and 10 more\n$/)
 })
 
 /** A server that answers what LISTENER says; its URL. */
-async function serve (t: Test, listener: RequestListener): Promise<URL> {
+async function serve(t: Test, listener: RequestListener): Promise<URL> {
   const server = createServer(listener).listen(0, '127.0.0.1')
   await once(server, 'listening')
-  t.teardown(() => { server.closeAllConnections(); server.close() })
+  t.teardown(() => {
+    server.closeAllConnections()
+    server.close()
+  })
   return new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
 }
 
-t.test('the gateway client', async t => {
-  t.test('turns the gateway’s error body into a failure with its code and faults', async t => {
+t.test('the gateway client', async (t) => {
+  t.test('turns the gateway’s error body into a failure with its code and faults', async (t) => {
     const url = await serve(t, (request, reply) => {
       reply.writeHead(400, { 'content-type': 'application/json' })
-      reply.end(request.url === '/faults' ? '{"error":{"code":"ERR_INVALID_REQUEST","message":"m","faults":[{"path":"limits.cpu","problem":"is bad"}]}}' : '{"error":{"code":"ERR_X","message":"because"}}')
+      reply.end(
+        request.url === '/faults'
+          ? '{"error":{"code":"ERR_INVALID_REQUEST","message":"m","faults":[{"path":"limits.cpu","problem":"is bad"}]}}'
+          : '{"error":{"code":"ERR_X","message":"because"}}',
+      )
     })
     const client = createGatewayClient('deploy', url)
-    await t.rejects(client.json({ method: 'GET', path: '/' }), { what: 'deploy', message: 'because (ERR_X)', exitCode: 1 })
-    await t.rejects(client.json({ method: 'GET', path: '/faults' }), { message: 'the gateway refused the input (ERR_INVALID_REQUEST)', faults: [{ path: 'limits.cpu', problem: 'is bad' }] })
+    await t.rejects(client.json({ method: 'GET', path: '/' }), {
+      what: 'deploy',
+      message: 'because (ERR_X)',
+      exitCode: 1,
+    })
+    await t.rejects(client.json({ method: 'GET', path: '/faults' }), {
+      message: 'the gateway refused the input (ERR_INVALID_REQUEST)',
+      faults: [{ path: 'limits.cpu', problem: 'is bad' }],
+    })
   })
-  t.test('says so when something else listens there', async t => {
-    const url = await serve(t, (request, reply) => { reply.writeHead(request.url === '/html' ? 200 : 404).end('<html>') })
+  t.test('says so when something else listens there', async (t) => {
+    const url = await serve(t, (request, reply) => {
+      reply.writeHead(request.url === '/html' ? 200 : 404).end('<html>')
+    })
     const client = createGatewayClient('list', url)
-    await t.rejects(client.json({ method: 'GET', path: '/html' }), { message: 'the reply is not JSON', remedy: 'is it Wherry that listens there?' })
+    await t.rejects(client.json({ method: 'GET', path: '/html' }), {
+      message: 'the reply is not JSON',
+      remedy: 'is it Wherry that listens there?',
+    })
     await t.rejects(client.json({ method: 'GET', path: '/' }), { message: 'the gateway answered 404' })
   })
-  t.test('announces a large body, and sends it only when it is wanted', async t => {
-    const server = createServer((request, reply) => { void request.toArray().then(chunks => reply.end(String(Buffer.concat(chunks as Buffer[]).length))) })
+  t.test('announces a large body, and sends it only when it is wanted', async (t) => {
+    const server = createServer((request, reply) => {
+      void request.toArray().then((chunks) => reply.end(String(Buffer.concat(chunks as Buffer[]).length)))
+    })
     server.on('checkContinue', (request: IncomingMessage, reply: ServerResponse) => {
       if (request.url === '/refused') {
-        reply.writeHead(413, { connection: 'close' }).end('{"error":{"code":"ERR_TOO_LARGE","message":"too much"}}')
+        reply
+          .writeHead(413, { connection: 'close' })
+          .end('{"error":{"code":"ERR_TOO_LARGE","message":"too much"}}')
       } else {
         if (request.url === '/wanted') reply.writeContinue()
         server.emit('request', request, reply)
       }
     })
     await once(server.listen(0, '127.0.0.1'), 'listening')
-    t.teardown(() => { server.close() })
-    const client = createGatewayClient('invoke', new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}`))
+    t.teardown(() => {
+      server.close()
+    })
+    const client = createGatewayClient(
+      'invoke',
+      new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}`),
+    )
     const body = Buffer.alloc(16 * 1024 ** 2)
     t.equal((await client.send({ method: 'POST', path: '/refused', body })).status, 413)
     t.equal(String((await client.send({ method: 'POST', path: '/wanted', body })).body), String(body.length))
-    t.equal(String((await client.send({ method: 'POST', path: '/says-nothing', body })).body), String(body.length))
+    t.equal(
+      String((await client.send({ method: 'POST', path: '/says-nothing', body })).body),
+      String(body.length),
+    )
   })
-  t.test('a reply that breaks off is a failure', async t => {
-    const url = await serve(t, (_request, reply) => { reply.writeHead(200, { 'content-length': '100' }).write('[', () => reply.destroy()) })
-    await t.rejects(createGatewayClient('list', url).json({ method: 'GET', path: '/' }), { message: 'the gateway broke off in the middle of its reply' })
+  t.test('a reply that breaks off is a failure', async (t) => {
+    const url = await serve(t, (_request, reply) => {
+      reply.writeHead(200, { 'content-length': '100' }).write('[', () => reply.destroy())
+    })
+    await t.rejects(createGatewayClient('list', url).json({ method: 'GET', path: '/' }), {
+      message: 'the gateway broke off in the middle of its reply',
+    })
   })
 })
 
-interface Captured { readonly context: Context, readonly out: () => string, readonly err: () => string }
+interface Captured {
+  readonly context: Context
+  readonly out: () => string
+  readonly err: () => string
+}
 
-function capture (env: Record<string, string> = {}): Captured {
+function capture(env: Record<string, string> = {}): Captured {
   const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()]
   stdin.end()
   const read = (stream: PassThrough): string => {
     let text = ''
-    for (let chunk = stream.read() as Buffer | null; chunk !== null; chunk = stream.read() as Buffer | null) text += chunk.toString('utf8')
+    for (let chunk = stream.read() as Buffer | null; chunk !== null; chunk = stream.read() as Buffer | null)
+      text += chunk.toString('utf8')
     return text
   }
-  const context: Context = { env, stdin, stdout, stderr, tellParent: () => {}, onSignal: () => () => {}, setExitCode: () => {} }
+  const context: Context = {
+    env,
+    stdin,
+    stdout,
+    stderr,
+    tellParent: () => {},
+    onSignal: () => () => {},
+    setExitCode: () => {},
+  }
   return { context, out: () => read(stdout), err: () => read(stderr) }
 }
 
-t.test('deploy speaks the gateway’s words', async t => {
+t.test('deploy speaks the gateway’s words', async (t) => {
   const bodies: unknown[] = []
   let isRestarted = false
   let live = [{ name: 'w1', startedAtMs: 1 }]
-  let pulls = [{ worker: 'w1', state: 'pulling', layers: [{ layer: `sha256:${'b'.repeat(64)}`, state: 'receiving', receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 }] }, { worker: 'gone', state: 'pulling', layers: [] }] as object[]
+  let pulls = [
+    {
+      worker: 'w1',
+      state: 'pulling',
+      layers: [
+        {
+          layer: `sha256:${'b'.repeat(64)}`,
+          state: 'receiving',
+          receivedBytes: 1,
+          sizeBytes: 2,
+          unpackedBytes: 0,
+        },
+      ],
+    },
+    { worker: 'gone', state: 'pulling', layers: [] },
+  ] as object[]
   const url = await serve(t, (request, reply) => {
     if (request.url === '/system/workers') return void reply.end(JSON.stringify(live))
     if (request.url === '/system/function/f/pulls') {
@@ -141,14 +266,42 @@ t.test('deploy speaks the gateway’s words', async t => {
       if (isRestarted) live = [{ name: 'w1', startedAtMs: 2 }]
       return
     }
-    void request.toArray().then(chunks => {
+    void request.toArray().then((chunks) => {
       bodies.push(JSON.parse(Buffer.concat(chunks as Buffer[]).toString('utf8')))
       reply.writeHead(202).end('{"name":"f","imageDigest":"sha256:1"}')
     })
   })
   const file = `${t.testdir({ 'f.json': '{"service":"f","image":"old","timeout":"9s"}' })}/f.json`
   const { context, out, err } = capture({ WHERRY_GATEWAY_URL: url.href, SECRET: 'from here' })
-  const flags = ['--image', 'img', '--command', '/bin/sh', '--command', '-c', '--env', 'A=b=c', '--env', 'SECRET', '--memory', '64Mi', '--cpu', '0.5', '--pids', '9', '--volume', 'v:/v:ro', '--volume', 'w:/w', '--user', 'u', '--workdir', '/x', '--read-only', '--label', 'l=m']
+  const flags = [
+    '--image',
+    'img',
+    '--command',
+    '/bin/sh',
+    '--command',
+    '-c',
+    '--env',
+    'A=b=c',
+    '--env',
+    'SECRET',
+    '--memory',
+    '64Mi',
+    '--cpu',
+    '0.5',
+    '--pids',
+    '9',
+    '--volume',
+    'v:/v:ro',
+    '--volume',
+    'w:/w',
+    '--user',
+    'u',
+    '--workdir',
+    '/x',
+    '--read-only',
+    '--label',
+    'l=m',
+  ]
   t.equal(await runProgram(['deploy', 'f', ...flags, '--', 'cat', '-n'], context), 0)
   t.equal(out(), 'deployed f: img (sha256:1)\n')
   t.match(err(), /^bbbbbbbbbbbb {2}2 B\nimage ready on 1 worker after /, 'it waits for the workers that live')
@@ -156,11 +309,18 @@ t.test('deploy speaks the gateway’s words', async t => {
   t.equal(out(), '{"name":"f","imageDigest":"sha256:1"}\n')
   pulls = [{ worker: 'w1', state: 'failed', layers: [], message: 'no space\u001b[2J' }]
   t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 1)
-  t.match(err(), /no image on worker w1: no space�\[2J\nwherry: deploy: f is deployed, but no worker can have its image;/)
+  t.match(
+    err(),
+    /no image on worker w1: no space�\[2J\nwherry: deploy: f is deployed, but no worker can have its image;/,
+  )
   t.equal(await runProgram(['deploy', 'f', '--image', 'img', '--no-wait'], context), 0)
   isRestarted = true
   pulls = [{ worker: 'w1', state: 'pulling', layers: [] }]
-  t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 0, 'it does not wait for the report of a worker that was started again')
+  t.equal(
+    await runProgram(['deploy', 'f', '--image', 'img'], context),
+    0,
+    'it does not wait for the report of a worker that was started again',
+  )
   t.equal(err(), 'no worker has the image yet; the first call waits for it\n')
   isRestarted = false
   live = []
@@ -168,56 +328,88 @@ t.test('deploy speaks the gateway’s words', async t => {
   t.equal(await runProgram(['deploy', 'f', '--image', 'img'], context), 0)
   t.equal(err(), 'no worker runs; calls wait until one does\n')
   bodies.splice(2)
-  t.same(bodies, [{
-    service: 'f', image: 'img', command: ['/bin/sh', '-c'], args: ['cat', '-n'], envVars: { A: 'b=c', SECRET: 'from here' }, limits: { memory: '64Mi', cpu: '0.5', pids: '9' },
-    volumes: [{ name: 'v', target: '/v', readonly: true }, { name: 'w', target: '/w' }], user: 'u', workingDir: '/x', readOnlyRootFilesystem: true, labels: { l: 'm' },
-  }, { service: 'f', image: 'new', timeout: '9s' }])
+  t.same(bodies, [
+    {
+      service: 'f',
+      image: 'img',
+      command: ['/bin/sh', '-c'],
+      args: ['cat', '-n'],
+      envVars: { A: 'b=c', SECRET: 'from here' },
+      limits: { memory: '64Mi', cpu: '0.5', pids: '9' },
+      volumes: [
+        { name: 'v', target: '/v', readonly: true },
+        { name: 'w', target: '/w' },
+      ],
+      user: 'u',
+      workingDir: '/x',
+      readOnlyRootFilesystem: true,
+      labels: { l: 'm' },
+    },
+    { service: 'f', image: 'new', timeout: '9s' },
+  ])
 })
 
-t.test('logs show hostile text as text', async t => {
-  const url = await serve(t, (_request, reply) => { reply.end('{"timestamp":"2026-01-01T00:00:00.000Z","instance":"c1","text":"a\\u001b[2J\\nb\\n"}\n') })
+t.test('logs show hostile text as text', async (t) => {
+  const url = await serve(t, (_request, reply) => {
+    reply.end('{"timestamp":"2026-01-01T00:00:00.000Z","instance":"c1","text":"a\\u001b[2J\\nb\\n"}\n')
+  })
   const { context, out } = capture({ WHERRY_GATEWAY_URL: url.href })
   t.equal(await runProgram(['logs', 'f'], context), 0)
   t.equal(out(), '2026-01-01T00:00:00.000Z c1 a�[2J\n2026-01-01T00:00:00.000Z c1 b\n')
 })
 
-t.test('which gateway: the option, then the environment, then the usual place', async t => {
+t.test('which gateway: the option, then the environment, then the usual place', async (t) => {
   const { context } = capture({ WHERRY_GATEWAY_URL: 'http://env:1', WHERRY_DATA: t.testdir() })
   t.equal(connectGateway('x', { gateway: 'host:2/' }, context).url, 'http://host:2')
   t.equal(connectGateway('x', {}, context).url, 'http://env:1')
   t.equal(connectGateway('x', {}, capture({ WHERRY_DATA: t.testdir() }).context).url, 'http://127.0.0.1:8080')
 })
 
-t.test('processes', async t => {
-  t.test('are the same only with the same start time', async t => {
+t.test('processes', async (t) => {
+  t.test('are the same only with the same start time', async (t) => {
     const own = identityOf(process.pid)!
     t.ok(isAlive(own))
     t.notOk(isAlive({ ...own, startTime: '1' }))
     t.equal(startTimeOf(4_194_305), undefined, 'above the largest pid')
   })
-  t.test('are gone when they are only zombies', async t => {
+  t.test('are gone when they are only zombies', async (t) => {
     const child = spawn('sleep', ['100'])
     const identity = identityOf(child.pid!)!
     child.kill('SIGKILL')
     t.same(await waitUntilGone([identity], 10_000), [])
-    t.same(await waitUntilGone([identityOf(process.pid)!], 1), [identityOf(process.pid)], 'one that stays is named')
+    t.same(
+      await waitUntilGone([identityOf(process.pid)!], 1),
+      [identityOf(process.pid)],
+      'one that stays is named',
+    )
   })
 })
 
-t.test('the data folder', async t => {
-  const state = { gateway: 'http://g', registry: 'r', redis: 'unix:///s', data: '/d', worker: 'http://w', supervisor: identityOf(process.pid)!, parts: [] }
-  t.test('has one holder at a time', async t => {
+t.test('the data folder', async (t) => {
+  const state = {
+    gateway: 'http://g',
+    registry: 'r',
+    redis: 'unix:///s',
+    data: '/d',
+    worker: 'http://w',
+    supervisor: identityOf(process.pid)!,
+    parts: [],
+  }
+  t.test('has one holder at a time', async (t) => {
     const dir = t.testdir()
     const lock = lockDataDir(dir)
     t.same(readHolder(dir), identityOf(process.pid))
-    t.throws(() => lockDataDir(dir), { what: 'up', message: `${dir} is in use by another wherry up (pid ${process.pid})` })
+    t.throws(() => lockDataDir(dir), {
+      what: 'up',
+      message: `${dir} is in use by another wherry up (pid ${process.pid})`,
+    })
     writeState(dir, state)
     t.same(readState(dir), state)
     lock.release()
     t.equal(readHolder(dir), undefined)
     t.same(readdirSync(dir), [], 'nothing of it stays')
   })
-  t.test('is free when its holder is dead, also when its pid is somebody else’s now', async t => {
+  t.test('is free when its holder is dead, also when its pid is somebody else’s now', async (t) => {
     for (const stale of ['4194305 1\n', `${process.pid} 1\n`, 'half a fi']) {
       const dir = t.testdir({ 'up.pid': stale })
       t.equal(readHolder(dir), undefined)
@@ -226,50 +418,75 @@ t.test('the data folder', async t => {
       t.same(readdirSync(dir), ['up.pid'])
     }
   })
-  t.test('with half a state file has no state', async t => {
+  t.test('with half a state file has no state', async (t) => {
     const dir = t.testdir()
     writeFileSync(`${dir}/state.json`, '{"gateway": "http')
     t.equal(readState(dir), undefined)
   })
 })
 
-t.test('ports that are probed are free, different, and named when they are not', async t => {
+t.test('ports that are probed are free, different, and named when they are not', async (t) => {
   const any = { host: '127.0.0.1', port: 0 }
-  const probes = ['a', 'b', 'c'].map(part => ({ part, option: `--${part}`, address: any }))
+  const probes = ['a', 'b', 'c'].map((part) => ({ part, option: `--${part}`, address: any }))
   const found = await probePorts(probes)
-  t.equal(new Set(found.map(address => address.port)).size, 3)
-  t.same(await probePorts([{ part: 'a', option: '--a', address: found[0]! }]), [found[0]], 'nothing holds them afterwards')
+  t.equal(new Set(found.map((address) => address.port)).size, 3)
+  t.same(
+    await probePorts([{ part: 'a', option: '--a', address: found[0]! }]),
+    [found[0]],
+    'nothing holds them afterwards',
+  )
   const url = await serve(t, () => {})
-  await t.rejects(probePorts([{ part: 'registry', option: '--registry', address: { host: '127.0.0.1', port: Number(url.port) } }]), { what: 'registry', message: `${url.host} is in use by another process` })
-  await t.rejects(probePorts([{ part: 'x', option: '--x', address: { host: '203.0.113.1', port: 1 } }]), { message: '203.0.113.1 is not an address of this machine' })
+  await t.rejects(
+    probePorts([
+      { part: 'registry', option: '--registry', address: { host: '127.0.0.1', port: Number(url.port) } },
+    ]),
+    { what: 'registry', message: `${url.host} is in use by another process` },
+  )
+  await t.rejects(probePorts([{ part: 'x', option: '--x', address: { host: '203.0.113.1', port: 1 } }]), {
+    message: '203.0.113.1 is not an address of this machine',
+  })
 })
 
-/** A part that runs SCRIPT in Node and serves once it prints "ready".  BEGUN is told of each process that serves. */
-function nodePart (t: Test, script: string, events: Partial<PartEvents> = {}, begun: (child: ChildProcess) => void = () => {}): ReturnType<typeof createPart> & { pids: number[] } {
+/**
+ * A part that runs SCRIPT in Node and serves once it prints "ready". BEGUN is told of each process that
+ * serves.
+ */
+function nodePart(
+  t: Test,
+  script: string,
+  events: Partial<PartEvents> = {},
+  begun: (child: ChildProcess) => void = () => {},
+): ReturnType<typeof createPart> & { pids: number[] } {
   const pids: number[] = []
-  const part = createPart({
-    name: 'part',
-    readyTimeoutMs: 20_000,
-    stopTimeoutMs: 200,
-    spawn () {
-      const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'pipe'], env: {} })
-      pids.push(child.pid!)
-      return child
+  const part = createPart(
+    {
+      name: 'part',
+      readyTimeoutMs: 20_000,
+      stopTimeoutMs: 200,
+      spawn() {
+        const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'pipe'], env: {} })
+        pids.push(child.pid!)
+        return child
+      },
+      ready: (child: ChildProcess) =>
+        new Promise((resolve) => {
+          child.stdout!.on('data', (data) => {
+            if (!String(data).includes('ready')) return
+            resolve('here')
+            setImmediate(begun, child) // when it is known to serve
+          })
+        }),
     },
-    ready: (child: ChildProcess) => new Promise(resolve => { child.stdout!.on('data', data => {
-      if (!String(data).includes('ready')) return
-      resolve('here')
-      setImmediate(begun, child) // when it is known to serve
-    }) }),
-  }, { onLine () {}, onRestart () {}, onGiveUp () {}, ...events })
+    { onLine() {}, onRestart() {}, onGiveUp() {}, ...events },
+  )
   t.teardown(() => part.stop())
   return Object.defineProperty(part, 'pids', { value: pids }) as ReturnType<typeof nodePart>
 }
 
 const SERVES = 'console.log("ready"); setInterval(() => {}, 1000)'
 
-t.test('a supervised part', async t => {
-  t.test('starts, and stops as often as it is asked', async t => {
+t.test('a supervised part', async (t) => {
+  t.test('starts, and stops as often as it is asked', async (t) => {
     const part = nodePart(t, SERVES)
     await part.stop()
     const other = nodePart(t, SERVES)
@@ -279,52 +496,109 @@ t.test('a supervised part', async t => {
     await other.stop()
     t.notOk(isAlive(other.identity!))
   })
-  t.test('is killed when it does not stop in time', async t => {
+  t.test('is killed when it does not stop in time', async (t) => {
     const part = nodePart(t, `process.on("SIGTERM", () => {}); ${SERVES}`)
     await part.start()
     await part.stop()
     t.notOk(isAlive(part.identity!))
   })
-  t.test('that does not start fails with its own last words', async t => {
+  t.test('that does not start fails with its own last words', async (t) => {
     const part = nodePart(t, 'console.error("no such luck"); process.exitCode = 7')
-    await t.rejects(part.start(), { what: 'part', message: 'it ended with exit code 7', faults: [{ path: '', problem: 'no such luck' }] })
+    await t.rejects(part.start(), {
+      what: 'part',
+      message: 'it ended with exit code 7',
+      faults: [{ path: '', problem: 'no such luck' }],
+    })
   })
-  t.test('that dies is started again', async t => {
+  t.test('that dies is started again', async (t) => {
     const restarted = Promise.withResolvers<string>()
-    const part = nodePart(t, SERVES, { onRestart: (_name, why) => { restarted.resolve(why) } })
+    const part = nodePart(t, SERVES, {
+      onRestart: (_name, why) => {
+        restarted.resolve(why)
+      },
+    })
     await part.start()
     process.kill(part.pids[0]!, 'SIGKILL')
     t.equal(await restarted.promise, 'it was killed by SIGKILL')
     t.equal(part.pids.length, 2)
     t.equal(part.identity?.pid, part.pids[1])
   })
-  t.test('that keeps dying is given up, with the number of times', async t => {
+  t.test('that keeps dying is given up, with the number of times', async (t) => {
     const gaveUp = Promise.withResolvers<Failure>()
-    const part = nodePart(t, 'process.on("SIGTERM", () => process.exit(3)); ' + SERVES, { onGiveUp: failure => { gaveUp.resolve(failure) } }, child => { child.kill('SIGTERM') })
+    const part = nodePart(
+      t,
+      'process.on("SIGTERM", () => process.exit(3)); ' + SERVES,
+      {
+        onGiveUp: (failure) => {
+          gaveUp.resolve(failure)
+        },
+      },
+      (child) => {
+        child.kill('SIGTERM')
+      },
+    )
     await part.start()
-    t.match(await gaveUp.promise, { what: 'part', message: 'it ended with exit code 3, for the 6th time in 30 s' })
+    t.match(await gaveUp.promise, {
+      what: 'part',
+      message: 'it ended with exit code 3, for the 6th time in 30 s',
+    })
   })
 })
 
-t.test('the progress of a pull', async t => {
-  const layer = (state: LayerState, receivedBytes: number) => ({ layer: `sha256:${'ab'.repeat(32)}`, state, receivedBytes, sizeBytes: 4 * 1024 ** 2, unpackedBytes: 2 * receivedBytes })
+t.test('the progress of a pull', async (t) => {
+  const layer = (state: LayerState, receivedBytes: number) => ({
+    layer: `sha256:${'ab'.repeat(32)}`,
+    state,
+    receivedBytes,
+    sizeBytes: 4 * 1024 ** 2,
+    unpackedBytes: 2 * receivedBytes,
+  })
   const shownOn = (isTTY: boolean, quiet: boolean, columns = 80): string => {
     const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY, columns })
-    const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal: () => () => {}, setExitCode () {} }
+    const context: Context = {
+      env: {},
+      stdin: new PassThrough(),
+      stdout: new PassThrough(),
+      stderr,
+      tellParent() {},
+      onSignal: () => () => {},
+      setExitCode() {},
+    }
     const progress = createProgress(context, { quiet })
-    for (const [state, mib] of [['queued', 0], ['receiving', 0], ['receiving', 1], ['unpacking', 4], ['unpacking', 4], ['done', 4]] as const) progress.onLayer(layer(state, mib * 1024 ** 2))
+    for (const [state, mib] of [
+      ['queued', 0],
+      ['receiving', 0],
+      ['receiving', 1],
+      ['unpacking', 4],
+      ['unpacking', 4],
+      ['done', 4],
+    ] as const)
+      progress.onLayer(layer(state, mib * 1024 ** 2))
     progress.end()
     return String(stderr.read() ?? '')
   }
-  t.match(shownOn(false, false), /^abababababab {2}4.0 MiB\nabababababab {2}4.0 MiB in \d+ms\n$/, 'two plain lines where nobody can be painted over')
+  t.match(
+    shownOn(false, false),
+    /^abababababab {2}4.0 MiB\nabababababab {2}4.0 MiB in \d+ms\n$/,
+    'two plain lines where nobody can be painted over',
+  )
   // oxlint-disable-next-line no-control-regex
   t.match(shownOn(true, false), /^\u001b\[2Kabababababab {2}4.0 MiB in \d+ms\n$/, 'one line on a terminal')
   // oxlint-disable-next-line no-control-regex
-  t.match(shownOn(true, false, 24), /^\u001b\[2Kabababababab {2}4.0 Mi.*…\n$/, 'which fits, because a line that wraps cannot be painted over')
+  t.match(
+    shownOn(true, false, 24),
+    /^\u001b\[2Kabababababab {2}4.0 Mi.*…\n$/,
+    'which fits, because a line that wraps cannot be painted over',
+  )
   t.equal(shownOn(false, true), '')
-  const describe = (state: LayerState, width?: number): string => describeLayer({ ...layer(state, 1024 ** 2), startedAt: 0, heardAt: 400 }, 500, width)
+  const describe = (state: LayerState, width?: number): string =>
+    describeLayer({ ...layer(state, 1024 ** 2), startedAt: 0, heardAt: 400 }, 500, width)
   t.equal(describe('done'), '4.0 MiB in 400ms', 'which is not how long it is ago')
-  t.equal(describe('receiving', 60), '[====>              ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left', 'the bar gives way first')
+  t.equal(
+    describe('receiving', 60),
+    '[====>              ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left',
+    'the bar gives way first',
+  )
   t.equal(describe('receiving', 44), '1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')
   t.equal(describe('receiving'), '[=====>               ] 1.0 MiB of 4.0 MiB  2.0 MiB/s  1s left')
   t.equal(describe('queued'), '4.0 MiB, waiting')
@@ -332,45 +606,104 @@ t.test('the progress of a pull', async t => {
   t.equal(describe('present'), '4.0 MiB, already there')
 })
 
-t.test('the end of a child is told as a shell tells it', async t => {
-  const ends: ReadonlyArray<readonly [script: string, code: number]> = [['exit 0', 0], ['exit 7', 7], ['kill -KILL $$', 137], ['kill -TERM $$', 143]]
+t.test('the end of a child is told as a shell tells it', async (t) => {
+  const ends: ReadonlyArray<readonly [script: string, code: number]> = [
+    ['exit 0', 0],
+    ['exit 7', 7],
+    ['kill -KILL $$', 137],
+    ['kill -TERM $$', 143],
+  ]
   for (const [script, code] of ends) t.equal(await exitCodeOf(spawn('sh', ['-c', script])), code, script)
   await t.rejects(exitCodeOf(spawn('/nothing')), { code: 'ENOENT' })
 })
 
-t.test('of a pull with more layers than lines, those under way are shown', async t => {
+t.test('of a pull with more layers than lines, those under way are shown', async (t) => {
   const stderr = Object.assign(new PassThrough({ encoding: 'utf8' }), { isTTY: true, columns: 80, rows: 4 })
-  const context: Context = { env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr, tellParent () {}, onSignal: () => () => {}, setExitCode () {} }
+  const context: Context = {
+    env: {},
+    stdin: new PassThrough(),
+    stdout: new PassThrough(),
+    stderr,
+    tellParent() {},
+    onSignal: () => () => {},
+    setExitCode() {},
+  }
   const progress = createProgress(context, { quiet: false })
-  const states: readonly LayerState[] = ['done', 'receiving', 'done', 'unpacking', 'queued', 'queued', 'present']
-  for (const [i, state] of states.entries()) progress.onLayer({ layer: `sha256:${i}`, state, receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 })
+  const states: readonly LayerState[] = [
+    'done',
+    'receiving',
+    'done',
+    'unpacking',
+    'queued',
+    'queued',
+    'present',
+  ]
+  for (const [i, state] of states.entries())
+    progress.onLayer({ layer: `sha256:${i}`, state, receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 })
   progress.end()
-  t.same(String(stderr.read()).split('\n').map(line => line.slice('\u001b[2K'.length, '\u001b[2K'.length + 1)), ['1', '3', '4', ''], 'three lines, as many as can be painted over')
+  t.same(
+    String(stderr.read())
+      .split('\n')
+      .map((line) => line.slice('\u001b[2K'.length, '\u001b[2K'.length + 1)),
+    ['1', '3', '4', ''],
+    'three lines, as many as can be painted over',
+  )
 })
 
-t.test('a command that is interrupted', async t => {
+t.test('a command that is interrupted', async (t) => {
   const listeners = new Set<(signal: NodeJS.Signals) => void>()
-  const interrupt = (): void => { for (const listener of listeners) listener('SIGINT') }
+  const interrupt = (): void => {
+    for (const listener of listeners) listener('SIGINT')
+  }
   const context: Context = {
-    env: {}, stdin: new PassThrough(), stdout: new PassThrough(), stderr: new PassThrough(), tellParent () {}, setExitCode () {},
-    onSignal (listener) { listeners.add(listener); return () => { listeners.delete(listener) } },
+    env: {},
+    stdin: new PassThrough(),
+    stdout: new PassThrough(),
+    stderr: new PassThrough(),
+    tellParent() {},
+    setExitCode() {},
+    onSignal(listener) {
+      listeners.add(listener)
+      return () => {
+        listeners.delete(listener)
+      }
+    },
   }
   const INTERRUPTED = { name: 'Failure', what: 'push', message: 'it was interrupted' }
 
-  t.test('hears of the first signal only: the second one is the system’s', async t => {
-    const work = interruptible('push', context, signal => new Promise((_resolve, reject) => { signal.addEventListener('abort', () => { reject(new Error('half done')) }) }))
+  t.test('hears of the first signal only: the second one is the system’s', async (t) => {
+    const work = interruptible(
+      'push',
+      context,
+      (signal) =>
+        new Promise((_resolve, reject) => {
+          signal.addEventListener('abort', () => {
+            reject(new Error('half done'))
+          })
+        }),
+    )
     interrupt()
     t.equal(listeners.size, 0)
     await t.rejects(work, INTERRUPTED)
   })
 
-  t.test('has not succeeded, although its work was as good as done', async t => {
-    await t.rejects(interruptible('push', context, async () => { interrupt() }), INTERRUPTED)
+  t.test('has not succeeded, although its work was as good as done', async (t) => {
+    await t.rejects(
+      interruptible('push', context, async () => {
+        interrupt()
+      }),
+      INTERRUPTED,
+    )
   })
 
-  t.test('is deaf no longer when its work is over: what comes next can be ended', async t => {
+  t.test('is deaf no longer when its work is over: what comes next can be ended', async (t) => {
     t.equal(await interruptible('push', context, async () => 5), 5)
-    await t.rejects(interruptible('push', context, async () => { throw new Error('own') }), { message: 'own' })
+    await t.rejects(
+      interruptible('push', context, async () => {
+        throw new Error('own')
+      }),
+      { message: 'own' },
+    )
     t.equal(listeners.size, 0)
   })
 })

@@ -1,4 +1,5 @@
-// The catalog of the image store and the doors around it, on real folders, with real processes that are killed.
+// The catalog of the image store and the doors around it, on real folders, with real processes that are
+// killed.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -15,22 +16,33 @@ import { createImageStore } from '../../services/image/store.ts'
 const HEX = (n: number): string => n.toString(16).padStart(64, '0')
 const ID = (n: number): string => `sha256:${HEX(n)}`
 
-function setup (t: Test, dir: string = join(t.testdir({ store: {} }), 'store')) {
+function setup(t: Test, dir: string = join(t.testdir({ store: {} }), 'store')) {
   const notes: string[] = []
-  const store = createImageStore({ dir, onNote: text => { notes.push(text) } })
+  const store = createImageStore({
+    dir,
+    onNote: (text) => {
+      notes.push(text)
+    },
+  })
   t.teardown(() => store.close())
   return { dir, store, catalog: store.catalog, notes }
 }
 
-/** A process that runs CODE with `catalog` of the store in DIR and then stays; resolves when it has said "ready". */
-async function startHolder (t: Test, dir: string, code: string) {
+/**
+ * A process that runs CODE with `catalog` of the store in DIR and then stays; resolves when it has said
+ * "ready".
+ */
+async function startHolder(t: Test, dir: string, code: string) {
   const script = `
     import { createImageStore } from ${JSON.stringify(join(import.meta.dirname, '../../services/image/store.ts'))}
     const { catalog } = createImageStore({ dir: ${JSON.stringify(dir)} })
     ${code}
     console.log('ready')
     setInterval(() => {}, 1000)`
-  const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'], env: { PATH: process.env['PATH'] } })
+  const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', script], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { PATH: process.env['PATH'] },
+  })
   const exited = once(child, 'exit')
   const kill = async (): Promise<void> => {
     child.kill('SIGKILL')
@@ -41,12 +53,30 @@ async function startHolder (t: Test, dir: string, code: string) {
   return { kill }
 }
 
-t.test('an image is recorded, named, found and touched', async t => {
+t.test('an image is recorded, named, found and touched', async (t) => {
   const { catalog } = setup(t)
-  const layers = [{ diffId: ID(10), digest: ID(20), sizeBytes: 5 }, { diffId: ID(11), digest: ID(21), sizeBytes: 6 }]
-  catalog.recordImage({ digest: ID(1), manifestDigest: ID(2), configDigest: ID(3), source: 'localhost:5000/a', layers })
+  const layers = [
+    { diffId: ID(10), digest: ID(20), sizeBytes: 5 },
+    { diffId: ID(11), digest: ID(21), sizeBytes: 6 },
+  ]
+  catalog.recordImage({
+    digest: ID(1),
+    manifestDigest: ID(2),
+    configDigest: ID(3),
+    source: 'localhost:5000/a',
+    layers,
+  })
   t.equal(catalog.tag('docker.io/library/a:latest', ID(1)), undefined)
-  t.match(catalog.image(ID(1)), { digest: ID(1), manifestDigest: ID(2), configDigest: ID(3), source: 'localhost:5000/a', layers, names: ['docker.io/library/a:latest'], isDeployed: false, isPinned: false })
+  t.match(catalog.image(ID(1)), {
+    digest: ID(1),
+    manifestDigest: ID(2),
+    configDigest: ID(3),
+    source: 'localhost:5000/a',
+    layers,
+    names: ['docker.io/library/a:latest'],
+    isDeployed: false,
+    isPinned: false,
+  })
   t.equal(catalog.find('docker.io/library/a:latest'), ID(1))
   t.equal(catalog.find('docker.io/library/b:latest'), undefined)
   catalog.recordImage({ digest: ID(4), manifestDigest: ID(4), configDigest: ID(3), layers: [] })
@@ -57,7 +87,7 @@ t.test('an image is recorded, named, found and touched', async t => {
   t.equal(catalog.image(ID(1))?.layers.length, 2)
   const before = catalog.image(ID(4))!.usedAtMs
   catalog.touch(ID(4))
-  t.ok(catalog.images().find(image => image.digest === ID(4))!.usedAtMs >= before)
+  t.ok(catalog.images().find((image) => image.digest === ID(4))!.usedAtMs >= before)
   t.equal(catalog.untag('docker.io/library/a:latest'), true)
   t.equal(catalog.untag('docker.io/library/a:latest'), false)
   catalog.setDeployed([ID(1), ID(1), ID(9)])
@@ -66,7 +96,7 @@ t.test('an image is recorded, named, found and touched', async t => {
   t.equal(catalog.image(ID(1))?.isDeployed, false)
 })
 
-t.test('a pin counts, and ends with the process that made it', async t => {
+t.test('a pin counts, and ends with the process that made it', async (t) => {
   const { dir, catalog } = setup(t)
   catalog.recordImage({ digest: ID(1), manifestDigest: ID(1), configDigest: ID(3), layers: [] })
   catalog.pin(ID(1))
@@ -81,11 +111,13 @@ t.test('a pin counts, and ends with the process that made it', async t => {
   t.equal(catalog.image(ID(1))?.isPinned, false, 'it was killed')
 })
 
-t.test('a layer is claimed by one process at a time, and taken over from a dead one', async t => {
+t.test('a layer is claimed by one process at a time, and taken over from a dead one', async (t) => {
   const { dir, catalog } = setup(t)
   const holder = await startHolder(t, dir, `await catalog.claimLayer(${JSON.stringify(ID(1))})`)
   let isOurs = false
-  const waiting = catalog.claimLayer(ID(1)).then(() => { isOurs = true })
+  const waiting = catalog.claimLayer(ID(1)).then(() => {
+    isOurs = true
+  })
   await catalog.claimLayer(ID(2))
   t.equal(isOurs, false, 'the living one keeps it')
   await t.rejects(catalog.claimLayer(ID(1), AbortSignal.abort(new Error('enough'))), { message: 'enough' })
@@ -95,38 +127,78 @@ t.test('a layer is claimed by one process at a time, and taken over from a dead 
   await catalog.claimLayer(ID(1))
 })
 
-t.test('a blob of any size is kept under its digest, or nothing is', async t => {
+t.test('a blob of any size is kept under its digest, or nothing is', async (t) => {
   const { dir, store } = setup(t)
   const bytes = Buffer.from('some layer')
   const digest = digestOf(bytes)
   t.equal(await store.hasBlob(digest), false)
-  t.strictSame(await store.putBlob(Readable.from([bytes.subarray(0, 4), bytes.subarray(4)]), { digest, size: bytes.length }), { digest, size: bytes.length })
+  t.strictSame(
+    await store.putBlob(Readable.from([bytes.subarray(0, 4), bytes.subarray(4)]), {
+      digest,
+      size: bytes.length,
+    }),
+    { digest, size: bytes.length },
+  )
   t.equal(await store.hasBlob(digest), true)
   t.strictSame(readFileSync(store.blobPath(digest)), bytes)
-  await t.rejects(store.putBlob(bytes, { digest: ID(1) }), { code: 'ERR_DIGEST_MISMATCH', message: /came with the digest/ })
-  await t.rejects(store.putBlob(bytes, { size: 3 }), { code: 'ERR_DIGEST_MISMATCH', message: /more than 3 bytes/ })
-  await t.rejects(store.putBlob(bytes, { size: 30 }), { code: 'ERR_DIGEST_MISMATCH', message: /ended after 10 of 30 bytes/ })
-  await t.rejects(store.putBlob(Readable.from((async function * () { yield bytes; throw new Error('cut') })())), { message: 'cut' })
+  await t.rejects(store.putBlob(bytes, { digest: ID(1) }), {
+    code: 'ERR_DIGEST_MISMATCH',
+    message: /came with the digest/,
+  })
+  await t.rejects(store.putBlob(bytes, { size: 3 }), {
+    code: 'ERR_DIGEST_MISMATCH',
+    message: /more than 3 bytes/,
+  })
+  await t.rejects(store.putBlob(bytes, { size: 30 }), {
+    code: 'ERR_DIGEST_MISMATCH',
+    message: /ended after 10 of 30 bytes/,
+  })
+  await t.rejects(
+    store.putBlob(
+      Readable.from(
+        (async function* () {
+          yield bytes
+          throw new Error('cut')
+        })(),
+      ),
+    ),
+    { message: 'cut' },
+  )
   t.strictSame(readdirSync(join(dir, 'tmp')), [])
   t.strictSame(readdirSync(join(dir, 'blobs/sha256')), [digest.slice(7)])
 })
 
 /** An image as blobs and layer folders, as a pull leaves it. */
-async function putImage (store: ReturnType<typeof createImageStore>, n: number): Promise<string> {
-  const config = Buffer.from(JSON.stringify({ os: 'linux', architecture: 'amd64', rootfs: { type: 'layers', diff_ids: [ID(n)] } }))
+async function putImage(store: ReturnType<typeof createImageStore>, n: number): Promise<string> {
+  const config = Buffer.from(
+    JSON.stringify({ os: 'linux', architecture: 'amd64', rootfs: { type: 'layers', diff_ids: [ID(n)] } }),
+  )
   const configDigest = (await store.putBlob(config)).digest
-  const manifest = Buffer.from(JSON.stringify({
-    schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json',
-    config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: configDigest, size: config.length },
-    layers: [{ mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', digest: ID(n + 1), size: 7 }],
-  }))
+  const manifest = Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: 'application/vnd.oci.image.manifest.v1+json',
+      config: {
+        mediaType: 'application/vnd.oci.image.config.v1+json',
+        digest: configDigest,
+        size: config.length,
+      },
+      layers: [{ mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', digest: ID(n + 1), size: 7 }],
+    }),
+  )
   await store.commitLayer(await store.makeDraft(), ID(n))
   const { digest } = await store.putBlob(manifest)
-  store.catalog.recordImage({ digest, manifestDigest: digest, configDigest, source: 'localhost:5000/a', layers: [{ diffId: ID(n), digest: ID(n + 1), sizeBytes: 7 }] })
+  store.catalog.recordImage({
+    digest,
+    manifestDigest: digest,
+    configDigest,
+    source: 'localhost:5000/a',
+    layers: [{ diffId: ID(n), digest: ID(n + 1), sizeBytes: 7 }],
+  })
   return digest
 }
 
-t.test('a catalog that is missing is made anew from blobs and layers', async t => {
+t.test('a catalog that is missing is made anew from blobs and layers', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   const gone = await putImage(first.store, 200)
@@ -135,11 +207,16 @@ t.test('a catalog that is missing is made anew from blobs and layers', async t =
   rmSync(join(first.dir, 'catalog'), { recursive: true })
   rmSync(first.store.layerPath(ID(200)), { recursive: true })
   const { catalog } = setup(t, first.dir)
-  t.match(catalog.image(digest), { digest, configDigest: recorded.configDigest, layers: recorded.layers, names: [] })
+  t.match(catalog.image(digest), {
+    digest,
+    configDigest: recorded.configDigest,
+    layers: recorded.layers,
+    names: [],
+  })
   t.equal(catalog.image(gone), undefined, 'an image whose layers are not there is none')
 })
 
-t.test('a damaged catalog is made anew with a note, and what could be read of it is kept', async t => {
+t.test('a damaged catalog is made anew with a note, and what could be read of it is kept', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   first.catalog.tag('localhost:5000/a:v1', digest)
@@ -166,7 +243,7 @@ t.test('a damaged catalog is made anew with a note, and what could be read of it
   t.equal(third.catalog.find('localhost:5000/a:v2'), digest)
 })
 
-t.test('two processes that hold an old catalog see the new one, and their pins come with them', async t => {
+t.test('two processes that hold an old catalog see the new one, and their pins come with them', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   first.catalog.pin(digest)
@@ -177,7 +254,7 @@ t.test('two processes that hold an old catalog see the new one, and their pins c
   t.equal(second.catalog.image(digest)?.isPinned, true)
 })
 
-t.test('opening sweeps what dead processes were writing', async t => {
+t.test('opening sweeps what dead processes were writing', async (t) => {
   const { dir, store } = setup(t)
   await store.open()
   await mkdir(join(dir, 'tmp/1-1-dead/inner'), { recursive: true })
@@ -187,10 +264,23 @@ t.test('opening sweeps what dead processes were writing', async t => {
   t.equal(statSync(join(dir, 'tmp')).mode & 0o777, 0o700)
 })
 
-t.test('ready images are pinned once, stay while a container runs, and are bounded', async t => {
+t.test('ready images are pinned once, stay while a container runs, and are bounded', async (t) => {
   const { catalog } = setup(t)
   const ready = createReadyImages(catalog)
-  const image = (n: number) => ({ digest: ID(n), config: { os: '', architecture: '', env: [], entrypoint: [], cmd: [], user: '', workingDir: '/', diffIds: [] }, layers: [] })
+  const image = (n: number) => ({
+    digest: ID(n),
+    config: {
+      os: '',
+      architecture: '',
+      env: [],
+      entrypoint: [],
+      cmd: [],
+      user: '',
+      workingDir: '/',
+      diffIds: [],
+    },
+    layers: [],
+  })
   const isPinned = (n: number): boolean => {
     catalog.recordImage({ digest: ID(n), manifestDigest: ID(n), configDigest: ID(n), layers: [] })
     return catalog.image(ID(n))!.isPinned
@@ -200,7 +290,7 @@ t.test('ready images are pinned once, stay while a container runs, and are bound
   ready.retain(ID(1))
   ready.letGo(() => false)
   t.equal(isPinned(1), true, 'a container runs')
-  ready.letGo(digest => digest === ID(1))
+  ready.letGo((digest) => digest === ID(1))
   ready.release(ID(1))
   t.equal(isPinned(1), true, 'a function has it again')
   ready.retain(ID(1))
@@ -214,27 +304,35 @@ t.test('ready images are pinned once, stay while a container runs, and are bound
   t.equal(ready.find(ID(1299))?.digest, ID(1299))
 })
 
-t.test('for a minute after a catalog was made anew nothing is removed', async t => {
+t.test('for a minute after a catalog was made anew nothing is removed', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   first.store.close()
   rmSync(join(first.dir, 'catalog'), { recursive: true })
   const { store } = setup(t, first.dir)
-  await t.rejects(store.collector.prune(), { code: 'ERR_IMAGE_IN_USE', message: /was just made anew.*try again in \d+ s/ })
+  await t.rejects(store.collector.prune(), {
+    code: 'ERR_IMAGE_IN_USE',
+    message: /was just made anew.*try again in \d+ s/,
+  })
   await t.rejects(store.collector.removeImage(digest), { code: 'ERR_IMAGE_IN_USE' })
   t.equal(await store.collector.collect({ high: { bytes: 1 }, low: { bytes: 1 } }), undefined)
   t.equal(store.catalog.image(digest)?.digest, digest)
 })
 
-t.test('a clock that was set back does not keep what nobody needs', async t => {
+t.test('a clock that was set back does not keep what nobody needs', async (t) => {
   const { dir, store, catalog } = setup(t)
   const digest = await putImage(store, 100)
   const { digest: orphan } = await store.putBlob(Buffer.from('of a pull that was cut'))
   const db = new DatabaseSync(join(dir, 'catalog/index.db'))
   t.teardown(() => db.close())
   const inAYear = Date.now() + 365 * 86_400_000
-  db.exec(`UPDATE images SET used_at_ms = ${inAYear}; INSERT OR REPLACE INTO meta (key, value) VALUES ('settled_at_ms', '${inAYear}')`)
-  await t.rejects(store.collector.prune(), { code: 'ERR_IMAGE_IN_USE', message: /try again in (?:60|5\d) s$/ })
+  db.exec(
+    `UPDATE images SET used_at_ms = ${inAYear}; INSERT OR REPLACE INTO meta (key, value) VALUES ('settled_at_ms', '${inAYear}')`,
+  )
+  await t.rejects(store.collector.prune(), {
+    code: 'ERR_IMAGE_IN_USE',
+    message: /try again in (?:60|5\d) s$/,
+  })
   db.exec(`UPDATE meta SET value = '0' WHERE key = 'settled_at_ms'`)
   t.match(await store.collector.prune({ olderThanMs: 1 }), { images: [] }, 'as if it was used now')
   t.match(await store.collector.prune(), { images: [{ digest }] })
@@ -242,11 +340,13 @@ t.test('a clock that was set back does not keep what nobody needs', async t => {
   t.equal(await store.hasBlob(orphan), true, 'what is new stays')
 })
 
-t.test('a catalog that cannot be used says which, and why', async t => {
+t.test('a catalog that cannot be used says which, and why', async (t) => {
   const { dir, store } = setup(t)
   await store.open()
   await mkdir(join(dir, 'catalog/index.db'), { recursive: true })
-  t.throws(() => store.catalog.names(), { message: `the catalog of the image store ${dir} cannot be used: unable to open database file` })
+  t.throws(() => store.catalog.names(), {
+    message: `the catalog of the image store ${dir} cannot be used: unable to open database file`,
+  })
   rmSync(join(dir, 'catalog/index.db'), { recursive: true })
   t.same([...store.catalog.names()], [])
 })

@@ -9,40 +9,67 @@ const LOG = new URL('../../services/platform/log.ts', import.meta.url).href
 const GIVE_UP_MS = 200_000
 
 /** A process that runs SCRIPT with a `log`, and says "up" on stdout when it shall. */
-function start (t: Test, script: string): ChildProcess {
+function start(t: Test, script: string): ChildProcess {
   const source = `import { createLog } from ${JSON.stringify(LOG)}\nconst log = createLog({ name: 'x', level: 'info' })\n${script}`
-  const child = spawn(process.execPath, ['--input-type=module', '-e', source], { stdio: ['pipe', 'pipe', 'pipe'], timeout: GIVE_UP_MS, cwd: fileURLToPath(new URL('../..', import.meta.url)) })
-  t.teardown(() => { child.kill('SIGKILL') })
+  const child = spawn(process.execPath, ['--input-type=module', '-e', source], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    timeout: GIVE_UP_MS,
+    cwd: fileURLToPath(new URL('../..', import.meta.url)),
+  })
+  t.teardown(() => {
+    child.kill('SIGKILL')
+  })
   return child
 }
 
-t.test('every line arrives in order, also those of the last moment', async t => {
-  const child = start(t, "for (let i = 0; i < 5000; i++) log.info({ i }, 'a line'); process.stdin.once('end', () => { log.info({ i: 5000 }, 'a line'); log.info('last words'); process.exit(3) }).resume()")
+t.test('every line arrives in order, also those of the last moment', async (t) => {
+  const child = start(
+    t,
+    "for (let i = 0; i < 5000; i++) log.info({ i }, 'a line'); process.stdin.once('end', () => { log.info({ i: 5000 }, 'a line'); log.info('last words'); process.exit(3) }).resume()",
+  )
   const exited = once(child, 'exit')
   let text = ''
   for await (const piece of child.stderr!.setEncoding('utf8')) {
     text += String(piece)
     if (text.includes('"i":4999')) child.stdin!.end() // what is said last does not have to wait for us
   }
-  const lines = text.trimEnd().split('\n').map(line => JSON.parse(line) as { i?: number, msg: string })
+  const lines = text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { i?: number; msg: string })
   t.same(await exited, [3, null])
-  t.same(lines.slice(0, -1).map(line => line.i), Array.from({ length: 5001 }, (_, i) => i))
+  t.same(
+    lines.slice(0, -1).map((line) => line.i),
+    Array.from({ length: 5001 }, (_, i) => i),
+  )
   t.equal(lines.at(-1)?.msg, 'last words')
 })
 
-t.test('an error is told with its causes, each once, and with what else it carries', async t => {
-  const child = start(t, `
+t.test('an error is told with its causes, each once, and with what else it carries', async (t) => {
+  const child = start(
+    t,
+    `
     const cause = Object.assign(new Error('connect ENOENT /a'), { code: 'ENOENT' })
     log.warn({ err: new Error('Redis at /a: connect ENOENT /a', { cause }) }, 'away')
     log.warn({ err: Object.assign(new Error('no image', { cause: new Error('no registry', { cause }) }), { registryCode: 'X' }) }, 'away')
     const ring = new Error('round'); ring.cause = ring
     log.warn({ err: ring }, 'away')
-    log.warn({ err: 'a text' }, 'away')`)
-  const errors = Buffer.concat(await child.stderr!.toArray() as Buffer[]).toString().trimEnd().split('\n').map(line => (JSON.parse(line) as { err: { message: string, registryCode?: string } }).err)
-  t.match(errors, [{ message: /^Redis at \/a: connect ENOENT \/a$/, stack: /caused by: Error: connect ENOENT/ }, { message: /^no image: no registry: connect ENOENT \/a$/, registryCode: 'X' }, { message: /^round$/ }, 'a text'])
+    log.warn({ err: 'a text' }, 'away')`,
+  )
+  const errors = Buffer.concat((await child.stderr!.toArray()) as Buffer[])
+    .toString()
+    .trimEnd()
+    .split('\n')
+    .map((line) => (JSON.parse(line) as { err: { message: string; registryCode?: string } }).err)
+  t.match(errors, [
+    { message: /^Redis at \/a: connect ENOENT \/a$/, stack: /caused by: Error: connect ENOENT/ },
+    { message: /^no image: no registry: connect ENOENT \/a$/, registryCode: 'X' },
+    { message: /^round$/ },
+    'a text',
+  ])
 })
 
-t.test('a process whose reader is gone ends, whatever it still had to say', async t => {
+t.test('a process whose reader is gone ends, whatever it still had to say', async (t) => {
   for (const script of [
     "process.stdin.once('end', () => { log.info('one'); log.info('two'); process.exit(3) }).resume(); process.stdout.write('up')",
     "process.stdin.once('end', () => { log.info('one'); setTimeout(() => { log.info('two'); process.exit(3) }, 20) }).resume(); process.stdout.write('up')",

@@ -9,11 +9,14 @@ import t from 'tap'
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const MAIN = join(ROOT, 'services/oci/main.ts')
 
-function node (...args: string[]): { status: number | null, stdout: string, stderr: string } {
-  return spawnSync(process.execPath, ['--disable-warning=ExperimentalWarning', ...args], { cwd: ROOT, encoding: 'utf8' })
+function node(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, ['--disable-warning=ExperimentalWarning', ...args], {
+    cwd: ROOT,
+    encoding: 'utf8',
+  })
 }
 
-t.test('a packed program', async t => {
+t.test('a packed program', async (t) => {
   const output = join(t.testdir(), 'packed')
   t.match(node('infra/pack/pack.ts', MAIN, output), { status: 0, stderr: '' })
   const script = `${output}.cjs`
@@ -24,7 +27,11 @@ t.test('a packed program', async t => {
   const body = readFileSync(`${output}.js`, 'utf8')
   t.notMatch(body, /[^\0-\x7f]/)
   writeFileSync(`${output}.js`, "() => { console.log('packed') }\n")
-  t.equal(node(script, '--version').stdout, 'packed\n', 'it is what runs, and a cache that does not fit is left')
+  t.equal(
+    node(script, '--version').stdout,
+    'packed\n',
+    'it is what runs, and a cache that does not fit is left',
+  )
   const loader = readFileSync(script, 'utf8')
   writeFileSync(script, loader.replace(/("services\/oci\/create\.ts",)\d+/, '$17'))
   t.match(node(script, '--version').stdout, /^wherry-oci version /, 'a source that has changed is what runs')
@@ -32,9 +39,21 @@ t.test('a packed program', async t => {
   t.match(node(script, '--version').stdout, /^wherry-oci version /, 'also when one is gone')
 })
 
-t.test('forms that it does not know are refused', async t => {
-  const directory = t.testdir({ 'star.ts': "export * from './other.ts'\n", 'package.ts': "import { z } from 'zod'\nconsole.log(z)\n", 'a.ts': "import { b } from './b.ts'\nexport const a = () => b\n", 'b.ts': "import { a } from './a.ts'\nexport const b = () => a\n" })
-  for (const [name, why] of [['star', /this form of import or export is not known here: export \*/], ['package', /the package zod cannot be packed/], ['a', /imports itself/]] as const) {
-    t.match(node('infra/pack/pack.ts', join(directory, `${name}.ts`), join(directory, 'out')), { status: 1, stderr: why })
+t.test('forms that it does not know are refused', async (t) => {
+  const directory = t.testdir({
+    'star.ts': "export * from './other.ts'\n",
+    'package.ts': "import { z } from 'zod'\nconsole.log(z)\n",
+    'a.ts': "import { b } from './b.ts'\nexport const a = () => b\n",
+    'b.ts': "import { a } from './a.ts'\nexport const b = () => a\n",
+  })
+  for (const [name, why] of [
+    ['star', /this form of import or export is not known here: export \*/],
+    ['package', /the package zod cannot be packed/],
+    ['a', /imports itself/],
+  ] as const) {
+    t.match(node('infra/pack/pack.ts', join(directory, `${name}.ts`), join(directory, 'out')), {
+      status: 1,
+      stderr: why,
+    })
   }
 })

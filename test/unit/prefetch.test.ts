@@ -1,4 +1,5 @@
-// What a worker says about the images of new deployments, and in which order.  The puller and the place of reports are arguments.
+// What a worker says about the images of new deployments, and in which order. The puller and the place of
+// reports are arguments.
 
 import t from 'tap'
 import { parseDeployment } from '../../services/contract/function-spec.ts'
@@ -13,53 +14,93 @@ const alive = setInterval(() => {}, 1000)
 t.teardown(() => clearInterval(alive))
 
 const digestOf = (word: string): string => `sha256:${word.repeat(64)}`
-const record = (service: string, word: string): FunctionRecord => ({ spec: parseDeployment({ service, image: 'r.example/x' }), imageDigest: digestOf(word), createdAtMs: 0, updatedAtMs: 0 })
+const record = (service: string, word: string): FunctionRecord => ({
+  spec: parseDeployment({ service, image: 'r.example/x' }),
+  imageDigest: digestOf(word),
+  createdAtMs: 0,
+  updatedAtMs: 0,
+})
 
-function setup () {
+function setup() {
   const said: PullReport[] = []
   const pulls: Array<PromiseWithResolvers<PullResult> & { readonly digest: string }> = []
   let pulled = 0
   let wake = (): void => {}
   const prefetch = createPrefetch({
     workerName: 'w',
-    puller: { ensure (_ref, digest) { const pull = { ...Promise.withResolvers<PullResult>(), digest }; pulls.push(pull); wake(); return pull.promise } },
-    reports: { async write (_digest, report) { said.push(report); wake() } },
-    onPulled () { pulled++ },
+    puller: {
+      ensure(_ref, digest) {
+        const pull = { ...Promise.withResolvers<PullResult>(), digest }
+        pulls.push(pull)
+        wake()
+        return pull.promise
+      },
+    },
+    reports: {
+      async write(_digest, report) {
+        said.push(report)
+        wake()
+      },
+    },
+    onPulled() {
+      pulled++
+    },
     log: createLog({ name: 'test', level: 'silent' }),
   })
   /** Resolves when IS holds, looked at whenever something was asked or said. */
-  async function until (is: () => boolean): Promise<void> {
-    while (!is()) await new Promise<void>(resolve => { wake = resolve })
+  async function until(is: () => boolean): Promise<void> {
+    while (!is())
+      await new Promise<void>((resolve) => {
+        wake = resolve
+      })
   }
-  const finish = (i: number, isPulled: boolean): void => pulls[i]!.resolve({ image: undefined as never, pulled: isPulled }) // nobody looks at the image
+  const finish = (i: number, isPulled: boolean): void =>
+    pulls[i]!.resolve({ image: undefined as never, pulled: isPulled }) // nobody looks at the image
   return { prefetch, said, pulls, until, finish, pulled: () => pulled }
 }
 
-t.test('what was deployed before the worker came is left to its first call', async t => {
+t.test('what was deployed before the worker came is left to its first call', async (t) => {
   const { prefetch, pulls } = setup()
   prefetch.deployed([record('a', 'a')])
   t.same(pulls, [])
 })
 
-t.test('a new deployment is pulled; the last word is the last', async t => {
+t.test('a new deployment is pulled; the last word is the last', async (t) => {
   const { prefetch, said, pulls, until, finish, pulled } = setup()
   prefetch.deployed([])
   prefetch.deployed([record('a', 'a')])
   await until(() => pulls.length === 1)
-  const layer = { layer: digestOf('1'), state: 'receiving', receivedBytes: 1, sizeBytes: 2, unpackedBytes: 0 } as const
+  const layer = {
+    layer: digestOf('1'),
+    state: 'receiving',
+    receivedBytes: 1,
+    sizeBytes: 2,
+    unpackedBytes: 0,
+  } as const
   prefetch.onProgress({ image: digestOf('a'), ...layer })
   prefetch.onProgress({ image: digestOf('f'), ...layer })
   await until(() => said.length === 2)
-  t.same(said.map(report => [report.state, report.layers.length]), [['pulling', 0], ['pulling', 1]])
+  t.same(
+    said.map((report) => [report.state, report.layers.length]),
+    [
+      ['pulling', 0],
+      ['pulling', 1],
+    ],
+  )
   prefetch.onProgress({ image: digestOf('a'), ...layer, state: 'done' }) // would be said a moment later
   finish(0, true)
   await until(() => said.length === 3)
-  await new Promise(resolve => { setTimeout(resolve, 250) }) // longer than a report is held back
-  t.same(said.map(report => report.state), ['pulling', 'pulling', 'ready'])
+  await new Promise((resolve) => {
+    setTimeout(resolve, 250)
+  }) // longer than a report is held back
+  t.same(
+    said.map((report) => report.state),
+    ['pulling', 'pulling', 'ready'],
+  )
   t.equal(pulled(), 1, 'the store hears that it has grown')
 })
 
-t.test('the same image deployed again meanwhile is reported again', async t => {
+t.test('the same image deployed again meanwhile is reported again', async (t) => {
   const { prefetch, said, pulls, until, finish, pulled } = setup()
   prefetch.deployed([])
   const [a, b] = [record('a', 'a'), record('b', 'a')]
@@ -71,22 +112,28 @@ t.test('the same image deployed again meanwhile is reported again', async t => {
   await until(() => pulls.length === 2)
   finish(1, false)
   await until(() => said.length === 4)
-  t.same(said.map(report => report.state), ['pulling', 'ready', 'pulling', 'ready'])
+  t.same(
+    said.map((report) => report.state),
+    ['pulling', 'ready', 'pulling', 'ready'],
+  )
   t.equal(pulled(), 1)
 })
 
-t.test('two images at a time; a failure says why, and the next has its turn; none after stop', async t => {
+t.test('two images at a time; a failure says why, and the next has its turn; none after stop', async (t) => {
   const { prefetch, said, pulls, until, finish } = setup()
   prefetch.deployed([])
-  prefetch.deployed(['a', 'b', 'c'].map(word => record(word, word)))
+  prefetch.deployed(['a', 'b', 'c'].map((word) => record(word, word)))
   await until(() => pulls.length === 2)
   pulls[0]!.reject(new Error('secret of the machine'))
   await until(() => pulls.length === 3)
-  t.match(said.find(report => report.state === 'failed'), { worker: 'w', message: 'the worker failed; its log has the reason' })
+  t.match(
+    said.find((report) => report.state === 'failed'),
+    { worker: 'w', message: 'the worker failed; its log has the reason' },
+  )
   prefetch.deployed([record('d', 'd')])
   prefetch.stop()
   finish(1, false)
   finish(2, false)
-  await until(() => said.filter(report => report.state === 'ready').length === 2)
+  await until(() => said.filter((report) => report.state === 'ready').length === 2)
   t.equal(pulls.length, 3)
 })

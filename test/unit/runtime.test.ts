@@ -13,54 +13,119 @@ import { buildPlan, explainFailure, programPaths, type HostFacts } from '../../s
 import { buildSpec } from '../../services/runtime/spec.ts'
 import { resolveUser } from '../../services/runtime/user.ts'
 
-const config = { os: 'linux', architecture: 'amd64', env: ['PATH=/bin', 'LANG=C', 'EMPTY='], entrypoint: ['/entry'], cmd: ['a', 'b'], user: '', workingDir: '/app', diffIds: [] }
+const config = {
+  os: 'linux',
+  architecture: 'amd64',
+  env: ['PATH=/bin', 'LANG=C', 'EMPTY='],
+  entrypoint: ['/entry'],
+  cmd: ['a', 'b'],
+  user: '',
+  workingDir: '/app',
+  diffIds: [],
+}
 const image: Image = { digest: 'sha256:0', config, layers: ['/layers/0', '/layers/1'] }
 const root = { uid: 0, gid: 0, additionalGids: [] }
 
-function specOf (deployment: Record<string, unknown>, more: Partial<Image['config']> = {}, volumePaths = new Map<string, string>()): RuntimeSpec {
+function specOf(
+  deployment: Record<string, unknown>,
+  more: Partial<Image['config']> = {},
+  volumePaths = new Map<string, string>(),
+): RuntimeSpec {
   const spec = parseDeployment({ service: 'Resize.Me', image: 'x', ...deployment })
-  return buildSpec({ image: { ...image, config: { ...config, ...more } }, function: spec, user: root, volumePaths, env: { Http_Method: 'POST' } })
+  return buildSpec({
+    image: { ...image, config: { ...config, ...more } },
+    function: spec,
+    user: root,
+    volumePaths,
+    env: { Http_Method: 'POST' },
+  })
 }
 
-t.test('spec', async t => {
-  t.test('ENTRYPOINT and CMD, command and args', async t => {
+t.test('spec', async (t) => {
+  t.test('ENTRYPOINT and CMD, command and args', async (t) => {
     t.same(specOf({}).process.args, ['/entry', 'a', 'b'])
     t.same(specOf({ args: ['c'] }).process.args, ['/entry', 'c'])
     t.same(specOf({ command: ['/other'] }).process.args, ['/other'], 'a new command drops the image’s CMD')
     t.same(specOf({ command: ['/other'], args: ['c'] }).process.args, ['/other', 'c'])
     t.throws(() => specOf({}, { entrypoint: [], cmd: [] }), { code: 'ERR_NO_COMMAND' })
   })
-  t.test('later variables win: defaults, image, function, request', async t => {
+  t.test('later variables win: defaults, image, function, request', async (t) => {
     const { env } = specOf({ envVars: { LANG: 'de', MORE: '1' } }).process
-    t.same(env, ['PATH=/bin', 'HOSTNAME=resize-me', 'HOME=/root', 'LANG=de', 'EMPTY=', 'MORE=1', 'Http_Method=POST'])
+    t.same(env, [
+      'PATH=/bin',
+      'HOSTNAME=resize-me',
+      'HOME=/root',
+      'LANG=de',
+      'EMPTY=',
+      'MORE=1',
+      'Http_Method=POST',
+    ])
   })
-  t.test('limits become the cgroup’s numbers', async t => {
-    t.same(specOf({ limits: { memory: '64Mi', cpu: '250m', pids: 7 } }).linux.resources, { memory: { limit: 64 << 20 }, cpu: { quota: 25_000, period: 100_000 }, pids: { limit: 7 } })
+  t.test('limits become the cgroup’s numbers', async (t) => {
+    t.same(specOf({ limits: { memory: '64Mi', cpu: '250m', pids: 7 } }).linux.resources, {
+      memory: { limit: 64 << 20 },
+      cpu: { quota: 25_000, period: 100_000 },
+      pids: { limit: 7 },
+    })
     t.equal(specOf({ limits: { cpu: 0.01 } }).linux.resources.cpu.quota, 1000)
   })
-  t.test('volumes come behind the system’s mounts', async t => {
-    const spec = specOf({ volumes: [{ name: 'a', target: '//data//x/' }, { name: 'b', target: '/data/y', readonly: true }] }, {}, new Map([['a', '/v/a'], ['b', '/v/b']]))
+  t.test('volumes come behind the system’s mounts', async (t) => {
+    const spec = specOf(
+      {
+        volumes: [
+          { name: 'a', target: '//data//x/' },
+          { name: 'b', target: '/data/y', readonly: true },
+        ],
+      },
+      {},
+      new Map([
+        ['a', '/v/a'],
+        ['b', '/v/b'],
+      ]),
+    )
     t.same(spec.mounts.slice(-2), [
       { destination: '/data/x', type: 'bind', source: '/v/a', options: ['nosuid', 'nodev'] },
       { destination: '/data/y', type: 'bind', source: '/v/b', options: ['nosuid', 'nodev', 'ro'] },
     ])
   })
-  t.test('a volume below another one’s target is refused', async t => {
-    t.throws(() => specOf({ volumes: [{ name: 'b', target: '/data/sub' }, { name: 'a', target: '/data/' }] }), { code: 'ERR_INVALID_REQUEST', message: /volumes\[0\]\.target: .*below/ })
+  t.test('a volume below another one’s target is refused', async (t) => {
+    t.throws(
+      () =>
+        specOf({
+          volumes: [
+            { name: 'b', target: '/data/sub' },
+            { name: 'a', target: '/data/' },
+          ],
+        }),
+      { code: 'ERR_INVALID_REQUEST', message: /volumes\[0\]\.target: .*below/ },
+    )
   })
-  t.test('what the kernel counts per user over namespaces is limited, and core dumps go to nobody, not even to a program (RLIMIT_CORE 1, core(5))', async t => {
-    const { process: { rlimits, oomScoreAdj }, linux: { sysctl } } = specOf({})
-    t.match(rlimits.find(limit => limit.type === 'RLIMIT_CORE'), { soft: 1, hard: 1 })
-    for (const type of ['RLIMIT_SIGPENDING', 'RLIMIT_MSGQUEUE', 'RLIMIT_NOFILE']) t.ok(rlimits.some(limit => limit.type === type), type)
-    t.same(Object.keys(sysctl ?? {}), ['user.max_inotify_instances', 'user.max_inotify_watches'])
-    t.equal(oomScoreAdj, 1000, 'functions go before their worker')
-  })
-  t.test('no capability, ever', async t => {
-    t.ok(Object.values(specOf({}).process.capabilities).every(set => set.length === 0))
+  t.test(
+    'what the kernel counts per user over namespaces is limited, and core dumps go to nobody, not even to a program (RLIMIT_CORE 1, core(5))',
+    async (t) => {
+      const {
+        process: { rlimits, oomScoreAdj },
+        linux: { sysctl },
+      } = specOf({})
+      t.match(
+        rlimits.find((limit) => limit.type === 'RLIMIT_CORE'),
+        { soft: 1, hard: 1 },
+      )
+      for (const type of ['RLIMIT_SIGPENDING', 'RLIMIT_MSGQUEUE', 'RLIMIT_NOFILE'])
+        t.ok(
+          rlimits.some((limit) => limit.type === type),
+          type,
+        )
+      t.same(Object.keys(sysctl ?? {}), ['user.max_inotify_instances', 'user.max_inotify_watches'])
+      t.equal(oomScoreAdj, 1000, 'functions go before their worker')
+    },
+  )
+  t.test('no capability, ever', async (t) => {
+    t.ok(Object.values(specOf({}).process.capabilities).every((set) => set.length === 0))
   })
 })
 
-function catching (work: () => void): unknown {
+function catching(work: () => void): unknown {
   try {
     work()
     return undefined
@@ -70,87 +135,178 @@ function catching (work: () => void): unknown {
 }
 
 const facts: HostFacts = {
-  stageDir: '/data/stage', devDir: '/data/dev', idBase: 65_536, idmapFd: 20, netnsFd: 21, cgroupFd: -1, cgroupTasks: ['/cg/memory/tasks', '/cg/pids/tasks'],
-  seccomp: new Uint8Array(16), rootByWorker: false, procPaths: new Map([['/proc/keys', 'file'], ['/proc/acpi', 'directory'], ['/proc/sys', 'directory']]),
+  stageDir: '/data/stage',
+  devDir: '/data/dev',
+  idBase: 65_536,
+  idmapFd: 20,
+  netnsFd: 21,
+  cgroupFd: -1,
+  cgroupTasks: ['/cg/memory/tasks', '/cg/pids/tasks'],
+  seccomp: new Uint8Array(16),
+  rootByWorker: false,
+  procPaths: new Map([
+    ['/proc/keys', 'file'],
+    ['/proc/acpi', 'directory'],
+    ['/proc/sys', 'directory'],
+  ]),
 }
-const kinds = (ops: readonly Op[]): string[] => ops.map(op => op.kind)
+const kinds = (ops: readonly Op[]): string[] => ops.map((op) => op.kind)
 
-t.test('plan', async t => {
-  t.test('is the life of a start, in order', async t => {
+t.test('plan', async (t) => {
+  t.test('is the life of a start, in order', async (t) => {
     const { ops } = buildPlan(specOf({}), facts)
-    t.same(kinds(ops).filter((kind, i, all) => kind !== all[i - 1]), [
-      'tree', 'cgroupJoin', 'userMaps', 'umask', 'unshare', 'propagation', 'fsmount', 'attach', 'setupIds', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'write',
-      'mkdir', 'subtree', 'mkdir', 'subtree', 'pivot', 'attach', 'bind', 'hostname', 'rlimit', 'closeFds', 'chdir', 'ids', 'capabilities', 'noNewPrivs',
-      'parentDeath', 'seccomp', 'exec',
-    ])
+    t.same(
+      kinds(ops).filter((kind, i, all) => kind !== all[i - 1]),
+      [
+        'tree',
+        'cgroupJoin',
+        'userMaps',
+        'umask',
+        'unshare',
+        'propagation',
+        'fsmount',
+        'attach',
+        'setupIds',
+        'chdirSlot',
+        'mkdir',
+        'attach',
+        'mount',
+        'fsmount',
+        'write',
+        'mkdir',
+        'subtree',
+        'mkdir',
+        'subtree',
+        'pivot',
+        'attach',
+        'bind',
+        'hostname',
+        'rlimit',
+        'closeFds',
+        'chdir',
+        'ids',
+        'capabilities',
+        'noNewPrivs',
+        'parentDeath',
+        'seccomp',
+        'exec',
+      ],
+    )
   })
-  t.test('stacks the upper layer first and maps every layer’s ids', async t => {
+  t.test('stacks the upper layer first and maps every layer’s ids', async (t) => {
     const { ops } = buildPlan(specOf({}), facts)
-    t.match(ops.find(op => op.kind === 'mount')?.texts?.[3], /^lowerdir=l1:l0,upperdir=upper,workdir=work,userxattr$/)
-    t.ok(ops.filter(op => op.kind === 'tree').every(op => op.flags === FLAG.idmap))
+    t.match(
+      ops.find((op) => op.kind === 'mount')?.texts?.[3],
+      /^lowerdir=l1:l0,upperdir=upper,workdir=work,userxattr$/,
+    )
+    t.ok(ops.filter((op) => op.kind === 'tree').every((op) => op.flags === FLAG.idmap))
   })
-  t.test('where a tmpfs keeps no attributes, the worker mounts the root aside, before the clone', async t => {
-    const byWorker = (layers: readonly string[], change: Partial<HostFacts> = {}) => {
-      const spec = specOf({})
-      return buildPlan({ ...spec, root: { ...spec.root, layers } }, { ...facts, rootByWorker: true, ...change }).ops
-    }
-    const ops = byWorker(['/a', '/b'])
-    const at = kinds(ops).indexOf('aside')
-    const aside = ops.slice(at + 1, at + 1 + ops[at]!.num!)
-    t.same(kinds(ops.slice(0, at)).filter(kind => kind !== 'tree'), [])
-    t.same(kinds(aside).filter((kind, i, all) => kind !== all[i - 1]), ['propagation', 'fsmount', 'attach', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'subtree'])
-    t.equal(aside.find(op => op.kind === 'mount')?.texts?.[3], 'lowerdir=l1:l0,userxattr', 'the marks of layers are read by an overlay of theirs')
-    t.match(aside.findLast(op => op.kind === 'fsmount'), { texts: ['overlay', ['source=overlay', 'lowerdir=lower', 'upperdir=upper', 'workdir=work']], wide: ATTR.nosuid | ATTR.nodev })
-    t.match(aside.find(op => op.texts?.[0] === 'upper'), { num2: facts.idBase }, 'the container’s "/" is its own')
-    t.notOk(kinds(byWorker(['/a'])).includes('mount'), 'one layer has nothing to hide')
-    t.notOk(kinds(byWorker(['/a'], { idmapFd: -1 })).includes('aside'))
-  })
-  t.test('hides what this kernel has and nothing else', async t => {
+  t.test(
+    'where a tmpfs keeps no attributes, the worker mounts the root aside, before the clone',
+    async (t) => {
+      const byWorker = (layers: readonly string[], change: Partial<HostFacts> = {}) => {
+        const spec = specOf({})
+        return buildPlan(
+          { ...spec, root: { ...spec.root, layers } },
+          { ...facts, rootByWorker: true, ...change },
+        ).ops
+      }
+      const ops = byWorker(['/a', '/b'])
+      const at = kinds(ops).indexOf('aside')
+      const aside = ops.slice(at + 1, at + 1 + ops[at]!.num!)
+      t.same(
+        kinds(ops.slice(0, at)).filter((kind) => kind !== 'tree'),
+        [],
+      )
+      t.same(
+        kinds(aside).filter((kind, i, all) => kind !== all[i - 1]),
+        ['propagation', 'fsmount', 'attach', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'subtree'],
+      )
+      t.equal(
+        aside.find((op) => op.kind === 'mount')?.texts?.[3],
+        'lowerdir=l1:l0,userxattr',
+        'the marks of layers are read by an overlay of theirs',
+      )
+      t.match(
+        aside.findLast((op) => op.kind === 'fsmount'),
+        {
+          texts: ['overlay', ['source=overlay', 'lowerdir=lower', 'upperdir=upper', 'workdir=work']],
+          wide: ATTR.nosuid | ATTR.nodev,
+        },
+      )
+      t.match(
+        aside.find((op) => op.texts?.[0] === 'upper'),
+        { num2: facts.idBase },
+        'the container’s "/" is its own',
+      )
+      t.notOk(kinds(byWorker(['/a'])).includes('mount'), 'one layer has nothing to hide')
+      t.notOk(kinds(byWorker(['/a'], { idmapFd: -1 })).includes('aside'))
+    },
+  )
+  t.test('hides what this kernel has and nothing else', async (t) => {
     const behind = buildPlan(specOf({}), facts).ops
-    t.match(behind.filter(op => op.kind === 'bind').map(op => op.texts), [['/dev/null', '/proc/keys'], ['/proc/sys', '/proc/sys']])
-    t.ok(behind.some(op => op.kind === 'attach' && op.texts?.[0] === '/proc/acpi'))
+    t.match(
+      behind.filter((op) => op.kind === 'bind').map((op) => op.texts),
+      [
+        ['/dev/null', '/proc/keys'],
+        ['/proc/sys', '/proc/sys'],
+      ],
+    )
+    t.ok(behind.some((op) => op.kind === 'attach' && op.texts?.[0] === '/proc/acpi'))
   })
-  t.test('nothing is looked up through the image before the pivot', async t => {
+  t.test('nothing is looked up through the image before the pivot', async (t) => {
     const { ops } = buildPlan(specOf({}), facts)
     const pivot = kinds(ops).indexOf('pivot')
-    const before = ops.slice(0, pivot).filter(op => op.kind === 'attach').map(op => op.texts?.[0])
+    const before = ops
+      .slice(0, pivot)
+      .filter((op) => op.kind === 'attach')
+      .map((op) => op.texts?.[0])
     t.same(before, ['/data/stage', 'l0', 'l1'])
   })
-  t.test('a pooled network namespace is entered, not made', async t => {
+  t.test('a pooled network namespace is entered, not made', async (t) => {
     t.equal(buildPlan(specOf({}), facts).cloneFlags & CLONE.network, 0)
     const fresh = buildPlan(specOf({}), { ...facts, netnsFd: -1 })
     t.equal(fresh.cloneFlags & CLONE.network, CLONE.network)
     t.ok(kinds(fresh.ops).includes('loopbackUp'))
   })
-  t.test('a read-only root is sealed after everything is mounted', async t => {
+  t.test('a read-only root is sealed after everything is mounted', async (t) => {
     const { ops } = buildPlan(specOf({ readOnlyRootFilesystem: true }), facts)
     t.ok(kinds(ops).indexOf('attributes') > kinds(ops).lastIndexOf('attach'))
   })
-  t.test('programs are looked for as execvp does', async t => {
+  t.test('programs are looked for as execvp does', async (t) => {
     t.same(programPaths('sh', ['PATH=/a::/b']), ['/a/sh', './sh', '/b/sh'])
     t.same(programPaths('./x', ['PATH=/a']), ['./x'])
   })
-  t.test('failures are explained where the image is the reason', async t => {
+  t.test('failures are explained where the image is the reason', async (t) => {
     const spec = specOf({})
-    t.match(explainFailure(spec, { kind: 'exec' }, 'ENOENT'), { code: 'ERR_COMMAND_NOT_FOUND', message: /"\/entry" is not in the image/ })
+    t.match(explainFailure(spec, { kind: 'exec' }, 'ENOENT'), {
+      code: 'ERR_COMMAND_NOT_FOUND',
+      message: /"\/entry" is not in the image/,
+    })
     t.match(explainFailure(spec, { kind: 'exec' }, 'EACCES'), { code: 'ERR_COMMAND_NOT_EXECUTABLE' })
-    t.match(explainFailure(spec, { kind: 'attach', texts: ['/dev'] }, 'ELOOP'), { message: /symbolic link at \/dev/ })
-    t.match(explainFailure(spec, { kind: 'attach', texts: ['/data'] }, 'EXDEV'), { message: /symbolic link at \/data that leads to \/proc/ })
+    t.match(explainFailure(spec, { kind: 'attach', texts: ['/dev'] }, 'ELOOP'), {
+      message: /symbolic link at \/dev/,
+    })
+    t.match(explainFailure(spec, { kind: 'attach', texts: ['/data'] }, 'EXDEV'), {
+      message: /symbolic link at \/data that leads to \/proc/,
+    })
     t.equal(explainFailure(spec, { kind: 'mount' }, 'EPERM'), undefined)
   })
 })
 
 /** FAULTY in place of the value at PATH. */
-function spoiled (path: string, faulty: unknown): RuntimeSpec {
-  const copy = structuredClone(specOf({ volumes: [{ name: 'a', target: '/data' }] }, {}, new Map([['a', '/v/a']])))
-  const keys = path.split(/[.[\]]+/).filter(key => key !== '')
+function spoiled(path: string, faulty: unknown): RuntimeSpec {
+  const copy = structuredClone(
+    specOf({ volumes: [{ name: 'a', target: '/data' }] }, {}, new Map([['a', '/v/a']])),
+  )
+  const keys = path.split(/[.[\]]+/).filter((key) => key !== '')
   let at = copy as unknown as Record<string, unknown>
   for (const key of keys.slice(0, -1)) at = at[key] as Record<string, unknown>
   at[keys.at(-1)!] = faulty
   return copy
 }
 
-t.test('a wrong field of a spec names itself before anything is taken for the container', async t => {
+t.test('a wrong field of a spec names itself before anything is taken for the container', async (t) => {
   const wrong: ReadonlyArray<[path: string, values: readonly unknown[], named?: string]> = [
     ['process.args', [[], ['']]],
     ['process.args', [Array.from({ length: 4097 }, () => 'x')]],
@@ -171,7 +327,25 @@ t.test('a wrong field of a spec names itself before anything is taken for the co
     ['root.layers[0]', ['relative', '/a/../b', '/a\0']],
     ['root.scratchBytes', [0, -1, NaN]],
     ['root.scratchInodes', [0, 1.5]],
-    ['mounts[4].destination', ['', '/', '//', '/proc', '/proc/self', '/dev', '/dev/../proc', '/sys/x', 'relative', '..', '/..', '/a/../../b', '/a\0', '/tmp']],
+    [
+      'mounts[4].destination',
+      [
+        '',
+        '/',
+        '//',
+        '/proc',
+        '/proc/self',
+        '/dev',
+        '/dev/../proc',
+        '/sys/x',
+        'relative',
+        '..',
+        '/..',
+        '/a/../../b',
+        '/a\0',
+        '/tmp',
+      ],
+    ],
     ['mounts[4].source', ['', 'relative', undefined, '/v/../x', '/a\0']],
     ['mounts[4].type', ['overlay']],
     ['mounts[4].options[0]', ['suid', 'mode=9', 'ro,exec']],
@@ -189,20 +363,29 @@ t.test('a wrong field of a spec names itself before anything is taken for the co
   for (const [path, values, named = path] of wrong) {
     for (const value of values) {
       const err = catching(() => checkSpec(spoiled(path, value)))
-      t.match(err, { name: 'StartError', code: 'ERR_START' }, `${path} ${JSON.stringify(value)?.slice(0, 40)}`)
+      t.match(
+        err,
+        { name: 'StartError', code: 'ERR_START' },
+        `${path} ${JSON.stringify(value)?.slice(0, 40)}`,
+      )
       t.ok(String(err).includes(`${named}: `), String(err).slice(0, 200))
     }
   }
   const twice = { ...spoiled('process.cwd', ''), hostname: 'x'.repeat(65) }
-  t.match(catching(() => checkSpec(twice)), { message: /process\.cwd: .*; hostname: / }, 'all of them at once')
+  t.match(
+    catching(() => checkSpec(twice)),
+    { message: /process\.cwd: .*; hostname: / },
+    'all of them at once',
+  )
   t.throws(() => buildPlan(twice, facts), { code: 'ERR_START' }, 'no plan is made of it')
 })
 
-t.test('bytes', async t => {
+t.test('bytes', async (t) => {
   const plan = buildPlan(specOf({}), facts)
   const bytes = encodePlan(plan)
-  const text = (at: number): string => bytes.toString('utf8', bytes.readUInt32LE(16) + at, bytes.indexOf(0, bytes.readUInt32LE(16) + at))
-  t.test('header and operations stand where the C header says', async t => {
+  const text = (at: number): string =>
+    bytes.toString('utf8', bytes.readUInt32LE(16) + at, bytes.indexOf(0, bytes.readUInt32LE(16) + at))
+  t.test('header and operations stand where the C header says', async (t) => {
     t.equal(bytes.readUInt32LE(8), bytes.length)
     t.equal(bytes.readUInt32LE(12), plan.ops.length)
     t.equal(bytes.readUInt32LE(16), HEADER_BYTES + plan.ops.length * OP_BYTES)
@@ -210,28 +393,38 @@ t.test('bytes', async t => {
     t.equal(text(bytes.readUInt32LE(HEADER_BYTES + 24)), '/layers/0')
     t.equal(bytes.at(-1), 0)
   })
-  t.test('blobs are aligned', async t => {
-    const at = HEADER_BYTES + plan.ops.findIndex(op => op.kind === 'seccomp') * OP_BYTES
+  t.test('blobs are aligned', async (t) => {
+    const at = HEADER_BYTES + plan.ops.findIndex((op) => op.kind === 'seccomp') * OP_BYTES
     t.equal(bytes.readUInt32LE(at + 24) % 8, 0)
   })
-  t.test('a NUL in an argument cannot split it', async t => {
-    const spoil = (op: Op): Op => op.kind === 'exec' ? { ...op, texts: [['/a\0b'], ['a'], []] } : op
+  t.test('a NUL in an argument cannot split it', async (t) => {
+    const spoil = (op: Op): Op => (op.kind === 'exec' ? { ...op, texts: [['/a\0b'], ['a'], []] } : op)
     t.throws(() => encodePlan({ ...plan, ops: plan.ops.map(spoil) }), { name: 'TypeError' })
   })
-  t.test('an environment beyond 4 MiB is refused', async t => {
+  t.test('an environment beyond 4 MiB is refused', async (t) => {
     const spec = specOf({})
-    t.throws(() => encodePlan(buildPlan({ ...spec, process: { ...spec.process, env: ['A=' + 'x'.repeat(5 << 20)] } }, facts)), { name: 'RangeError' })
+    t.throws(
+      () =>
+        encodePlan(
+          buildPlan({ ...spec, process: { ...spec.process, env: ['A=' + 'x'.repeat(5 << 20)] } }, facts),
+        ),
+      { name: 'RangeError' },
+    )
   })
 })
 
-t.test('capabilities', async t => {
-  t.equal(capabilityMask(['CAP_CHOWN', 'CAP_SYS_ADMIN', 'CAP_CHECKPOINT_RESTORE']), 1n | 1n << 21n | 1n << 40n)
+t.test('capabilities', async (t) => {
+  t.equal(
+    capabilityMask(['CAP_CHOWN', 'CAP_SYS_ADMIN', 'CAP_CHECKPOINT_RESTORE']),
+    1n | (1n << 21n) | (1n << 40n),
+  )
   t.throws(() => capabilityMask(['CAP_NONE']), /"CAP_NONE" is not a capability/)
 })
 
-t.test('users', async t => {
+t.test('users', async (t) => {
   const files = {
-    passwd: 'root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/app:/bin/sh\n1e12:x:0:0::/:/bin/sh\nbad:x:zero:0::/:\nbig:x:4294967296:0::/:\n99999:x:0:0::/:\n',
+    passwd:
+      'root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/app:/bin/sh\n1e12:x:0:0::/:/bin/sh\nbad:x:zero:0::/:\nbig:x:4294967296:0::/:\n99999:x:0:0::/:\n',
     group: 'root:x:0:\nwww:x:33:app,other\naudio:x:29:app\nbig:x:70000:\n',
   }
   const good: ReadonlyArray<[string, object]> = [
@@ -244,35 +437,79 @@ t.test('users', async t => {
     ['7:8', { uid: 7, gid: 8 }],
   ]
   for (const [written, expected] of good) t.match(resolveUser(written, files), expected, `"${written}"`)
-  const bad = ['nobody', '65536', '4294967295', '4294967296', '99999', '1000:99999999999', '-1', '0x0', ' 0', 'bad', 'big', 'app:none', 'app:big', 'a:b:c', ':0', '+0']
-  for (const written of bad) t.throws(() => resolveUser(written, files), { code: 'ERR_UNKNOWN_USER' }, `"${written}" is refused, never root`)
+  const bad = [
+    'nobody',
+    '65536',
+    '4294967295',
+    '4294967296',
+    '99999',
+    '1000:99999999999',
+    '-1',
+    '0x0',
+    ' 0',
+    'bad',
+    'big',
+    'app:none',
+    'app:big',
+    'a:b:c',
+    ':0',
+    '+0',
+  ]
+  for (const written of bad)
+    t.throws(
+      () => resolveUser(written, files),
+      { code: 'ERR_UNKNOWN_USER' },
+      `"${written}" is refused, never root`,
+    )
   t.throws(() => resolveUser('app', { passwd: undefined, group: undefined }), /no user "app"/)
 })
 
-t.test('cgroups of this host', async t => {
-  t.test('own paths differ per hierarchy', async t => {
+t.test('cgroups of this host', async (t) => {
+  t.test('own paths differ per hierarchy', async (t) => {
     const own = parseOwnCgroups('9:name=systemd:/\n4:memory:/a/b\n2:cpu,cpuacct:/c\n0::/d\n')
-    t.same([...own.v1], [['name=systemd', '/'], ['memory', '/a/b'], ['cpu', '/c'], ['cpuacct', '/c']])
+    t.same(
+      [...own.v1],
+      [
+        ['name=systemd', '/'],
+        ['memory', '/a/b'],
+        ['cpu', '/c'],
+        ['cpuacct', '/c'],
+      ],
+    )
     t.equal(own.v2, '/d')
   })
-  t.test('what a mount hides is cut off', async t => {
-    const mounts = parseMounts([
-      '30 20 0:25 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory',
-      '31 20 0:26 /docker/x /sys/fs/cgroup/cpu\\040acct rw - cgroup cgroup rw,cpu,cpuacct',
-      '32 20 0:27 / /sys/fs/cgroup rw - cgroup2 none rw', 'nonsense', '',
-    ].join('\n'))
+  t.test('what a mount hides is cut off', async (t) => {
+    const mounts = parseMounts(
+      [
+        '30 20 0:25 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory',
+        '31 20 0:26 /docker/x /sys/fs/cgroup/cpu\\040acct rw - cgroup cgroup rw,cpu,cpuacct',
+        '32 20 0:27 / /sys/fs/cgroup rw - cgroup2 none rw',
+        'nonsense',
+        '',
+      ].join('\n'),
+    )
     t.equal(mounts.v1[0]?.directoryOf('/a'), '/sys/fs/cgroup/memory/a')
     t.equal(mounts.v1[0]?.directoryOf('/'), '/sys/fs/cgroup/memory')
     t.equal(mounts.v1[1]?.directoryOf('/docker/x/y'), '/sys/fs/cgroup/cpu acct/y')
     t.equal(mounts.v1[1]?.directoryOf('/docker/x'), '/sys/fs/cgroup/cpu acct')
     t.equal(mounts.v2?.directoryOf('/d'), '/sys/fs/cgroup/d')
   })
-  t.test('a container that mounts them again where everybody sees it is not taken for the host', async t => {
-    const mounts = parseMounts([
-      '30 20 0:25 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct', '31 20 0:27 / /sys/fs/cgroup/unified rw - cgroup2 none rw',
-      '90 80 0:25 /others /tmp/rootfs/sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct', '91 80 0:27 /others /tmp/rootfs/sys/fs/cgroup/unified rw - cgroup2 none rw',
-    ].join('\n'))
-    t.same(mounts.v1.map(mount => mount.directoryOf('/mine')), ['/sys/fs/cgroup/cpu/mine'])
-    t.equal(mounts.v2?.directoryOf('/mine'), '/sys/fs/cgroup/unified/mine')
-  })
+  t.test(
+    'a container that mounts them again where everybody sees it is not taken for the host',
+    async (t) => {
+      const mounts = parseMounts(
+        [
+          '30 20 0:25 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct',
+          '31 20 0:27 / /sys/fs/cgroup/unified rw - cgroup2 none rw',
+          '90 80 0:25 /others /tmp/rootfs/sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct',
+          '91 80 0:27 /others /tmp/rootfs/sys/fs/cgroup/unified rw - cgroup2 none rw',
+        ].join('\n'),
+      )
+      t.same(
+        mounts.v1.map((mount) => mount.directoryOf('/mine')),
+        ['/sys/fs/cgroup/cpu/mine'],
+      )
+      t.equal(mounts.v2?.directoryOf('/mine'), '/sys/fs/cgroup/unified/mine')
+    },
+  )
 })

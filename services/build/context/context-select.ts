@@ -1,6 +1,6 @@
 // COPY's and ADD's sources in a context: wildcards, folders whose contents are meant, links on the way,
-// --exclude and --parents (Dockerfile reference, "COPY", "Source"), and the hash that a layer is found again by.
-// Knows paths in the context's tree; refuses to know the disk below it and the image the files go to.
+// --exclude and --parents (Dockerfile reference, "COPY", "Source"), and the hash that a layer is found again
+// by. Knows paths in the context's tree; refuses to know the disk below it and the image the files go to.
 
 import { posix } from 'node:path'
 import { didYouMean, quoted, type FaultFacts } from '../dockerfile/build-failure.ts'
@@ -15,7 +15,7 @@ export interface CopyRequest {
   readonly keepsParents: boolean
   readonly isIntoDirectory: boolean
   /** A fault at the place of the instruction, to be thrown. */
-  fault (problem: string, facts?: FaultFacts): Error
+  fault(problem: string, facts?: FaultFacts): Error
 }
 
 export interface CopyItem {
@@ -42,41 +42,62 @@ type Wanted = (name: string) => 'yes' | 'below' | 'no'
 
 const hasWildcard = (part: string): boolean => /[*?[\\]/.test(part)
 
-function selector (context: BuildContext, request: CopyRequest, excludes: IgnoreRules) {
+function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreRules) {
   const items = new Map<string, CopyItem>()
   let totalBytes = 0
 
-  function take (entry: ContextEntry, name: string, isDirect = false): void {
+  function take(entry: ContextEntry, name: string, isDirect = false): void {
     if (entry.kind === 'special') {
       if (entry.what === 'a socket') return // as Docker does: a socket is no content
-      throw request.fault(`${quoted(entry.path)} cannot be copied: ${entry.what}`, { hint: 'put it into .dockerignore' })
+      throw request.fault(`${quoted(entry.path)} cannot be copied: ${entry.what}`, {
+        hint: 'put it into .dockerignore',
+      })
     }
     const other = items.get(name)?.entry
-    if (other !== undefined && other.path !== entry.path && (other.kind === 'directory') !== (entry.kind === 'directory')) {
-      throw request.fault(`${quoted(name)} would be a file (${quoted(entry.kind === 'directory' ? other.path : entry.path)}) and a folder at once`)
+    if (
+      other !== undefined &&
+      other.path !== entry.path &&
+      (other.kind === 'directory') !== (entry.kind === 'directory')
+    ) {
+      throw request.fault(
+        `${quoted(name)} would be a file (${quoted(entry.kind === 'directory' ? other.path : entry.path)}) and a folder at once`,
+      )
     }
     if (entry.kind === 'file') totalBytes += entry.sizeBytes
-    if (totalBytes > SELECTION_BYTES_MAX) throw request.fault(`there are more than ${SELECTION_BYTES_MAX} bytes to copy`, { hint: 'put what the image does not need into .dockerignore' })
+    if (totalBytes > SELECTION_BYTES_MAX)
+      throw request.fault(`there are more than ${SELECTION_BYTES_MAX} bytes to copy`, {
+        hint: 'put what the image does not need into .dockerignore',
+      })
     items.delete(name)
     items.set(name, { entry, name, isDirect })
   }
 
-  async function missing (folder: ContextEntry, name: string, source: string): Promise<never> {
+  async function missing(folder: ContextEntry, name: string, source: string): Promise<never> {
     const { entries, ignored } = await context.read(folder)
     const path = posix.join(folder.path, name)
     const line = ignored.get(name)
-    if (line !== undefined) throw request.fault(`${quoted(path)} is left out of ${context.name}`, { mark: source, hint: `${context.ignoreName}, line ${line}, does that` })
-    throw request.fault(`there is no ${quoted(path)} in ${context.name}`, { mark: source, hint: didYouMean(name, entries.map(entry => posix.basename(entry.path))) })
+    if (line !== undefined)
+      throw request.fault(`${quoted(path)} is left out of ${context.name}`, {
+        mark: source,
+        hint: `${context.ignoreName}, line ${line}, does that`,
+      })
+    throw request.fault(`there is no ${quoted(path)} in ${context.name}`, {
+      mark: source,
+      hint: didYouMean(
+        name,
+        entries.map((entry) => posix.basename(entry.path)),
+      ),
+    })
   }
 
-  async function find (folder: ContextEntry, name: string): Promise<ContextEntry | undefined> {
+  async function find(folder: ContextEntry, name: string): Promise<ContextEntry | undefined> {
     const path = posix.join(folder.path, name)
-    return (await context.read(folder)).entries.find(entry => entry.path === path)
+    return (await context.read(folder)).entries.find((entry) => entry.path === path)
   }
 
   /** The entry at PATH, links followed inside of the context: its root is "/", and ".." ends there. */
-  async function resolve (path: string, source: string): Promise<ContextEntry> {
-    let rest = path.split('/').filter(part => part !== '')
+  async function resolve(path: string, source: string): Promise<ContextEntry> {
+    let rest = path.split('/').filter((part) => part !== '')
     let trail = [context.root]
     let links = 0
     while (rest.length > 0) {
@@ -88,43 +109,62 @@ function selector (context: BuildContext, request: CopyRequest, excludes: Ignore
         continue
       }
       const folder = trail.at(-1)!
-      if (folder.kind !== 'directory') throw request.fault(`${quoted(folder.path)} is no folder`, { mark: source })
-      const entry = await find(folder, part) ?? await missing(folder, part, source)
+      if (folder.kind !== 'directory')
+        throw request.fault(`${quoted(folder.path)} is no folder`, { mark: source })
+      const entry = (await find(folder, part)) ?? (await missing(folder, part, source))
       if (entry.kind !== 'link') {
         trail = [...trail, entry]
         continue
       }
-      if (++links > LINKS_MAX) throw request.fault(`${quoted(path)} goes through more than ${LINKS_MAX} links`, { mark: source })
+      if (++links > LINKS_MAX)
+        throw request.fault(`${quoted(path)} goes through more than ${LINKS_MAX} links`, { mark: source })
       if (entry.linkTarget!.startsWith('/')) trail = [context.root]
-      rest = [...entry.linkTarget!.split('/').filter(target => target !== ''), ...rest]
+      rest = [...entry.linkTarget!.split('/').filter((target) => target !== ''), ...rest]
     }
     return trail.at(-1)!
   }
 
-  /** The paths that SOURCE means: itself, or what its wildcards match.  Behind the first wildcard no link is followed. */
-  async function matches (source: string): Promise<string[]> {
-    const parts = source.split('/').filter(part => part !== '')
+  /**
+   * The paths that SOURCE means: itself, or what its wildcards match. Behind the first wildcard no link is
+   * followed.
+   */
+  async function matches(source: string): Promise<string[]> {
+    const parts = source.split('/').filter((part) => part !== '')
     const wild = parts.findIndex(hasWildcard)
     if (wild < 0) return [parts.join('/')]
     const from = await resolve(parts.slice(0, wild).join('/'), source)
     let found = from.kind === 'directory' ? [from] : []
     for (const part of parts.slice(wild)) {
       const pattern = parsePathPattern(part, false)
-      if (pattern === undefined) throw request.fault(`${quoted(source)} is no pattern`, { mark: source, hint: 'a "[" needs its "]"; for the character itself write [[]' })
+      if (pattern === undefined)
+        throw request.fault(`${quoted(source)} is no pattern`, {
+          mark: source,
+          hint: 'a "[" needs its "]"; for the character itself write [[]',
+        })
       const next: ContextEntry[] = []
       for (const folder of found.filter(({ kind }) => kind === 'directory')) {
-        next.push(...(await context.read(folder)).entries.filter(entry => pattern.matches(posix.basename(entry.path))))
+        next.push(
+          ...(await context.read(folder)).entries.filter((entry) =>
+            pattern.matches(posix.basename(entry.path)),
+          ),
+        )
       }
       found = next
     }
-    return found.map(entry => entry.path)
+    return found.map((entry) => entry.path)
   }
 
   /**
-   * Takes what WANTED says of the contents of FOLDER.  A folder that is not taken itself is one of ABOVE for what is
-   * in it: it comes along with the first of those.
+   * Takes what WANTED says of the contents of FOLDER. A folder that is not taken itself is one of ABOVE for
+   * what is in it: it comes along with the first of those.
    */
-  async function takeContents (folder: ContextEntry, prefix: string, verdict: Verdict, wanted: Wanted, above: readonly ContextEntry[] = []): Promise<void> {
+  async function takeContents(
+    folder: ContextEntry,
+    prefix: string,
+    verdict: Verdict,
+    wanted: Wanted,
+    above: readonly ContextEntry[] = [],
+  ): Promise<void> {
     for (const entry of (await context.read(folder)).entries) {
       const name = prefix + posix.basename(entry.path)
       const excluded = excludes.judge(name, verdict)
@@ -138,12 +178,17 @@ function selector (context: BuildContext, request: CopyRequest, excludes: Ignore
         }
         take(entry, name)
       }
-      if (entry.kind !== 'directory' || answer === 'no' || (excluded.isIgnored && !excludes.mayHoldExceptions(name))) continue
+      if (
+        entry.kind !== 'directory' ||
+        answer === 'no' ||
+        (excluded.isIgnored && !excludes.mayHoldExceptions(name))
+      )
+        continue
       await takeContents(entry, `${name}/`, excluded, wanted, isTaken ? [] : [...above, entry])
     }
   }
 
-  async function takePlain (source: string): Promise<number> {
+  async function takePlain(source: string): Promise<number> {
     const paths = await matches(source)
     for (const path of paths) {
       const entry = await resolve(path, source)
@@ -155,7 +200,7 @@ function selector (context: BuildContext, request: CopyRequest, excludes: Ignore
   }
 
   /** COPY --parents: "a/./b/*.txt" keeps b; "**" crosses folders. */
-  async function takeParents (source: string): Promise<number> {
+  async function takeParents(source: string): Promise<number> {
     const pivot = source.indexOf('/./')
     const text = (pivot < 0 ? source : source.slice(pivot + 3)).replace(/^\.\//, '')
     const pattern = parsePathPattern(posix.normalize(text), true)
@@ -164,12 +209,20 @@ function selector (context: BuildContext, request: CopyRequest, excludes: Ignore
     const bases = pivot < 0 ? [''] : await matches(source.slice(0, pivot))
     for (const path of bases) {
       const base = await resolve(path, source)
-      if (base.kind !== 'directory') throw request.fault(`${quoted(base.path)} is no folder`, { mark: source })
-      if (pattern.isLiteral && pattern.text !== '.') await resolve(posix.join(base.path, pattern.text), source)
-      await takeContents(base, '', excludes.root, name => {
+      if (base.kind !== 'directory')
+        throw request.fault(`${quoted(base.path)} is no folder`, { mark: source })
+      if (pattern.isLiteral && pattern.text !== '.')
+        await resolve(posix.join(base.path, pattern.text), source)
+      await takeContents(base, '', excludes.root, (name) => {
         // A folder that matches brings everything in it.
-        const isMatch = pattern.text === '.' || name.split('/').some((_, i, parts) => pattern.matches(parts.slice(0, i + 1).join('/')))
-        return isMatch ? 'yes' : `${name}/`.startsWith(pattern.prefix) || pattern.prefix.startsWith(`${name}/`) ? 'below' : 'no'
+        const isMatch =
+          pattern.text === '.' ||
+          name.split('/').some((_, i, parts) => pattern.matches(parts.slice(0, i + 1).join('/')))
+        return isMatch
+          ? 'yes'
+          : `${name}/`.startsWith(pattern.prefix) || pattern.prefix.startsWith(`${name}/`)
+            ? 'below'
+            : 'no'
       })
     }
     return items.size - before
@@ -178,10 +231,14 @@ function selector (context: BuildContext, request: CopyRequest, excludes: Ignore
   return { items, take: request.keepsParents ? takeParents : takePlain }
 }
 
-/** The files of CONTEXT that REQUEST means.  Throws what its `fault` makes, and InvalidRequest for what cannot be read. */
-export async function selectFiles (context: BuildContext, request: CopyRequest): Promise<CopySelection> {
+/**
+ * The files of CONTEXT that REQUEST means. Throws what its `fault` makes, and InvalidRequest for what cannot
+ * be read.
+ */
+export async function selectFiles(context: BuildContext, request: CopyRequest): Promise<CopySelection> {
   const excludes = excludeRules(request.excludes)
-  if (typeof excludes === 'string') throw request.fault(`--exclude=${excludes} is no pattern`, { mark: excludes })
+  if (typeof excludes === 'string')
+    throw request.fault(`--exclude=${excludes} is no pattern`, { mark: excludes })
   const { items, take } = selector(context, request, excludes)
   const unmatched: string[] = []
   let taken = 0
@@ -191,9 +248,13 @@ export async function selectFiles (context: BuildContext, request: CopyRequest):
     taken += count
   }
   if (taken > 1 && !request.isIntoDirectory && !request.keepsParents) {
-    throw request.fault(`${taken} files match, so the destination has to be a directory`, { mark: request.sources[0], hint: 'let it end in "/"' })
+    throw request.fault(`${taken} files match, so the destination has to be a directory`, {
+      mark: request.sources[0],
+      hint: 'let it end in "/"',
+    })
   }
-  const all = [...items.values()].sort((a, b) => a.name < b.name ? -1 : 1)
-  const isFile = !request.isIntoDirectory && !request.keepsParents && taken === 1 && all.length === 1 && all[0]!.isDirect
+  const all = [...items.values()].sort((a, b) => (a.name < b.name ? -1 : 1))
+  const isFile =
+    !request.isIntoDirectory && !request.keepsParents && taken === 1 && all.length === 1 && all[0]!.isDirect
   return { items: all, layout: isFile ? 'file' : 'directory', unmatched }
 }

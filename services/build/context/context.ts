@@ -1,10 +1,21 @@
 // The folder that a build copies from, as a tree that is read when it is asked for and no further than its
-// ignore rules let it be seen.  What a path leads to is looked at through a descriptor that opens nothing (O_PATH,
-// open(2)) and used only if it is still what was listed, so a link that takes a folder's place leads nowhere.
-// Knows files on disk; refuses to know instructions and what becomes of the files.
+// ignore rules let it be seen. What a path leads to is looked at through a descriptor that opens nothing
+// (O_PATH, open(2)) and used only if it is still what was listed, so a link that takes a folder's place leads
+// nowhere. Knows files on disk; refuses to know instructions and what becomes of the files.
 
 import { createHash } from 'node:crypto'
-import { closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, realpathSync, type BigIntStats } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  readSync,
+  realpathSync,
+  type BigIntStats,
+} from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { AppError, InvalidRequest } from '../../contract/errors.ts'
@@ -42,11 +53,14 @@ export interface BuildContext {
   readonly ignoreName: string
   readonly root: ContextEntry
   /** What is in the folder ENTRY. */
-  read (entry: ContextEntry): Promise<Folder>
-  /** A descriptor to read the file ENTRY with, which the caller closes.  Throws InvalidRequest if it is no longer the same file. */
-  open (entry: ContextEntry): number
+  read(entry: ContextEntry): Promise<Folder>
+  /**
+   * A descriptor to read the file ENTRY with, which the caller closes. Throws InvalidRequest if it is no
+   * longer the same file.
+   */
+  open(entry: ContextEntry): number
   /** sha256 of the file ENTRY's content, in hexadecimal; read once. */
-  digest (entry: ContextEntry): Promise<string>
+  digest(entry: ContextEntry): Promise<string>
 }
 
 /** Of the whole context, ignored ones counted. */
@@ -62,42 +76,61 @@ const TURN_ENTRIES = 2000
 const O_PATH = 0o10000000
 const PLACE_FLAGS = O_PATH | constants.O_NOFOLLOW
 
-function errnoOf (err: unknown): string {
+function errnoOf(err: unknown): string {
   return err instanceof Error && 'code' in err ? String(err.code) : ''
 }
 
-function refuse (path: string, problem: string): never {
+function refuse(path: string, problem: string): never {
   throw new InvalidRequest([{ path: path === '' ? 'the context' : path, problem }])
 }
 
 /** ERR, from a system call on PATH, in words. */
-function failed (path: string, err: unknown): never {
+function failed(path: string, err: unknown): never {
   if (err instanceof AppError) throw err
   const code = errnoOf(err)
-  if (code === 'EACCES' || code === 'EPERM') refuse(path, 'may not be read; change its mode, or put it into .dockerignore')
-  if (['ENOENT', 'ELOOP', 'ENOTDIR', 'EISDIR', 'ENXIO'].includes(code)) refuse(path, 'was changed while it was read; build again')
+  if (code === 'EACCES' || code === 'EPERM')
+    refuse(path, 'may not be read; change its mode, or put it into .dockerignore')
+  if (['ENOENT', 'ELOOP', 'ENOTDIR', 'EISDIR', 'ENXIO'].includes(code))
+    refuse(path, 'was changed while it was read; build again')
   throw err
 }
 
 const identityOf = ({ dev, ino }: BigIntStats): string => `${dev}:${ino}`
 
-function whatOf (stats: BigIntStats): string | undefined {
+function whatOf(stats: BigIntStats): string | undefined {
   if (stats.isFIFO()) return 'a pipe'
   if (stats.isSocket()) return 'a socket'
   return stats.isBlockDevice() || stats.isCharacterDevice() ? 'a device' : undefined
 }
 
-function entryOf (path: string, stats: BigIntStats, facts: { isHidden: boolean, linkTarget?: string, what?: string | undefined }): ContextEntry {
+function entryOf(
+  path: string,
+  stats: BigIntStats,
+  facts: { isHidden: boolean; linkTarget?: string; what?: string | undefined },
+): ContextEntry {
   const { isHidden, linkTarget, what } = facts
   return {
-    path, kind: what !== undefined ? 'special' : stats.isDirectory() ? 'directory' : stats.isSymbolicLink() ? 'link' : 'file',
-    mode: Number(stats.mode) & 0o7777, sizeBytes: Number(stats.size), mtimeMs: Number(stats.mtimeNs / 1_000_000n),
-    identity: identityOf(stats), isHidden, ...(linkTarget !== undefined && { linkTarget }), ...(what !== undefined && { what }),
+    path,
+    kind:
+      what !== undefined
+        ? 'special'
+        : stats.isDirectory()
+          ? 'directory'
+          : stats.isSymbolicLink()
+            ? 'link'
+            : 'file',
+    mode: Number(stats.mode) & 0o7777,
+    sizeBytes: Number(stats.size),
+    mtimeMs: Number(stats.mtimeNs / 1_000_000n),
+    identity: identityOf(stats),
+    isHidden,
+    ...(linkTarget !== undefined && { linkTarget }),
+    ...(what !== undefined && { what }),
   }
 }
 
 /** What ACT makes of the place PATH, as "/proc/self/fd/N", and of what is there. */
-function atPlace<T> (path: string, act: (at: string, stats: BigIntStats) => T): T {
+function atPlace<T>(path: string, act: (at: string, stats: BigIntStats) => T): T {
   const fd = openSync(path, PLACE_FLAGS)
   try {
     return act(`/proc/self/fd/${fd}`, fstatSync(fd, { bigint: true }))
@@ -106,8 +139,11 @@ function atPlace<T> (path: string, act: (at: string, stats: BigIntStats) => T): 
   }
 }
 
-/** The context DIR, seen through RULES.  Throws InvalidRequest if it is no folder, here and whenever something in it cannot be read. */
-export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules }): BuildContext {
+/**
+ * The context DIR, seen through RULES. Throws InvalidRequest if it is no folder, here and whenever something
+ * in it cannot be read.
+ */
+export function createContext({ dir, rules }: { dir: string; rules: IgnoreRules }): BuildContext {
   const folders = new Map<string, Folder>()
   const verdicts = new Map<string, Verdict>([['', rules.root]])
   const digests = new Map<string, string>()
@@ -117,54 +153,84 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
   let real: string
   try {
     real = realpathSync(dir)
-    root = entryOf('', atPlace(real, (_, stats) => stats), { isHidden: false })
+    root = entryOf(
+      '',
+      atPlace(real, (_, stats) => stats),
+      { isHidden: false },
+    )
   } catch (err) {
-    const why: Readonly<Record<string, string>> = { ENOENT: 'there is no such folder', ENOTDIR: 'there is no such folder', EACCES: 'it may not be read' }
+    const why: Readonly<Record<string, string>> = {
+      ENOENT: 'there is no such folder',
+      ENOTDIR: 'there is no such folder',
+      EACCES: 'it may not be read',
+    }
     throw new InvalidRequest([{ path: 'context', problem: `${dir}: ${why[errnoOf(err)] ?? String(err)}` }])
   }
-  if (root.kind !== 'directory') throw new InvalidRequest([{ path: 'context', problem: `${dir}: it is no folder` }])
+  if (root.kind !== 'directory')
+    throw new InvalidRequest([{ path: 'context', problem: `${dir}: it is no folder` }])
 
-  function child (at: string, nameBytes: Buffer, parent: ContextEntry, ignored: Map<string, number>): ContextEntry | undefined {
+  function child(
+    at: string,
+    nameBytes: Buffer,
+    parent: ContextEntry,
+    ignored: Map<string, number>,
+  ): ContextEntry | undefined {
     const name = nameBytes.toString()
     const path = parent.path === '' ? name : `${parent.path}/${name}`
     const verdict = rules.judge(path, verdicts.get(parent.path)!)
     const isText = Buffer.from(name).equals(nameBytes)
-    const stats = lstatSync(isText ? `${at}/${name}` : Buffer.concat([Buffer.from(`${at}/`), nameBytes]), { bigint: true, throwIfNoEntry: false })
+    const stats = lstatSync(isText ? `${at}/${name}` : Buffer.concat([Buffer.from(`${at}/`), nameBytes]), {
+      bigint: true,
+      throwIfNoEntry: false,
+    })
     if (stats === undefined) return undefined // gone since the folder was listed
     const isHidden = verdict.isIgnored && stats.isDirectory() && rules.mayHoldExceptions(path)
     if (verdict.isIgnored) ignored.set(name, verdict.rule!.line)
     if (verdict.isIgnored && !isHidden) return undefined
     if (!isText) return entryOf(path, stats, { isHidden, what: 'a name that is not UTF-8' })
-    if (Buffer.byteLength(path) > PATH_BYTES_MAX || path.split('/').length > DEPTH_MAX) refuse(path, `the path is longer than ${PATH_BYTES_MAX} bytes or ${DEPTH_MAX} folders deep`)
+    if (Buffer.byteLength(path) > PATH_BYTES_MAX || path.split('/').length > DEPTH_MAX)
+      refuse(path, `the path is longer than ${PATH_BYTES_MAX} bytes or ${DEPTH_MAX} folders deep`)
     if (stats.isDirectory()) verdicts.set(path, verdict)
-    return entryOf(path, stats, { isHidden, what: whatOf(stats), ...(stats.isSymbolicLink() && { linkTarget: readlinkSync(`${at}/${name}`) }) })
+    return entryOf(path, stats, {
+      isHidden,
+      what: whatOf(stats),
+      ...(stats.isSymbolicLink() && { linkTarget: readlinkSync(`${at}/${name}`) }),
+    })
   }
 
-  function list (entry: ContextEntry): Folder {
+  function list(entry: ContextEntry): Folder {
     const ignored = new Map<string, number>()
     const entries = atPlace(join(real, entry.path), (at, stats) => {
-      if (identityOf(stats) !== entry.identity) refuse(entry.path, 'was changed while it was read; build again')
+      if (identityOf(stats) !== entry.identity)
+        refuse(entry.path, 'was changed while it was read; build again')
       const names = readdirSync(at, { encoding: 'buffer' })
       entriesRead += names.length
       sinceTurn += names.length
-      if (entriesRead > CONTEXT_ENTRIES_MAX) refuse('', `has more than ${CONTEXT_ENTRIES_MAX} files; put what the build does not need into .dockerignore`)
-      return names.sort(Buffer.compare).flatMap(name => child(at, name, entry, ignored) ?? [])
+      if (entriesRead > CONTEXT_ENTRIES_MAX)
+        refuse(
+          '',
+          `has more than ${CONTEXT_ENTRIES_MAX} files; put what the build does not need into .dockerignore`,
+        )
+      return names.sort(Buffer.compare).flatMap((name) => child(at, name, entry, ignored) ?? [])
     })
     return { entries, ignored }
   }
 
-  function open (entry: ContextEntry): number {
+  function open(entry: ContextEntry): number {
     try {
       return atPlace(join(real, entry.path), (at, stats) => {
-        const isSame = stats.isFile() && identityOf(stats) === entry.identity && Number(stats.size) === entry.sizeBytes
-        return isSame ? openSync(at, constants.O_RDONLY) : refuse(entry.path, 'was changed while it was read; build again')
+        const isSame =
+          stats.isFile() && identityOf(stats) === entry.identity && Number(stats.size) === entry.sizeBytes
+        return isSame
+          ? openSync(at, constants.O_RDONLY)
+          : refuse(entry.path, 'was changed while it was read; build again')
       })
     } catch (err) {
       return failed(entry.path, err)
     }
   }
 
-  async function hashFile (entry: ContextEntry): Promise<string> {
+  async function hashFile(entry: ContextEntry): Promise<string> {
     const hash = createHash('sha256')
     const fd = open(entry)
     try {
@@ -184,7 +250,7 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
   }
 
   let bytesSinceTurn = 0
-  async function takeTurns (lengthBytes: number): Promise<void> {
+  async function takeTurns(lengthBytes: number): Promise<void> {
     bytesSinceTurn += lengthBytes
     if (bytesSinceTurn < TURN_BYTES && sinceTurn < TURN_ENTRIES) return
     bytesSinceTurn = 0
@@ -193,8 +259,11 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
   }
 
   return {
-    name: 'the context', root, ignoreName: rules.name, open,
-    async read (entry) {
+    name: 'the context',
+    root,
+    ignoreName: rules.name,
+    open,
+    async read(entry) {
       const known = folders.get(entry.path)
       if (known !== undefined) return known
       await takeTurns(0)
@@ -206,7 +275,7 @@ export function createContext ({ dir, rules }: { dir: string, rules: IgnoreRules
         return failed(entry.path, err)
       }
     },
-    async digest (entry) {
+    async digest(entry) {
       const known = digests.get(entry.path)
       if (known !== undefined) return known
       sinceTurn++

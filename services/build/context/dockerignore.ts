@@ -24,9 +24,9 @@ export interface Verdict {
 
 export interface IgnoreRules {
   /** The verdict for PATH ("src/a.ts"); PARENT is that of the folder it is in. */
-  judge (path: string, parent: Verdict): Verdict
+  judge(path: string, parent: Verdict): Verdict
   /** Whether something below the ignored folder PATH can be seen after all. */
-  mayHoldExceptions (path: string): boolean
+  mayHoldExceptions(path: string): boolean
   /** The verdict for the context itself. */
   readonly root: Verdict
   /** For messages; "" where there is no file. */
@@ -37,31 +37,35 @@ export const DOCKERIGNORE_BYTES_MAX = 1024 * 1024
 const RULES_MAX = 10_000
 
 /** Go's filepath.Clean. */
-function clean (path: string): string {
+function clean(path: string): string {
   const normal = posix.normalize(path)
   return normal.length > 1 && normal.endsWith('/') ? normal.slice(0, -1) : normal
 }
 
-function ruleOf (text: string, line: number): Rule | undefined {
+function ruleOf(text: string, line: number): Rule | undefined {
   const isException = text.startsWith('!')
   const path = clean((isException ? text.slice(1) : text).trim())
   const pattern = parsePathPattern(path.length > 1 && path.startsWith('/') ? path.slice(1) : path, true)
   return pattern === undefined ? undefined : { ...pattern, isException, line }
 }
 
-function createRules (name: string, rules: readonly Rule[]): IgnoreRules {
-  const exceptions = rules.filter(rule => rule.isException)
+function createRules(name: string, rules: readonly Rule[]): IgnoreRules {
+  const exceptions = rules.filter((rule) => rule.isException)
   return {
     name,
     root: { isIgnored: false, matched: rules.map(() => false) },
-    judge (path, parent) {
+    judge(path, parent) {
       const matched = rules.map((rule, i) => parent.matched[i]! || rule.matches(path))
       const last = matched.lastIndexOf(true)
-      return last < 0 ? { isIgnored: false, matched } : { isIgnored: !rules[last]!.isException, rule: rules[last]!, matched }
+      return last < 0
+        ? { isIgnored: false, matched }
+        : { isIgnored: !rules[last]!.isException, rule: rules[last]!, matched }
     },
-    mayHoldExceptions (path) {
+    mayHoldExceptions(path) {
       const inside = `${path}/`
-      return exceptions.some(({ prefix, isLiteral }) => prefix.startsWith(inside) || (!isLiteral && inside.startsWith(prefix)))
+      return exceptions.some(
+        ({ prefix, isLiteral }) => prefix.startsWith(inside) || (!isLiteral && inside.startsWith(prefix)),
+      )
     },
   }
 }
@@ -69,12 +73,28 @@ function createRules (name: string, rules: readonly Rule[]): IgnoreRules {
 /** No rules at all. */
 export const NO_RULES: IgnoreRules = createRules('', [])
 
-/** CONTENT of an ignore file; NAME is what messages call it.  Throws InvalidRequest ERR_INVALID_DOCKERFILE. */
-export function parseDockerignore (name: string, content: string): IgnoreRules {
+/**
+ * CONTENT of an ignore file; NAME is what messages call it.  Throws InvalidRequest ERR_INVALID_DOCKERFILE.
+ */
+export function parseDockerignore(name: string, content: string): IgnoreRules {
   if (Buffer.byteLength(content) > DOCKERIGNORE_BYTES_MAX) {
-    throw new InvalidRequest([{ path: name, problem: `is ${Buffer.byteLength(content)} bytes long, it may have ${DOCKERIGNORE_BYTES_MAX}` }], 'ERR_INVALID_DOCKERFILE')
+    throw new InvalidRequest(
+      [
+        {
+          path: name,
+          problem: `is ${Buffer.byteLength(content)} bytes long, it may have ${DOCKERIGNORE_BYTES_MAX}`,
+        },
+      ],
+      'ERR_INVALID_DOCKERFILE',
+    )
   }
-  const source: SourceFile = { name, lines: content.replace(/^\uFEFF/, '').split('\n').map(line => line.replace(/\r$/, '')) }
+  const source: SourceFile = {
+    name,
+    lines: content
+      .replace(/^\uFEFF/, '')
+      .split('\n')
+      .map((line) => line.replace(/\r$/, '')),
+  }
   const rules: Rule[] = []
   for (const [i, line] of source.lines.entries()) {
     const text = line.trim()
@@ -82,7 +102,11 @@ export function parseDockerignore (name: string, content: string): IgnoreRules {
     const place = { source, location: { line: i + 1, endLine: i + 1 } }
     if (text === '!') throw dockerfileFault(place, '"!" alone excepts nothing', { mark: '!' })
     const rule = ruleOf(text, i + 1)
-    if (rule === undefined) throw dockerfileFault(place, `${quoted(text)} is no pattern`, { mark: text, hint: 'a "[" needs its "]", and "\\" a character behind it' })
+    if (rule === undefined)
+      throw dockerfileFault(place, `${quoted(text)} is no pattern`, {
+        mark: text,
+        hint: 'a "[" needs its "]", and "\\" a character behind it',
+      })
     rules.push(rule)
     if (rules.length > RULES_MAX) throw dockerfileFault(place, `there are more than ${RULES_MAX} patterns`)
   }
@@ -90,7 +114,7 @@ export function parseDockerignore (name: string, content: string): IgnoreRules {
 }
 
 /** The values of --exclude as rules; a string is the one that is no pattern. */
-export function excludeRules (patterns: readonly string[]): IgnoreRules | string {
+export function excludeRules(patterns: readonly string[]): IgnoreRules | string {
   const rules: Rule[] = []
   for (const [i, pattern] of patterns.entries()) {
     const rule = ruleOf(pattern.trim(), i + 1)

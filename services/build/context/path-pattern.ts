@@ -1,8 +1,12 @@
-// Patterns of paths: Go's filepath.Match ("*" and "?" stop at "/", sets like "[a-z]" and "[^a]" do not, "\*" is a star), and with "**" as
-// .dockerignore has it.  A pattern is a list of small steps that are followed all at once, so its cost is its
-// length times the path's, whatever a hostile one says.  Knows strings; refuses to know files.
+// Patterns of paths: Go's filepath.Match ("*" and "?" stop at "/", sets like "[a-z]" and "[^a]" do not, "\*"
+// is a star), and with "**" as .dockerignore has it. A pattern is a list of small steps that are followed all
+// at once, so its cost is its length times the path's, whatever a hostile one says. Knows strings; refuses to
+// know files.
 
-/** "one" takes one character, "loop" any number of them, "parts" any number of whole parts of the path with their "/". */
+/**
+ * "one" takes one character, "loop" any number of them, "parts" any number of whole parts of the path with
+ * their "/".
+ */
 interface PatternStep {
   readonly kind: 'one' | 'loop' | 'parts'
   readonly takes: (character: string) => boolean
@@ -16,7 +20,7 @@ export interface PathPattern {
   readonly isLiteral: boolean
   /** What every match begins with. */
   readonly prefix: string
-  matches (path: string): boolean
+  matches(path: string): boolean
 }
 
 /** Longer patterns are refused: no path is (PATH_MAX). */
@@ -26,7 +30,10 @@ const inPart = (character: string): boolean => character !== '/'
 const anything = (): boolean => true
 
 /** The set at AT of CHARACTERS ("[a-z]"), and where it ends; undefined if it is not closed or empty. */
-function readSet (characters: readonly string[], from: number): { takes: (character: string) => boolean, end: number } | undefined {
+function readSet(
+  characters: readonly string[],
+  from: number,
+): { takes: (character: string) => boolean; end: number } | undefined {
   let at = from + 1
   const isNegated = characters[at] === '^'
   if (isNegated) at++
@@ -48,19 +55,29 @@ function readSet (characters: readonly string[], from: number): { takes: (charac
     if (high === undefined) return undefined
     ranges.push([low.codePointAt(0)! <= high.codePointAt(0)! ? low : '', high])
   }
-  const isIn = (character: string): boolean => ranges.some(([low, high]) => low !== '' && character.codePointAt(0)! >= low.codePointAt(0)! && character.codePointAt(0)! <= high.codePointAt(0)!)
-  return { takes: character => isIn(character) !== isNegated, end: at + 1 }
+  const isIn = (character: string): boolean =>
+    ranges.some(
+      ([low, high]) =>
+        low !== '' &&
+        character.codePointAt(0)! >= low.codePointAt(0)! &&
+        character.codePointAt(0)! <= high.codePointAt(0)!,
+    )
+  return { takes: (character) => isIn(character) !== isNegated, end: at + 1 }
 }
 
-/** "**" takes all that is left where it ends the pattern, and anything where plain text follows it at once ("**.log"); else whole parts. */
-function deepStep (characters: readonly string[], afterStars: number): { step: PatternStep, end: number } {
+/**
+ * "**" takes all that is left where it ends the pattern, and anything where plain text follows it at once
+ * ("**.log"); else whole parts.
+ */
+function deepStep(characters: readonly string[], afterStars: number): { step: PatternStep; end: number } {
   const hasSlash = characters[afterStars] === '/'
   const end = hasSlash ? afterStars + 1 : afterStars
-  const isSuffix = afterStars === 2 && !hasSlash && !characters.slice(end).some(character => '*?[]\\'.includes(character))
+  const isSuffix =
+    afterStars === 2 && !hasSlash && !characters.slice(end).some((character) => '*?[]\\'.includes(character))
   return { step: { kind: end === characters.length || isSuffix ? 'loop' : 'parts', takes: anything }, end }
 }
 
-function compile (text: string, hasDeep: boolean): PatternStep[] | undefined {
+function compile(text: string, hasDeep: boolean): PatternStep[] | undefined {
   const characters = [...text]
   const steps: PatternStep[] = []
   for (let at = 0; at < characters.length;) {
@@ -80,7 +97,7 @@ function compile (text: string, hasDeep: boolean): PatternStep[] | undefined {
     } else {
       const literal = character === '\\' ? characters[++at] : character
       if (literal === undefined) return undefined
-      steps.push({ kind: 'one', takes: other => other === literal, literal })
+      steps.push({ kind: 'one', takes: (other) => other === literal, literal })
       at++
     }
   }
@@ -91,14 +108,14 @@ function compile (text: string, hasDeep: boolean): PatternStep[] | undefined {
 const [INSIDE, ENTERED] = [1, 2]
 
 /** Step FROM can be next, and so can those behind it that may take nothing. */
-function enter (steps: readonly PatternStep[], states: Uint8Array, from: number): void {
+function enter(steps: readonly PatternStep[], states: Uint8Array, from: number): void {
   for (let at = from; states[at] !== ENTERED; at++) {
     states[at] = ENTERED
     if (at === steps.length || steps[at]!.kind === 'one') return
   }
 }
 
-function isMatch (steps: readonly PatternStep[], path: string): boolean {
+function isMatch(steps: readonly PatternStep[], path: string): boolean {
   let states = new Uint8Array(steps.length + 1)
   enter(steps, states, 0)
   for (const character of path) {
@@ -121,15 +138,24 @@ function isMatch (steps: readonly PatternStep[], path: string): boolean {
 }
 
 /**
- * TEXT as a pattern, or undefined if it is none ("[a", "a\").  HASDEEP: "**" crosses "/", as in .dockerignore and
- * COPY --parents; otherwise it is two stars.
+ * TEXT as a pattern, or undefined if it is none ("[a", "a\"). HASDEEP: "**" crosses "/", as in .dockerignore
+ * and COPY --parents; otherwise it is two stars.
  */
-export function parsePathPattern (text: string, hasDeep: boolean): PathPattern | undefined {
+export function parsePathPattern(text: string, hasDeep: boolean): PathPattern | undefined {
   const steps = text.length > PATTERN_CHARACTERS_MAX ? undefined : compile(text, hasDeep)
   if (steps === undefined) return undefined
   const [prefix = ''] = /^[^*?[\\]*/.exec(text) ?? []
   const isLiteral = prefix.length === text.length
   // Nearly all paths fail here already: "**/*.log" ends in ".log".
-  const suffix = steps.slice(steps.findLastIndex(({ literal }) => literal === undefined) + 1).map(({ literal }) => literal).join('')
-  return { text, isLiteral, prefix, matches: path => isLiteral ? path === text : path.startsWith(prefix) && path.endsWith(suffix) && isMatch(steps, path) }
+  const suffix = steps
+    .slice(steps.findLastIndex(({ literal }) => literal === undefined) + 1)
+    .map(({ literal }) => literal)
+    .join('')
+  return {
+    text,
+    isLiteral,
+    prefix,
+    matches: (path) =>
+      isLiteral ? path === text : path.startsWith(prefix) && path.endsWith(suffix) && isMatch(steps, path),
+  }
 }

@@ -26,7 +26,15 @@ export interface BuildConfig {
   readonly author?: string
 }
 
-export const EMPTY_CONFIG: BuildConfig = { env: [], labels: new Map(), exposedPorts: [], volumes: [], workingDir: '', user: '', onbuild: [] }
+export const EMPTY_CONFIG: BuildConfig = {
+  env: [],
+  labels: new Map(),
+  exposedPorts: [],
+  volumes: [],
+  workingDir: '',
+  user: '',
+  onbuild: [],
+}
 
 /** Of each list of a base image's config. */
 const CONFIG_LIST_MAX = 10_000
@@ -35,72 +43,101 @@ export const PORTS_MAX = 131_072
 
 type Fields = Readonly<Record<string, unknown>>
 
-function fieldsOf (value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? value as Fields : {}
+function fieldsOf(value: unknown): Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {}
 }
 
-function bounded<T> (items: readonly T[], field: string, max: number = CONFIG_LIST_MAX): readonly T[] {
-  if (items.length > max) throw new ContentError(`the base image's config has ${items.length} entries in "${field}", it may have ${max}`, 'ERR_CONTENT_LIMIT')
+function bounded<T>(items: readonly T[], field: string, max: number = CONFIG_LIST_MAX): readonly T[] {
+  if (items.length > max)
+    throw new ContentError(
+      `the base image's config has ${items.length} entries in "${field}", it may have ${max}`,
+      'ERR_CONTENT_LIMIT',
+    )
   return items
 }
 
-function listOf (fields: Fields, field: string): readonly string[] | undefined {
+function listOf(fields: Fields, field: string): readonly string[] | undefined {
   const value = fields[field]
-  return Array.isArray(value) ? bounded(value, field).filter(item => typeof item === 'string') : undefined
+  return Array.isArray(value) ? bounded(value, field).filter((item) => typeof item === 'string') : undefined
 }
 
-function textOf (fields: Fields, field: string): string | undefined {
+function textOf(fields: Fields, field: string): string | undefined {
   const value = fields[field]
   return typeof value === 'string' && value !== '' ? value : undefined
 }
 
-function healthcheckOf (value: unknown): Healthcheck | undefined {
+function healthcheckOf(value: unknown): Healthcheck | undefined {
   const fields = fieldsOf(value)
   const test = listOf(fields, 'Test')
   if (test === undefined) return undefined
-  const number = (field: string): number => Number.isSafeInteger(fields[field]) ? Number(fields[field]) : 0
-  return { test, intervalNs: number('Interval'), timeoutNs: number('Timeout'), startPeriodNs: number('StartPeriod'), startIntervalNs: number('StartInterval'), retries: number('Retries') }
+  const number = (field: string): number => (Number.isSafeInteger(fields[field]) ? Number(fields[field]) : 0)
+  return {
+    test,
+    intervalNs: number('Interval'),
+    timeoutNs: number('Timeout'),
+    startPeriodNs: number('StartPeriod'),
+    startIntervalNs: number('StartInterval'),
+    retries: number('Retries'),
+  }
 }
 
-/** IMAGE, the parsed JSON of an image's config, as what a stage begins with.  Throws ContentError ERR_CONTENT_LIMIT. */
-export function readBuildConfig (image: unknown): BuildConfig {
+/**
+ * IMAGE, the parsed JSON of an image's config, as what a stage begins with. Throws ContentError
+ * ERR_CONTENT_LIMIT.
+ */
+export function readBuildConfig(image: unknown): BuildConfig {
   const author = textOf(fieldsOf(image), 'author')
   const fields = fieldsOf(fieldsOf(image)['config'])
   const optional = {
-    entrypoint: listOf(fields, 'Entrypoint'), cmd: listOf(fields, 'Cmd'), shell: listOf(fields, 'Shell'),
-    stopSignal: textOf(fields, 'StopSignal'), healthcheck: healthcheckOf(fields['Healthcheck']), author,
+    entrypoint: listOf(fields, 'Entrypoint'),
+    cmd: listOf(fields, 'Cmd'),
+    shell: listOf(fields, 'Shell'),
+    stopSignal: textOf(fields, 'StopSignal'),
+    healthcheck: healthcheckOf(fields['Healthcheck']),
+    author,
   }
   return {
     env: listOf(fields, 'Env') ?? [],
-    labels: new Map(bounded(Object.entries(fieldsOf(fields['Labels'])), 'Labels').filter((entry): entry is [string, string] => typeof entry[1] === 'string')),
+    labels: new Map(
+      bounded(Object.entries(fieldsOf(fields['Labels'])), 'Labels').filter(
+        (entry): entry is [string, string] => typeof entry[1] === 'string',
+      ),
+    ),
     exposedPorts: bounded(Object.keys(fieldsOf(fields['ExposedPorts'])), 'ExposedPorts', PORTS_MAX),
     volumes: bounded(Object.keys(fieldsOf(fields['Volumes'])), 'Volumes'),
-    workingDir: textOf(fields, 'WorkingDir') ?? '', user: textOf(fields, 'User') ?? '', onbuild: listOf(fields, 'OnBuild') ?? [],
+    workingDir: textOf(fields, 'WorkingDir') ?? '',
+    user: textOf(fields, 'User') ?? '',
+    onbuild: listOf(fields, 'OnBuild') ?? [],
     ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
   }
 }
 
 /** Sorted by name, so that the same build writes the same bytes; "__proto__" is a name like any other. */
-function objectOf<T> (entries: Iterable<readonly [string, T]>): Record<string, T> {
-  const sorted = [...entries].sort(([a], [b]) => a < b ? -1 : a > b ? 1 : 0)
+function objectOf<T>(entries: Iterable<readonly [string, T]>): Record<string, T> {
+  const sorted = [...entries].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
   return Object.assign(Object.create(null) as Record<string, T>, Object.fromEntries(sorted))
 }
 
 /** CONFIG as the object `config` of an image's config, without what is empty. */
-export function writeBuildConfig (config: BuildConfig): Readonly<Record<string, unknown>> {
+export function writeBuildConfig(config: BuildConfig): Readonly<Record<string, unknown>> {
   const { healthcheck: health } = config
   const healthcheck = health && {
-    Test: health.test, ...(health.intervalNs > 0 && { Interval: health.intervalNs }), ...(health.timeoutNs > 0 && { Timeout: health.timeoutNs }),
-    ...(health.startPeriodNs > 0 && { StartPeriod: health.startPeriodNs }), ...(health.startIntervalNs > 0 && { StartInterval: health.startIntervalNs }),
+    Test: health.test,
+    ...(health.intervalNs > 0 && { Interval: health.intervalNs }),
+    ...(health.timeoutNs > 0 && { Timeout: health.timeoutNs }),
+    ...(health.startPeriodNs > 0 && { StartPeriod: health.startPeriodNs }),
+    ...(health.startIntervalNs > 0 && { StartInterval: health.startIntervalNs }),
     ...(health.retries > 0 && { Retries: health.retries }),
   }
   return {
     ...(config.user !== '' && { User: config.user }),
-    ...(config.exposedPorts.length > 0 && { ExposedPorts: objectOf(config.exposedPorts.map(port => [port, {}])) }),
+    ...(config.exposedPorts.length > 0 && {
+      ExposedPorts: objectOf(config.exposedPorts.map((port) => [port, {}])),
+    }),
     ...(config.env.length > 0 && { Env: config.env }),
     ...(config.entrypoint !== undefined && { Entrypoint: config.entrypoint }),
     ...(config.cmd !== undefined && { Cmd: config.cmd }),
-    ...(config.volumes.length > 0 && { Volumes: objectOf(config.volumes.map(volume => [volume, {}])) }),
+    ...(config.volumes.length > 0 && { Volumes: objectOf(config.volumes.map((volume) => [volume, {}])) }),
     ...(config.workingDir !== '' && { WorkingDir: config.workingDir }),
     ...(config.labels.size > 0 && { Labels: objectOf(config.labels) }),
     ...(config.stopSignal !== undefined && { StopSignal: config.stopSignal }),

@@ -4,14 +4,25 @@
 
 import { InvalidRequest } from '../../contract/errors.ts'
 
-/** A text that people wrote, by its lines, and the name they know it by ("Dockerfile", "ONBUILD of node:22"). */
-export interface SourceFile { readonly name: string, readonly lines: readonly string[] }
+/**
+ * A text that people wrote, by its lines, and the name they know it by ("Dockerfile", "ONBUILD of node:22").
+ */
+export interface SourceFile {
+  readonly name: string
+  readonly lines: readonly string[]
+}
 
 /** Lines count from 1, both inclusive. */
-export interface Location { readonly line: number, readonly endLine: number }
+export interface Location {
+  readonly line: number
+  readonly endLine: number
+}
 
 /** Where a thing stands. */
-export interface Place { readonly source: SourceFile, readonly location: Location }
+export interface Place {
+  readonly source: SourceFile
+  readonly location: Location
+}
 
 export interface FaultFacts {
   /** The word of the text that is wrong; it gets the carets. */
@@ -21,7 +32,10 @@ export interface FaultFacts {
 }
 
 /** Something that works and is probably not meant; RULE is Docker's name for it, where there is one. */
-export interface BuildWarning extends Place { readonly rule: string, readonly text: string }
+export interface BuildWarning extends Place {
+  readonly rule: string
+  readonly text: string
+}
 
 /** Lines shown above and below the place. */
 const CONTEXT_LINES = 2
@@ -30,27 +44,30 @@ const SHOWN_LINES_MAX = 12
 const SHOWN_CHARACTERS_MAX = 160
 const QUOTED_CHARACTERS_MAX = 80
 
-/** One line of a stranger's text for a terminal: no control characters, not endless; tabs are spaces, so that carets fit. */
-function shownLine (line: string): string {
+/**
+ * One line of a stranger's text for a terminal: no control characters, not endless; tabs are spaces, so that
+ * carets fit.
+ */
+function shownLine(line: string): string {
   const clean = line.replaceAll('\t', ' ').replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, '?')
   return clean.length > SHOWN_CHARACTERS_MAX ? `${clean.slice(0, SHOWN_CHARACTERS_MAX)}…` : clean
 }
 
 /** TEXT in quotes for a message, cut and cleaned. */
-export function quoted (text: string): string {
+export function quoted(text: string): string {
   const clean = text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, '?')
   return `"${clean.length > QUOTED_CHARACTERS_MAX ? `${clean.slice(0, QUOTED_CHARACTERS_MAX)}…` : clean}"`
 }
 
 /** Carets under the first MARK in LINE, or nothing. */
-function caretsOf (line: string, mark: string): string | undefined {
+function caretsOf(line: string, mark: string): string | undefined {
   const shown = shownLine(line)
   const at = mark === '' ? -1 : shown.indexOf(shownLine(mark))
   return at < 0 ? undefined : `${' '.repeat(at)}${'^'.repeat(mark.length)}`
 }
 
 /** The lines of PLACE and some around it, numbered, with ">" at the place and carets under MARK. */
-export function excerpt ({ source, location }: Place, mark = ''): string {
+export function excerpt({ source, location }: Place, mark = ''): string {
   const from = Math.max(1, location.line - CONTEXT_LINES)
   const last = Math.min(location.endLine, location.line + SHOWN_LINES_MAX - 1)
   const to = Math.min(source.lines.length, last + CONTEXT_LINES)
@@ -70,22 +87,34 @@ export function excerpt ({ source, location }: Place, mark = ''): string {
 }
 
 /** The fault at PLACE as an InvalidRequest ERR_INVALID_DOCKERFILE: `path` is "Dockerfile:3". */
-export function dockerfileFault (place: Place, problem: string, { mark, hint }: FaultFacts = {}): InvalidRequest {
+export function dockerfileFault(
+  place: Place,
+  problem: string,
+  { mark, hint }: FaultFacts = {},
+): InvalidRequest {
   const { source, location } = place
-  return new InvalidRequest([{
-    path: `${source.name}:${location.line}`,
-    problem: hint === undefined ? problem : `${problem}; ${hint}`,
-    excerpt: excerpt(place, mark),
-  }], 'ERR_INVALID_DOCKERFILE')
+  return new InvalidRequest(
+    [
+      {
+        path: `${source.name}:${location.line}`,
+        problem: hint === undefined ? problem : `${problem}; ${hint}`,
+        excerpt: excerpt(place, mark),
+      },
+    ],
+    'ERR_INVALID_DOCKERFILE',
+  )
 }
 
 /** A warning as one line: "Dockerfile:3: text (Rule)". */
-export function formatWarning ({ source, location, rule, text }: BuildWarning): string {
+export function formatWarning({ source, location, rule, text }: BuildWarning): string {
   return `${source.name}:${location.line}: ${text} (${rule})`
 }
 
-/** How many letters have to change, come, go or swap places to make A of B (Damerau and Levenshtein's distance). */
-function distance (a: string, b: string): number {
+/**
+ * How many letters have to change, come, go or swap places to make A of B (Damerau and Levenshtein's
+ * distance).
+ */
+function distance(a: string, b: string): number {
   const rows = [Array.from({ length: b.length + 1 }, (_, i) => i)]
   for (let i = 1; i <= a.length; i++) {
     const above = rows[i - 1]!
@@ -104,21 +133,22 @@ const COMPARED_CHARACTERS_MAX = 64
 const COMPARED_WORDS_MAX = 1000
 
 /** The one of KNOWN that WORD is probably a slip of: at most a third of its letters differ. */
-export function closest (word: string, known: Iterable<string>): string | undefined {
+export function closest(word: string, known: Iterable<string>): string | undefined {
   if (word === '' || word.length > COMPARED_CHARACTERS_MAX) return undefined
-  let best: { name: string, steps: number } | undefined
+  let best: { name: string; steps: number } | undefined
   let left = COMPARED_WORDS_MAX
   for (const name of known) {
     if (left-- === 0) break
     if (Math.abs(name.length - word.length) > 3 || name === word) continue
     const steps = distance(word.toLowerCase(), name.toLowerCase())
-    if (steps <= Math.max(1, Math.floor(word.length / 3)) && steps < (best?.steps ?? Infinity)) best = { name, steps }
+    if (steps <= Math.max(1, Math.floor(word.length / 3)) && steps < (best?.steps ?? Infinity))
+      best = { name, steps }
   }
   return best?.name
 }
 
 /** "did you mean X?" for a hint, or nothing. */
-export function didYouMean (word: string, known: Iterable<string>): string | undefined {
+export function didYouMean(word: string, known: Iterable<string>): string | undefined {
   const name = closest(word, known)
   return name === undefined ? undefined : `did you mean ${name}?`
 }

@@ -24,15 +24,18 @@ export interface PlanOptions {
 /** Where a stage begins, or COPY --from takes from. */
 export type StageSource =
   | { readonly kind: 'scratch' }
-  | { readonly kind: 'stage', readonly index: number }
-  | { readonly kind: 'image', readonly reference: string }
+  | { readonly kind: 'stage'; readonly index: number }
+  | { readonly kind: 'image'; readonly reference: string }
 
 export interface PlannedStage extends Stage {
   /** "builder", or "stage-1" where it has no name. */
   readonly title: string
   readonly base: StageSource
   readonly platform: Platform
-  /** The numbers of other stages that have to be there first, as far as the file says; a base image's triggers can ask for more. */
+  /**
+   * The numbers of other stages that have to be there first, as far as the file says; a base image's triggers
+   * can ask for more.
+   */
   readonly dependencies: readonly number[]
 }
 
@@ -48,41 +51,78 @@ export interface BuildPlan {
   /** Those of the file, of the plan, and of stages that were evaluated since. */
   readonly warnings: readonly BuildWarning[]
   readonly warn: Warn
-  /** Counts what INSTRUCTION makes of config entries and values, in entries and characters.  Throws a fault when the file has made too much. */
+  /**
+   * Counts what INSTRUCTION makes of config entries and values, in entries and characters. Throws a fault
+   * when the file has made too much.
+   */
   readonly spend: (instruction: Faulty, amount: number) => void
 }
 
 /** A few lines can double a value again and again, and every step keeps the config as it was. */
 const SPENDING_MAX = 32 * 1024 * 1024
 
-/** May be given as --build-arg without an ARG; RUN gets them, caches and history do not (reference, "Predefined ARGs"). */
-export const PROXY_ARGS = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap(name => [name, name.toLowerCase()])
+/**
+ * May be given as --build-arg without an ARG; RUN gets them, caches and history do not (reference,
+ * "Predefined ARGs").
+ */
+export const PROXY_ARGS = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap(
+  (name) => [name, name.toLowerCase()],
+)
 
-interface Faulty { fault (problem: string, facts?: FaultFacts): Error }
+interface Faulty {
+  fault(problem: string, facts?: FaultFacts): Error
+}
 
 /** TEXT of INSTRUCTION with the variables of VALUES; those that are not there are empty, and a warning. */
-export function expandWith (instruction: Instruction, text: string, values: (name: string) => string | undefined, unset: (name: string) => void): Expanded {
+export function expandWith(
+  instruction: Instruction,
+  text: string,
+  values: (name: string) => string | undefined,
+  unset: (name: string) => void,
+): Expanded {
   const result = expand(text, { lookup: values, escape: instruction.escape })
-  if ('problem' in result) throw instruction.fault(`${quoted(text)} cannot be expanded: ${result.problem}`, { mark: text })
+  if ('problem' in result)
+    throw instruction.fault(`${quoted(text)} cannot be expanded: ${result.problem}`, { mark: text })
   for (const name of result.missing) unset(name)
   return result
 }
 
-function platformArgs ({ options, stages }: { options: PlanOptions, stages: readonly Stage[] }): Map<string, string> {
+function platformArgs({
+  options,
+  stages,
+}: {
+  options: PlanOptions
+  stages: readonly Stage[]
+}): Map<string, string> {
   const { platform: target, buildPlatform: build, buildArgs } = options
   const values = {
-    BUILDPLATFORM: formatPlatform(build), BUILDOS: build.os, BUILDARCH: build.architecture, BUILDVARIANT: build.variant ?? '',
-    TARGETPLATFORM: formatPlatform(target), TARGETOS: target.os, TARGETARCH: target.architecture, TARGETVARIANT: target.variant ?? '',
+    BUILDPLATFORM: formatPlatform(build),
+    BUILDOS: build.os,
+    BUILDARCH: build.architecture,
+    BUILDVARIANT: build.variant ?? '',
+    TARGETPLATFORM: formatPlatform(target),
+    TARGETOS: target.os,
+    TARGETARCH: target.architecture,
+    TARGETVARIANT: target.variant ?? '',
     TARGETSTAGE: options.target || (stages.at(-1)!.from.stageName ?? 'default'),
   }
   return new Map(Object.entries(values).map(([name, value]) => [name, buildArgs.get(name) ?? value]))
 }
 
-function globalArgsOf (dockerfile: Dockerfile, options: PlanOptions): Map<string, string> {
+function globalArgsOf(dockerfile: Dockerfile, options: PlanOptions): Map<string, string> {
   const values = platformArgs({ options, stages: dockerfile.stages })
   for (const instruction of dockerfile.metaArgs) {
     for (const { name, value } of instruction.args) {
-      const given = options.buildArgs.get(name) ?? (value === undefined ? undefined : expandWith(instruction, value, other => values.get(other), () => {}).text)
+      const given =
+        options.buildArgs.get(name) ??
+        (value === undefined
+          ? undefined
+          : expandWith(
+              instruction,
+              value,
+              (other) => values.get(other),
+              () => {},
+            ).text)
       if (given !== undefined) values.set(name, given)
     }
   }
@@ -90,14 +130,23 @@ function globalArgsOf (dockerfile: Dockerfile, options: PlanOptions): Map<string
 }
 
 /** "did you mean the stage X?", for an image NAME that cannot be had. */
-export function stageMeant (stages: readonly Stage[], name: string): string | undefined {
-  if (stages.some(({ from }) => from.stageName === name.toLowerCase())) return `the stage ${name} comes later; a stage takes from those above it only`
-  const other = closest(name, stages.flatMap(stage => stage.from.stageName ?? []))
+export function stageMeant(stages: readonly Stage[], name: string): string | undefined {
+  if (stages.some(({ from }) => from.stageName === name.toLowerCase()))
+    return `the stage ${name} comes later; a stage takes from those above it only`
+  const other = closest(
+    name,
+    stages.flatMap((stage) => stage.from.stageName ?? []),
+  )
   return other === undefined ? undefined : `did you mean the stage ${other}?`
 }
 
 /** NAME as the name of an image, for INSTRUCTION.  Only how it is written is checked. */
-function imageSource (stages: readonly Stage[], name: string, instruction: Faulty, facts: FaultFacts = {}): StageSource {
+function imageSource(
+  stages: readonly Stage[],
+  name: string,
+  instruction: Faulty,
+  facts: FaultFacts = {},
+): StageSource {
   try {
     parseReference(name)
   } catch (err) {
@@ -108,77 +157,165 @@ function imageSource (stages: readonly Stage[], name: string, instruction: Fault
 }
 
 /** The latest stage of that name before BEFORE. */
-function stageNamed (stages: readonly Stage[], name: string, before: number): Stage | undefined {
+function stageNamed(stages: readonly Stage[], name: string, before: number): Stage | undefined {
   return stages.findLast(({ index, from }) => index < before && from.stageName === name.toLowerCase())
 }
 
-/** What NAME, behind a "from" of INSTRUCTION in stage number INDEX, means: a stage's name or number, or an image. */
-export function resolveFrom (stages: readonly Stage[], name: string, index: number, instruction: Faulty): StageSource {
+/**
+ * What NAME, behind a "from" of INSTRUCTION in stage number INDEX, means: a stage's name or number, or an
+ * image.
+ */
+export function resolveFrom(
+  stages: readonly Stage[],
+  name: string,
+  index: number,
+  instruction: Faulty,
+): StageSource {
   if (name.toLowerCase() === 'scratch') return { kind: 'scratch' }
   const named = stageNamed(stages, name, index)
   if (named !== undefined) return { kind: 'stage', index: named.index }
-  const later = /^\d{1,9}$/.test(name) ? Number(name) : stages.find(({ from }) => from.stageName === name.toLowerCase())?.index
+  const later = /^\d{1,9}$/.test(name)
+    ? Number(name)
+    : stages.find(({ from }) => from.stageName === name.toLowerCase())?.index
   if (later === undefined) return imageSource(stages, name, instruction)
-  if (later >= stages.length) throw instruction.fault(`there is no stage ${name}`, { mark: name, hint: `the stages are 0 to ${stages.length - 1}` })
-  if (later === index) throw instruction.fault(`the stage ${quoted(name)} cannot take from itself`, { mark: name })
-  if (later > index) throw instruction.fault(`the stage ${quoted(name)} comes later`, { mark: name, hint: 'a stage takes from those above it only; move it up' })
+  if (later >= stages.length)
+    throw instruction.fault(`there is no stage ${name}`, {
+      mark: name,
+      hint: `the stages are 0 to ${stages.length - 1}`,
+    })
+  if (later === index)
+    throw instruction.fault(`the stage ${quoted(name)} cannot take from itself`, { mark: name })
+  if (later > index)
+    throw instruction.fault(`the stage ${quoted(name)} comes later`, {
+      mark: name,
+      hint: 'a stage takes from those above it only; move it up',
+    })
   return { kind: 'stage', index: later }
 }
 
 /** The names behind --from and --mount=from of INSTRUCTION. */
-export function fromNames (instruction: Instruction): string[] {
-  if (instruction.kind === 'copy' || instruction.kind === 'add') return instruction.from === undefined ? [] : [instruction.from]
+export function fromNames(instruction: Instruction): string[] {
+  if (instruction.kind === 'copy' || instruction.kind === 'add')
+    return instruction.from === undefined ? [] : [instruction.from]
   if (instruction.kind === 'run') return instruction.mounts.flatMap(({ from }) => from ?? [])
   return []
 }
 
 /** NAME, FROM's image with its variables, of which UNSET have no value. */
-function baseOf (stages: readonly Stage[], stage: Stage, name: string, { warn, unset }: { warn: Warn, unset: readonly string[] }): StageSource {
+function baseOf(
+  stages: readonly Stage[],
+  stage: Stage,
+  name: string,
+  { warn, unset }: { warn: Warn; unset: readonly string[] },
+): StageSource {
   if (name === 'scratch') return { kind: 'scratch' }
   const named = stageNamed(stages, name, stage.index)
   if (named !== undefined) return { kind: 'stage', index: named.index }
   const { source, location } = stage.from
   const later = stages.find(({ index, from }) => index > stage.index && from.stageName === name.toLowerCase())
   if (later !== undefined) {
-    warn({ source, location, rule: 'StageComesLater', text: `the stage ${quoted(name)} comes later, in line ${later.from.location.line}; FROM here means an image of that name` })
+    warn({
+      source,
+      location,
+      rule: 'StageComesLater',
+      text: `the stage ${quoted(name)} comes later, in line ${later.from.location.line}; FROM here means an image of that name`,
+    })
   }
-  return imageSource(stages, name, stage.from, unset.length === 0 ? {} : { mark: stage.from.base, hint: `${quoted(unset[0]!)} is not set: no ARG before the first FROM declares it` })
+  return imageSource(
+    stages,
+    name,
+    stage.from,
+    unset.length === 0
+      ? {}
+      : {
+          mark: stage.from.base,
+          hint: `${quoted(unset[0]!)} is not set: no ARG before the first FROM declares it`,
+        },
+  )
 }
 
-function planStage (dockerfile: Dockerfile, stage: Stage, platforms: ReadonlyArray<PlannedStage>, context: { globalArgs: ReadonlyMap<string, string>, options: PlanOptions, warn: Warn }): PlannedStage {
+function planStage(
+  dockerfile: Dockerfile,
+  stage: Stage,
+  platforms: ReadonlyArray<PlannedStage>,
+  context: { globalArgs: ReadonlyMap<string, string>; options: PlanOptions; warn: Warn },
+): PlannedStage {
   const { from, index } = stage
   const { globalArgs, warn } = context
   const unset: string[] = []
   const warnOfUnset = (name: string): void => {
     unset.push(name)
-    const text = (): string => [`FROM uses ${quoted(name)}, which no ARG before the first FROM declares`, didYouMean(name, globalArgs.keys()) ?? []].flat().join('; ')
+    const text = (): string =>
+      [
+        `FROM uses ${quoted(name)}, which no ARG before the first FROM declares`,
+        didYouMean(name, globalArgs.keys()) ?? [],
+      ]
+        .flat()
+        .join('; ')
     warn({ source: from.source, location: from.location, rule: 'UndefinedArgInFrom', text })
   }
-  const name = expandWith(from, from.base, other => globalArgs.get(other), warnOfUnset).text
-  if (name === '') throw from.fault(`${quoted(from.base)} is empty`, { mark: from.base, hint: 'give its ARG, before the first FROM, a value, or give one with --build-arg' })
+  const name = expandWith(from, from.base, (other) => globalArgs.get(other), warnOfUnset).text
+  if (name === '')
+    throw from.fault(`${quoted(from.base)} is empty`, {
+      mark: from.base,
+      hint: 'give its ARG, before the first FROM, a value, or give one with --build-arg',
+    })
   const base = baseOf(dockerfile.stages, stage, name, { warn, unset })
-  const platformText = from.platform === undefined ? undefined : expandWith(from, from.platform, other => globalArgs.get(other), warnOfUnset).text
-  const platform = platformText === undefined ? base.kind === 'stage' ? platforms[base.index]!.platform : context.options.platform : parsePlatform(platformText)
-  if (platform === undefined) throw from.fault(`${quoted(platformText!)} is no platform`, { mark: from.platform, hint: 'write linux/amd64 or linux/arm64' })
+  const platformText =
+    from.platform === undefined
+      ? undefined
+      : expandWith(from, from.platform, (other) => globalArgs.get(other), warnOfUnset).text
+  const platform =
+    platformText === undefined
+      ? base.kind === 'stage'
+        ? platforms[base.index]!.platform
+        : context.options.platform
+      : parsePlatform(platformText)
+  if (platform === undefined)
+    throw from.fault(`${quoted(platformText!)} is no platform`, {
+      mark: from.platform,
+      hint: 'write linux/amd64 or linux/arm64',
+    })
   // What a parent stage's ONBUILD asks for, its child has to wait for.
-  const inherited = base.kind === 'stage' ? dockerfile.stages[base.index]!.instructions.flatMap(instruction => instruction.kind === 'onbuild' ? instruction.inner : []) : []
-  const sources = [...inherited, ...stage.instructions].flatMap(instruction => fromNames(instruction).map(other => resolveFrom(dockerfile.stages, other, index, instruction)))
-  const dependencies = [base, ...sources].flatMap(source => source.kind === 'stage' ? source.index : [])
-  return { ...stage, title: from.stageName ?? `stage-${index}`, base, platform, dependencies: [...new Set(dependencies)].sort((a, b) => a - b) }
+  const inherited =
+    base.kind === 'stage'
+      ? dockerfile.stages[base.index]!.instructions.flatMap((instruction) =>
+          instruction.kind === 'onbuild' ? instruction.inner : [],
+        )
+      : []
+  const sources = [...inherited, ...stage.instructions].flatMap((instruction) =>
+    fromNames(instruction).map((other) => resolveFrom(dockerfile.stages, other, index, instruction)),
+  )
+  const dependencies = [base, ...sources].flatMap((source) => (source.kind === 'stage' ? source.index : []))
+  return {
+    ...stage,
+    title: from.stageName ?? `stage-${index}`,
+    base,
+    platform,
+    dependencies: [...new Set(dependencies)].sort((a, b) => a - b),
+  }
 }
 
-function targetOf (dockerfile: Dockerfile, target: string | undefined): number {
+function targetOf(dockerfile: Dockerfile, target: string | undefined): number {
   const { stages, source } = dockerfile
   if (target === undefined || target === '') return stages.length - 1
   const named = stageNamed(stages, target, stages.length)
   if (named !== undefined) return named.index
   const number = /^\d{1,9}$/.test(target) ? Number(target) : stages.length
   if (number < stages.length) return number
-  const names = stages.flatMap(stage => stage.from.stageName ?? [])
-  throw new InvalidRequest([{ path: 'target', problem: `${source.name} has no stage ${quoted(target)}; ${didYouMean(target, names) ?? (names.length === 0 ? 'its stages have no names' : `it has ${names.slice(0, 20).join(', ')}`)}` }], 'ERR_INVALID_DOCKERFILE')
+  const names = stages.flatMap((stage) => stage.from.stageName ?? [])
+  throw new InvalidRequest(
+    [
+      {
+        path: 'target',
+        problem: `${source.name} has no stage ${quoted(target)}; ${didYouMean(target, names) ?? (names.length === 0 ? 'its stages have no names' : `it has ${names.slice(0, 20).join(', ')}`)}`,
+      },
+    ],
+    'ERR_INVALID_DOCKERFILE',
+  )
 }
 
-function reachable (stages: readonly PlannedStage[], target: number): number[] {
+function reachable(stages: readonly PlannedStage[], target: number): number[] {
   const needed = new Set([target])
   // Dependencies have smaller numbers, so one pass downwards meets everything.
   for (let index = target; index >= 0; index--) {
@@ -187,17 +324,32 @@ function reachable (stages: readonly PlannedStage[], target: number): number[] {
   return [...needed].sort((a, b) => a - b)
 }
 
-/** DOCKERFILE with OPTIONS as stages that can be built one by one.  Throws InvalidRequest ERR_INVALID_DOCKERFILE. */
-export function planBuild (dockerfile: Dockerfile, options: PlanOptions): BuildPlan {
+/**
+ * DOCKERFILE with OPTIONS as stages that can be built one by one. Throws InvalidRequest
+ * ERR_INVALID_DOCKERFILE.
+ */
+export function planBuild(dockerfile: Dockerfile, options: PlanOptions): BuildPlan {
   const { warn, warnings } = createWarnings(dockerfile.directives, dockerfile.warnings)
   const globalArgs = globalArgsOf(dockerfile, options)
   const stages: PlannedStage[] = []
-  for (const stage of dockerfile.stages) stages.push(planStage(dockerfile, stage, stages, { globalArgs, options, warn }))
+  for (const stage of dockerfile.stages)
+    stages.push(planStage(dockerfile, stage, stages, { globalArgs, options, warn }))
   const target = targetOf(dockerfile, options.target)
   let spent = 0
   const spend = (instruction: Faulty, amount: number): void => {
     spent += amount
-    if (spent > SPENDING_MAX) throw instruction.fault('variables, labels and ports of this file become too many or too long')
+    if (spent > SPENDING_MAX)
+      throw instruction.fault('variables, labels and ports of this file become too many or too long')
   }
-  return { dockerfile, options, globalArgs, stages, target, needed: reachable(stages, target), warnings, warn, spend }
+  return {
+    dockerfile,
+    options,
+    globalArgs,
+    stages,
+    target,
+    needed: reachable(stages, target),
+    warnings,
+    warn,
+    spend,
+  }
 }

@@ -1,7 +1,9 @@
 // --chmod of COPY and ADD: octal, or symbolic as chmod(1) has it ("u=rwX,go=rX", "+x", "g=u").  The umask
 // plays no part: "+x" means everybody.  Knows mode bits; refuses to know files.
 
-export type Chmod = { readonly kind: 'octal', readonly mode: number } | { readonly kind: 'symbolic', readonly changes: readonly Change[] }
+export type Chmod =
+  | { readonly kind: 'octal'; readonly mode: number }
+  | { readonly kind: 'symbolic'; readonly changes: readonly Change[] }
 
 interface Change {
   /** Of "ugo". */
@@ -16,7 +18,7 @@ const SHIFT: Readonly<Record<string, number>> = { u: 6, g: 3, o: 0 }
 const SPECIAL: Readonly<Record<string, number>> = { u: 0o4000, g: 0o2000, o: 0o1000 }
 
 /** TEXT as a change of modes, or undefined if it is none. */
-export function parseChmod (text: string): Chmod | undefined {
+export function parseChmod(text: string): Chmod | undefined {
   if (/^[0-7]{1,5}$/.test(text)) {
     const mode = Number.parseInt(text, 8)
     return mode <= 0o7777 ? { kind: 'octal', mode } : undefined
@@ -34,7 +36,7 @@ export function parseChmod (text: string): Chmod | undefined {
 }
 
 /** The bits that WHAT means for CLASS ("u", "g" or "o") of a file that has MODE. */
-function bitsFor (what: string, who: string, mode: number, isDirectory: boolean): number {
+function bitsFor(what: string, who: string, mode: number, isDirectory: boolean): number {
   const shift = SHIFT[who]!
   if (/^[ugo]$/.test(what)) return ((mode >> SHIFT[what]!) & 7) << shift
   let bits = 0
@@ -47,7 +49,7 @@ function bitsFor (what: string, who: string, mode: number, isDirectory: boolean)
 }
 
 /** MODE (12 bits) after CHMOD. */
-export function applyChmod (chmod: Chmod, mode: number, isDirectory: boolean): number {
+export function applyChmod(chmod: Chmod, mode: number, isDirectory: boolean): number {
   if (chmod.kind === 'octal') return chmod.mode
   let now = mode & 0o7777
   for (const { who, operator, what } of chmod.changes) {

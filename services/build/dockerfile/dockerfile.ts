@@ -3,7 +3,13 @@
 
 import { InvalidRequest } from '../../contract/errors.ts'
 import { dockerfileFault, quoted, type BuildWarning, type SourceFile } from './build-failure.ts'
-import { parseInstruction, type ArgInstruction, type FromInstruction, type Instruction, type Warn } from './instructions.ts'
+import {
+  parseInstruction,
+  type ArgInstruction,
+  type FromInstruction,
+  type Instruction,
+  type Warn,
+} from './instructions.ts'
 import { createLineReader, type Directives } from './lines.ts'
 import { parseNode } from './nodes.ts'
 
@@ -30,37 +36,65 @@ const DOCKERS_FRONTEND = /^(?:docker\.io\/)?docker\/dockerfile(?:-upstream)?(?:[
 /** More are left out. */
 const WARNINGS_MAX = 200
 
-/** Takes warnings, after those of BEFORE, as the file's `check` directive wants it: some not at all, or each as an error. */
-export function createWarnings (directives: Directives, before: readonly BuildWarning[] = []): { warn: Warn, warnings: readonly BuildWarning[] } {
+/**
+ * Takes warnings, after those of BEFORE, as the file's `check` directive wants it: some not at all, or each
+ * as an error.
+ */
+export function createWarnings(
+  directives: Directives,
+  before: readonly BuildWarning[] = [],
+): { warn: Warn; warnings: readonly BuildWarning[] } {
   const warnings = [...before]
   return {
     warnings,
-    warn (warning) {
+    warn(warning) {
       if (directives.skippedRules === 'all' || directives.skippedRules.includes(warning.rule)) return
       if (warnings.length >= WARNINGS_MAX) return
       const text = typeof warning.text === 'string' ? warning.text : warning.text()
-      if (directives.warningsAreErrors) throw dockerfileFault(warning, `${text} (${warning.rule})`, { hint: 'the file asks for "check=error=true"' })
+      if (directives.warningsAreErrors)
+        throw dockerfileFault(warning, `${text} (${warning.rule})`, {
+          hint: 'the file asks for "check=error=true"',
+        })
       warnings.push({ ...warning, text })
     },
   }
 }
 
-function warnOfStages (stages: readonly Stage[], warn: Warn): void {
+function warnOfStages(stages: readonly Stage[], warn: Warn): void {
   const names = new Set<string>()
-  for (const { from: { stageName, source, location } } of stages) {
+  for (const {
+    from: { stageName, source, location },
+  } of stages) {
     if (stageName === undefined) continue
-    if (names.has(stageName)) warn({ source, location, rule: 'DuplicateStageName', text: `there is a stage ${quoted(stageName)} already; the name means this one from here on` })
-    if (stageName === 'scratch' || stageName === 'context') warn({ source, location, rule: 'ReservedStageName', text: `${quoted(stageName)} means something else already` })
+    if (names.has(stageName))
+      warn({
+        source,
+        location,
+        rule: 'DuplicateStageName',
+        text: `there is a stage ${quoted(stageName)} already; the name means this one from here on`,
+      })
+    if (stageName === 'scratch' || stageName === 'context')
+      warn({
+        source,
+        location,
+        rule: 'ReservedStageName',
+        text: `${quoted(stageName)} means something else already`,
+      })
     names.add(stageName)
   }
 }
 
 /** Only the last one of a stage counts. */
-function warnOfRepeats (stage: Stage, warn: Warn): void {
+function warnOfRepeats(stage: Stage, warn: Warn): void {
   for (const kind of ['cmd', 'entrypoint', 'healthcheck']) {
-    const all = stage.instructions.filter(instruction => instruction.kind === kind)
+    const all = stage.instructions.filter((instruction) => instruction.kind === kind)
     for (const { source, location } of all.slice(0, -1)) {
-      warn({ source, location, rule: 'MultipleInstructionsDisallowed', text: `only the last ${kind.toUpperCase()} of a stage counts; this one has no effect` })
+      warn({
+        source,
+        location,
+        rule: 'MultipleInstructionsDisallowed',
+        text: `only the last ${kind.toUpperCase()} of a stage counts; this one has no effect`,
+      })
     }
   }
 }
@@ -69,7 +103,7 @@ function warnOfRepeats (stage: Stage, warn: Warn): void {
  * CONTENT as a Dockerfile; NAME is what messages call the file.
  * Throws InvalidRequest ERR_INVALID_DOCKERFILE for the first thing that is wrong.
  */
-export function parseDockerfile (name: string, content: string | Uint8Array): Dockerfile {
+export function parseDockerfile(name: string, content: string | Uint8Array): Dockerfile {
   const reader = createLineReader(name, content)
   const { source, directives } = reader
   const { warn, warnings } = createWarnings(directives)
@@ -77,18 +111,39 @@ export function parseDockerfile (name: string, content: string | Uint8Array): Do
   const stages: Array<Stage & { instructions: Instruction[] }> = []
   let count = 0
   for (let line = reader.next(); line !== undefined; line = reader.next()) {
-    if (++count > INSTRUCTIONS_MAX) throw dockerfileFault({ source, location: line.location }, `there are more than ${INSTRUCTIONS_MAX} instructions`)
+    if (++count > INSTRUCTIONS_MAX)
+      throw dockerfileFault(
+        { source, location: line.location },
+        `there are more than ${INSTRUCTIONS_MAX} instructions`,
+      )
     const instruction = parseInstruction(reader, parseNode(reader, line), warn)
     const stage = stages.at(-1)
-    if (instruction.kind === 'from') stages.push({ index: stages.length, from: instruction, instructions: [] })
+    if (instruction.kind === 'from')
+      stages.push({ index: stages.length, from: instruction, instructions: [] })
     else if (stage !== undefined) stage.instructions.push(instruction)
     else if (instruction.kind === 'arg') metaArgs.push(instruction)
-    else throw instruction.fault('this stands before the first FROM', { hint: 'the first instruction is FROM; only ARG may stand before it' })
+    else
+      throw instruction.fault('this stands before the first FROM', {
+        hint: 'the first instruction is FROM; only ARG may stand before it',
+      })
     if (stages.length > STAGES_MAX) throw instruction.fault(`there are more than ${STAGES_MAX} stages`)
   }
-  if (count === 0) throw new InvalidRequest([{ path: name, problem: 'has no instructions; it begins with FROM' }], 'ERR_INVALID_DOCKERFILE')
-  if (stages.length === 0) throw metaArgs.at(-1)!.fault('there is no FROM', { hint: 'after the ARGs, say which image to begin with, or FROM scratch' })
-  if (directives.syntax !== undefined && !DOCKERS_FRONTEND.test(directives.syntax)) warn({ source, location: { line: 1, endLine: 1 }, rule: 'SyntaxIgnored', text: `the frontend ${quoted(directives.syntax)} is not loaded; this builder reads the file itself` })
+  if (count === 0)
+    throw new InvalidRequest(
+      [{ path: name, problem: 'has no instructions; it begins with FROM' }],
+      'ERR_INVALID_DOCKERFILE',
+    )
+  if (stages.length === 0)
+    throw metaArgs
+      .at(-1)!
+      .fault('there is no FROM', { hint: 'after the ARGs, say which image to begin with, or FROM scratch' })
+  if (directives.syntax !== undefined && !DOCKERS_FRONTEND.test(directives.syntax))
+    warn({
+      source,
+      location: { line: 1, endLine: 1 },
+      rule: 'SyntaxIgnored',
+      text: `the frontend ${quoted(directives.syntax)} is not loaded; this builder reads the file itself`,
+    })
   for (const warning of reader.warnings) warn(warning)
   warnOfStages(stages, warn)
   for (const stage of stages) warnOfRepeats(stage, warn)
@@ -96,16 +151,25 @@ export function parseDockerfile (name: string, content: string | Uint8Array): Do
 }
 
 /**
- * TRIGGER, one of an image's ONBUILD, as the instruction that a child stage runs first; IMAGE is its name for messages.
- * Throws InvalidRequest ERR_INVALID_DOCKERFILE.
+ * TRIGGER, one of an image's ONBUILD, as the instruction that a child stage runs first; IMAGE is its name for
+ * messages. Throws InvalidRequest ERR_INVALID_DOCKERFILE.
  */
-export function parseTrigger (image: string, trigger: string, warn: Warn): Instruction {
+export function parseTrigger(image: string, trigger: string, warn: Warn): Instruction {
   const reader = createLineReader(`ONBUILD of ${image}`, trigger)
   const line = reader.next()
-  if (line === undefined) throw new InvalidRequest([{ path: reader.source.name, problem: 'the trigger is empty' }], 'ERR_INVALID_DOCKERFILE')
+  if (line === undefined)
+    throw new InvalidRequest(
+      [{ path: reader.source.name, problem: 'the trigger is empty' }],
+      'ERR_INVALID_DOCKERFILE',
+    )
   const instruction = parseInstruction(reader, parseNode(reader, line), warn)
-  if (instruction.kind === 'from' || instruction.kind === 'onbuild' || instruction.kind === 'maintainer') throw instruction.fault(`${instruction.kind.toUpperCase()} is no trigger`)
+  if (instruction.kind === 'from' || instruction.kind === 'onbuild' || instruction.kind === 'maintainer')
+    throw instruction.fault(`${instruction.kind.toUpperCase()} is no trigger`)
   const second = reader.next()
-  if (second !== undefined) throw dockerfileFault({ source: reader.source, location: second.location }, 'a trigger is one instruction')
+  if (second !== undefined)
+    throw dockerfileFault(
+      { source: reader.source, location: second.location },
+      'a trigger is one instruction',
+    )
   return instruction
 }

@@ -16,101 +16,195 @@ import type { AddStep, AddUrl, CopyStep, InlineFile } from './steps.ts'
 type Own<T> = Omit<T, 'source' | 'location' | 'fault' | 'title' | 'config' | 'isTrigger'>
 
 const isUrl = (source: string): boolean => /^https?:\/\//i.test(source)
-const isGit = (source: string): boolean => /^(?:git:\/\/|ssh:\/\/|git@[\w.-]+:)/i.test(source) || /^https?:\/\/[^?#]*\.git(?:[?#].*)?$/i.test(source)
+const isGit = (source: string): boolean =>
+  /^(?:git:\/\/|ssh:\/\/|git@[\w.-]+:)/i.test(source) || /^https?:\/\/[^?#]*\.git(?:[?#].*)?$/i.test(source)
 
 /** "user", "1000:1000" …; a number that is none of a user must not become a name. */
-function checkChown (instruction: CopyInstruction, chown: string): void {
+function checkChown(instruction: CopyInstruction, chown: string): void {
   const parts = chown.split(':')
-  const isOwner = (part: string): boolean => /^\d+$/.test(part) ? Number(part) <= ID_MAX : /^[A-Za-z_][\w.-]{0,254}\$?$/.test(part)
-  if (parts.length > 2 || !parts.every(isOwner)) throw instruction.fault(`${quoted(chown)} is no owner`, { mark: instruction.chown, hint: 'write user, user:group or 1000:1000' })
+  const isOwner = (part: string): boolean =>
+    /^\d+$/.test(part) ? Number(part) <= ID_MAX : /^[A-Za-z_][\w.-]{0,254}\$?$/.test(part)
+  if (parts.length > 2 || !parts.every(isOwner))
+    throw instruction.fault(`${quoted(chown)} is no owner`, {
+      mark: instruction.chown,
+      hint: 'write user, user:group or 1000:1000',
+    })
 }
 
-function filesOf (state: StageState, instruction: CopyInstruction): InlineFile[] {
-  return instruction.heredocs.map(heredoc => {
+function filesOf(state: StageState, instruction: CopyInstruction): InlineFile[] {
+  return instruction.heredocs.map((heredoc) => {
     const text = heredocText(heredoc)
     if (!heredoc.isExpanded) return { name: heredoc.name, content: text }
-    const result = expand(text, { lookup: name => lookUp(state, name), escape: '\\', quotes: 'plain', charactersMax: HEREDOC_BYTES_MAX })
-    if ('problem' in result) throw instruction.fault(`the heredoc ${quoted(heredoc.name)} cannot be expanded: ${result.problem}`, { mark: heredoc.name, hint: `<<"${heredoc.name}" leaves "$" alone` })
+    const result = expand(text, {
+      lookup: (name) => lookUp(state, name),
+      escape: '\\',
+      quotes: 'plain',
+      charactersMax: HEREDOC_BYTES_MAX,
+    })
+    if ('problem' in result)
+      throw instruction.fault(`the heredoc ${quoted(heredoc.name)} cannot be expanded: ${result.problem}`, {
+        mark: heredoc.name,
+        hint: `<<"${heredoc.name}" leaves "$" alone`,
+      })
     state.plan.spend(instruction, result.text.length)
     return { name: heredoc.name, content: result.text }
   })
 }
 
 /** The name of the file behind URL; "" if the URL does not say. */
-function urlName (instruction: CopyInstruction, url: string): string {
+function urlName(instruction: CopyInstruction, url: string): string {
   if (!URL.canParse(url)) throw instruction.fault(`${quoted(url)} is no URL`, { mark: url })
   const name = new URL(url).pathname.split('/').at(-1)!
   try {
     const decoded = decodeURIComponent(name)
-    return decoded.includes('/') || decoded.includes('\0') || decoded === '.' || decoded === '..' ? '' : decoded
+    return decoded.includes('/') || decoded.includes('\0') || decoded === '.' || decoded === '..'
+      ? ''
+      : decoded
   } catch {
     return name // a "%" that encodes nothing
   }
 }
 
-function urlsOf (instruction: CopyInstruction, sources: readonly string[], isIntoDirectory: boolean): AddUrl[] {
-  return sources.map(url => {
+function urlsOf(
+  instruction: CopyInstruction,
+  sources: readonly string[],
+  isIntoDirectory: boolean,
+): AddUrl[] {
+  return sources.map((url) => {
     const name = urlName(instruction, url)
-    if (name === '' && isIntoDirectory) throw instruction.fault(`${quoted(url)} does not say what the file is called`, { mark: url, hint: 'write the file’s name at the end of the destination' })
+    if (name === '' && isIntoDirectory)
+      throw instruction.fault(`${quoted(url)} does not say what the file is called`, {
+        mark: url,
+        hint: 'write the file’s name at the end of the destination',
+      })
     return { url, name }
   })
 }
 
-function checkSources (state: StageState, instruction: CopyInstruction, sources: readonly string[], isIntoDirectory: boolean): void {
+function checkSources(
+  state: StageState,
+  instruction: CopyInstruction,
+  sources: readonly string[],
+  isIntoDirectory: boolean,
+): void {
   const name = instruction.kind.toUpperCase()
   const { source: file, location } = instruction
   for (const [i, source] of sources.entries()) {
     const mark = instruction.sources[i]!
-    if (source === '') throw instruction.fault(`the source ${quoted(mark)} is empty`, { mark, hint: 'the root of the context is "."' })
-    if (isGit(source)) throw instruction.fault(`${name} takes no git repository`, { mark, hint: 'clone it in a RUN' })
-    if (isUrl(source) && instruction.kind === 'copy') throw instruction.fault('COPY takes no URL', { mark, hint: 'use ADD' })
+    if (source === '')
+      throw instruction.fault(`the source ${quoted(mark)} is empty`, {
+        mark,
+        hint: 'the root of the context is "."',
+      })
+    if (isGit(source))
+      throw instruction.fault(`${name} takes no git repository`, { mark, hint: 'clone it in a RUN' })
+    if (isUrl(source) && instruction.kind === 'copy')
+      throw instruction.fault('COPY takes no URL', { mark, hint: 'use ADD' })
     if (instruction.from === undefined && posix.normalize(source).startsWith('..')) {
-      state.plan.warn({ source: file, location, rule: 'SourceAboveContext', text: `${quoted(source)} means ${quoted(cleanSource(source) || '.')}: nothing above the context can be copied` })
+      state.plan.warn({
+        source: file,
+        location,
+        rule: 'SourceAboveContext',
+        text: `${quoted(source)} means ${quoted(cleanSource(source) || '.')}: nothing above the context can be copied`,
+      })
     }
   }
   if (sources.length + instruction.heredocs.length > 1 && !isIntoDirectory && !instruction.keepsParents) {
-    throw instruction.fault(`${name} has several sources, so its destination has to be a directory`, { mark: instruction.destination, hint: `write "${instruction.destination}/"` })
+    throw instruction.fault(`${name} has several sources, so its destination has to be a directory`, {
+      mark: instruction.destination,
+      hint: `write "${instruction.destination}/"`,
+    })
   }
 }
 
-function checksumOf (state: StageState, instruction: CopyInstruction, urls: number, others: number): string | undefined {
+function checksumOf(
+  state: StageState,
+  instruction: CopyInstruction,
+  urls: number,
+  others: number,
+): string | undefined {
   if (instruction.checksum === undefined) return undefined
   const checksum = valueIn(state, instruction, instruction.checksum)
-  if (!/^sha256:[0-9a-f]{64}$/.test(checksum)) throw instruction.fault(`${quoted(checksum)} is no checksum`, { mark: '--checksum', hint: 'write sha256: and 64 hexadecimal digits' })
-  if (urls !== 1 || others > 0) throw instruction.fault('--checksum goes with one URL and nothing else', { mark: '--checksum' })
+  if (!/^sha256:[0-9a-f]{64}$/.test(checksum))
+    throw instruction.fault(`${quoted(checksum)} is no checksum`, {
+      mark: '--checksum',
+      hint: 'write sha256: and 64 hexadecimal digits',
+    })
+  if (urls !== 1 || others > 0)
+    throw instruction.fault('--checksum goes with one URL and nothing else', { mark: '--checksum' })
   return checksum
 }
 
 /** What is COPY's or ADD's own of the step. */
-export function filesStep (state: StageState, instruction: CopyInstruction): Own<CopyStep> | Own<AddStep> {
+export function filesStep(state: StageState, instruction: CopyInstruction): Own<CopyStep> | Own<AddStep> {
   const value = (text: string): string => valueIn(state, instruction, text)
   const sources = instruction.sources.map(value)
   const destination = value(instruction.destination) || '.'
   const isIntoDirectory = /(?:^|\/)\.{0,2}$/.test(destination)
   checkSources(state, instruction, sources, isIntoDirectory)
-  const [chown, chmodText] = [instruction.chown, instruction.chmod].map(text => text === undefined ? undefined : value(text) || undefined)
+  const [chown, chmodText] = [instruction.chown, instruction.chmod].map((text) =>
+    text === undefined ? undefined : value(text) || undefined,
+  )
   if (chown !== undefined) checkChown(instruction, chown)
   const chmod = chmodText === undefined ? undefined : parseChmod(chmodText)
-  if (chmodText !== undefined && chmod === undefined) throw instruction.fault(`${quoted(chmodText)} is no mode`, { mark: instruction.chmod, hint: 'write 0644 or u=rwX,go=rX' })
-  const flags = [...(instruction.keepsParents ? ['--parents'] : []), ...(chown === undefined ? [] : [`--chown=${chown}`]), ...(chmodText === undefined ? [] : [`--chmod=${chmodText}`])]
-  const from = instruction.from === undefined ? { kind: 'context' as const } : resolveFrom(state.plan.stages, instruction.from, state.index, instruction)
-  if (from.kind === 'scratch') throw instruction.fault('there is nothing in scratch to copy', { mark: instruction.from })
+  if (chmodText !== undefined && chmod === undefined)
+    throw instruction.fault(`${quoted(chmodText)} is no mode`, {
+      mark: instruction.chmod,
+      hint: 'write 0644 or u=rwX,go=rX',
+    })
+  const flags = [
+    ...(instruction.keepsParents ? ['--parents'] : []),
+    ...(chown === undefined ? [] : [`--chown=${chown}`]),
+    ...(chmodText === undefined ? [] : [`--chmod=${chmodText}`]),
+  ]
+  const from =
+    instruction.from === undefined
+      ? { kind: 'context' as const }
+      : resolveFrom(state.plan.stages, instruction.from, state.index, instruction)
+  if (from.kind === 'scratch')
+    throw instruction.fault('there is nothing in scratch to copy', { mark: instruction.from })
   const shared = {
-    files: filesOf(state, instruction), destination: absolute(state.config, destination), isIntoDirectory, isLinked: instruction.isLinked, excludes: instruction.excludes,
-    ...(chown !== undefined && { chown }), ...(chmod !== undefined && { chmod }),
-    createdBy: [instruction.kind.toUpperCase(), ...flags, ...sources, ...instruction.heredocs.map(({ name }) => `<<${name}`), destination].join(' '),
+    files: filesOf(state, instruction),
+    destination: absolute(state.config, destination),
+    isIntoDirectory,
+    isLinked: instruction.isLinked,
+    excludes: instruction.excludes,
+    ...(chown !== undefined && { chown }),
+    ...(chmod !== undefined && { chmod }),
+    createdBy: [
+      instruction.kind.toUpperCase(),
+      ...flags,
+      ...sources,
+      ...instruction.heredocs.map(({ name }) => `<<${name}`),
+      destination,
+    ].join(' '),
   }
-  if (instruction.kind === 'copy') return { kind: 'copy', ...shared, sources: sources.map(cleanSource), from, keepsParents: instruction.keepsParents }
-  const [urls, local] = [sources.filter(isUrl), sources.filter(source => !isUrl(source))]
+  if (instruction.kind === 'copy')
+    return {
+      kind: 'copy',
+      ...shared,
+      sources: sources.map(cleanSource),
+      from,
+      keepsParents: instruction.keepsParents,
+    }
+  const [urls, local] = [sources.filter(isUrl), sources.filter((source) => !isUrl(source))]
   const checksum = checksumOf(state, instruction, urls.length, local.length + instruction.heredocs.length)
   return {
-    kind: 'add', ...shared, sources: local.map(cleanSource), urls: urlsOf(instruction, urls, isIntoDirectory), ...(checksum !== undefined && { checksum }),
-    unpacksLocal: instruction.unpack ?? true, unpacksRemote: instruction.unpack ?? false,
+    kind: 'add',
+    ...shared,
+    sources: local.map(cleanSource),
+    urls: urlsOf(instruction, urls, isIntoDirectory),
+    ...(checksum !== undefined && { checksum }),
+    unpacksLocal: instruction.unpack ?? true,
+    unpacksRemote: instruction.unpack ?? false,
   }
 }
 
-/** SOURCE relative to its root: ".." ends there, and no slash stands around it.  "/./", COPY --parents' mark, stays. */
-function cleanSource (source: string): string {
-  const [head, ...tail] = source.split('/./').map(part => posix.join('/', part).replace(/^\/|\/$/g, ''))
-  return tail.length === 0 || head === undefined ? head ?? '' : [head, posix.join(...tail)].join('/./')
+/**
+ * SOURCE relative to its root: ".." ends there, and no slash stands around it. "/./", COPY --parents' mark,
+ * stays.
+ */
+function cleanSource(source: string): string {
+  const [head, ...tail] = source.split('/./').map((part) => posix.join('/', part).replace(/^\/|\/$/g, ''))
+  return tail.length === 0 || head === undefined ? (head ?? '') : [head, posix.join(...tail)].join('/./')
 }

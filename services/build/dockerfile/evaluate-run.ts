@@ -19,7 +19,7 @@ const SCRIPT_DIR = '/dev/pipes'
  * The program: a lone heredoc is the script itself, which runs from a file if it begins with "#!"; with a
  * command before it, the shell gets the lines as they are written.
  */
-function programOf (state: StageState, instruction: RunInstruction): Pick<RunStep, 'argv' | 'script'> {
+function programOf(state: StageState, instruction: RunInstruction): Pick<RunStep, 'argv' | 'script'> {
   const { command, heredocs } = instruction
   const [first] = heredocs
   if (first === undefined || command.form === 'exec') return { argv: withShell(state.config, command) }
@@ -33,9 +33,9 @@ function programOf (state: StageState, instruction: RunInstruction): Pick<RunSte
   return { argv: [path], script: { path, content } }
 }
 
-function mountsOf (state: StageState, instruction: RunInstruction): StepMount[] {
+function mountsOf(state: StageState, instruction: RunInstruction): StepMount[] {
   return instruction.mounts.map(({ text }): StepMount => {
-    const mount = parseMount(text, value => valueIn(state, instruction, value))
+    const mount = parseMount(text, (value) => valueIn(state, instruction, value))
     if ('problem' in mount) throw instruction.fault(mount.problem, mount)
     if (mount.type === 'secret') {
       const { target, ...secret } = mount
@@ -43,32 +43,68 @@ function mountsOf (state: StageState, instruction: RunInstruction): StepMount[] 
     }
     const { target, ...rest } = mount
     const targetPath = absolute(state.config, target)
-    if (targetPath === '/') throw instruction.fault('nothing can be mounted on "/"', { mark: 'mount', hint: 'write target=/path' })
+    if (targetPath === '/')
+      throw instruction.fault('nothing can be mounted on "/"', { mark: 'mount', hint: 'write target=/path' })
     if (rest.type === 'tmpfs') return { ...rest, targetPath }
     const { from: name, ...sourced } = rest
     const source = posix.normalize(posix.join('/', rest.source))
-    if (sourced.type === 'cache') return { ...sourced, source, targetPath, from: name === undefined ? { kind: 'scratch' } : resolveFrom(state.plan.stages, name, state.index, instruction) }
-    return { ...sourced, source, targetPath, from: name === undefined ? { kind: 'context' } : resolveFrom(state.plan.stages, name, state.index, instruction) }
+    if (sourced.type === 'cache')
+      return {
+        ...sourced,
+        source,
+        targetPath,
+        from:
+          name === undefined
+            ? { kind: 'scratch' }
+            : resolveFrom(state.plan.stages, name, state.index, instruction),
+      }
+    return {
+      ...sourced,
+      source,
+      targetPath,
+      from:
+        name === undefined
+          ? { kind: 'context' }
+          : resolveFrom(state.plan.stages, name, state.index, instruction),
+    }
   })
 }
 
 /** What is RUN's own of the step. */
-export function runStep (state: StageState, instruction: RunInstruction): Pick<RunStep, 'kind' | 'createdBy' | 'argv' | 'script' | 'env' | 'proxyEnv' | 'workingDir' | 'user' | 'mounts' | 'network'> {
+export function runStep(
+  state: StageState,
+  instruction: RunInstruction,
+): Pick<
+  RunStep,
+  'kind' | 'createdBy' | 'argv' | 'script' | 'env' | 'proxyEnv' | 'workingDir' | 'user' | 'mounts' | 'network'
+> {
   const { config, args, plan } = state
   const program = programOf(state, instruction)
   if (program.argv.length === 0) throw instruction.fault('RUN needs a command', { mark: 'RUN' })
-  const long = program.argv.find(argument => Buffer.byteLength(argument) > ARGUMENT_BYTES_MAX)
-  if (long !== undefined) throw instruction.fault(`the command ${quoted(long)} is longer than ${ARGUMENT_BYTES_MAX} bytes`, { hint: 'let the heredoc begin with #!/bin/sh: then it runs from a file' })
-  const visible = [...args].filter(([name]) => !state.env.has(name)).map(([name, value]) => `${name}=${value}`)
+  const long = program.argv.find((argument) => Buffer.byteLength(argument) > ARGUMENT_BYTES_MAX)
+  if (long !== undefined)
+    throw instruction.fault(`the command ${quoted(long)} is longer than ${ARGUMENT_BYTES_MAX} bytes`, {
+      hint: 'let the heredoc begin with #!/bin/sh: then it runs from a file',
+    })
+  const visible = [...args]
+    .filter(([name]) => !state.env.has(name))
+    .map(([name, value]) => `${name}=${value}`)
   plan.spend(instruction, config.env.length + visible.length)
-  const proxies = PROXY_ARGS.flatMap(name => {
+  const proxies = PROXY_ARGS.flatMap((name) => {
     const value = plan.options.buildArgs.get(name)
     return value === undefined || state.env.has(name) || args.has(name) ? [] : `${name}=${value}`
   })
-  const command = program.script === undefined ? program.argv.join(' ') : instruction.text.slice('RUN '.length)
+  const command =
+    program.script === undefined ? program.argv.join(' ') : instruction.text.slice('RUN '.length)
   return {
-    kind: 'run', ...program, env: [...visible, ...config.env], proxyEnv: proxies, workingDir: config.workingDir || '/', user: config.user,
-    mounts: mountsOf(state, instruction), network: instruction.network,
+    kind: 'run',
+    ...program,
+    env: [...visible, ...config.env],
+    proxyEnv: proxies,
+    workingDir: config.workingDir || '/',
+    user: config.user,
+    mounts: mountsOf(state, instruction),
+    network: instruction.network,
     createdBy: `RUN ${visible.length > 0 ? `|${visible.length} ${visible.join(' ')} ` : ''}${command}`,
   }
 }

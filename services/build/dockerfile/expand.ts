@@ -9,7 +9,10 @@ export interface ExpandOptions {
   /** The value of a variable; undefined when it is not set. */
   readonly lookup: (name: string) => string | undefined
   readonly escape: string
-  /** "remove" is what arguments want; "keep" leaves them where they are; "plain" makes them ordinary characters (heredocs). */
+  /**
+   * "remove" is what arguments want; "keep" leaves them where they are; "plain" makes them ordinary
+   * characters (heredocs).
+   */
   readonly quotes?: 'remove' | 'keep' | 'plain'
   readonly keepEscapes?: boolean
   /** Leaves `$name` standing where there is no such variable, for text that is only shown. */
@@ -28,7 +31,9 @@ export interface Expanded {
   readonly work: number
 }
 
-/** So long may a value become; the kernel takes no longer argument or variable (execve(2), MAX_ARG_STRLEN). */
+/**
+ * So long may a value become; the kernel takes no longer argument or variable (execve(2), MAX_ARG_STRLEN).
+ */
 export const VALUE_CHARACTERS_MAX = 128 * 1024
 /** Characters that patterns are held against in one text: many expressions can look at one long value. */
 const WORK_MAX = 8 * 1024 * 1024
@@ -38,12 +43,12 @@ const MISSING_MAX = 100
 
 class ExpansionProblem extends Error {}
 
-function refuse (problem: string): never {
+function refuse(problem: string): never {
   throw new ExpansionProblem(problem)
 }
 
 /** Collects text, and beside it the words it falls into. */
-function createOutput (charactersMax: number) {
+function createOutput(charactersMax: number) {
   let text = ''
   let word = ''
   const words: string[] = []
@@ -57,10 +62,16 @@ function createOutput (charactersMax: number) {
   }
   return {
     text: () => text,
-    words: () => { endWord(); return words },
+    words: () => {
+      endWord()
+      return words
+    },
     /** Protected by quotes or an escape. */
-    raw (piece: string) { add(piece); word += piece },
-    split (piece: string) {
+    raw(piece: string) {
+      add(piece)
+      word += piece
+    },
+    split(piece: string) {
       add(piece)
       for (const character of piece) {
         if (/\s/.test(character)) endWord()
@@ -73,27 +84,33 @@ function createOutput (charactersMax: number) {
 const NAME = /[\p{L}_][\p{L}\p{Nd}_]*|\p{Nd}+|[@*#?\-$!]/uy
 
 /** Reads SOURCE from left to right; one per call of `expand`. */
-function createLexer (source: string, options: ExpandOptions) {
-  const { lookup, escape, quotes = 'remove', keepUnset = false, charactersMax = VALUE_CHARACTERS_MAX } = options
+function createLexer(source: string, options: ExpandOptions) {
+  const {
+    lookup,
+    escape,
+    quotes = 'remove',
+    keepUnset = false,
+    charactersMax = VALUE_CHARACTERS_MAX,
+  } = options
   const missing = new Set<string>()
   let at = 0
   let depth = 0
   let work = 0
 
-  function readName (): string {
+  function readName(): string {
     NAME.lastIndex = at
     const name = NAME.exec(source)?.[0] ?? ''
     at += name.length
     return name
   }
 
-  function valueOf (name: string): string | undefined {
+  function valueOf(name: string): string | undefined {
     const value = lookup(name)
     if (value === undefined && missing.size < MISSING_MAX) missing.add(name)
     return value
   }
 
-  function singleQuoted (): string {
+  function singleQuoted(): string {
     const end = source.indexOf("'", at + 1)
     if (end < 0) refuse("a ' is not closed")
     const inner = source.slice(at + 1, end)
@@ -101,7 +118,7 @@ function createLexer (source: string, options: ExpandOptions) {
     return quotes === 'keep' ? `'${inner}'` : inner
   }
 
-  function doubleQuoted (keepEscapes: boolean): string {
+  function doubleQuoted(keepEscapes: boolean): string {
     let text = ''
     for (at++; source[at] !== '"';) {
       const character = source[at]
@@ -124,13 +141,14 @@ function createLexer (source: string, options: ExpandOptions) {
   }
 
   /** Up to STOP (which is taken), or to the end when there is none. */
-  function until (stop: string | undefined, keepEscapes: boolean): ReturnType<typeof createOutput> {
+  function until(stop: string | undefined, keepEscapes: boolean): ReturnType<typeof createOutput> {
     const output = createOutput(charactersMax)
     if (++depth > NESTED_MAX) refuse(`variables stand in each other more than ${NESTED_MAX} deep`)
     for (;;) {
       const character = source[at]
       if (character === stop) break
-      if (character === undefined) refuse(stop === '/' ? 'the "/" between pattern and text is missing' : 'the "}" is missing')
+      if (character === undefined)
+        refuse(stop === '/' ? 'the "/" between pattern and text is missing' : 'the "}" is missing')
       if (character === '$') output.split(dollar())
       else if (character === "'" && quotes !== 'plain') output.raw(singleQuoted())
       else if (character === '"' && quotes !== 'plain') output.raw(doubleQuoted(keepEscapes))
@@ -154,7 +172,7 @@ function createLexer (source: string, options: ExpandOptions) {
   }
 
   /** TEXT as a pattern that VALUE is held against. */
-  function patternOf (text: string, value: string): Exclude<ReturnType<typeof parsePattern>, string> {
+  function patternOf(text: string, value: string): Exclude<ReturnType<typeof parsePattern>, string> {
     work += text.length + value.length
     if (work > WORK_MAX) refuse('its patterns have too much to look at')
     const pattern = parsePattern(text)
@@ -162,7 +180,7 @@ function createLexer (source: string, options: ExpandOptions) {
   }
 
   /** ${NAME/pattern/text} behind the first "/". */
-  function substitute (name: string): string {
+  function substitute(name: string): string {
     const isEach = source[at] === '/'
     if (isEach) at++
     const pattern = until('/', true).text()
@@ -173,7 +191,7 @@ function createLexer (source: string, options: ExpandOptions) {
   }
 
   /** ${NAME#pattern} and its three sisters behind the sign. */
-  function trim (name: string, sign: string): string {
+  function trim(name: string, sign: string): string {
     const isLongest = source[at] === sign
     if (isLongest) at++
     const word = until('}', true).text()
@@ -183,7 +201,7 @@ function createLexer (source: string, options: ExpandOptions) {
   }
 
   /** ${NAME-word}, with + or ? for the -; after a ":" an empty value counts as none. */
-  function choose (name: string, sign: string, isEmptyUnset: boolean): string {
+  function choose(name: string, sign: string, isEmptyUnset: boolean): string {
     const word = until('}', false).text()
     const value = lookup(name)
     const isSet = value !== undefined && !(isEmptyUnset && value === '')
@@ -193,11 +211,11 @@ function createLexer (source: string, options: ExpandOptions) {
     return isSet ? value : refuse(`${name}: ${word || (value === undefined ? 'is not set' : 'is empty')}`)
   }
 
-  function dollar (): string {
+  function dollar(): string {
     at++
     if (source[at] !== '{') {
       const name = readName()
-      return name === '' ? '$' : valueOf(name) ?? (keepUnset ? `$${name}` : '')
+      return name === '' ? '$' : (valueOf(name) ?? (keepUnset ? `$${name}` : ''))
     }
     const from = at - 1
     at++
@@ -211,14 +229,16 @@ function createLexer (source: string, options: ExpandOptions) {
     const isEmptyUnset = sign === ':'
     const kind = isEmptyUnset ? source[at++] : sign
     if (kind === '-' || kind === '+' || kind === '?') return choose(name, kind, isEmptyUnset)
-    return refuse(`"${source.slice(from, at)}" is no form of expansion; there are :- - :+ + :? ? # ## % %% / //`)
+    return refuse(
+      `"${source.slice(from, at)}" is no form of expansion; there are :- - :+ + :? ? # ## % %% / //`,
+    )
   }
 
   return { until, missing, work: () => work }
 }
 
 /** SOURCE with its variables, quotes and escapes resolved, or what is wrong with it. */
-export function expand (source: string, options: ExpandOptions): Expanded | { readonly problem: string } {
+export function expand(source: string, options: ExpandOptions): Expanded | { readonly problem: string } {
   const lexer = createLexer(source, options)
   try {
     const output = lexer.until(undefined, options.keepEscapes ?? false)
@@ -228,4 +248,3 @@ export function expand (source: string, options: ExpandOptions): Expanded | { re
     throw err
   }
 }
-

@@ -21,7 +21,7 @@ export interface Heredoc extends HeredocMark {
 export const HEREDOCS_MAX = 100
 
 /** WORD as a heredoc's mark, or undefined.  A descriptor may stand in front, as in a shell ("3<<EOF"). */
-export function parseHeredocMark (word: string): HeredocMark | undefined {
+export function parseHeredocMark(word: string): HeredocMark | undefined {
   const match = /^\d*<<(-?)\s*([^<]+)$/.exec(word)
   if (match === null) return undefined
   const options = { lookup: () => undefined, escape: '\\', keepUnset: true }
@@ -31,15 +31,24 @@ export function parseHeredocMark (word: string): HeredocMark | undefined {
   return { name: bare.words[0]!, isExpanded: bare.text === quoted.text, stripTabs: match[1] === '-' }
 }
 
-/** The marks of LINE, from left to right.  A line that no shell could read has none: its quotes are the shell's own matter. */
-export function findHeredocs (line: string): HeredocMark[] {
+/**
+ * The marks of LINE, from left to right. A line that no shell could read has none: its quotes are the shell's
+ * own matter.
+ */
+export function findHeredocs(line: string): HeredocMark[] {
   if (!line.includes('<<')) return []
-  const words = expand(line, { lookup: () => undefined, escape: '\\', quotes: 'keep', keepEscapes: true, keepUnset: true })
+  const words = expand(line, {
+    lookup: () => undefined,
+    escape: '\\',
+    quotes: 'keep',
+    keepEscapes: true,
+    keepUnset: true,
+  })
   if ('problem' in words) return []
-  return words.words.flatMap(word => parseHeredocMark(word) ?? [])
+  return words.words.flatMap((word) => parseHeredocMark(word) ?? [])
 }
 
 /** The text of HEREDOC, its tabs stripped if it wants that. */
-export function heredocText ({ content, stripTabs }: Heredoc): string {
+export function heredocText({ content, stripTabs }: Heredoc): string {
   return stripTabs ? content.replaceAll(/^\t+/gm, '') : content
 }

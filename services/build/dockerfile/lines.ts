@@ -1,11 +1,20 @@
-// From the bytes of a Dockerfile to its logical lines: parser directives, comments and continuation, the
-// way BuildKit reads them (Dockerfile reference, "Format" and "Parser directives").
-// Knows lines; refuses to know instructions.  A heredoc's body is taken raw, when the caller has found its mark.
+// From the bytes of a Dockerfile to its logical lines: parser directives, comments and continuation, the way
+// BuildKit reads them (Dockerfile reference, "Format" and "Parser directives"). Knows lines; refuses to know
+// instructions. A heredoc's body is taken raw, when the caller has found its mark.
 
 import { InvalidRequest } from '../../contract/errors.ts'
-import { dockerfileFault, quoted, type BuildWarning, type Location, type SourceFile } from './build-failure.ts'
+import {
+  dockerfileFault,
+  quoted,
+  type BuildWarning,
+  type Location,
+  type SourceFile,
+} from './build-failure.ts'
 
-export interface LogicalLine { readonly text: string, readonly location: Location }
+export interface LogicalLine {
+  readonly text: string
+  readonly location: Location
+}
 
 export interface Directives {
   readonly escape: '\\' | '`'
@@ -22,9 +31,9 @@ export interface LineReader {
   readonly directives: Directives
   readonly warnings: readonly BuildWarning[]
   /** The next instruction's line, continuation lines joined; undefined at the end. */
-  next (): LogicalLine | undefined
+  next(): LogicalLine | undefined
   /** The raw lines up to TERMINATOR alone on a line (after tabs, if STRIPTABS), which is taken as well. */
-  takeHeredoc (terminator: string, stripTabs: boolean, opener: LogicalLine): string
+  takeHeredoc(terminator: string, stripTabs: boolean, opener: LogicalLine): string
   /** The line that was read last, from 1. */
   readonly line: number
 }
@@ -39,43 +48,58 @@ const CONTINUATION = { '\\': /(^|[^\\])\\[ \t]*$/, '`': /(^|[^`])`[ \t]*$/ }
 
 const isComment = (line: string): boolean => /^\s*#/.test(line)
 
-function refuseFile (name: string, problem: string): never {
+function refuseFile(name: string, problem: string): never {
   throw new InvalidRequest([{ path: name, problem }], 'ERR_INVALID_DOCKERFILE')
 }
 
 /** The text of BYTES.  Refuses what is too large, and what an editor of Windows saved as UTF-16. */
-function decode (name: string, content: string | Uint8Array): string {
+function decode(name: string, content: string | Uint8Array): string {
   const sizeBytes = typeof content === 'string' ? Buffer.byteLength(content) : content.length
-  if (sizeBytes > DOCKERFILE_BYTES_MAX) refuseFile(name, `is ${sizeBytes} bytes long, a Dockerfile may have ${DOCKERFILE_BYTES_MAX}`)
+  if (sizeBytes > DOCKERFILE_BYTES_MAX)
+    refuseFile(name, `is ${sizeBytes} bytes long, a Dockerfile may have ${DOCKERFILE_BYTES_MAX}`)
   if (typeof content === 'string') return content.replace(/^\uFEFF/, '')
   const [first, second] = content
-  if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff)) refuseFile(name, 'is UTF-16; save it as UTF-8')
+  if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff))
+    refuseFile(name, 'is UTF-16; save it as UTF-8')
   return new TextDecoder().decode(content)
 }
 
-function checkDirective (value: string): Pick<Directives, 'skippedRules' | 'warningsAreErrors'> {
-  const options = new Map(value.split(';').map(option => {
-    const [key = '', text = ''] = option.split('=', 2)
-    return [key.trim().toLowerCase(), text.trim()] as const
-  }))
+function checkDirective(value: string): Pick<Directives, 'skippedRules' | 'warningsAreErrors'> {
+  const options = new Map(
+    value.split(';').map((option) => {
+      const [key = '', text = ''] = option.split('=', 2)
+      return [key.trim().toLowerCase(), text.trim()] as const
+    }),
+  )
   const skip = options.get('skip') ?? ''
   return {
-    skippedRules: skip === 'all' ? 'all' : skip.split(',').map(rule => rule.trim()).filter(rule => rule !== ''),
+    skippedRules:
+      skip === 'all'
+        ? 'all'
+        : skip
+            .split(',')
+            .map((rule) => rule.trim())
+            .filter((rule) => rule !== ''),
     warningsAreErrors: options.get('error') === 'true',
   }
 }
 
 /** The directives on top: they end at the first line that is none, a comment of another kind included. */
-function readDirectives (source: SourceFile): Directives {
+function readDirectives(source: SourceFile): Directives {
   const found = new Map<string, string>()
   for (const [i, line] of source.lines.entries()) {
     const match = DIRECTIVE.exec(line.trim())
     const key = match?.[1]!.toLowerCase()
     if (match === null || key === undefined || !['syntax', 'escape', 'check'].includes(key)) break
     const location = { line: i + 1, endLine: i + 1 }
-    if (found.has(key)) throw dockerfileFault({ source, location }, `the directive "${key}" stands here twice`, { mark: key })
+    if (found.has(key))
+      throw dockerfileFault({ source, location }, `the directive "${key}" stands here twice`, { mark: key })
     if (key === 'escape' && match[2] !== '\\' && match[2] !== '`') {
-      throw dockerfileFault({ source, location }, `the escape character is \\ or \`, not ${quoted(match[2]!)}`, { mark: match[2]! })
+      throw dockerfileFault(
+        { source, location },
+        `the escape character is \\ or \`, not ${quoted(match[2]!)}`,
+        { mark: match[2]! },
+      )
     }
     found.set(key, match[2]!)
   }
@@ -88,25 +112,39 @@ function readDirectives (source: SourceFile): Directives {
 }
 
 /** Refuses the instruction at LOCATION if it is no text. */
-function checkText (source: SourceFile, location: Location, text: string): void {
-  if (text.includes('\0')) throw dockerfileFault({ source, location }, 'there is a NUL byte in this line', { hint: 'is this a Dockerfile?' })
-  if (text.includes('\uFFFD')) throw dockerfileFault({ source, location }, 'this line is not UTF-8', { mark: '\uFFFD', hint: 'save the file as UTF-8' })
+function checkText(source: SourceFile, location: Location, text: string): void {
+  if (text.includes('\0'))
+    throw dockerfileFault({ source, location }, 'there is a NUL byte in this line', {
+      hint: 'is this a Dockerfile?',
+    })
+  if (text.includes('\uFFFD'))
+    throw dockerfileFault({ source, location }, 'this line is not UTF-8', {
+      mark: '\uFFFD',
+      hint: 'save the file as UTF-8',
+    })
 }
 
-/** CONTENT as a reader of its lines; NAME is what messages call it.  Throws InvalidRequest ERR_INVALID_DOCKERFILE, here and in `next`. */
-export function createLineReader (name: string, content: string | Uint8Array): LineReader {
+/**
+ * CONTENT as a reader of its lines; NAME is what messages call it. Throws InvalidRequest
+ * ERR_INVALID_DOCKERFILE, here and in `next`.
+ */
+export function createLineReader(name: string, content: string | Uint8Array): LineReader {
   const raw = decode(name, content).split(/(?<=\n)/)
   if (raw.length > LINES_MAX) refuseFile(name, `has ${raw.length} lines, a Dockerfile may have ${LINES_MAX}`)
-  const source: SourceFile = { name, lines: raw.map(line => line.replace(/[\r\n]+$/, '')) }
-  const tooLong = source.lines.findIndex(line => line.length > LINE_CHARACTERS_MAX)
-  if (tooLong >= 0) refuseFile(`${name}:${tooLong + 1}`, `the line has ${source.lines[tooLong]!.length} characters, it may have ${LINE_CHARACTERS_MAX}`)
+  const source: SourceFile = { name, lines: raw.map((line) => line.replace(/[\r\n]+$/, '')) }
+  const tooLong = source.lines.findIndex((line) => line.length > LINE_CHARACTERS_MAX)
+  if (tooLong >= 0)
+    refuseFile(
+      `${name}:${tooLong + 1}`,
+      `the line has ${source.lines[tooLong]!.length} characters, it may have ${LINE_CHARACTERS_MAX}`,
+    )
   const directives = readDirectives(source)
   const continuation = CONTINUATION[directives.escape]
   const warnings: BuildWarning[] = []
   let at = 0
 
   /** The next line of a continued instruction: comments and empty lines in between are none of it. */
-  function nextContinued (warn: (line: number) => void): string {
+  function nextContinued(warn: (line: number) => void): string {
     while (at < raw.length) {
       const line = source.lines[at++]!
       if (line.trim() === '') warn(at)
@@ -115,24 +153,35 @@ export function createLineReader (name: string, content: string | Uint8Array): L
     return ''
   }
 
-  function joinLines (first: string): string {
+  function joinLines(first: string): string {
     const parts: string[] = []
     let emptyLine: number | undefined
     let line = first
     while (continuation.test(line)) {
       parts.push(line.replace(continuation, '$1'))
-      line = nextContinued(empty => { emptyLine ??= empty })
+      line = nextContinued((empty) => {
+        emptyLine ??= empty
+      })
     }
     if (emptyLine !== undefined) {
-      warnings.push({ source, location: { line: emptyLine, endLine: emptyLine }, rule: 'NoEmptyContinuation', text: 'an empty line inside of a continued instruction is left out' })
+      warnings.push({
+        source,
+        location: { line: emptyLine, endLine: emptyLine },
+        rule: 'NoEmptyContinuation',
+        text: 'an empty line inside of a continued instruction is left out',
+      })
     }
     return [...parts, line].join('')
   }
 
   return {
-    source, directives, warnings,
-    get line () { return at },
-    next () {
+    source,
+    directives,
+    warnings,
+    get line() {
+      return at
+    },
+    next() {
       while (at < raw.length) {
         const line = at + 1
         const first = source.lines[at++]!.trimStart()
@@ -145,19 +194,27 @@ export function createLineReader (name: string, content: string | Uint8Array): L
       }
       return undefined
     },
-    takeHeredoc (terminator, stripTabs, opener) {
+    takeHeredoc(terminator, stripTabs, opener) {
       const from = at
       for (; at < raw.length; at++) {
         const line = source.lines[at]!
         if ((stripTabs ? line.replace(/^\t+/, '') : line) !== terminator) continue
         const content = raw.slice(from, at++).join('')
         const place = { source, location: { line: opener.location.line, endLine: at } }
-        if (Buffer.byteLength(content) > HEREDOC_BYTES_MAX) throw dockerfileFault(place, `the heredoc ${quoted(terminator)} is longer than ${HEREDOC_BYTES_MAX} bytes`, { hint: 'put it into a file of the context' })
+        if (Buffer.byteLength(content) > HEREDOC_BYTES_MAX)
+          throw dockerfileFault(
+            place,
+            `the heredoc ${quoted(terminator)} is longer than ${HEREDOC_BYTES_MAX} bytes`,
+            { hint: 'put it into a file of the context' },
+          )
         checkText(source, place.location, content)
         return content
       }
       const place = { source, location: opener.location }
-      throw dockerfileFault(place, `the heredoc ${quoted(terminator)} has no end`, { mark: terminator, hint: `a line with ${quoted(terminator)} alone has to end it; if no heredoc is meant, put "<<" in quotes` })
+      throw dockerfileFault(place, `the heredoc ${quoted(terminator)} has no end`, {
+        mark: terminator,
+        hint: `a line with ${quoted(terminator)} alone has to end it; if no heredoc is meant, put "<<" in quotes`,
+      })
     },
   }
 }

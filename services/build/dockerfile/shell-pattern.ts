@@ -1,7 +1,7 @@
 // The patterns of ${name#pattern}, ${name%pattern} and ${name/pattern/text}: "*", "?" and escapes, nothing
-// else (Dockerfile reference, "Environment replacement").  A pattern is pieces between stars, each found by
-// looking from left to right: no backtracking, so a hostile pattern costs no more than its length times the value's.
-// Knows strings; refuses to know variables.
+// else (Dockerfile reference, "Environment replacement"). A pattern is pieces between stars, each found by
+// looking from left to right: no backtracking, so a hostile pattern costs no more than its length times the
+// value's. Knows strings; refuses to know variables.
 
 export type Pattern = readonly Piece[]
 
@@ -10,9 +10,13 @@ type Piece = ReadonlyArray<string | undefined>
 
 export const PATTERN_CHARACTERS_MAX = 1024
 
-/** TEXT as a pattern, or what is wrong with it.  "\*", "\?" and "\\" are themselves, "\}" and "\/" lose their escape. */
-export function parsePattern (text: string): Pattern | string {
-  if (text.length > PATTERN_CHARACTERS_MAX) return `the pattern is longer than ${PATTERN_CHARACTERS_MAX} characters`
+/**
+ * TEXT as a pattern, or what is wrong with it. "\*", "\?" and "\\" are themselves, "\}" and "\/" lose their
+ * escape.
+ */
+export function parsePattern(text: string): Pattern | string {
+  if (text.length > PATTERN_CHARACTERS_MAX)
+    return `the pattern is longer than ${PATTERN_CHARACTERS_MAX} characters`
   const pieces: Array<Array<string | undefined>> = [[]]
   const characters = [...text]
   for (let at = 0; at < characters.length; at++) {
@@ -23,29 +27,33 @@ export function parsePattern (text: string): Pattern | string {
     else if (character !== '\\') piece.push(character)
     else {
       const escaped = characters[++at]
-      if (escaped === undefined || !'*?\\}/'.includes(escaped)) return `"\\${escaped ?? ''}" is no escape in a pattern`
+      if (escaped === undefined || !'*?\\}/'.includes(escaped))
+        return `"\\${escaped ?? ''}" is no escape in a pattern`
       piece.push(escaped)
     }
   }
   return pieces
 }
 
-function isAt (value: readonly string[], piece: Piece, at: number): boolean {
-  return at + piece.length <= value.length && piece.every((character, i) => character === undefined || character === value[at + i])
+function isAt(value: readonly string[], piece: Piece, at: number): boolean {
+  return (
+    at + piece.length <= value.length &&
+    piece.every((character, i) => character === undefined || character === value[at + i])
+  )
 }
 
-function find (value: readonly string[], piece: Piece, from: number): number {
+function find(value: readonly string[], piece: Piece, from: number): number {
   for (let at = from; at + piece.length <= value.length; at++) if (isAt(value, piece, at)) return at
   return -1
 }
 
-function findLast (value: readonly string[], piece: Piece, from: number): number {
+function findLast(value: readonly string[], piece: Piece, from: number): number {
   for (let at = value.length - piece.length; at >= from; at--) if (isAt(value, piece, at)) return at
   return -1
 }
 
 /** Where a match that begins at FROM ends: the shortest or the longest one; -1 if there is none. */
-function matchEnd (value: readonly string[], pattern: Pattern, from: number, isLongest: boolean): number {
+function matchEnd(value: readonly string[], pattern: Pattern, from: number, isLongest: boolean): number {
   const [first = [], ...others] = pattern
   if (!isAt(value, first, from)) return -1
   let end = from + first.length
@@ -58,22 +66,22 @@ function matchEnd (value: readonly string[], pattern: Pattern, from: number, isL
 }
 
 /** VALUE without what PATTERN matches at its beginning. */
-export function trimStart (value: string, pattern: Pattern, isLongest: boolean): string {
+export function trimStart(value: string, pattern: Pattern, isLongest: boolean): string {
   const characters = [...value]
   const end = matchEnd(characters, pattern, 0, isLongest)
   return end < 0 ? value : characters.slice(end).join('')
 }
 
 /** VALUE without what PATTERN matches at its end. */
-export function trimEnd (value: string, pattern: Pattern, isLongest: boolean): string {
-  const backwards = pattern.map(piece => piece.toReversed()).toReversed()
+export function trimEnd(value: string, pattern: Pattern, isLongest: boolean): string {
+  const backwards = pattern.map((piece) => piece.toReversed()).toReversed()
   const characters = [...value].reverse()
   const end = matchEnd(characters, backwards, 0, isLongest)
   return end < 0 ? value : characters.slice(end).reverse().join('')
 }
 
 /** VALUE with the first (or each) longest match of PATTERN replaced. */
-export function replace (value: string, pattern: Pattern, replacement: string, isEach: boolean): string {
+export function replace(value: string, pattern: Pattern, replacement: string, isEach: boolean): string {
   const characters = [...value]
   const [first = [], ...others] = pattern
   const out: string[] = []

@@ -26,45 +26,56 @@ export interface StageState {
 const DEFAULT_SHELL = ['/bin/sh', '-c']
 
 /** The value of a variable in STATE: ENV beats ARG. */
-export function lookUp (state: StageState, name: string): string | undefined {
+export function lookUp(state: StageState, name: string): string | undefined {
   return state.env.get(name) ?? state.args.get(name)
 }
 
 /** ENV of a config by name; the last of two with one name counts. */
-export function variablesOf (env: readonly string[]): Map<string, string> {
-  return new Map(env.map(variable => {
-    const { name, value } = splitPair(variable)
-    return [name, value ?? '']
-  }))
+export function variablesOf(env: readonly string[]): Map<string, string> {
+  return new Map(
+    env.map((variable) => {
+      const { name, value } = splitPair(variable)
+      return [name, value ?? '']
+    }),
+  )
 }
 
 /** NAME, which INSTRUCTION uses, has no value. */
-export function warnOfUnset (state: StageState, instruction: Instruction, name: string): void {
+export function warnOfUnset(state: StageState, instruction: Instruction, name: string): void {
   if (state.declaredArgs.has(name)) return
   const { source, location } = instruction
   const isGlobal = state.plan.globalArgs.has(name)
   const text = (): string => {
     const other = closest(name, [...state.env.keys(), ...state.declaredArgs])
-    const hint = isGlobal ? `; write ARG ${name} in this stage to have it here` : other === undefined ? '' : `; did you mean $${other}?`
+    const hint = isGlobal
+      ? `; write ARG ${name} in this stage to have it here`
+      : other === undefined
+        ? ''
+        : `; did you mean $${other}?`
     return `the variable ${quoted(name)} is not set${hint}`
   }
   state.plan.warn({ source, location, rule: 'UndefinedVar', text })
 }
 
 /** TEXT of INSTRUCTION with its variables. */
-export function valueIn (state: StageState, instruction: Instruction, text: string): string {
-  const value = expandWith(instruction, text, name => lookUp(state, name), name => warnOfUnset(state, instruction, name))
+export function valueIn(state: StageState, instruction: Instruction, text: string): string {
+  const value = expandWith(
+    instruction,
+    text,
+    (name) => lookUp(state, name),
+    (name) => warnOfUnset(state, instruction, name),
+  )
   state.plan.spend(instruction, value.text.length + value.work)
   return value.text
 }
 
 /** PATH, or if it is relative, PATH below the working directory. */
-export function absolute (config: BuildConfig, path: string): string {
+export function absolute(config: BuildConfig, path: string): string {
   const joined = posix.normalize(posix.join('/', posix.isAbsolute(path) ? '/' : config.workingDir, path))
   return joined.length > 1 && joined.endsWith('/') ? joined.slice(0, -1) : joined
 }
 
 /** COMMAND as the arguments of a process. */
-export function withShell (config: BuildConfig, command: Command): readonly string[] {
-  return command.form === 'exec' ? command.argv : [...config.shell ?? DEFAULT_SHELL, command.script]
+export function withShell(config: BuildConfig, command: Command): readonly string[] {
+  return command.form === 'exec' ? command.argv : [...(config.shell ?? DEFAULT_SHELL), command.script]
 }

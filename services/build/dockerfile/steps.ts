@@ -17,21 +17,24 @@ interface StepBase extends Place {
   /** It comes from the base image's ONBUILD. */
   readonly isTrigger: boolean
   /** A fault at the place of the step, to be thrown. */
-  fault (problem: string, facts?: FaultFacts): Error
+  fault(problem: string, facts?: FaultFacts): Error
 }
 
 /** `targetPath` is absolute. */
 export type StepMount =
-  | Omit<BindMount, 'from' | 'target'> & { readonly targetPath: string, readonly from: StageSource | { readonly kind: 'context' } }
-  | Omit<CacheMount, 'from' | 'target'> & { readonly targetPath: string, readonly from: StageSource }
-  | Omit<TmpfsMount, 'target'> & { readonly targetPath: string }
-  | Omit<SecretMount, 'target'> & { readonly targetPath?: string }
+  | (Omit<BindMount, 'from' | 'target'> & {
+      readonly targetPath: string
+      readonly from: StageSource | { readonly kind: 'context' }
+    })
+  | (Omit<CacheMount, 'from' | 'target'> & { readonly targetPath: string; readonly from: StageSource })
+  | (Omit<TmpfsMount, 'target'> & { readonly targetPath: string })
+  | (Omit<SecretMount, 'target'> & { readonly targetPath?: string })
 
 export interface RunStep extends StepBase {
   readonly kind: 'run'
   readonly argv: readonly string[]
   /** An executable file (0755) that has to be there, read only, while the step runs: argv[0] is its path. */
-  readonly script?: { readonly path: string, readonly content: string }
+  readonly script?: { readonly path: string; readonly content: string }
   /** "NAME=value": ARGs, and over them the config's. */
   readonly env: readonly string[]
   /** The same for proxies: they are no part of what the step means, so of no cache key either. */
@@ -43,7 +46,10 @@ export interface RunStep extends StepBase {
 }
 
 /** A heredoc, mode 0644. */
-export interface InlineFile { readonly name: string, readonly content: string }
+export interface InlineFile {
+  readonly name: string
+  readonly content: string
+}
 
 interface FilesStep extends StepBase {
   readonly files: readonly InlineFile[]
@@ -67,7 +73,10 @@ export interface CopyStep extends FilesStep {
 }
 
 /** NAME is the file that it becomes in a directory. */
-export interface AddUrl { readonly url: string, readonly name: string }
+export interface AddUrl {
+  readonly url: string
+  readonly name: string
+}
 
 export interface AddStep extends FilesStep {
   readonly kind: 'add'
@@ -81,10 +90,16 @@ export interface AddStep extends FilesStep {
 }
 
 /** The directory has to be there after it, made for USER if it was missing. */
-export interface WorkdirStep extends StepBase { readonly kind: 'workdir', readonly path: string, readonly user: string }
+export interface WorkdirStep extends StepBase {
+  readonly kind: 'workdir'
+  readonly path: string
+  readonly user: string
+}
 
 /** Changes nothing but the config. */
-export interface ConfigStep extends StepBase { readonly kind: 'config' }
+export interface ConfigStep extends StepBase {
+  readonly kind: 'config'
+}
 
 export type Step = RunStep | CopyStep | AddStep | WorkdirStep | ConfigStep
 

@@ -10,14 +10,17 @@ export interface InstructionParts {
   readonly rest: string
 }
 
-export interface Pair { readonly name: string, readonly value: string }
+export interface Pair {
+  readonly name: string
+  readonly value: string
+}
 
 const SPACES = /[\t\v\f\r ]+/
 
 const isSpace = (character: string): boolean => /\s/.test(character)
 
 /** The flag at AT of LINE without quotes and escapes, and where it ends. */
-function readFlag (line: string, from: number, escape: string): { word: string, end: number } {
+function readFlag(line: string, from: number, escape: string): { word: string; end: number } {
   let word = ''
   let quote = ''
   let at = from
@@ -33,7 +36,7 @@ function readFlag (line: string, from: number, escape: string): { word: string, 
 }
 
 /** TEXT as keyword, flags and the rest. */
-export function splitInstruction (text: string, escape: string): InstructionParts {
+export function splitInstruction(text: string, escape: string): InstructionParts {
   const line = text.trim()
   const space = SPACES.exec(line)
   if (space === null) return { keyword: line, flags: [], rest: '' }
@@ -51,12 +54,12 @@ export function splitInstruction (text: string, escape: string): InstructionPart
 }
 
 /** TEXT at its spaces: no quotes, no escapes. */
-export function splitFields (text: string): string[] {
+export function splitFields(text: string): string[] {
   return text === '' ? [] : text.split(SPACES)
 }
 
 /** TEXT at those spaces that neither quotes nor the escape character protect; both stay in the words. */
-export function splitWords (text: string, escape: string): string[] {
+export function splitWords(text: string, escape: string): string[] {
   const words: string[] = []
   let word = ''
   let quote = ''
@@ -81,33 +84,41 @@ export function splitWords (text: string, escape: string): string[] {
 }
 
 /** A name alone has no value (ARG's form). */
-export function splitPair (word: string): { name: string, value: string | undefined } {
+export function splitPair(word: string): { name: string; value: string | undefined } {
   const equals = word.indexOf('=')
-  return equals < 0 ? { name: word, value: undefined } : { name: word.slice(0, equals), value: word.slice(equals + 1) }
+  return equals < 0
+    ? { name: word, value: undefined }
+    : { name: word.slice(0, equals), value: word.slice(equals + 1) }
 }
 
 /**
  * ENV's and LABEL's arguments: `name=value …`, or the old `name the rest`, which is the case when the first
  * word has no "=".  A string says what is wrong.
  */
-export function parsePairs (text: string, escape: string): { pairs: Pair[], isOldForm: boolean } | string {
+export function parsePairs(text: string, escape: string): { pairs: Pair[]; isOldForm: boolean } | string {
   const words = splitWords(text, escape)
   if (!(words[0] ?? '').includes('=')) {
     const space = SPACES.exec(text)
     if (space === null) return `"${text}" has no value: it must be name=value`
-    return { pairs: [{ name: text.slice(0, space.index), value: text.slice(space.index + space[0].length) }], isOldForm: true }
+    return {
+      pairs: [{ name: text.slice(0, space.index), value: text.slice(space.index + space[0].length) }],
+      isOldForm: true,
+    }
   }
   const pairs: Pair[] = []
   for (const word of words) {
     const { name, value } = splitPair(word)
-    if (value === undefined) return `"${word}" has no "=": it must be name=value, and a value with spaces needs quotes`
+    if (value === undefined)
+      return `"${word}" has no "=": it must be name=value, and a value with spaces needs quotes`
     pairs.push({ name, value })
   }
   return { pairs, isOldForm: false }
 }
 
-/** TEXT as an array of strings, "notStrings" if it is an array of something else, undefined if it is no JSON. */
-export function parseJsonArray (text: string): string[] | 'notStrings' | undefined {
+/**
+ * TEXT as an array of strings, "notStrings" if it is an array of something else, undefined if it is no JSON.
+ */
+export function parseJsonArray(text: string): string[] | 'notStrings' | undefined {
   if (!text.trimStart().startsWith('[')) return undefined
   let value: unknown
   try {
@@ -116,16 +127,19 @@ export function parseJsonArray (text: string): string[] | 'notStrings' | undefin
     return undefined // a shell's "[ -f x ] && …"
   }
   if (!Array.isArray(value)) return undefined
-  return value.every(item => typeof item === 'string') ? value : 'notStrings'
+  return value.every((item) => typeof item === 'string') ? value : 'notStrings'
 }
 
 /** Whether TEXT, which is not JSON, was probably meant to be: ['a'] with the wrong quotes, or ["a",]. */
-export function looksLikeJson (text: string): boolean {
+export function looksLikeJson(text: string): boolean {
   return /^\[\s*'/.test(text) || /^\[\s*".*\]\s*$/.test(text)
 }
 
-/** One line of CSV, as `--mount` has it: a field with commas is in double quotes, "" in it is one of them.  Undefined: a quote is not closed. */
-export function splitCommas (text: string): string[] | undefined {
+/**
+ * One line of CSV, as `--mount` has it: a field with commas is in double quotes, "" in it is one of them.
+ * Undefined: a quote is not closed.
+ */
+export function splitCommas(text: string): string[] | undefined {
   const fields: string[] = []
   let at = 0
   do {

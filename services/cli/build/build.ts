@@ -1,5 +1,6 @@
-// What `wherry build` does: options become a request, the build's parts are opened on the data folder, progress is shown, and the
-// image's name and digest are printed.  Knows wording and files that options name; what a build is, is build's to know.
+// What `wherry build` does: options become a request, the build's parts are opened on the data folder,
+// progress is shown, and the image's name and digest are printed. Knows wording and files that options name;
+// what a build is, is build's to know.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir, totalmem } from 'node:os'
@@ -30,31 +31,50 @@ const STDIN_BYTES_MAX = 4 * 1024 ** 2
 const MEMORY_SHARE = 0.8
 
 /** All of stdin, which has to be a Dockerfile. */
-async function readStdin ({ stdin }: Context, signal: AbortSignal): Promise<Uint8Array> {
+async function readStdin({ stdin }: Context, signal: AbortSignal): Promise<Uint8Array> {
   const pieces: Buffer[] = []
   let sizeBytes = 0
   for await (const piece of addAbortSignal(signal, stdin)) {
     const bytes = Buffer.from(piece as Uint8Array | string)
     sizeBytes += bytes.length
-    if (sizeBytes > STDIN_BYTES_MAX) throw new Failure('build', `stdin has more than ${formatSize(STDIN_BYTES_MAX)}`, { remedy: 'a Dockerfile is expected there' })
+    if (sizeBytes > STDIN_BYTES_MAX)
+      throw new Failure('build', `stdin has more than ${formatSize(STDIN_BYTES_MAX)}`, {
+        remedy: 'a Dockerfile is expected there',
+      })
     pieces.push(bytes)
   }
   return Buffer.concat(pieces)
 }
 
-async function readFiles (contextDir: string, isEmpty: boolean, file: string | undefined, context: Context, signal: AbortSignal): Promise<BuildFiles> {
+async function readFiles(
+  contextDir: string,
+  isEmpty: boolean,
+  file: string | undefined,
+  context: Context,
+  signal: AbortSignal,
+): Promise<BuildFiles> {
   const content = isEmpty || file === '-' ? await readStdin(context, signal) : undefined
-  return readBuildFiles({ contextDir, ...(file !== undefined && file !== '-' && { file }), ...(content && { content }) })
+  return readBuildFiles({
+    contextDir,
+    ...(file !== undefined && file !== '-' && { file }),
+    ...(content && { content }),
+  })
 }
 
 /** A step that failed, as people want to see it: where, the lines around, and the last that it wrote. */
-function stepFailure (err: BuildStepFailed): Failure {
-  const output = err.output.filter(line => line !== '')
-  const shown = output.length === 0 ? err.excerpt : `${err.excerpt}\n\n  the last that it wrote:\n${output.map(line => `  | ${line}`).join('\n')}`
-  return new Failure('build', 'a step failed', { faults: [{ path: err.path, problem: err.message, excerpt: shown }], cause: err })
+function stepFailure(err: BuildStepFailed): Failure {
+  const output = err.output.filter((line) => line !== '')
+  const shown =
+    output.length === 0
+      ? err.excerpt
+      : `${err.excerpt}\n\n  the last that it wrote:\n${output.map((line) => `  | ${line}`).join('\n')}`
+  return new Failure('build', 'a step failed', {
+    faults: [{ path: err.path, problem: err.message, excerpt: shown }],
+    cause: err,
+  })
 }
 
-async function perform (deps: BuilderDeps, request: BuildRequest): Promise<BuiltImage> {
+async function perform(deps: BuilderDeps, request: BuildRequest): Promise<BuiltImage> {
   try {
     return await buildImage(deps, request)
   } catch (err) {
@@ -62,52 +82,98 @@ async function perform (deps: BuilderDeps, request: BuildRequest): Promise<Built
   }
 }
 
-function writeDigest (path: string, digest: string): void {
+function writeDigest(path: string, digest: string): void {
   try {
     writeFileSync(path, digest)
   } catch (err) {
-    throw new Failure('build', `the image was built, but --iidfile ${path} cannot be written: ${(err as Error).message}`, { cause: err })
+    throw new Failure(
+      'build',
+      `the image was built, but --iidfile ${path} cannot be written: ${(err as Error).message}`,
+      { cause: err },
+    )
   }
 }
 
 /** The options of a command line as a build, from the beginning to what is printed. */
-export async function buildFromFlags (folder: string, flags: BuildFlags, context: Context): Promise<void> {
+export async function buildFromFlags(folder: string, flags: BuildFlags, context: Context): Promise<void> {
   const { env, stdout } = context
   const options = parseBuildFlags(flags, env)
   const isEmpty = folder === '-'
-  const progress = createBuildProgress(context, flags.quiet === true || flags.json === true ? 'quiet' : flags.progress)
+  const progress = createBuildProgress(
+    context,
+    flags.quiet === true || flags.json === true ? 'quiet' : flags.progress,
+  )
   const pulls = createPullProgress(context, { quiet: flags.quiet === true || flags.json === true })
   const contextDir = isEmpty ? mkdtempSync(join(tmpdir(), 'wherry-build-')) : folder
   try {
-    const built = await interruptible('build', context, async signal => {
+    const built = await interruptible('build', context, async (signal) => {
       const files = await readFiles(contextDir, isEmpty, flags.file, context, signal)
-      return await withStore('build', flags, context, async store => {
-        const registry = openRegistryClient(registryAccess(flags, context))
-        const nativeDir = env.WHERRY_NATIVE || NATIVE_DEFAULT
-        const onProgress = (layer: PullProgress): void => {
-          if (layer.state === 'present') return
-          progress.hold()
-          pulls.onLayer(layer)
-        }
-        const puller = createPuller({ store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir, onProgress })
-        signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
-        try {
-          return await perform(
-            { store, registry, puller, download: createDownload(env), nativeDir, dataDir: dataFolder(flags, context), log: createLog({ name: 'build', level: 'silent' }) },
-            { ...options, contextDir, files, signal, onEvent: event => { pulls.end(); progress.onEvent(event) },
-              memoryBytes: options.memoryBytes ?? Math.floor(totalmem() * MEMORY_SHARE), cpus: availableParallelism() })
-        } finally {
-          pulls.end()
-          progress.end()
-          await puller.stop()
-          await registry.close()
-        }
-      }, { create: true })
+      return await withStore(
+        'build',
+        flags,
+        context,
+        async (store) => {
+          const registry = openRegistryClient(registryAccess(flags, context))
+          const nativeDir = env.WHERRY_NATIVE || NATIVE_DEFAULT
+          const onProgress = (layer: PullProgress): void => {
+            if (layer.state === 'present') return
+            progress.hold()
+            pulls.onLayer(layer)
+          }
+          const puller = createPuller({
+            store,
+            registry: createLocalFirst({ store, registry, keepPacked: true }),
+            nativeDir,
+            onProgress,
+          })
+          signal.addEventListener(
+            'abort',
+            () => {
+              void puller.stop()
+            },
+            { once: true },
+          )
+          try {
+            return await perform(
+              {
+                store,
+                registry,
+                puller,
+                download: createDownload(env),
+                nativeDir,
+                dataDir: dataFolder(flags, context),
+                log: createLog({ name: 'build', level: 'silent' }),
+              },
+              {
+                ...options,
+                contextDir,
+                files,
+                signal,
+                onEvent: (event) => {
+                  pulls.end()
+                  progress.onEvent(event)
+                },
+                memoryBytes: options.memoryBytes ?? Math.floor(totalmem() * MEMORY_SHARE),
+                cpus: availableParallelism(),
+              },
+            )
+          } finally {
+            pulls.end()
+            progress.end()
+            await puller.stop()
+            await registry.close()
+          }
+        },
+        { create: true },
+      )
     })
     if (flags.iidfile !== undefined) writeDigest(flags.iidfile, built.digest)
     if (flags.json) stdout.write(`${JSON.stringify({ ...built, names: options.names })}\n`)
     else if (flags.quiet) stdout.write(`${built.digest}\n`)
-    else stdout.write(`built ${options.names.join(', ') || 'an image without a name'}, ${shortDigest(built.digest)}, ${formatSize(built.sizeBytes)} packed\n`)
+    else
+      stdout.write(
+        `built ${options.names.join(', ') || 'an image without a name'}, ${shortDigest(built.digest)}, ${formatSize(built.sizeBytes)} packed\n`,
+      )
   } finally {
     if (isEmpty) rmSync(contextDir, { recursive: true, force: true })
   }

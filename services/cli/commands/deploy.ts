@@ -28,17 +28,23 @@ interface Flags extends ConnectOptions {
   readonly json?: boolean
 }
 
-const collect = (value: string, before: string[] | undefined): string[] => [...before ?? [], value]
+const collect = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value]
 
-export function addDeploy (program: Command, context: Context): void {
+export function addDeploy(program: Command, context: Context): void {
   addConnectOptions(program.command('deploy'))
     .summary('make a function from an image, or replace it')
-    .description('Makes the function NAME from an image, or replaces it.  The image is looked up now; calls run what its tag names today.')
+    .description(
+      'Makes the function NAME from an image, or replaces it.  The image is looked up now; calls run what its tag names today.',
+    )
     .argument('[name]', 'name of the function (in the file: "service")')
     .argument('[args...]', 'arguments of the command, behind --; replace the image’s CMD')
     .option('--image <reference>', 'image, for example busybox, ghcr.io/me/resize:2 or 127.0.0.1:5000/echo')
     .option('--namespace <name>', 'namespace, which decides whose signature the image needs')
-    .option('--command <word>', 'program to run instead of the image’s ENTRYPOINT; again for each further word', collect)
+    .option(
+      '--command <word>',
+      'program to run instead of the image’s ENTRYPOINT; again for each further word',
+      collect,
+    )
     .option('--env <name=value>', 'environment variable; NAME alone takes the value from here', collect)
     .option('--memory <size>', 'memory limit, for example 64Mi (default 128Mi)')
     .option('--cpu <cpus>', 'CPU limit, for example 0.5 or 500m (default 1)')
@@ -49,12 +55,20 @@ export function addDeploy (program: Command, context: Context): void {
     .option('--workdir <path>', 'working directory, instead of the image’s')
     .option('--read-only', 'no writing to the root file system (/tmp stays writable)')
     .option('--label <name=value>', 'label to find it by', collect)
-    .option('-f, --file <path>', 'JSON file with the function ("-" = stdin), options win over it; or wherry.yaml or OpenFaaS’s stack.yaml: all of its functions, built, pushed and deployed')
-    .option('--registry <host>', 'with a YAML file: where built images go whose names have no registry (default: that of the running wherry up)')
+    .option(
+      '-f, --file <path>',
+      'JSON file with the function ("-" = stdin), options win over it; or wherry.yaml or OpenFaaS’s stack.yaml: all of its functions, built, pushed and deployed',
+    )
+    .option(
+      '--registry <host>',
+      'with a YAML file: where built images go whose names have no registry (default: that of the running wherry up)',
+    )
     .option('--no-build', 'with a YAML file: deploy the images as they are in their registries')
     .option('--no-wait', 'do not wait until the workers have the image')
     .option('--json', 'print what was deployed as JSON')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry deploy upper --image busybox -- tr a-z A-Z
   wherry deploy count --image 127.0.0.1:5000/tools --command /bin/sh --memory 32Mi --timeout 2s -- -c 'wc -w'
@@ -63,7 +77,8 @@ Examples:
   wherry deploy -f wherry.yaml           # build, push and deploy all of it
   wherry deploy resize -f stack.yaml     # one function of OpenFaaS’s file
 
-Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not found, 2 wrong usage.`)
+Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not found, 2 wrong usage.`,
+    )
     .action(async (name: string | undefined, args: string[], flags: Flags, command: Command) => {
       if (flags.file !== undefined && /\.ya?ml$/i.test(flags.file)) {
         refuseOthers(command, args)
@@ -71,7 +86,10 @@ Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not fou
         await deployProject(flags.file, name, flags, context)
         return
       }
-      const deployment = { ...(flags.file !== undefined && await readFunction(flags.file, context)), ...describeFlags(name, args, flags, context) }
+      const deployment = {
+        ...(flags.file !== undefined && (await readFunction(flags.file, context))),
+        ...describeFlags(name, args, flags, context),
+      }
       if (deployment.service === undefined) throw usageFailure('deploy', 'the function has no name')
       if (deployment.image === undefined) throw usageFailure('deploy', '--image is missing')
       await deployOne(connectGateway('deploy', flags, context), deployment, flags, context)
@@ -81,21 +99,38 @@ Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not fou
 const PROJECT_OPTIONS: readonly string[] = ['file', 'gateway', 'data', 'registry', 'build', 'wait', 'json']
 
 /** What describes one function has no meaning for a file with several. */
-function refuseOthers (command: Command, args: readonly string[]): void {
-  const given = command.options.find(option => command.getOptionValueSource(option.attributeName()) === 'cli' && !PROJECT_OPTIONS.includes(option.attributeName()))
-  if (given || args.length > 0) throw usageFailure('deploy', `${given ? given.long : 'arguments'} cannot be used with a YAML file; write it into the file`)
+function refuseOthers(command: Command, args: readonly string[]): void {
+  const given = command.options.find(
+    (option) =>
+      command.getOptionValueSource(option.attributeName()) === 'cli' &&
+      !PROJECT_OPTIONS.includes(option.attributeName()),
+  )
+  if (given || args.length > 0)
+    throw usageFailure(
+      'deploy',
+      `${given ? given.long : 'arguments'} cannot be used with a YAML file; write it into the file`,
+    )
 }
 
 /** The deployment (OpenFaaS's words) that the options say. */
-function describeFlags (name: string | undefined, args: readonly string[], flags: Flags, { env }: Context): Deployment {
-  const limits = { ...(flags.memory !== undefined && { memory: flags.memory }), ...(flags.cpu !== undefined && { cpu: flags.cpu }), ...(flags.pids !== undefined && { pids: flags.pids }) }
+function describeFlags(
+  name: string | undefined,
+  args: readonly string[],
+  flags: Flags,
+  { env }: Context,
+): Deployment {
+  const limits = {
+    ...(flags.memory !== undefined && { memory: flags.memory }),
+    ...(flags.cpu !== undefined && { cpu: flags.cpu }),
+    ...(flags.pids !== undefined && { pids: flags.pids }),
+  }
   return {
     ...(name !== undefined && { service: name }),
     ...(flags.image !== undefined && { image: flags.image }),
     ...(flags.namespace !== undefined && { namespace: flags.namespace }),
     ...(flags.command && { command: flags.command }),
     ...(args.length > 0 && { args }),
-    ...(flags.env && { envVars: pairs('--env', flags.env, key => env[key]) }),
+    ...(flags.env && { envVars: pairs('--env', flags.env, (key) => env[key]) }),
     ...(Object.keys(limits).length > 0 && { limits }),
     ...(flags.timeout !== undefined && { timeout: flags.timeout }),
     ...(flags.volume && { volumes: flags.volume.map(parseVolume) }),
@@ -106,30 +141,44 @@ function describeFlags (name: string | undefined, args: readonly string[], flags
   }
 }
 
-function pairs (option: string, written: readonly string[], lookUp: (key: string) => string | undefined): Record<string, string> {
-  return Object.fromEntries(written.map(pair => {
-    const at = pair.indexOf('=')
-    const key = at < 0 ? pair : pair.slice(0, at)
-    const value = at < 0 ? lookUp(key) : pair.slice(at + 1)
-    if (key === '' || value === undefined) throw usageFailure('deploy', `${option} "${pair}" must be NAME=VALUE${option === '--env' && key !== '' ? `: here is no variable ${key}` : ''}`)
-    return [key, value]
-  }))
+function pairs(
+  option: string,
+  written: readonly string[],
+  lookUp: (key: string) => string | undefined,
+): Record<string, string> {
+  return Object.fromEntries(
+    written.map((pair) => {
+      const at = pair.indexOf('=')
+      const key = at < 0 ? pair : pair.slice(0, at)
+      const value = at < 0 ? lookUp(key) : pair.slice(at + 1)
+      if (key === '' || value === undefined)
+        throw usageFailure(
+          'deploy',
+          `${option} "${pair}" must be NAME=VALUE${option === '--env' && key !== '' ? `: here is no variable ${key}` : ''}`,
+        )
+      return [key, value]
+    }),
+  )
 }
 
-function parseVolume (written: string): { name: string, target: string, readonly?: true } {
+function parseVolume(written: string): { name: string; target: string; readonly?: true } {
   const match = /^([^:]+):(\/[^:]*)(?::(ro|rw))?$/.exec(written)
   if (!match) throw usageFailure('deploy', `--volume "${written}" must be NAME:TARGET or NAME:TARGET:ro`)
   return { name: match[1]!, target: match[2]!, ...(match[3] === 'ro' && { readonly: true }) }
 }
 
-async function readFunction (path: string, { stdin }: Context): Promise<Deployment> {
+async function readFunction(path: string, { stdin }: Context): Promise<Deployment> {
   let parsed: unknown
   try {
-    const text = path === '-' ? Buffer.concat(await stdin.toArray() as Buffer[]).toString('utf8') : readFileSync(path, 'utf8')
+    const text =
+      path === '-'
+        ? Buffer.concat((await stdin.toArray()) as Buffer[]).toString('utf8')
+        : readFileSync(path, 'utf8')
     parsed = JSON.parse(text)
   } catch (err) {
     throw new Failure('deploy', `${path} cannot be read as JSON (${(err as Error).message})`, { cause: err })
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw new Failure('deploy', `${path} must hold a JSON object that describes a function`)
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
+    throw new Failure('deploy', `${path} must hold a JSON object that describes a function`)
   return parsed as Deployment // an object; the gateway checks every field
 }

@@ -5,22 +5,31 @@ import { addConnectOptions, connectGateway, type ConnectOptions } from '../conne
 import type { Context } from '../context.ts'
 import { formatFields, printable } from '../terminal.ts'
 
-export function addDescribe (program: Command, context: Context): void {
+export function addDescribe(program: Command, context: Context): void {
   addConnectOptions(program.command('describe'))
     .summary('show one function in full')
-    .description('Shows the function NAME in full: its spec with all defaults, the image’s digest and whether its tag has moved on, counters and queue.')
+    .description(
+      'Shows the function NAME in full: its spec with all defaults, the image’s digest and whether its tag has moved on, counters and queue.',
+    )
     .argument('<name>', 'name of the function')
     .option('--json', 'print it as JSON')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry describe upper
   wherry describe upper --json | jq .limits
 
-Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`)
+Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`,
+    )
     .action(async (name: string, flags: ConnectOptions & { json?: boolean }) => {
-      const status = await connectGateway('describe', flags, context).json({ method: 'GET', path: `/system/function/${encodeURIComponent(name)}?tag=now` }) as object
+      const status = (await connectGateway('describe', flags, context).json({
+        method: 'GET',
+        path: `/system/function/${encodeURIComponent(name)}?tag=now`,
+      })) as object
       if (flags.json) context.stdout.write(`${JSON.stringify(status)}\n`)
       else context.stdout.write(printable(`${formatFields(status).join('\n')}\n`))
-      if ('tagMoved' in status && status.tagMoved === true) context.stderr.write('the tag names another image by now; deploy again to run that one\n')
+      if ('tagMoved' in status && status.tagMoved === true)
+        context.stderr.write('the tag names another image by now; deploy again to run that one\n')
     })
 }

@@ -11,33 +11,52 @@ import { NATIVE_DEFAULT } from './version.ts'
 const MARKS = { ok: '✓', warn: '!', fail: '✗' } as const
 const COLUMNS = [{ title: '' }, { title: 'CHECK' }, { title: 'FOUND', shrinks: true }]
 
-export function addDoctor (program: Command, context: Context): void {
+export function addDoctor(program: Command, context: Context): void {
   const { env, stdout, setExitCode } = context
-  program.command('doctor')
+  program
+    .command('doctor')
     .summary('check whether this machine can run Wherry')
-    .description('Checks kernel features, cgroups, programs, Redis, disk and memory, and says what to do about each problem.')
+    .description(
+      'Checks kernel features, cgroups, programs, Redis, disk and memory, and says what to do about each problem.',
+    )
     .option('--data <dir>', `data folder to check (or WHERRY_DATA; default ${DATA_DEFAULT})`)
-    .option('--redis <url>', 'Redis to check (or WHERRY_REDIS_URL); otherwise only whether one can be started')
+    .option(
+      '--redis <url>',
+      'Redis to check (or WHERRY_REDIS_URL); otherwise only whether one can be started',
+    )
     .option('--json', 'print the checks as JSON')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   sudo npx wherry doctor
   wherry doctor --redis redis://10.0.0.5:6379
   wherry doctor --json | jq -r '.[] | select(.level == "fail") | .remedy'
 
-Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wrong usage.`)
-    .action(async ({ data, redis, json }: { data?: string, redis?: string, json?: boolean }) => {
+Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wrong usage.`,
+    )
+    .action(async ({ data, redis, json }: { data?: string; redis?: string; json?: boolean }) => {
       const { examine } = await import('../examine.ts')
       const redisUrl = redis ?? (env.WHERRY_REDIS_URL || undefined)
       const checks = await examine({
-        data: resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT)), nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, env, ...(redisUrl !== undefined && { redisUrl }),
+        data: resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT)),
+        nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT,
+        env,
+        ...(redisUrl !== undefined && { redisUrl }),
       })
       if (json) {
         stdout.write(`${JSON.stringify(checks)}\n`)
       } else {
-        stdout.write(formatTable(COLUMNS, checks.map(c => [MARKS[c.level], c.name, c.detail]), terminalWidth(context)))
-        for (const { level, name, remedy } of checks) if (level !== 'ok') stdout.write(`${MARKS[level]} ${name}: ${remedy}\n`)
+        stdout.write(
+          formatTable(
+            COLUMNS,
+            checks.map((c) => [MARKS[c.level], c.name, c.detail]),
+            terminalWidth(context),
+          ),
+        )
+        for (const { level, name, remedy } of checks)
+          if (level !== 'ok') stdout.write(`${MARKS[level]} ${name}: ${remedy}\n`)
       }
-      if (checks.some(check => check.level === 'fail')) setExitCode(EXIT_FAILED)
+      if (checks.some((check) => check.level === 'fail')) setExitCode(EXIT_FAILED)
     })
 }

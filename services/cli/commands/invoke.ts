@@ -27,20 +27,28 @@ interface Flags extends ConnectOptions {
 const BODY_MAX_BYTES = 256 * 1024 ** 2
 const LOG_LINES_MAX = 20
 
-export function addInvoke (program: Command, context: Context): void {
+export function addInvoke(program: Command, context: Context): void {
   addConnectOptions(program.command('invoke'))
     .summary('call a function')
-    .description('Calls the function NAME and prints its answer.  The body comes from -d, or from stdin when that is a file or a pipe.')
+    .description(
+      'Calls the function NAME and prints its answer.  The body comes from -d, or from stdin when that is a file or a pipe.',
+    )
     .argument('<name>', 'name of the function')
     .option('-d, --body <text>', 'body of the call; @file reads a file, @- stdin')
     .option('-X, --method <method>', 'HTTP method that the function sees', 'POST')
-    .option('-H, --header <name: value>', 'header that the function sees; may be given again', (value: string, before: string[] | undefined) => [...before ?? [], value])
+    .option(
+      '-H, --header <name: value>',
+      'header that the function sees; may be given again',
+      (value: string, before: string[] | undefined) => [...(before ?? []), value],
+    )
     .option('--path <path>', 'path and query behind the function’s name', '/')
     .option('--async', 'do not wait: print the id of the call as soon as the queue has it')
     .option('-i, --include', 'print status and headers before the answer')
     .option('--timing', 'show on stderr where the time went and what the call used')
     .option('--json', 'print the call’s record (outcome, phases, result …) instead of the bare answer')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry invoke upper -d hello
   wherry invoke upper <letter.txt >LETTER.TXT
@@ -48,7 +56,8 @@ Examples:
   wherry invoke upper -d hello --timing
   id=$(wherry invoke upper -d hello --async); curl -s http://127.0.0.1:8080/system/calls/$id
 
-Exit codes: 0 the function ended ok, 1 it did not (stderr says how) or the call was refused, 2 wrong usage.`)
+Exit codes: 0 the function ended ok, 1 it did not (stderr says how) or the call was refused, 2 wrong usage.`,
+    )
     .action(async (name: string, flags: Flags) => {
       const gateway = connectGateway('invoke', flags, context)
       const path = flags.path.startsWith('/') ? flags.path : `/${flags.path}`
@@ -66,15 +75,17 @@ Exit codes: 0 the function ended ok, 1 it did not (stderr says how) or the call 
     })
 }
 
-function parseHeaders (lines: readonly string[]): Record<string, string> {
-  return Object.fromEntries(lines.map(line => {
-    const match = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/.exec(line)
-    if (!match) throw usageFailure('invoke', `-H "${line}" must be "Name: value"`)
-    return [match[1]!, match[2]!]
-  }))
+function parseHeaders(lines: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    lines.map((line) => {
+      const match = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/.exec(line)
+      if (!match) throw usageFailure('invoke', `-H "${line}" must be "Name: value"`)
+      return [match[1]!, match[2]!]
+    }),
+  )
 }
 
-async function readBody (written: string | undefined, { stdin }: Context): Promise<Uint8Array> {
+async function readBody(written: string | undefined, { stdin }: Context): Promise<Uint8Array> {
   if (written === undefined) return hasInput(stdin) ? readStream(stdin) : Buffer.alloc(0)
   if (written === '@-') return readStream(stdin)
   if (!written.startsWith('@')) return Buffer.from(written)
@@ -86,7 +97,7 @@ async function readBody (written: string | undefined, { stdin }: Context): Promi
 }
 
 /** Is stdin something with an end: a file, a pipe, a socket?  Not a terminal, not /dev/null, not closed. */
-function hasInput ({ fd, isTTY }: Context['stdin']): boolean {
+function hasInput({ fd, isTTY }: Context['stdin']): boolean {
   if (fd === undefined || isTTY) return fd === undefined
   try {
     const stat = fstatSync(fd)
@@ -96,80 +107,138 @@ function hasInput ({ fd, isTTY }: Context['stdin']): boolean {
   }
 }
 
-async function readStream (stream: Readable): Promise<Buffer> {
+async function readStream(stream: Readable): Promise<Buffer> {
   const chunks: Buffer[] = []
   let sizeBytes = 0
   for await (const chunk of stream as AsyncIterable<Buffer>) {
     sizeBytes += chunk.length
-    if (sizeBytes > BODY_MAX_BYTES) throw new Failure('invoke', `the body is larger than ${BODY_MAX_BYTES} bytes`)
+    if (sizeBytes > BODY_MAX_BYTES)
+      throw new Failure('invoke', `the body is larger than ${BODY_MAX_BYTES} bytes`)
     chunks.push(chunk)
   }
   return Buffer.concat(chunks)
 }
 
-function showQueued (reply: Reply, { json }: Flags, { stdout }: Context): void {
+function showQueued(reply: Reply, { json }: Flags, { stdout }: Context): void {
   if (reply.status !== 202) throw failureOfReply('invoke', reply)
   const callId = String(reply.headers['x-call-id'])
   stdout.write(json ? `${JSON.stringify({ callId, location: reply.headers.location })}\n` : `${callId}\n`)
 }
 
-interface Shown { readonly flags: Flags, readonly gateway: GatewayClient, readonly context: Context, readonly tookMs: number }
+interface Shown {
+  readonly flags: Flags
+  readonly gateway: GatewayClient
+  readonly context: Context
+  readonly tookMs: number
+}
 
-async function showReply (name: string, reply: Reply, { flags, gateway, context, tookMs }: Shown): Promise<void> {
+async function showReply(
+  name: string,
+  reply: Reply,
+  { flags, gateway, context, tookMs }: Shown,
+): Promise<void> {
   const { stdout, stderr } = context
   const outcome = reply.headers['x-wherry-outcome']
   const error = outcome === 'ok' ? undefined : errorOfReply(reply)
-  const record = flags.json || flags.timing || (outcome !== undefined && outcome !== 'ok') ? await findRecord(gateway, reply) : undefined
+  const record =
+    flags.json || flags.timing || (outcome !== undefined && outcome !== 'ok')
+      ? await findRecord(gateway, reply)
+      : undefined
 
-  if (flags.include) stdout.write(`HTTP/1.1 ${reply.status}\r\n${Object.entries(reply.headers).map(([key, value]) => `${key}: ${String(value)}\r\n`).join('')}\r\n`)
-  if (flags.json && outcome !== undefined) stdout.write(`${JSON.stringify(record ?? describeReply(name, reply))}\n`)
+  if (flags.include)
+    stdout.write(
+      `HTTP/1.1 ${reply.status}\r\n${Object.entries(reply.headers)
+        .map(([key, value]) => `${key}: ${String(value)}\r\n`)
+        .join('')}\r\n`,
+    )
+  if (flags.json && outcome !== undefined)
+    stdout.write(`${JSON.stringify(record ?? describeReply(name, reply))}\n`)
   else if (!flags.json && error === undefined) stdout.write(reply.body)
   if (flags.timing) {
-    // A function need not end its answer with a newline; in a terminal the table still begins on a line of its own.
-    if (stdout.isTTY === true && !flags.json && error === undefined && reply.body.at(-1) !== 0x0a) stderr.write('\n')
+    // A function need not end its answer with a newline; in a terminal the table still begins on a line of
+    // its own.
+    if (stdout.isTTY === true && !flags.json && error === undefined && reply.body.at(-1) !== 0x0a)
+      stderr.write('\n')
     stderr.write(formatTiming(String(reply.headers['server-timing'] ?? ''), tookMs))
     if (record?.usage) stderr.write(formatUsage(record.usage))
   }
 
   if (outcome === 'ok') return
   if (outcome === undefined) throw failureOfReply('invoke', reply)
-  const log = (record?.log ?? error?.log ?? '').split('\n').filter(line => line !== '').slice(-LOG_LINES_MAX)
-  throw new Failure('invoke', `${name}: ${String(outcome)}: ${record?.message ?? error?.message ?? `the gateway answered ${reply.status}`}`, {
-    faults: log.map(line => ({ path: '', problem: printable(line) })),
-  })
+  const log = (record?.log ?? error?.log ?? '')
+    .split('\n')
+    .filter((line) => line !== '')
+    .slice(-LOG_LINES_MAX)
+  throw new Failure(
+    'invoke',
+    `${name}: ${String(outcome)}: ${record?.message ?? error?.message ?? `the gateway answered ${reply.status}`}`,
+    {
+      faults: log.map((line) => ({ path: '', problem: printable(line) })),
+    },
+  )
 }
 
-/** The record of the call that REPLY ends; undefined when none was kept (refused before the queue, or Redis away). */
-async function findRecord (gateway: GatewayClient, { headers }: Reply): Promise<CallRecord | undefined> {
+/**
+ * The record of the call that REPLY ends; undefined when none was kept (refused before the queue, or Redis
+ * away).
+ */
+async function findRecord(gateway: GatewayClient, { headers }: Reply): Promise<CallRecord | undefined> {
   const callId = headers['x-call-id']
   if (callId === undefined) return undefined
-  const found = await gateway.send({ method: 'GET', path: `/system/calls/${encodeURIComponent(String(callId))}` })
-  return found.status === 200 ? JSON.parse(found.body.toString('utf8')) as CallRecord : undefined // the gateway's own shape
+  const found = await gateway.send({
+    method: 'GET',
+    path: `/system/calls/${encodeURIComponent(String(callId))}`,
+  })
+  return found.status === 200 ? (JSON.parse(found.body.toString('utf8')) as CallRecord) : undefined // the gateway's own shape
 }
 
-function describeReply (name: string, { status, headers, body }: Reply): Record<string, unknown> {
+function describeReply(name: string, { status, headers, body }: Reply): Record<string, unknown> {
   return {
-    callId: headers['x-call-id'], function: name, outcome: headers['x-wherry-outcome'], status,
+    callId: headers['x-call-id'],
+    function: name,
+    outcome: headers['x-wherry-outcome'],
+    status,
     result: { contentType: headers['content-type'], body: body.toString('base64'), encoding: 'base64' },
   }
 }
 
 /** Server-Timing ("queue;dur=0.41, …") and the time as seen from here, as a table. */
-function formatTiming (serverTiming: string, tookMs: number): string {
-  const phases = [...serverTiming.matchAll(/([a-z]+);dur=([\d.]+)/g)].map(([, phase, ms]) => [phase!, formatMs(Number(ms))])
-  return formatTable([{ title: 'PHASE' }, { title: 'TIME', right: true }], [...phases, ['seen here', formatMs(tookMs)]])
+function formatTiming(serverTiming: string, tookMs: number): string {
+  const phases = [...serverTiming.matchAll(/([a-z]+);dur=([\d.]+)/g)].map(([, phase, ms]) => [
+    phase!,
+    formatMs(Number(ms)),
+  ])
+  return formatTable(
+    [{ title: 'PHASE' }, { title: 'TIME', right: true }],
+    [...phases, ['seen here', formatMs(tookMs)]],
+  )
 }
 
 /** USAGE as a table; what the host does not count has no line. */
-function formatUsage (usage: Usage): string {
-  const { cpuMs, cpuThrottledMs, cpuThrottledPeriods, cpuPeriods, memoryPeakBytes, oomKills, pidsPeak, ioReadBytes, ioWriteBytes } = usage
-  return formatTable([{ title: 'USED' }, { title: '', right: true }], [
-    ['cpu', formatMs(cpuMs)],
-    ...(cpuThrottledPeriods > 0 ? [['throttled', `${formatMs(cpuThrottledMs)} in ${cpuThrottledPeriods} of ${cpuPeriods} periods`]] : []),
-    ['memory peak', formatBytes(memoryPeakBytes)],
-    ...(oomKills > 0 ? [['killed for memory', String(oomKills)]] : []),
-    ...(pidsPeak !== undefined ? [['processes', String(pidsPeak)]] : []),
-    ...(ioReadBytes !== undefined ? [['disk read', formatBytes(ioReadBytes)]] : []),
-    ...(ioWriteBytes !== undefined ? [['disk written', formatBytes(ioWriteBytes)]] : []),
-  ])
+function formatUsage(usage: Usage): string {
+  const {
+    cpuMs,
+    cpuThrottledMs,
+    cpuThrottledPeriods,
+    cpuPeriods,
+    memoryPeakBytes,
+    oomKills,
+    pidsPeak,
+    ioReadBytes,
+    ioWriteBytes,
+  } = usage
+  return formatTable(
+    [{ title: 'USED' }, { title: '', right: true }],
+    [
+      ['cpu', formatMs(cpuMs)],
+      ...(cpuThrottledPeriods > 0
+        ? [['throttled', `${formatMs(cpuThrottledMs)} in ${cpuThrottledPeriods} of ${cpuPeriods} periods`]]
+        : []),
+      ['memory peak', formatBytes(memoryPeakBytes)],
+      ...(oomKills > 0 ? [['killed for memory', String(oomKills)]] : []),
+      ...(pidsPeak !== undefined ? [['processes', String(pidsPeak)]] : []),
+      ...(ioReadBytes !== undefined ? [['disk read', formatBytes(ioReadBytes)]] : []),
+      ...(ioWriteBytes !== undefined ? [['disk written', formatBytes(ioWriteBytes)]] : []),
+    ],
+  )
 }

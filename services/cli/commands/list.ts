@@ -7,33 +7,58 @@ import type { FunctionStatus } from '../gateway-client.ts'
 import { formatAge, formatTable, terminalWidth } from '../terminal.ts'
 
 const COLUMNS = [
-  { title: 'NAME', shrinks: true }, { title: 'IMAGE', shrinks: true }, { title: 'CONTRACT' },
-  { title: 'CALLS', right: true }, { title: 'WAITING', right: true }, { title: 'ACTIVE', right: true }, { title: 'AGE', right: true },
+  { title: 'NAME', shrinks: true },
+  { title: 'IMAGE', shrinks: true },
+  { title: 'CONTRACT' },
+  { title: 'CALLS', right: true },
+  { title: 'WAITING', right: true },
+  { title: 'ACTIVE', right: true },
+  { title: 'AGE', right: true },
 ]
 
-export function addList (program: Command, context: Context): void {
+export function addList(program: Command, context: Context): void {
   addConnectOptions(program.command('list'))
     .alias('ls')
     .summary('show all functions')
-    .description('Shows all functions: image, contract, finished calls, calls that wait and that run, and how long ago each was deployed.')
+    .description(
+      'Shows all functions: image, contract, finished calls, calls that wait and that run, and how long ago each was deployed.',
+    )
     .option('--json', 'print the gateway’s answer as JSON')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry list
   wherry list --json | jq -r '.[].name'
 
-Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`)
+Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`,
+    )
     .action(async (flags: ConnectOptions & { json?: boolean }) => {
-      const functions = await connectGateway('list', flags, context).json({ method: 'GET', path: '/system/functions' }) as FunctionStatus[]
+      const functions = (await connectGateway('list', flags, context).json({
+        method: 'GET',
+        path: '/system/functions',
+      })) as FunctionStatus[]
       if (flags.json) {
         context.stdout.write(`${JSON.stringify(functions)}\n`)
         return
       }
-      const rows = functions.map(f => [
-        f.name, f.image, f.contract, String(f.invocationCount), String(f.queue.waiting + f.queue.delayed), String(f.queue.active),
+      const rows = functions.map((f) => [
+        f.name,
+        f.image,
+        f.contract,
+        String(f.invocationCount),
+        String(f.queue.waiting + f.queue.delayed),
+        String(f.queue.active),
         formatAge(Date.now() - Date.parse(f.updatedAt)),
       ])
-      context.stdout.write(formatTable(COLUMNS, rows.sort((a, b) => a[0]! < b[0]! ? -1 : 1), terminalWidth(context)))
-      if (rows.length === 0) context.stderr.write('no functions yet; make one with: wherry deploy NAME --image REFERENCE\n')
+      context.stdout.write(
+        formatTable(
+          COLUMNS,
+          rows.sort((a, b) => (a[0]! < b[0]! ? -1 : 1)),
+          terminalWidth(context),
+        ),
+      )
+      if (rows.length === 0)
+        context.stderr.write('no functions yet; make one with: wherry deploy NAME --image REFERENCE\n')
     })
 }

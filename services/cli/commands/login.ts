@@ -1,4 +1,5 @@
-// wherry login: tries a user and a password at a registry, and keeps them for gateway, worker and command line.
+// wherry login: tries a user and a password at a registry, and keeps them for gateway, worker and command
+// line.
 
 import { text } from 'node:stream/consumers'
 import type { Command } from 'commander'
@@ -12,21 +13,26 @@ interface Flags extends AccessOptions {
   readonly passwordStdin?: boolean
 }
 
-export function addLogin (program: Command, context: Context): void {
+export function addLogin(program: Command, context: Context): void {
   addAccessOptions(program.command('login'))
     .summary('log in to a registry')
-    .description('Tries user and password at a registry and keeps them in the data folder, for gateways, workers and this command.')
+    .description(
+      'Tries user and password at a registry and keeps them in the data folder, for gateways, workers and this command.',
+    )
     .argument('[registry]', 'for example ghcr.io or registry.lan:5000', 'docker.io')
     .option('-u, --username <name>', 'user')
     .option('--password-stdin', 'read the password, or a token, from stdin')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry login ghcr.io -u me --password-stdin <token.txt
   wherry login registry.lan:5000                 # asks for both
 
 Logins of Docker (~/.docker/config.json or DOCKER_CONFIG, credential helpers included) are used as well.
 
-Exit codes: 0 logged in, 1 refused or not reachable, 2 wrong usage.`)
+Exit codes: 0 logged in, 1 refused or not reachable, 2 wrong usage.`,
+    )
     .action(async (written: string, flags: Flags) => {
       const registry = await parseRegistry('login', written)
       const { username, password } = await readSecrets(flags, context)
@@ -34,26 +40,45 @@ Exit codes: 0 logged in, 1 refused or not reachable, 2 wrong usage.`)
     })
 }
 
-async function readSecrets ({ username, passwordStdin }: Flags, context: Context): Promise<{ username: string, password: string }> {
+async function readSecrets(
+  { username, passwordStdin }: Flags,
+  context: Context,
+): Promise<{ username: string; password: string }> {
   const isTerminal = context.stdin.isTTY === true
-  if (passwordStdin !== true && !isTerminal) throw usageFailure('login', 'stdin is no terminal: give -u and --password-stdin')
-  if (passwordStdin === true && username === undefined) throw usageFailure('login', '--password-stdin needs -u')
-  const user = username ?? await ask(context, 'Username: ')
-  const password = passwordStdin === true ? (await text(context.stdin)).replace(/\r?\n$/, '') : await ask(context, 'Password: ', { secret: true })
+  if (passwordStdin !== true && !isTerminal)
+    throw usageFailure('login', 'stdin is no terminal: give -u and --password-stdin')
+  if (passwordStdin === true && username === undefined)
+    throw usageFailure('login', '--password-stdin needs -u')
+  const user = username ?? (await ask(context, 'Username: '))
+  const password =
+    passwordStdin === true
+      ? (await text(context.stdin)).replace(/\r?\n$/, '')
+      : await ask(context, 'Password: ', { secret: true })
   if (!user || !password) throw new Failure('login', 'user and password may not be empty')
   // oxlint-disable-next-line no-control-regex
-  if (user.includes(':') || /[\x00-\x1f\x7f]/.test(`${user}${password}`)) throw new Failure('login', 'the user has a ":" in it, or one of them a control character')
+  if (user.includes(':') || /[\x00-\x1f\x7f]/.test(`${user}${password}`))
+    throw new Failure('login', 'the user has a ":" in it, or one of them a control character')
   return { username: user, password }
 }
 
-async function login (registry: string, { username, password }: { username: string, password: string }, flags: Flags, context: Context): Promise<void> {
+async function login(
+  registry: string,
+  { username, password }: { username: string; password: string },
+  flags: Flags,
+  context: Context,
+): Promise<void> {
   const { openRegistryClient, loginFile } = await import('../../image/open-registry.ts')
   const { writeLogin } = await import('../../image/login-file.ts')
   const access = registryAccess(flags, context)
   let isTried = false
-  const client = openRegistryClient(access, { find: async () => ({ credential: { kind: 'password', username, password }, problems: [] }) })
+  const client = openRegistryClient(access, {
+    find: async () => ({ credential: { kind: 'password', username, password }, problems: [] }),
+  })
   try {
-    if (client.isPlainHttp(registry)) context.stderr.write(`wherry: login: ${registry} speaks plain http: everybody on the way can read the password\n`)
+    if (client.isPlainHttp(registry))
+      context.stderr.write(
+        `wherry: login: ${registry} speaks plain http: everybody on the way can read the password\n`,
+      )
     isTried = await client.checkLogin(registry)
   } finally {
     await client.close()
@@ -62,8 +87,14 @@ async function login (registry: string, { username, password }: { username: stri
   try {
     await writeLogin(file, registry, { username, password })
   } catch (err) {
-    throw new Failure('login', `the login cannot be kept (${(err as Error).message})`, { remedy: 'run it as the owner of the data folder, or choose another with --data', cause: err })
+    throw new Failure('login', `the login cannot be kept (${(err as Error).message})`, {
+      remedy: 'run it as the owner of the data folder, or choose another with --data',
+      cause: err,
+    })
   }
   if (isTried) context.stdout.write(`logged in to ${registry} as ${username}; kept in ${file}\n`)
-  else context.stdout.write(`the login of ${username} is kept in ${file}, and was not tried: ${registry} did not ask for one\n`)
+  else
+    context.stdout.write(
+      `the login of ${username} is kept in ${file}, and was not tried: ${registry} did not ask for one\n`,
+    )
 }

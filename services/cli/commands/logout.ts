@@ -5,22 +5,26 @@ import type { Context } from '../context.ts'
 import { Failure } from '../failure.ts'
 import { addAccessOptions, parseRegistry, registryAccess, type AccessOptions } from '../registry-access.ts'
 
-export function addLogout (program: Command, context: Context): void {
+export function addLogout(program: Command, context: Context): void {
   addAccessOptions(program.command('logout'))
     .summary('forget the login of a registry')
     .description('Forgets what wherry login keeps about a registry.  Logins of Docker stay as they are.')
     .argument('[registry]', 'for example ghcr.io or registry.lan:5000', 'docker.io')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry logout ghcr.io
 
-Exit codes: 0 forgotten, 1 there was no login, 2 wrong usage.`)
+Exit codes: 0 forgotten, 1 there was no login, 2 wrong usage.`,
+    )
     .action(async (written: string, flags: AccessOptions) => {
       const registry = await parseRegistry('logout', written)
       const { loginFile } = await import('../../image/open-registry.ts')
       const { removeLogin } = await import('../../image/login-file.ts')
       const file = loginFile(registryAccess(flags, context).dataDir)
-      if (!await removeLogin(file, registry)) throw new Failure('logout', `there is no login for ${registry} in ${file}`)
+      if (!(await removeLogin(file, registry)))
+        throw new Failure('logout', `there is no login for ${registry} in ${file}`)
       context.stdout.write(`logged out of ${registry}\n`)
     })
 }

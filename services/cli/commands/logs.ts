@@ -7,35 +7,47 @@ import type { Context } from '../context.ts'
 import { failureOfReply } from '../gateway-client.ts'
 import { printable } from '../terminal.ts'
 
-export function addLogs (program: Command, context: Context): void {
+export function addLogs(program: Command, context: Context): void {
   addConnectOptions(program.command('logs'))
     .summary('show what a function wrote to stderr')
     .description('Shows what the function NAME wrote to stderr, with the time and the id of each call.')
     .argument('<name>', 'name of the function')
     .option('-f, --follow', 'go on as new calls end, until Ctrl-C')
     .option('--tail <n>', 'only the last N entries', wholeNumber)
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry logs resize --tail 20
   wherry logs resize -f
 
-Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`)
-    .action(async (name: string, flags: ConnectOptions & { follow?: boolean, tail?: string }) => {
-      const query = new URLSearchParams({ name, ...(flags.follow && { follow: 'true' }), ...(flags.tail !== undefined && { tail: flags.tail }) })
+Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`,
+    )
+    .action(async (name: string, flags: ConnectOptions & { follow?: boolean; tail?: string }) => {
+      const query = new URLSearchParams({
+        name,
+        ...(flags.follow && { follow: 'true' }),
+        ...(flags.tail !== undefined && { tail: flags.tail }),
+      })
       const gateway = connectGateway('logs', flags, context)
       const message = await gateway.open({ method: 'GET', path: `/system/logs?${query}`, patient: true })
       if (message.statusCode !== 200) {
-        const body = Buffer.concat(await message.toArray() as Buffer[])
+        const body = Buffer.concat((await message.toArray()) as Buffer[])
         throw failureOfReply('logs', { status: message.statusCode ?? 0, headers: message.headers, body })
       }
       for await (const line of createInterface({ input: message, crlfDelay: Infinity })) {
-        const { timestamp, instance, text } = JSON.parse(line) as { timestamp: string, instance: string, text: string } // the gateway's own shape
-        for (const part of text.replace(/\n$/, '').split('\n')) context.stdout.write(`${printable(`${timestamp} ${instance} ${part}`)}\n`)
+        const { timestamp, instance, text } = JSON.parse(line) as {
+          timestamp: string
+          instance: string
+          text: string
+        } // the gateway's own shape
+        for (const part of text.replace(/\n$/, '').split('\n'))
+          context.stdout.write(`${printable(`${timestamp} ${instance} ${part}`)}\n`)
       }
     })
 }
 
-function wholeNumber (text: string): string {
+function wholeNumber(text: string): string {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('It must be a whole number above 0.')
   return text
 }

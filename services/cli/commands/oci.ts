@@ -8,17 +8,22 @@ import { exitCodeOf, type Context } from '../context.ts'
 
 const LAUNCHER = fileURLToPath(new URL('../../oci/wherry-oci', import.meta.url))
 
-export function addOci (program: Command, { env, onSignal, setExitCode }: Context): void {
-  program.command('oci')
+export function addOci(program: Command, { env, onSignal, setExitCode }: Context): void {
+  program
+    .command('oci')
     .summary('containers from OCI bundles, on the command line of the OCI runtimes')
-    .description('Runs wherry-oci: create, start, state, kill, delete, run, exec, pause, resume, ps, list, update, events, features, spec.')
+    .description(
+      'Runs wherry-oci: create, start, state, kill, delete, run, exec, pause, resume, ps, list, update, events, features, spec.',
+    )
     .argument('[arguments...]', 'a command line of wherry-oci')
     .helpOption(false)
     .allowUnknownOption()
     .passThroughOptions()
     .action(async (args: string[]) => {
       const child = spawn(LAUNCHER, args.length === 0 ? ['--help'] : args, { stdio: 'inherit', env })
-      onSignal(signal => { child.kill(signal) })
+      onSignal((signal) => {
+        child.kill(signal)
+      })
       setExitCode(await exitCodeOf(child))
     })
 }

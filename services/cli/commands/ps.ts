@@ -6,28 +6,50 @@ import type { Context } from '../context.ts'
 import type { WorkerStatus } from '../gateway-client.ts'
 import { formatAge, formatTable, terminalWidth } from '../terminal.ts'
 
-const COLUMNS = [{ title: 'WORKER', shrinks: true }, { title: 'FUNCTION', shrinks: true }, { title: 'CALL', shrinks: true }, { title: 'PID', right: true }, { title: 'AGE', right: true }]
+const COLUMNS = [
+  { title: 'WORKER', shrinks: true },
+  { title: 'FUNCTION', shrinks: true },
+  { title: 'CALL', shrinks: true },
+  { title: 'PID', right: true },
+  { title: 'AGE', right: true },
+]
 
-export function addPs (program: Command, context: Context): void {
+export function addPs(program: Command, context: Context): void {
   addConnectOptions(program.command('ps'))
     .summary('show running containers and their workers')
     .description('Shows the containers that run right now on all workers, as of their last heartbeat (3 s).')
     .option('--json', 'print the workers and their containers as JSON')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry ps
   wherry ps --json | jq '.[].slots'
 
-Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`)
+Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`,
+    )
     .action(async (flags: ConnectOptions & { json?: boolean }) => {
-      const workers = await connectGateway('ps', flags, context).json({ method: 'GET', path: '/system/workers' }) as WorkerStatus[]
+      const workers = (await connectGateway('ps', flags, context).json({
+        method: 'GET',
+        path: '/system/workers',
+      })) as WorkerStatus[]
       if (flags.json) {
         context.stdout.write(`${JSON.stringify(workers)}\n`)
         return
       }
-      const rows = workers.flatMap(w => w.running.map(r => [w.name, r.function, r.callId, String(r.pid), formatAge(Date.now() - r.startedAtMs)]))
+      const rows = workers.flatMap((w) =>
+        w.running.map((r) => [
+          w.name,
+          r.function,
+          r.callId,
+          String(r.pid),
+          formatAge(Date.now() - r.startedAtMs),
+        ]),
+      )
       context.stdout.write(formatTable(COLUMNS, rows, terminalWidth(context)))
       const slots = workers.reduce((sum, w) => sum + w.slots, 0)
-      context.stderr.write(`${rows.length} of ${slots} slots in use on ${workers.length} worker${workers.length === 1 ? '' : 's'}\n`)
+      context.stderr.write(
+        `${rows.length} of ${slots} slots in use on ${workers.length} worker${workers.length === 1 ? '' : 's'}\n`,
+      )
     })
 }

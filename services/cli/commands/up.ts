@@ -26,48 +26,82 @@ interface Flags {
 
 const MAIN = fileURLToPath(new URL('../main.ts', import.meta.url))
 
-export function addUp (program: Command, context: Context): void {
-  program.command('up')
+export function addUp(program: Command, context: Context): void {
+  program
+    .command('up')
     .summary('start Redis, a registry, a gateway and a worker on this machine')
-    .description('Starts Redis, a registry, a gateway and a worker on this machine and keeps them running until Ctrl-C or wherry down.  Needs root.')
+    .description(
+      'Starts Redis, a registry, a gateway and a worker on this machine and keeps them running until Ctrl-C or wherry down.  Needs root.',
+    )
     .option('--data <dir>', `folder for everything that is kept (or WHERRY_DATA; default ${DATA_DEFAULT})`)
-    .option('--gateway <host:port>', 'where the gateway listens (or WHERRY_GATEWAY_LISTEN; default 127.0.0.1:8080; port 0 = any free one)')
-    .option('--registry <host:port|url>', 'where the registry listens (default 127.0.0.1:5000), or the URL of one that is already there')
-    .option('--redis <url>', 'an existing Redis to use (or WHERRY_REDIS_URL); otherwise one is started on a unix socket in the data folder')
-    .option('--worker <host:port>', 'where the worker serves /healthz and /metrics (or WHERRY_WORKER_LISTEN; default 127.0.0.1:8081)')
-    .option('--slots <n>', 'how many containers may run at once (or WHERRY_WORKER_SLOTS; default 4 per CPU)', wholeNumber)
-    .option('--detach', 'return when everything serves and keep it running; its log is log/up.log in the data folder')
+    .option(
+      '--gateway <host:port>',
+      'where the gateway listens (or WHERRY_GATEWAY_LISTEN; default 127.0.0.1:8080; port 0 = any free one)',
+    )
+    .option(
+      '--registry <host:port|url>',
+      'where the registry listens (default 127.0.0.1:5000), or the URL of one that is already there',
+    )
+    .option(
+      '--redis <url>',
+      'an existing Redis to use (or WHERRY_REDIS_URL); otherwise one is started on a unix socket in the data folder',
+    )
+    .option(
+      '--worker <host:port>',
+      'where the worker serves /healthz and /metrics (or WHERRY_WORKER_LISTEN; default 127.0.0.1:8081)',
+    )
+    .option(
+      '--slots <n>',
+      'how many containers may run at once (or WHERRY_WORKER_SLOTS; default 4 per CPU)',
+      wholeNumber,
+    )
+    .option(
+      '--detach',
+      'return when everything serves and keep it running; its log is log/up.log in the data folder',
+    )
     .option('--json', 'print one line of JSON with all addresses on stdout when everything serves')
-    .addHelpText('after', `
+    .addHelpText(
+      'after',
+      `
 Examples:
   wherry up                                      # everything at its usual place, until Ctrl-C
   wherry up --data /tmp/w --gateway 127.0.0.1:0 --registry 127.0.0.1:0 --worker 127.0.0.1:0
   wherry up --detach && wherry list && wherry down
   wherry up --redis redis://10.0.0.5:6379 --registry https://registry.example.com
 
-Exit codes: 0 stopped in order, 1 a part could not be started or kept running, 2 wrong options.`)
-    .action(async (flags: Flags) => { await (flags.detach ? upDetached(flags, context) : upHere(flags, context)) })
+Exit codes: 0 stopped in order, 1 a part could not be started or kept running, 2 wrong options.`,
+    )
+    .action(async (flags: Flags) => {
+      await (flags.detach ? upDetached(flags, context) : upHere(flags, context))
+    })
 }
 
-function wholeNumber (text: string): string {
+function wholeNumber(text: string): string {
   if (!/^[1-9]\d{0,5}$/.test(text)) throw new InvalidArgumentError('It must be a whole number above 0.')
   return text
 }
 
-/** FLAGS and the environment as what supervise.ts takes.  Loaded late: other commands do not need zod and pino. */
-async function parseFlags (flags: Flags, env: Context['env']): Promise<UpOptions> {
+/**
+ * FLAGS and the environment as what supervise.ts takes. Loaded late: other commands do not need zod and pino.
+ */
+async function parseFlags(flags: Flags, env: Context['env']): Promise<UpOptions> {
   const { listenAddress, sharedSettings, duration, url } = await import('../../platform/config.ts')
   const address = (option: string, written: string): ListenAddress => {
     const parsed = listenAddress.parse(written)
-    if (parsed === undefined) throw usageFailure('up', `${option} "${written}" must be ${listenAddress.expected}`)
+    if (parsed === undefined)
+      throw usageFailure('up', `${option} "${written}" must be ${listenAddress.expected}`)
     return parsed
   }
   const redis = flags.redis ?? (env.WHERRY_REDIS_URL || undefined)
-  if (redis !== undefined && sharedSettings.redisUrl.parse(redis) === undefined) throw usageFailure('up', `--redis must be ${sharedSettings.redisUrl.expected}`)
+  if (redis !== undefined && sharedSettings.redisUrl.parse(redis) === undefined)
+    throw usageFailure('up', `--redis must be ${sharedSettings.redisUrl.expected}`)
   const registry = flags.registry ?? '127.0.0.1:5000'
-  if (registry.includes('://') && url(['http:', 'https:']).parse(registry) === undefined) throw usageFailure('up', `--registry "${registry}" must be host:port or a http or https URL`)
+  if (registry.includes('://') && url(['http:', 'https:']).parse(registry) === undefined)
+    throw usageFailure('up', `--registry "${registry}" must be host:port or a http or https URL`)
   const slots = flags.slots ?? (env.WHERRY_WORKER_SLOTS || undefined)
-  const stopTimeoutMs = duration({ min: 0, max: Infinity }).parse(env.WHERRY_STOP_TIMEOUT ?? '') ?? sharedSettings.stopTimeoutMs.default
+  const stopTimeoutMs =
+    duration({ min: 0, max: Infinity }).parse(env.WHERRY_STOP_TIMEOUT ?? '') ??
+    sharedSettings.stopTimeoutMs.default
   return {
     data: resolve(flags.data ?? (env.WHERRY_DATA || DATA_DEFAULT)),
     gateway: address('--gateway', flags.gateway ?? (env.WHERRY_GATEWAY_LISTEN || '127.0.0.1:8080')),
@@ -79,7 +113,7 @@ async function parseFlags (flags: Flags, env: Context['env']): Promise<UpOptions
   }
 }
 
-async function upHere (flags: Flags, { env, stdout, stderr, tellParent, onSignal }: Context): Promise<void> {
+async function upHere(flags: Flags, { env, stdout, stderr, tellParent, onSignal }: Context): Promise<void> {
   const options = await parseFlags(flags, env)
   const { startUp } = await import('../up/supervise.ts')
   const { formatChildLine, formatReady } = await import('../up/output.ts')
@@ -89,16 +123,22 @@ async function upHere (flags: Flags, { env, stdout, stderr, tellParent, onSignal
   }
   const asked = new AbortController()
   let running: Up | undefined
-  onSignal(signal => {
+  onSignal((signal) => {
     if (asked.signal.aborted) running?.kill() // a second one: no more waiting
     asked.abort(signal)
   })
 
   try {
     const up = await startUp(options, env, asked.signal, {
-      onReady: (name, address, tookMs) => { say(formatReady(name, address, tookMs)) },
-      onNote: text => { say(`! ${text}`) },
-      onLine: (name, line) => { stderr.write(`${formatChildLine(name, line)}\n`) },
+      onReady: (name, address, tookMs) => {
+        say(formatReady(name, address, tookMs))
+      },
+      onNote: (text) => {
+        say(`! ${text}`)
+      },
+      onLine: (name, line) => {
+        stderr.write(`${formatChildLine(name, line)}\n`)
+      },
     })
     running = up
     if (flags.json) stdout.write(`${JSON.stringify(up.addresses)}\n`)
@@ -118,44 +158,64 @@ async function upHere (flags: Flags, { env, stdout, stderr, tellParent, onSignal
   }
 }
 
-function aborted (signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => {
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
     if (signal.aborted) resolve()
-    else signal.addEventListener('abort', () => { resolve() }, { once: true })
+    else
+      signal.addEventListener(
+        'abort',
+        () => {
+          resolve()
+        },
+        { once: true },
+      )
   })
 }
 
 /** What the detached process tells on its channel. */
 interface Report {
   readonly progress?: string
-  readonly failed?: { what: string, message: string, remedy?: string, faults: Fault[], exitCode: number }
+  readonly failed?: { what: string; message: string; remedy?: string; faults: Fault[]; exitCode: number }
   readonly addresses?: Addresses
 }
 
-/** The same in a process of its own that outlives this one.  A Redis URL may hold a password, so it goes by environment. */
-async function upDetached (flags: Flags, { env, stdout, stderr, onSignal }: Context): Promise<void> {
+/**
+ * The same in a process of its own that outlives this one. A Redis URL may hold a password, so it goes by
+ * environment.
+ */
+async function upDetached(flags: Flags, { env, stdout, stderr, onSignal }: Context): Promise<void> {
   const { data, redis } = await parseFlags(flags, env) // wrong options fail here, in plain sight
   const { prepareDataDir, refuseHeldDir } = await import('../up/state.ts')
   prepareDataDir(data)
   refuseHeldDir(data)
   const logPath = join(data, 'log', 'up.log')
   const log = openSync(logPath, 'w', 0o600)
-  const passed = (['gateway', 'worker', 'registry', 'slots'] as const).flatMap(name => flags[name] === undefined ? [] : [`--${name}`, flags[name]])
+  const passed = (['gateway', 'worker', 'registry', 'slots'] as const).flatMap((name) =>
+    flags[name] === undefined ? [] : [`--${name}`, flags[name]],
+  )
   const child = spawn(process.execPath, [MAIN, 'up', '--data', data, ...passed], {
-    detached: true, cwd: '/', stdio: ['ignore', log, log, 'ipc'], env: { ...env, ...(redis !== undefined && { WHERRY_REDIS_URL: redis }) },
+    detached: true,
+    cwd: '/',
+    stdio: ['ignore', log, log, 'ipc'],
+    env: { ...env, ...(redis !== undefined && { WHERRY_REDIS_URL: redis }) },
   })
   closeSync(log)
-  onSignal(() => { child.kill('SIGTERM') })
+  onSignal(() => {
+    child.kill('SIGTERM')
+  })
 
   const addresses = await new Promise<Addresses>((resolve, reject) => {
     let failure = new Failure('up', 'it ended before everything served', { remedy: `look at ${logPath}` })
     child.on('message', (report: Report) => {
       if (report.progress !== undefined) stderr.write(`${report.progress}\n`)
-      if (report.failed !== undefined) failure = new Failure(report.failed.what, report.failed.message, report.failed)
+      if (report.failed !== undefined)
+        failure = new Failure(report.failed.what, report.failed.message, report.failed)
       if (report.addresses !== undefined) resolve(report.addresses)
     })
     child.once('error', reject)
-    child.once('exit', () => { reject(failure) })
+    child.once('exit', () => {
+      reject(failure)
+    })
   })
   child.removeAllListeners()
   child.disconnect()

@@ -4,88 +4,174 @@ import type { StoredImage } from '../../image/catalog.ts'
 import { readDetails } from '../../image/details.ts'
 import type { ImageStore } from '../../image/store.ts'
 import type { Context } from '../context.ts'
-import { formatAge, formatFields, formatSize, formatTable, printable, shortDigest, terminalWidth } from '../terminal.ts'
+import {
+  formatAge,
+  formatFields,
+  formatSize,
+  formatTable,
+  printable,
+  shortDigest,
+  terminalWidth,
+} from '../terminal.ts'
 import { findArtifacts } from './artifacts.ts'
 import { findImage, withStore, type StoreOptions } from './open.ts'
 
 const LIST_COLUMNS = [
-  { title: 'NAME', shrinks: true }, { title: 'DIGEST' }, { title: 'SIZE', right: true }, { title: 'PULLED', right: true }, { title: 'USED', right: true }, { title: 'KEPT FOR' },
+  { title: 'NAME', shrinks: true },
+  { title: 'DIGEST' },
+  { title: 'SIZE', right: true },
+  { title: 'PULLED', right: true },
+  { title: 'USED', right: true },
+  { title: 'KEPT FOR' },
 ]
-const HISTORY_COLUMNS = [{ title: 'CREATED', right: true }, { title: 'SIZE', right: true }, { title: 'STEP', shrinks: true }, { title: 'COMMENT' }]
+const HISTORY_COLUMNS = [
+  { title: 'CREATED', right: true },
+  { title: 'SIZE', right: true },
+  { title: 'STEP', shrinks: true },
+  { title: 'COMMENT' },
+]
 
 /** Why IMAGE is not removed by itself. */
-function reasonOf (image: StoredImage): string {
-  return image.isDeployed ? 'a function' : image.isPinned ? 'a process' : image.names.length > 0 ? 'its name' : '-'
+function reasonOf(image: StoredImage): string {
+  return image.isDeployed
+    ? 'a function'
+    : image.isPinned
+      ? 'a process'
+      : image.names.length > 0
+        ? 'its name'
+        : '-'
 }
 
 /** Unpacked, on the disk; layers that others have too are counted in each. */
-function sizeOf (image: StoredImage, sizes: ReadonlyMap<string, number>): number {
-  return [...new Set(image.layers.map(layer => layer.diffId))].reduce((sum, diffId) => sum + (sizes.get(diffId) ?? 0), 0)
+function sizeOf(image: StoredImage, sizes: ReadonlyMap<string, number>): number {
+  return [...new Set(image.layers.map((layer) => layer.diffId))].reduce(
+    (sum, diffId) => sum + (sizes.get(diffId) ?? 0),
+    0,
+  )
 }
 
 const ago = (atMs: number): string => formatAge(Date.now() - atMs)
 
-export async function listImages (options: StoreOptions, context: Context): Promise<void> {
-  await withStore('image ls', options, context, async store => {
+export async function listImages(options: StoreOptions, context: Context): Promise<void> {
+  await withStore('image ls', options, context, async (store) => {
     const images = store.catalog.images()
     const { storeBytes } = await store.collector.usage()
     const sizes = await store.collector.layerSizes()
     if (options.json) {
-      context.stdout.write(`${JSON.stringify(images.map(image => ({ ...image, sizeBytes: sizeOf(image, sizes) })))}\n`)
+      context.stdout.write(
+        `${JSON.stringify(images.map((image) => ({ ...image, sizeBytes: sizeOf(image, sizes) })))}\n`,
+      )
       return
     }
-    const rows = images.flatMap(image => {
-      const names = image.names.length > 0 ? image.names : [image.source === undefined ? '-' : `(no name) from ${image.source}`]
-      return names.map(name => [name, shortDigest(image.digest), formatSize(sizeOf(image, sizes)), ago(image.pulledAtMs), ago(image.usedAtMs), reasonOf(image)])
+    const rows = images.flatMap((image) => {
+      const names =
+        image.names.length > 0
+          ? image.names
+          : [image.source === undefined ? '-' : `(no name) from ${image.source}`]
+      return names.map((name) => [
+        name,
+        shortDigest(image.digest),
+        formatSize(sizeOf(image, sizes)),
+        ago(image.pulledAtMs),
+        ago(image.usedAtMs),
+        reasonOf(image),
+      ])
     })
     context.stdout.write(formatTable(LIST_COLUMNS, rows, terminalWidth(context)))
-    context.stderr.write(`${images.length} image${images.length === 1 ? '' : 's'}, ${formatSize(storeBytes)} on the disk\n`)
+    context.stderr.write(
+      `${images.length} image${images.length === 1 ? '' : 's'}, ${formatSize(storeBytes)} on the disk\n`,
+    )
   })
 }
 
-async function inspectOne (store: ImageStore, image: StoredImage) {
+async function inspectOne(store: ImageStore, image: StoredImage) {
   const sizes = await store.collector.layerSizes()
-  const { createdAt, config: { diffIds: _, ...config }, history: __, ...rest } = await readDetails(store, image)
-  const layers = await Promise.all(image.layers.map(async layer => ({
-    diffId: layer.diffId, digest: layer.digest, packedBytes: layer.sizeBytes, diskBytes: sizes.get(layer.diffId) ?? 0, isKeptPacked: await store.hasBlob(layer.digest),
-  })))
+  const {
+    createdAt,
+    config: { diffIds: _, ...config },
+    history: __,
+    ...rest
+  } = await readDetails(store, image)
+  const layers = await Promise.all(
+    image.layers.map(async (layer) => ({
+      diffId: layer.diffId,
+      digest: layer.digest,
+      packedBytes: layer.sizeBytes,
+      diskBytes: sizes.get(layer.diffId) ?? 0,
+      isKeptPacked: await store.hasBlob(layer.digest),
+    })),
+  )
   const { names, digest, manifestDigest, configDigest, source, isDeployed, isPinned } = image
   return {
-    names, digest, manifestDigest, configDigest, ...(source !== undefined && { source }), ...(createdAt !== undefined && { createdAt }),
-    pulledAt: new Date(image.pulledAtMs).toISOString(), usedAt: new Date(image.usedAtMs).toISOString(), isDeployed, isPinned,
-    sizeBytes: sizeOf(image, sizes), ...config, ...rest, layers,
+    names,
+    digest,
+    manifestDigest,
+    configDigest,
+    ...(source !== undefined && { source }),
+    ...(createdAt !== undefined && { createdAt }),
+    pulledAt: new Date(image.pulledAtMs).toISOString(),
+    usedAt: new Date(image.usedAtMs).toISOString(),
+    isDeployed,
+    isPinned,
+    sizeBytes: sizeOf(image, sizes),
+    ...config,
+    ...rest,
+    layers,
   }
 }
 
-export async function inspectImages (texts: readonly string[], options: StoreOptions & { readonly offline?: boolean }, context: Context): Promise<void> {
-  await withStore('image inspect', options, context, async store => {
-    const images = texts.map(text => findImage('image inspect', store, text).image)
+export async function inspectImages(
+  texts: readonly string[],
+  options: StoreOptions & { readonly offline?: boolean },
+  context: Context,
+): Promise<void> {
+  await withStore('image inspect', options, context, async (store) => {
+    const images = texts.map((text) => findImage('image inspect', store, text).image)
     const found = options.offline ? undefined : await findArtifacts(images, options, context)
     const inspected = []
     for (const image of images) {
       const artifacts = found?.get(image.digest)
-      inspected.push({ ...await inspectOne(store, image), ...(artifacts && { artifacts }) })
+      inspected.push({ ...(await inspectOne(store, image)), ...(artifacts && { artifacts }) })
     }
     if (options.json) context.stdout.write(`${JSON.stringify(inspected)}\n`)
-    else context.stdout.write(inspected.map(one => printable(`${formatFields(one).join('\n')}\n`)).join('\n'))
+    else
+      context.stdout.write(inspected.map((one) => printable(`${formatFields(one).join('\n')}\n`)).join('\n'))
   })
 }
 
-export async function showHistory (text: string, options: StoreOptions, context: Context): Promise<void> {
-  await withStore('image history', options, context, async store => {
+export async function showHistory(text: string, options: StoreOptions, context: Context): Promise<void> {
+  await withStore('image history', options, context, async (store) => {
     const { image } = findImage('image history', store, text)
     const sizes = await store.collector.layerSizes()
     const { history, createdAt } = await readDetails(store, image)
-    // Steps without a layer are marked; the others follow the layers.  An image without a history still has its layers.
+    // Steps without a layer are marked; the others follow the layers. An image without a history still has
+    // its layers.
     let next = 0
-    const known = history.map(step => ({ ...step, ...(!step.isEmpty && { layer: image.layers[next++] }) }))
-    const unknown = image.layers.slice(next).map(layer => ({ createdBy: '', comment: 'not in the history', isEmpty: false, layer, ...(createdAt !== undefined && { createdAt }) }))
-    const steps = [...known, ...unknown].map(({ layer, ...step }) => ({ ...step, sizeBytes: layer === undefined ? 0 : sizes.get(layer.diffId) ?? 0, ...(layer && { layer: layer.digest }) }))
+    const known = history.map((step) => ({ ...step, ...(!step.isEmpty && { layer: image.layers[next++] }) }))
+    const unknown = image.layers.slice(next).map((layer) => ({
+      createdBy: '',
+      comment: 'not in the history',
+      isEmpty: false,
+      layer,
+      ...(createdAt !== undefined && { createdAt }),
+    }))
+    const steps = [...known, ...unknown].map(({ layer, ...step }) => ({
+      ...step,
+      sizeBytes: layer === undefined ? 0 : (sizes.get(layer.diffId) ?? 0),
+      ...(layer && { layer: layer.digest }),
+    }))
     if (options.json) {
       context.stdout.write(`${JSON.stringify(steps)}\n`)
       return
     }
-    const rows = steps.toReversed().map(step => [step.createdAt === undefined ? '-' : ago(Date.parse(step.createdAt)), formatSize(step.sizeBytes), step.createdBy, step.comment])
+    const rows = steps
+      .toReversed()
+      .map((step) => [
+        step.createdAt === undefined ? '-' : ago(Date.parse(step.createdAt)),
+        formatSize(step.sizeBytes),
+        step.createdBy,
+        step.comment,
+      ])
     context.stdout.write(formatTable(HISTORY_COLUMNS, rows, terminalWidth(context)))
   })
 }

@@ -12,31 +12,58 @@ import { shortDigest } from '../terminal.ts'
 import { withStore, type StoreOptions } from './open.ts'
 import { createProgress } from './progress.ts'
 
-export async function pullImages (texts: readonly string[], options: StoreOptions & { readonly quiet?: boolean }, context: Context): Promise<void> {
+export async function pullImages(
+  texts: readonly string[],
+  options: StoreOptions & { readonly quiet?: boolean },
+  context: Context,
+): Promise<void> {
   const refs = texts.map(parseReference)
   const { stdout, env } = context
-  await interruptible('image pull', context, signal => withStore('image pull', options, context, async store => {
-    const registry = openRegistryClient(registryAccess(options, context))
-    const progress = createProgress(context, { quiet: options.quiet === true })
-    const puller = createPuller({
-      store, registry: createLocalFirst({ store, registry, keepPacked: true }), nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT, onProgress: progress.onLayer,
-    })
-    signal.addEventListener('abort', () => { void puller.stop() }, { once: true })
-    try {
-      for (const ref of refs) {
-        const { digest } = await registry.resolve(ref, signal)
-        const { pulled } = await puller.ensure(ref, digest)
-        progress.end()
-        const name = ref.digest === undefined ? formatReference(ref) : undefined
-        const before = name === undefined ? undefined : store.catalog.tag(name, digest)
-        const moved = before !== undefined && before !== digest
-        if (options.json) stdout.write(`${JSON.stringify({ ...(name !== undefined && { name }), digest, pulled, ...(moved && { before }) })}\n`)
-        else stdout.write(`${pulled ? 'pulled' : 'had'} ${name ?? formatReference(ref)}, ${shortDigest(digest)}${moved ? `; it was ${shortDigest(before)}` : ''}\n`)
-      }
-    } finally {
-      progress.end()
-      await puller.stop()
-      await registry.close()
-    }
-  }, { create: true }))
+  await interruptible('image pull', context, (signal) =>
+    withStore(
+      'image pull',
+      options,
+      context,
+      async (store) => {
+        const registry = openRegistryClient(registryAccess(options, context))
+        const progress = createProgress(context, { quiet: options.quiet === true })
+        const puller = createPuller({
+          store,
+          registry: createLocalFirst({ store, registry, keepPacked: true }),
+          nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT,
+          onProgress: progress.onLayer,
+        })
+        signal.addEventListener(
+          'abort',
+          () => {
+            void puller.stop()
+          },
+          { once: true },
+        )
+        try {
+          for (const ref of refs) {
+            const { digest } = await registry.resolve(ref, signal)
+            const { pulled } = await puller.ensure(ref, digest)
+            progress.end()
+            const name = ref.digest === undefined ? formatReference(ref) : undefined
+            const before = name === undefined ? undefined : store.catalog.tag(name, digest)
+            const moved = before !== undefined && before !== digest
+            if (options.json)
+              stdout.write(
+                `${JSON.stringify({ ...(name !== undefined && { name }), digest, pulled, ...(moved && { before }) })}\n`,
+              )
+            else
+              stdout.write(
+                `${pulled ? 'pulled' : 'had'} ${name ?? formatReference(ref)}, ${shortDigest(digest)}${moved ? `; it was ${shortDigest(before)}` : ''}\n`,
+              )
+          }
+        } finally {
+          progress.end()
+          await puller.stop()
+          await registry.close()
+        }
+      },
+      { create: true },
+    ),
+  )
 }

@@ -4,7 +4,14 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { pushIndex } from '../../image/assemble.ts'
 import type { StoredImage } from '../../image/catalog.ts'
-import { copyImage, eitherSource, registrySource, storeSource, type CopyProgress, type PartSource } from '../../image/copy.ts'
+import {
+  copyImage,
+  eitherSource,
+  registrySource,
+  storeSource,
+  type CopyProgress,
+  type PartSource,
+} from '../../image/copy.ts'
 import { openRegistryClient } from '../../image/open-registry.ts'
 import { formatReference, parseReference, type Reference } from '../../image/reference.ts'
 import type { RegistryClient } from '../../image/registry.ts'
@@ -34,83 +41,142 @@ interface Pushing {
 }
 
 /** Run WORK with a client, progress on stderr, and an end at the first signal. */
-async function pushing (flags: PushFlags, context: Context, work: (pushing: Pushing) => Promise<void>): Promise<void> {
+async function pushing(
+  flags: PushFlags,
+  context: Context,
+  work: (pushing: Pushing) => Promise<void>,
+): Promise<void> {
   const registry = openRegistryClient(registryAccess(flags, context))
   const progress = createProgress(context, { quiet: flags.quiet === true })
   const onProgress = ({ digest, sizeBytes, sentBytes, result }: CopyProgress): void => {
-    if (result === undefined || result === 'uploaded') progress.onLayer({ layer: digest, state: result === undefined ? 'receiving' : 'done', receivedBytes: sentBytes, sizeBytes, unpackedBytes: 0 })
-    else if (flags.quiet !== true) context.stderr.write(`${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already there'}\n`)
+    if (result === undefined || result === 'uploaded')
+      progress.onLayer({
+        layer: digest,
+        state: result === undefined ? 'receiving' : 'done',
+        receivedBytes: sentBytes,
+        sizeBytes,
+        unpackedBytes: 0,
+      })
+    else if (flags.quiet !== true)
+      context.stderr.write(
+        `${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already there'}\n`,
+      )
   }
   try {
-    await interruptible(WHAT, context, signal => work({ registry, signal, onProgress, settle: progress.end }))
+    await interruptible(WHAT, context, (signal) =>
+      work({ registry, signal, onProgress, settle: progress.end }),
+    )
   } finally {
     progress.end()
     await registry.close()
   }
 }
 
-/** Another repository of TO's registry that may have IMAGE's blobs, so that they can be mounted: one of its names, or where it (or its base) came from. */
-function neighbourOf ({ names, source }: StoredImage, to: Reference): Reference | undefined {
-  return [...names, ...(source === undefined ? [] : [source])].map(parseReference).find(({ registry, repository }) => registry === to.registry && repository !== to.repository)
+/**
+ * Another repository of TO's registry that may have IMAGE's blobs, so that they can be mounted: one of its
+ * names, or where it (or its base) came from.
+ */
+function neighbourOf({ names, source }: StoredImage, to: Reference): Reference | undefined {
+  return [...names, ...(source === undefined ? [] : [source])]
+    .map(parseReference)
+    .find(({ registry, repository }) => registry === to.registry && repository !== to.repository)
 }
 
 /** IMAGE's parts: from STORE, and what is only unpacked there from where it was pulled. */
-function partsOf (store: ImageStore, image: StoredImage, to: Reference, { registry, signal }: Pushing): PartSource {
+function partsOf(
+  store: ImageStore,
+  image: StoredImage,
+  to: Reference,
+  { registry, signal }: Pushing,
+): PartSource {
   const stored = storeSource(store, neighbourOf(image, to))
   if (image.source === undefined) return stored
   const { read, blob } = registrySource(registry, parseReference(image.source), signal)
   // Manifests are not fetched: of an index, only what is here is meant.
-  return eitherSource(stored, { blob, read: async descriptor => descriptor.size === undefined ? undefined : await read(descriptor) })
+  return eitherSource(stored, {
+    blob,
+    read: async (descriptor) => (descriptor.size === undefined ? undefined : await read(descriptor)),
+  })
 }
 
 /** TEXT as the place to push to. */
-function placeOf (text: string): Reference {
+function placeOf(text: string): Reference {
   const to = parseReference(text)
-  if (to.digest !== undefined) throw usageFailure(WHAT, `"${text}" has a digest; a digest comes from the image`)
+  if (to.digest !== undefined)
+    throw usageFailure(WHAT, `"${text}" has a digest; a digest comes from the image`)
   return to
 }
 
-export async function pushOne (images: readonly string[], flags: PushFlags, context: Context): Promise<void> {
+export async function pushOne(images: readonly string[], flags: PushFlags, context: Context): Promise<void> {
   const [text = '', place] = images
   if (images.length > 2) throw usageFailure(WHAT, 'one image and one place at a time; --index joins several')
   const written = place === undefined ? undefined : placeOf(place)
-  await withStore(WHAT, flags, context, store => pushing(flags, context, async pushing => {
-    const { image, name } = findImage(WHAT, store, text)
-    if (written === undefined && name === undefined) throw usageFailure(WHAT, `"${text}" does not say where to; name a place behind it`)
-    const to = written ?? parseReference(name!)
-    store.catalog.pin(image.digest)
-    try {
-      const { digest, missing } = await copyImage({ ...pushing, source: partsOf(store, image, to, pushing), digest: image.digest, to })
-      pushing.settle()
-      if (missing.length > 0) context.stderr.write(`wherry: push: only this machine's platform is here; not pushed: ${missing.join(', ')}\n`)
-      if (flags.json) context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, ...(missing.length > 0 && { missing }) })}\n`)
-      else context.stdout.write(`pushed ${formatReference(to)}, ${digest}\n`)
-    } finally {
-      store.catalog.unpin(image.digest)
-    }
-  }))
+  await withStore(WHAT, flags, context, (store) =>
+    pushing(flags, context, async (pushing) => {
+      const { image, name } = findImage(WHAT, store, text)
+      if (written === undefined && name === undefined)
+        throw usageFailure(WHAT, `"${text}" does not say where to; name a place behind it`)
+      const to = written ?? parseReference(name!)
+      store.catalog.pin(image.digest)
+      try {
+        const { digest, missing } = await copyImage({
+          ...pushing,
+          source: partsOf(store, image, to, pushing),
+          digest: image.digest,
+          to,
+        })
+        pushing.settle()
+        if (missing.length > 0)
+          context.stderr.write(
+            `wherry: push: only this machine's platform is here; not pushed: ${missing.join(', ')}\n`,
+          )
+        if (flags.json)
+          context.stdout.write(
+            `${JSON.stringify({ name: formatReference(to), digest, ...(missing.length > 0 && { missing }) })}\n`,
+          )
+        else context.stdout.write(`pushed ${formatReference(to)}, ${digest}\n`)
+      } finally {
+        store.catalog.unpin(image.digest)
+      }
+    }),
+  )
 }
 
 /** TEXT as an image of STORE, if there is one by that name, or of its registry. */
-async function findPart (text: string, store: ImageStore | undefined, to: Reference, pushing: Pushing): Promise<{ source: PartSource, digest: string }> {
+async function findPart(
+  text: string,
+  store: ImageStore | undefined,
+  to: Reference,
+  pushing: Pushing,
+): Promise<{ source: PartSource; digest: string }> {
   const name = nameOf(text)
   const known = name === undefined ? undefined : store?.catalog.find(name)
   const image = known === undefined ? undefined : store?.catalog.image(known)
   if (store && image) return { source: partsOf(store, image, to, pushing), digest: image.digest }
   const ref = parseReference(text)
-  return { source: registrySource(pushing.registry, ref, pushing.signal), digest: (await pushing.registry.resolve(ref, pushing.signal)).digest }
+  return {
+    source: registrySource(pushing.registry, ref, pushing.signal),
+    digest: (await pushing.registry.resolve(ref, pushing.signal)).digest,
+  }
 }
 
-export async function pushIndexOf (images: readonly string[], index: string, flags: PushFlags, context: Context): Promise<void> {
+export async function pushIndexOf(
+  images: readonly string[],
+  index: string,
+  flags: PushFlags,
+  context: Context,
+): Promise<void> {
   const to = placeOf(index)
-  const work = (store?: ImageStore): Promise<void> => pushing(flags, context, async pushing => {
-    const parts = []
-    for (const text of images) parts.push(await findPart(text, store, to, pushing))
-    const { digest, entries } = await pushIndex({ ...pushing, to, parts })
-    pushing.settle()
-    if (flags.json) context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, manifests: entries })}\n`)
-    else context.stdout.write(`pushed ${formatReference(to)}, ${digest}, an index of ${entries.length}\n`)
-  })
+  const work = (store?: ImageStore): Promise<void> =>
+    pushing(flags, context, async (pushing) => {
+      const parts = []
+      for (const text of images) parts.push(await findPart(text, store, to, pushing))
+      const { digest, entries } = await pushIndex({ ...pushing, to, parts })
+      pushing.settle()
+      if (flags.json)
+        context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, manifests: entries })}\n`)
+      else context.stdout.write(`pushed ${formatReference(to)}, ${digest}, an index of ${entries.length}\n`)
+    })
   // Images of registries can be joined without a store, and without being root.
   const hasStore = process.getuid?.() === 0 && existsSync(join(dataFolder(flags, context), 'images'))
   await (hasStore ? withStore(WHAT, flags, context, work) : work())

@@ -1,5 +1,6 @@
-// A project file deployed: each function's image built, pushed where workers find it, and the function deployed, one after
-// the other.  Knows the order and where an image without a registry goes; building, pushing and deploying are the commands' own.
+// A project file deployed: each function's image built, pushed where workers find it, and the function
+// deployed, one after the other. Knows the order and where an image without a registry goes; building,
+// pushing and deploying are the commands' own.
 
 import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -28,25 +29,38 @@ export interface ProjectFlags extends ConnectOptions {
 }
 
 /** The registry of the `wherry up` that runs on the data folder. */
-function ownRegistry ({ registry, data }: ProjectFlags, { env }: Context): string {
+function ownRegistry({ registry, data }: ProjectFlags, { env }: Context): string {
   if (registry !== undefined) return registry
   const folder = data ?? (env.WHERRY_DATA || DATA_DEFAULT)
   const found = readHolder(folder) === undefined ? undefined : readState(folder)?.registry
   if (found !== undefined) return found
-  throw new Failure('deploy', `no wherry up runs on ${folder}, so an image without a registry in its name can go nowhere`, {
-    remedy: 'give --registry HOST, or write the registry into the image’s name',
-  })
+  throw new Failure(
+    'deploy',
+    `no wherry up runs on ${folder}, so an image without a registry in its name can go nowhere`,
+    {
+      remedy: 'give --registry HOST, or write the registry into the image’s name',
+    },
+  )
 }
 
-/** Where the image that is called WRITTEN is kept: "app:1" → "127.0.0.1:5000/app:1"; a name with a registry stays. */
-export function placeOf (written: string, registry: () => string): string {
+/**
+ * Where the image that is called WRITTEN is kept: "app:1" → "127.0.0.1:5000/app:1"; a name with a registry
+ * stays.
+ */
+export function placeOf(written: string, registry: () => string): string {
   const ref = parseReference(written)
   const hasRegistry = ref.registry !== 'docker.io' || /^(?:index\.)?docker\.io\//.test(written)
   return hasRegistry ? written : `${registry()}/${written}`
 }
 
-/** The context of an OpenFaaS template: ./template/LANG with the function's folder as its `function`.  Throws Failure. */
-function composeTemplate ({ folder }: Project, { template, context }: ProjectBuild & { readonly template: string }): string {
+/**
+ * The context of an OpenFaaS template: ./template/LANG with the function's folder as its `function`. Throws
+ * Failure.
+ */
+function composeTemplate(
+  { folder }: Project,
+  { template, context }: ProjectBuild & { readonly template: string },
+): string {
   const from = resolve(folder, 'template', template)
   if (!existsSync(join(from, 'Dockerfile'))) {
     throw new Failure('deploy', `there is no ${join('template', template, 'Dockerfile')} beside the file`, {
@@ -59,49 +73,87 @@ function composeTemplate ({ folder }: Project, { template, context }: ProjectBui
     cpSync(resolve(folder, context), join(composed, 'function'), { recursive: true, verbatimSymlinks: true })
   } catch (err) {
     rmSync(composed, { recursive: true, force: true })
-    throw new Failure('deploy', `the template ${template} and ${context} cannot be put together (${(err as Error).message})`, { cause: err })
+    throw new Failure(
+      'deploy',
+      `the template ${template} and ${context} cannot be put together (${(err as Error).message})`,
+      { cause: err },
+    )
   }
   return composed
 }
 
-async function buildFunction (project: Project, build: ProjectBuild, image: string, flags: ProjectFlags, context: Context): Promise<void> {
-  const composed = build.template === undefined ? undefined : composeTemplate(project, { ...build, template: build.template })
+async function buildFunction(
+  project: Project,
+  build: ProjectBuild,
+  image: string,
+  flags: ProjectFlags,
+  context: Context,
+): Promise<void> {
+  const composed =
+    build.template === undefined
+      ? undefined
+      : composeTemplate(project, { ...build, template: build.template })
   const folder = composed ?? resolve(project.folder, build.context)
   try {
-    await buildFromFlags(folder, {
-      tag: [image],
-      ...(build.dockerfile !== undefined && { file: join(folder, build.dockerfile) }),
-      ...(build.target !== undefined && { target: build.target }),
-      buildArg: Object.entries(build.args).map(([name, value]) => `${name}=${value}`),
-      cache: true,
-      ...(flags.data !== undefined && { data: flags.data }),
-    }, context)
+    await buildFromFlags(
+      folder,
+      {
+        tag: [image],
+        ...(build.dockerfile !== undefined && { file: join(folder, build.dockerfile) }),
+        ...(build.target !== undefined && { target: build.target }),
+        buildArg: Object.entries(build.args).map(([name, value]) => `${name}=${value}`),
+        cache: true,
+        ...(flags.data !== undefined && { data: flags.data }),
+      },
+      context,
+    )
   } finally {
     if (composed !== undefined) rmSync(composed, { recursive: true, force: true })
   }
 }
 
 /** Refuses F of the file PATH while nothing has been built for it, rather than after. */
-function checkFunction (path: string, f: ProjectFunction): void {
+function checkFunction(path: string, f: ProjectFunction): void {
   try {
     const { digest } = parseReference(f.image)
-    if (f.build !== undefined && digest !== undefined) throw new InvalidRequest([{ path: 'image', problem: `"${f.image}" has a digest, which is not known before the image is built` }])
+    if (f.build !== undefined && digest !== undefined)
+      throw new InvalidRequest([
+        { path: 'image', problem: `"${f.image}" has a digest, which is not known before the image is built` },
+      ])
     parseDeployment({ ...f.deployment, image: f.image })
   } catch (err) {
     if (!(err instanceof InvalidRequest)) throw err
-    throw new Failure('deploy', `${path} is wrong`, { faults: err.faults.map(fault => ({ ...fault, path: `functions.${f.name}.${fault.path}` })), cause: err })
+    throw new Failure('deploy', `${path} is wrong`, {
+      faults: err.faults.map((fault) => ({ ...fault, path: `functions.${f.name}.${fault.path}` })),
+      cause: err,
+    })
   }
 }
 
-/** Deploys the functions of the YAML file PATH, or only ONLY of them.  Throws Failure at the first that fails; those before it stay. */
-export async function deployProject (path: string, only: string | undefined, flags: ProjectFlags, context: Context): Promise<void> {
+/**
+ * Deploys the functions of the YAML file PATH, or only ONLY of them. Throws Failure at the first that fails;
+ * those before it stay.
+ */
+export async function deployProject(
+  path: string,
+  only: string | undefined,
+  flags: ProjectFlags,
+  context: Context,
+): Promise<void> {
   const project = readProject(path, context.env)
-  const chosen: readonly ProjectFunction[] = project.functions.filter(f => only === undefined || f.name === only)
-  if (chosen.length === 0) throw new Failure('deploy', `${path} has no function "${only}"`, { remedy: `it has ${project.functions.map(f => f.name).join(', ')}` })
+  const chosen: readonly ProjectFunction[] = project.functions.filter(
+    (f) => only === undefined || f.name === only,
+  )
+  if (chosen.length === 0)
+    throw new Failure('deploy', `${path} has no function "${only}"`, {
+      remedy: `it has ${project.functions.map((f) => f.name).join(', ')}`,
+    })
   for (const f of chosen) checkFunction(path, f)
   const client = connectGateway('deploy', flags, context)
   // With --json, stdout is for what was deployed alone.
-  const aside: Context = flags.json ? { ...context, stdout: new Writable({ write: (_chunk, _encoding, done) => done() }) } : context
+  const aside: Context = flags.json
+    ? { ...context, stdout: new Writable({ write: (_chunk, _encoding, done) => done() }) }
+    : context
   for (const f of chosen) {
     for (const note of f.notes) context.stderr.write(`wherry: deploy: ${f.name}: ${printable(note)}\n`)
     const isBuilt = f.build !== undefined && flags.build

@@ -1,5 +1,5 @@
-// Reads wherry.yaml or stack.yaml from the disk: variables in its text, YAML, environment files.
-// Knows files and where a path in them begins; refuses to know what the fields mean (contract/project-file.ts).
+// Reads wherry.yaml or stack.yaml from the disk: variables in its text, YAML, environment files. Knows files
+// and where a path in them begins; refuses to know what the fields mean (contract/project-file.ts).
 
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
@@ -18,22 +18,31 @@ export interface Project {
   readonly functions: readonly ProjectFunction[]
 }
 
-/** `${NAME}` and `${NAME:-default}` of ENV, as faas-cli and compose have it; `$$` is a dollar.  In comments, nothing is replaced. */
-export function substituteVariables (text: string, env: Readonly<Record<string, string | undefined>>): string {
+/**
+ * `${NAME}` and `${NAME:-default}` of ENV, as faas-cli and compose have it; `$$` is a dollar. In comments,
+ * nothing is replaced.
+ */
+export function substituteVariables(text: string, env: Readonly<Record<string, string | undefined>>): string {
   const missing = new Set<string>()
-  const replaced = text.replaceAll(/(^|\s)#.*$|\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?-)([^}\n]*))?\}/gm, (all, _space, name: string | undefined, operator: string | undefined, fallback: string | undefined) => {
-    if (all === '$$') return '$'
-    if (name === undefined) return all
-    const value = env[name]
-    if (value !== undefined && (value !== '' || operator !== ':-')) return value
-    if (operator === undefined) missing.add(name)
-    return fallback ?? ''
-  })
-  if (missing.size > 0) throw new Failure('deploy', `the file uses variables that are not set: ${[...missing].join(', ')}`, { remedy: 'set them, or write ${NAME:-default}' })
+  const replaced = text.replaceAll(
+    /(^|\s)#.*$|\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?-)([^}\n]*))?\}/gm,
+    (all, _space, name: string | undefined, operator: string | undefined, fallback: string | undefined) => {
+      if (all === '$$') return '$'
+      if (name === undefined) return all
+      const value = env[name]
+      if (value !== undefined && (value !== '' || operator !== ':-')) return value
+      if (operator === undefined) missing.add(name)
+      return fallback ?? ''
+    },
+  )
+  if (missing.size > 0)
+    throw new Failure('deploy', `the file uses variables that are not set: ${[...missing].join(', ')}`, {
+      remedy: 'set them, or write ${NAME:-default}',
+    })
   return replaced
 }
 
-function readText (path: string): string {
+function readText(path: string): string {
   try {
     const text = readFileSync(path, 'utf8')
     if (text.length > FILE_CHARACTERS_MAX) throw new Error(`longer than ${FILE_CHARACTERS_MAX} characters`)
@@ -43,7 +52,7 @@ function readText (path: string): string {
   }
 }
 
-function parseProject (parsed: unknown, path: string): readonly ProjectFunction[] {
+function parseProject(parsed: unknown, path: string): readonly ProjectFunction[] {
   try {
     return parseProjectFile(parsed)
   } catch (err) {
@@ -53,7 +62,7 @@ function parseProject (parsed: unknown, path: string): readonly ProjectFunction[
 }
 
 /** TEXT of the YAML file PATH as values. */
-function parseYaml (path: string, text: string): unknown {
+function parseYaml(path: string, text: string): unknown {
   try {
     return parse(text, { maxAliasCount: ALIASES_MAX, prettyErrors: true })
   } catch (err) {
@@ -61,38 +70,58 @@ function parseYaml (path: string, text: string): unknown {
   }
 }
 
-/** The functions of the YAML file PATH.  Throws Failure: unreadable, not YAML, or wrong, with its wrong fields. */
-export function readProject (path: string, env: Readonly<Record<string, string | undefined>>): Project {
+/**
+ * The functions of the YAML file PATH. Throws Failure: unreadable, not YAML, or wrong, with its wrong fields.
+ */
+export function readProject(path: string, env: Readonly<Record<string, string | undefined>>): Project {
   const parsed = parseYaml(path, substituteVariables(readText(path), env))
   const folder = dirname(resolve(path))
-  return { folder, functions: parseProject(parsed, path).map(f => withTemplateProcess(withEnvironmentFiles(f, folder), folder)) }
+  return {
+    folder,
+    functions: parseProject(parsed, path).map((f) =>
+      withTemplateProcess(withEnvironmentFiles(f, folder), folder),
+    ),
+  }
 }
 
 /** What VALUE has under KEY, if it is an object. */
-function field (value: unknown, key: string): unknown {
-  return typeof value === 'object' && value !== null ? Object.getOwnPropertyDescriptor(value, key)?.value : undefined
+function field(value: unknown, key: string): unknown {
+  return typeof value === 'object' && value !== null
+    ? Object.getOwnPropertyDescriptor(value, key)?.value
+    : undefined
 }
 
 /** The fprocess that OpenFaaS's template.yml gives to a function that says none. */
-function withTemplateProcess (f: ProjectFunction, folder: string): ProjectFunction {
+function withTemplateProcess(f: ProjectFunction, folder: string): ProjectFunction {
   const path = resolve(folder, 'template', f.build?.template ?? '', 'template.yml')
   if (f.build?.template === undefined || f.deployment['command'] !== undefined || !existsSync(path)) return f
   const fprocess = field(parseYaml(path, readText(path)), 'fprocess')
   return typeof fprocess === 'string' ? { ...f, deployment: { ...f.deployment, ...commandOf(fprocess) } } : f
 }
 
-/** OpenFaaS's environment_file: YAML with `environment:`; a later file wins over those before it and over what the function itself says, as with faas-cli. */
-function withEnvironmentFiles (f: ProjectFunction, folder: string): ProjectFunction {
+/**
+ * OpenFaaS's environment_file: YAML with `environment:`; a later file wins over those before it and over what
+ * the function itself says, as with faas-cli.
+ */
+function withEnvironmentFiles(f: ProjectFunction, folder: string): ProjectFunction {
   if (f.environmentFiles.length === 0) return f
   const variables: Record<string, string> = Object.create(null)
   for (const file of f.environmentFiles) {
     const path = resolve(folder, file)
     const environment = field(parseYaml(path, readText(path)), 'environment')
-    if (typeof environment !== 'object' || environment === null) throw new Failure('deploy', `${file} of ${f.name} must hold "environment:" with names and values`)
+    if (typeof environment !== 'object' || environment === null)
+      throw new Failure('deploy', `${file} of ${f.name} must hold "environment:" with names and values`)
     for (const [name, value] of Object.entries(environment)) {
-      if (typeof value === 'object' && value !== null) throw new Failure('deploy', `${file} of ${f.name}: environment.${name} is not one value`)
+      if (typeof value === 'object' && value !== null)
+        throw new Failure('deploy', `${file} of ${f.name}: environment.${name} is not one value`)
       variables[name] = String(value ?? '')
     }
   }
-  return { ...f, deployment: { ...f.deployment, envVars: { ...f.deployment.envVars as object | undefined, ...variables } } }
+  return {
+    ...f,
+    deployment: {
+      ...f.deployment,
+      envVars: { ...(f.deployment.envVars as object | undefined), ...variables },
+    },
+  }
 }

@@ -42,10 +42,10 @@ export interface PartEvents {
 export interface Part {
   readonly name: string
   /** Resolves with the address once it serves.  Throws Failure with the child's own last words. */
-  start (): Promise<string>
-  stop (): Promise<void>
+  start(): Promise<string>
+  stop(): Promise<void>
   /** SIGKILL, now. */
-  kill (): void
+  kill(): void
   readonly identity: ProcessIdentity | undefined
 }
 
@@ -57,7 +57,7 @@ interface Run {
   readonly lastLines: string[]
 }
 
-export function createPart (spec: PartSpec, { onLine, onRestart, onGiveUp }: PartEvents): Part {
+export function createPart(spec: PartSpec, { onLine, onRestart, onGiveUp }: PartEvents): Part {
   const { name } = spec
   const stopping = new AbortController()
   const restarts: number[] = []
@@ -65,28 +65,38 @@ export function createPart (spec: PartSpec, { onLine, onRestart, onGiveUp }: Par
   let served = false
   let identity: ProcessIdentity | undefined
 
-  async function start (): Promise<string> {
-    const current = launch(spec, line => { if (served) onLine(name, line) })
+  async function start(): Promise<string> {
+    const current = launch(spec, (line) => {
+      if (served) onLine(name, line)
+    })
     run = current
     const address = await serving(spec, current)
     served = true
     identity = current.child.pid === undefined ? undefined : identityOf(current.child.pid)
-    void current.ended.then(how => keepAlive(how, current.lastLines))
+    void current.ended.then((how) => keepAlive(how, current.lastLines))
     return address
   }
 
   /** The part ended: start it again, until that works, or until it has been too often. */
-  async function keepAlive (how: string, lastLines: readonly string[]): Promise<void> {
+  async function keepAlive(how: string, lastLines: readonly string[]): Promise<void> {
     let failure = new Failure(name, `it ${how}`, { faults: asFaults(lastLines) })
     while (!stopping.signal.aborted) {
       const now = performance.now()
-      restarts.splice(0, restarts.length, ...restarts.filter(at => now - at < RESTART_WINDOW_MS), now)
+      restarts.splice(0, restarts.length, ...restarts.filter((at) => now - at < RESTART_WINDOW_MS), now)
       if (restarts.length > RESTARTS_MAX) {
-        onGiveUp(new Failure(name, `${failure.message}, for the ${restarts.length}th time in ${RESTART_WINDOW_MS / 1000} s`, { faults: failure.faults }))
+        onGiveUp(
+          new Failure(
+            name,
+            `${failure.message}, for the ${restarts.length}th time in ${RESTART_WINDOW_MS / 1000} s`,
+            { faults: failure.faults },
+          ),
+        )
         return
       }
       try {
-        await delay(Math.min(BACKOFF_MIN_MS * 2 ** (restarts.length - 1), BACKOFF_MAX_MS), undefined, { signal: stopping.signal })
+        await delay(Math.min(BACKOFF_MIN_MS * 2 ** (restarts.length - 1), BACKOFF_MAX_MS), undefined, {
+          signal: stopping.signal,
+        })
         await start()
         onRestart(name, failure.message)
         return
@@ -100,9 +110,13 @@ export function createPart (spec: PartSpec, { onLine, onRestart, onGiveUp }: Par
   return {
     name,
     start,
-    get identity () { return identity },
-    kill () { run?.child.kill('SIGKILL') },
-    async stop () {
+    get identity() {
+      return identity
+    },
+    kill() {
+      run?.child.kill('SIGKILL')
+    },
+    async stop() {
       stopping.abort()
       if (run === undefined) return
       const { child, ended } = run
@@ -114,16 +128,16 @@ export function createPart (spec: PartSpec, { onLine, onRestart, onGiveUp }: Par
   }
 }
 
-function asFaults (lines: readonly string[]): Fault[] {
-  return lines.map(line => ({ path: '', problem: line }))
+function asFaults(lines: readonly string[]): Fault[] {
+  return lines.map((line) => ({ path: '', problem: line }))
 }
 
-function launch (spec: PartSpec, onLine: (line: string) => void): Run {
+function launch(spec: PartSpec, onLine: (line: string) => void): Run {
   const child = spec.spawn()
   const lastLines: string[] = []
   for (const stream of [child.stdout, child.stderr]) {
     if (stream === null) continue
-    createInterface({ input: stream, crlfDelay: Infinity }).on('line', line => {
+    createInterface({ input: stream, crlfDelay: Infinity }).on('line', (line) => {
       const text = line.slice(0, LINE_MAX)
       if (lastLines.push(text) > TAIL_LINES_MAX) lastLines.shift()
       onLine(text)
@@ -132,15 +146,26 @@ function launch (spec: PartSpec, onLine: (line: string) => void): Run {
   return { child, lastLines, ended: endOf(child) }
 }
 
-/** Resolves with the address once the child serves; otherwise it is killed, and its last words are the failure's. */
-async function serving (spec: PartSpec, { child, ended, lastLines }: Run): Promise<string> {
+/**
+ * Resolves with the address once the child serves; otherwise it is killed, and its last words are the
+ * failure's.
+ */
+async function serving(spec: PartSpec, { child, ended, lastLines }: Run): Promise<string> {
   const waiting = new AbortController()
-  const slow = setTimeout(() => { waiting.abort(new Error(`did not serve within ${spec.readyTimeoutMs / 1000} s`)) }, spec.readyTimeoutMs)
+  const slow = setTimeout(() => {
+    waiting.abort(new Error(`did not serve within ${spec.readyTimeoutMs / 1000} s`))
+  }, spec.readyTimeoutMs)
   try {
     return await Promise.race([
       spec.ready(child, waiting.signal),
-      ended.then(how => { throw new Error(how) }),
-      new Promise<never>((_resolve, reject) => { waiting.signal.addEventListener('abort', () => { reject(waiting.signal.reason as Error) }) }),
+      ended.then((how) => {
+        throw new Error(how)
+      }),
+      new Promise<never>((_resolve, reject) => {
+        waiting.signal.addEventListener('abort', () => {
+          reject(waiting.signal.reason as Error)
+        })
+      }),
     ])
   } catch (err) {
     waiting.abort(err)
@@ -153,9 +178,11 @@ async function serving (spec: PartSpec, { child, ended, lastLines }: Run): Promi
 }
 
 /** Resolves with how the child ended, as the end of a sentence, once its last words are in too. */
-function endOf (child: ChildProcess): Promise<string> {
-  return new Promise(resolve => {
-    child.once('error', err => { resolve(`could not be run (${err.message})`) })
+function endOf(child: ChildProcess): Promise<string> {
+  return new Promise((resolve) => {
+    child.once('error', (err) => {
+      resolve(`could not be run (${err.message})`)
+    })
     child.once('exit', (code, signal) => {
       const how = signal === null ? `ended with exit code ${code}` : `was killed by ${signal}`
       // Whoever inherited its pipes may keep them open; the end itself must not wait for that.

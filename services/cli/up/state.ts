@@ -2,7 +2,17 @@
 // (where everything is).  Knows how two `up`s on one folder are kept apart and how a dead one's
 // leftovers are told from a living one's; refuses to know what the parts do.
 
-import { existsSync, linkSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure } from '../failure.ts'
 import { identityOf, isAlive, type ProcessIdentity } from '../../platform/process-identity.ts'
@@ -34,26 +44,38 @@ export const socketPath = (dir: string): string => join(dir, 'redis', 'redis.soc
 const pidPath = (dir: string): string => join(dir, 'up.pid')
 const statePath = (dir: string): string => join(dir, 'state.json')
 
-/** Makes the data folder DIR and those of the parts in it.  Throws Failure when it is not safe or not usable. */
-export function prepareDataDir (dir: string): void {
+/**
+ * Makes the data folder DIR and those of the parts in it.  Throws Failure when it is not safe or not usable.
+ */
+export function prepareDataDir(dir: string): void {
   if (Buffer.byteLength(socketPath(dir)) > SOCKET_PATH_MAX) {
-    throw new Failure('up', `the path of the data folder ${dir} is too long for a unix socket below it`, { remedy: 'choose a shorter --data' })
+    throw new Failure('up', `the path of the data folder ${dir} is too long for a unix socket below it`, {
+      remedy: 'choose a shorter --data',
+    })
   }
   try {
     makeFolder(dir)
     const { uid, mode } = statSync(dir)
     if (uid !== process.getuid?.() || (mode & OTHERS_MAY_WRITE) !== 0) {
-      throw new Failure('up', `others may write into the data folder ${dir}`, { remedy: 'give --data a folder of its own, or: chown root and chmod 700 it' })
+      throw new Failure('up', `others may write into the data folder ${dir}`, {
+        remedy: 'give --data a folder of its own, or: chown root and chmod 700 it',
+      })
     }
     for (const part of ['redis', 'registry', 'log']) makeFolder(join(dir, part))
   } catch (err) {
     if (err instanceof Failure) throw err
-    throw new Failure('up', `the data folder ${dir} cannot be used (${(err as Error).message})`, { remedy: 'choose another with --data', cause: err })
+    throw new Failure('up', `the data folder ${dir} cannot be used (${(err as Error).message})`, {
+      remedy: 'choose another with --data',
+      cause: err,
+    })
   }
 }
 
-/** mkdir -p, for the owner alone.  (Node's own loops for ever on a file system that answers ENOENT, such as /proc.) */
-function makeFolder (dir: string): void {
+/**
+ * mkdir -p, for the owner alone. (Node's own loops for ever on a file system that answers ENOENT, such as
+ * /proc.)
+ */
+function makeFolder(dir: string): void {
   if (existsSync(dir)) return
   makeFolder(dirname(dir))
   try {
@@ -67,7 +89,7 @@ function makeFolder (dir: string): void {
  * Takes DIR for this process.  Throws Failure when a living `up` has it.
  * The pid file appears by link(2) with its contents, so nobody ever reads half of one.
  */
-export function lockDataDir (dir: string): { release: () => void } {
+export function lockDataDir(dir: string): { release: () => void } {
   const own = identityOf(process.pid)!
   const text = `${own.pid} ${own.startTime}\n`
   const mine = `${pidPath(dir)}.${own.pid}`
@@ -75,14 +97,15 @@ export function lockDataDir (dir: string): { release: () => void } {
   try {
     for (let attempt = 0; !tryLink(mine, pidPath(dir)); attempt++) {
       refuseHeldDir(dir)
-      if (attempt === LOCK_ATTEMPTS_MAX) throw new Failure('up', `several wherry up start on ${dir} at once`, { remedy: 'try again' })
+      if (attempt === LOCK_ATTEMPTS_MAX)
+        throw new Failure('up', `several wherry up start on ${dir} at once`, { remedy: 'try again' })
       removeStale(dir, mine)
     }
   } finally {
     rmSync(mine, { force: true })
   }
   return {
-    release () {
+    release() {
       rmSync(statePath(dir), { force: true })
       rmSync(pidPath(dir), { force: true })
     },
@@ -90,7 +113,7 @@ export function lockDataDir (dir: string): { release: () => void } {
 }
 
 /** Throws Failure when a living `up` has DIR. */
-export function refuseHeldDir (dir: string): void {
+export function refuseHeldDir(dir: string): void {
   const holder = readHolder(dir)
   if (holder === undefined) return
   throw new Failure('up', `${dir} is in use by another wherry up (pid ${holder.pid})`, {
@@ -98,7 +121,7 @@ export function refuseHeldDir (dir: string): void {
   })
 }
 
-function tryLink (from: string, to: string): boolean {
+function tryLink(from: string, to: string): boolean {
   try {
     linkSync(from, to)
     return true
@@ -108,8 +131,10 @@ function tryLink (from: string, to: string): boolean {
   }
 }
 
-/** Moves a dead holder's pid file away.  Should a living one have taken its place in between, that goes back. */
-function removeStale (dir: string, mine: string): void {
+/**
+ * Moves a dead holder's pid file away.  Should a living one have taken its place in between, that goes back.
+ */
+function removeStale(dir: string, mine: string): void {
   const aside = `${mine}.stale`
   try {
     renameSync(pidPath(dir), aside)
@@ -122,20 +147,20 @@ function removeStale (dir: string, mine: string): void {
   rmSync(aside, { force: true })
 }
 
-function parseHolder (text: string): ProcessIdentity | undefined {
+function parseHolder(text: string): ProcessIdentity | undefined {
   const match = /^(\d{1,10}) (\d{1,20})\n$/.exec(text)
   return match ? { pid: Number(match[1]), startTime: match[2]! } : undefined
 }
 
 /** The living `up` that holds DIR. */
-export function readHolder (dir: string): ProcessIdentity | undefined {
+export function readHolder(dir: string): ProcessIdentity | undefined {
   const text = readOwn(pidPath(dir))
   const holder = text === undefined ? undefined : parseHolder(text)
   return holder !== undefined && isAlive(holder) ? holder : undefined
 }
 
 /** Contents of a file that this user or root wrote; undefined when it is not there or somebody else's. */
-function readOwn (path: string): string | undefined {
+function readOwn(path: string): string | undefined {
   try {
     const { uid } = lstatSync(path)
     return uid === 0 || uid === process.getuid?.() ? readFileSync(path, 'utf8') : undefined
@@ -145,14 +170,14 @@ function readOwn (path: string): string | undefined {
   }
 }
 
-export function writeState (dir: string, state: UpState): void {
+export function writeState(dir: string, state: UpState): void {
   const draft = `${statePath(dir)}.${process.pid}`
   writeFileSync(draft, `${JSON.stringify(state, null, 2)}\n`, { mode: OWNER_ONLY })
   renameSync(draft, statePath(dir))
 }
 
 /** The state that an `up` on DIR wrote, living or dead. */
-export function readState (dir: string): UpState | undefined {
+export function readState(dir: string): UpState | undefined {
   const text = readOwn(statePath(dir))
   if (text === undefined) return undefined
   try {

@@ -1,5 +1,6 @@
 // Carries events to the handler: one from stdin, or, where AWS_LAMBDA_RUNTIME_API is set (AWS, its emulator),
-// one after the other from the Lambda Runtime API.  Which handler: _HANDLER, "file.export" (default index.handler).
+// one after the other from the Lambda Runtime API. Which handler: _HANDLER, "file.export" (default
+// index.handler).
 const { env, stdin, stdout } = process
 const [file, name] = (env._HANDLER ?? 'index.handler').split('.')
 const handler = (await import(`./${file}.mjs`))[name]
@@ -10,13 +11,16 @@ const contextOf = (awsRequestId, deadlineMs) => ({
   getRemainingTimeInMillis: () => Math.max(0, deadlineMs - Date.now()),
 })
 
-async function serveStdin () {
+async function serveStdin() {
   const text = Buffer.concat(await stdin.toArray()).toString('utf8')
-  const response = await handler(text.trim() === '' ? {} : JSON.parse(text), contextOf(env.WHERRY_CALL_ID, Infinity))
+  const response = await handler(
+    text.trim() === '' ? {} : JSON.parse(text),
+    contextOf(env.WHERRY_CALL_ID, Infinity),
+  )
   stdout.write(JSON.stringify(response ?? null))
 }
 
-async function serveRuntimeApi (api) {
+async function serveRuntimeApi(api) {
   const base = `http://${api}/2018-06-01/runtime/invocation`
   for (;;) {
     const next = await fetch(`${base}/next`)
@@ -26,8 +30,16 @@ async function serveRuntimeApi (api) {
       const response = await handler(await next.json(), context)
       await fetch(`${base}/${id}/response`, { method: 'POST', body: JSON.stringify(response ?? null) })
     } catch (err) {
-      const report = { errorType: err.name, errorMessage: err.message, stackTrace: String(err.stack).split('\n').slice(1) }
-      await fetch(`${base}/${id}/error`, { method: 'POST', body: JSON.stringify(report), headers: { 'lambda-runtime-function-error-type': err.name } })
+      const report = {
+        errorType: err.name,
+        errorMessage: err.message,
+        stackTrace: String(err.stack).split('\n').slice(1),
+      }
+      await fetch(`${base}/${id}/error`, {
+        method: 'POST',
+        body: JSON.stringify(report),
+        headers: { 'lambda-runtime-function-error-type': err.name },
+      })
     }
   }
 }

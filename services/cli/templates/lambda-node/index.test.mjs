@@ -3,5 +3,8 @@ import { test } from 'node:test'
 import { handler } from './index.mjs'
 
 test('greets whom the event names', async () => {
-  assert.deepEqual(await handler({ name: 'Wherry' }, { awsRequestId: '1' }), { hello: 'Wherry', requestId: '1' })
+  assert.deepEqual(await handler({ name: 'Wherry' }, { awsRequestId: '1' }), {
+    hello: 'Wherry',
+    requestId: '1',
+  })
 })
