@@ -6,9 +6,9 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { pushImage } from '../../services/image/push.ts'
-import { parseReference } from '../../services/image/reference.ts'
-import { createRegistryClient } from '../../services/image/registry.ts'
+import { pushImage } from '../../services/images/push.ts'
+import { parseReference } from '../../services/registry/reference.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 
 const BUSYBOX = '/bin/busybox'
 const TAR_MAX_BYTES = 64 * 1024 ** 2

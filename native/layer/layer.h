@@ -12,7 +12,7 @@
 
 #include "../confine/confine.h"
 
-/* What a layer may hold; services/image/unpack.ts has the same numbers for layers that come from a
+/* What a layer may hold; services/images/unpack.ts has the same numbers for layers that come from a
  * registry. */
 #define WY_ENTRIES_MAX 1000000u
 #define WY_DEPTH_MAX 256u

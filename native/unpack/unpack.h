@@ -16,7 +16,7 @@
 #define WY_ACCESS_ACL "system.posix_acl_access"
 #define WY_DEFAULT_ACL "system.posix_acl_default"
 
-/* How it ended; also the exit code.  services/image/unpack.ts reads the word and knows this list. */
+/* How it ended; also the exit code.  services/images/unpack.ts reads the word and knows this list. */
 enum wy_verdict
 {
   WY_OK = 0,

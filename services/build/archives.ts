@@ -9,7 +9,7 @@ import { pipeline as pipe, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { AppError, ContentError, Unsupported } from '../contract/errors.ts'
-import { startUnpacker } from '../image/unpack.ts'
+import { startUnpacker } from '../images/unpack.ts'
 
 export interface UnpackRequest {
   readonly nativeDir: string

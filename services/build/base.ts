@@ -5,12 +5,12 @@
 
 import { ContentError } from '../contract/errors.ts'
 import type { Manifest, Platform } from '../contract/image.ts'
-import { parseImageConfig, parseManifest } from '../image/manifest.ts'
-import { choosePlatform, hostPlatform, platformsFor, type HostPlatform } from '../image/platform.ts'
-import type { Puller } from '../image/pull.ts'
-import { formatReference, parseReference } from '../image/reference.ts'
-import type { RegistryClient } from '../image/registry.ts'
-import type { ImageStore } from '../image/store.ts'
+import { parseImageConfig, parseManifest } from '../registry/manifest.ts'
+import { choosePlatform, hostPlatform, platformsFor, type HostPlatform } from '../registry/platform.ts'
+import type { Puller } from '../images/pull.ts'
+import { formatReference, parseReference } from '../registry/reference.ts'
+import type { RegistryClient } from '../registry/registry.ts'
+import type { ImageStore } from '../images/store.ts'
 import { readBuildConfig, type BuildConfig } from './dockerfile/build-config.ts'
 
 /** One layer of an image that is being built; those that are made here are all gzip. */

@@ -1,7 +1,7 @@
 // What all steps of one build have in common: the parts of the machine that they use and what the build was
 // asked for. References that builder.ts puts together; knows no step.
 
-import type { Download } from '../image/download.ts'
+import type { Download } from '../registry/download.ts'
 import type { Runtime } from '../runtime/container.ts'
 import type { LayerTool } from './layer-tool.ts'
 import type { StageLayer } from './base.ts'

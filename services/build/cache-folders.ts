@@ -6,7 +6,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { chmod, chown, mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Catalog } from '../image/catalog.ts'
+import type { Catalog } from '../images/catalog.ts'
 import type { CacheMount } from './dockerfile/mounts.ts'
 
 const UNUSED_MAX_MS = 14 * 24 * 3_600_000

@@ -6,7 +6,7 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { ImageStore } from '../image/store.ts'
+import type { ImageStore } from '../images/store.ts'
 import type { BuiltLayer } from './layers.ts'
 
 /** Raised when the same key would no longer give the same layer. */

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
 import { AppError } from '../contract/errors.ts'
-import type { ImageStore } from '../image/store.ts'
+import type { ImageStore } from '../images/store.ts'
 import { prepareDraft, type LayerTool } from './layer-tool.ts'
 
 export interface BuiltLayer {

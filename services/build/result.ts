@@ -3,8 +3,8 @@
 // be.
 
 import type { Platform } from '../contract/image.ts'
-import { OCI_CONFIG, OCI_MANIFEST } from '../image/manifest.ts'
-import type { ImageStore } from '../image/store.ts'
+import { OCI_CONFIG, OCI_MANIFEST } from '../registry/manifest.ts'
+import type { ImageStore } from '../images/store.ts'
 import type { HistoryEntry, StageLayer } from './base.ts'
 import { writeBuildConfig, type BuildConfig } from './dockerfile/build-config.ts'
 

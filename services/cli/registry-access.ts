@@ -2,7 +2,7 @@
 // use. Knows options and the environment; refuses to know what is asked.
 
 import type { Command } from 'commander'
-import type { RegistryAccess } from '../image/open-registry.ts'
+import type { RegistryAccess } from '../registry/open-registry.ts'
 import { REGISTRIES_FILE_DEFAULT } from '../platform/config.ts'
 import { DATA_DEFAULT } from './connect.ts'
 import type { Context } from './context.ts'
@@ -33,7 +33,7 @@ export function registryAccess({ data, registries }: AccessOptions, { env }: Con
 
 /** The registry that WRITTEN ("https://Host:5000/", "index.docker.io") names, for COMMAND. */
 export async function parseRegistry(command: string, written: string): Promise<string> {
-  const { canonicalRegistry, isRegistryName } = await import('../image/reference.ts')
+  const { canonicalRegistry, isRegistryName } = await import('../registry/reference.ts')
   const name = written.replace(/^https?:\/\//, '').replace(/\/(?:v[12]\/?)?$/, '')
   if (!isRegistryName(name))
     throw usageFailure(

@@ -13,7 +13,7 @@ import {
 } from '../contract/function-spec.ts'
 import type { PullReports } from '../functions/pull-reports.ts'
 import type { FunctionStore } from '../functions/store.ts'
-import { parseReference, type Reference } from '../image/reference.ts'
+import { parseReference, type Reference } from '../registry/reference.ts'
 import type { Depth, Producer } from '../queue/producer.ts'
 import { JSON_MAX_BYTES, parseJsonBody } from './json-body.ts'
 

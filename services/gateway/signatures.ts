@@ -1,12 +1,12 @@
 // Whose images may be deployed: the policy file with its keys, read once at start, and one question per
-// deployment. Knows namespaces and modes; refuses to know how a signature looks (image/signature.ts).
+// deployment. Knows namespaces and modes; refuses to know how a signature looks (registry/signature.ts).
 
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { AppError, InvalidRequest, NotSigned } from '../contract/errors.ts'
 import { parseSignaturePolicy, ruleFor, type SignaturePolicy } from '../contract/signature-policy.ts'
-import { formatReference, type Reference } from '../image/reference.ts'
-import { parsePublicKey, type PublicKey } from '../image/signature.ts'
+import { formatReference, type Reference } from '../registry/reference.ts'
+import { parsePublicKey, type PublicKey } from '../registry/signature.ts'
 import type { Log } from '../platform/log.ts'
 
 export interface SignatureCheckDeps {

@@ -23,8 +23,8 @@ import {
   START_SOCKET,
   startContainer,
   type Entered,
-} from '../runtime/bundle.ts'
-import { makesMounts } from '../runtime/bundle-mounts.ts'
+} from '../runtime/bundle/bundle.ts'
+import { makesMounts } from '../runtime/bundle/mounts.ts'
 import {
   createCgroup,
   limitCgroup,
@@ -33,9 +33,9 @@ import {
   removeCgroup,
   signalAll,
   type CgroupTree,
-} from '../runtime/cgroup-tree.ts'
+} from '../runtime/cgroup/tree.ts'
 import { countMountsAt, detachMountsAt } from '../runtime/shared-root.ts'
-import { parseConfig } from './config.ts'
+import { parseConfig } from './config/config.ts'
 import { openConsole, ownSize, type Console } from './console.ts'
 import type { Context } from './context.ts'
 import { OciError } from './failure.ts'

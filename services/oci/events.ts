@@ -3,7 +3,7 @@
 
 import { setTimeout as pause } from 'node:timers/promises'
 import { parseDurationMs } from '../contract/quantity.ts'
-import { oomKillsOf, statsOf } from '../runtime/cgroup-stats.ts'
+import { oomKillsOf, statsOf } from '../runtime/cgroup/stats.ts'
 import type { Context } from './context.ts'
 import { OciError } from './failure.ts'
 import { isAlive, statusOf } from './store.ts'

@@ -11,7 +11,7 @@ import {
   setFrozen,
   signalAll,
   type CgroupTree,
-} from '../runtime/cgroup-tree.ts'
+} from '../runtime/cgroup/tree.ts'
 import type { Context } from './context.ts'
 import { messageOf, OciError } from './failure.ts'
 import { runHooks } from './hooks.ts'

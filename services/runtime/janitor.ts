@@ -7,7 +7,7 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { startTimeOf } from '../platform/process-identity.ts'
-import { isErrno, removeCgroup } from './cgroup-driver.ts'
+import { isErrno, removeCgroup } from './cgroup/driver.ts'
 
 const INSTANCE = /^wherry-(\d{1,10})-(\d{1,20})$/
 const REGISTER = 'cgroups.json'

@@ -5,7 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { StartError, Unsupported } from '../contract/errors.ts'
 import type { Resources, RuntimeSpec } from '../contract/runtime-spec.ts'
-import type { Cgroup, CgroupDriver } from './cgroup-driver.ts'
+import type { Cgroup, CgroupDriver } from './cgroup/driver.ts'
 import { createRuntime, type RuntimeDeps } from './container.ts'
 import {
   FUNCTION_MOUNTS,

@@ -1,11 +1,11 @@
 // The worker's share of keeping the image store small: it tells the store which images functions have, lets
 // go of those that it does not need any more, and collects now and then and after pulls.
-// Knows when; what may go is the store's to decide (image/collect.ts).
+// Knows when; what may go is the store's to decide (images/collect.ts).
 
 import { InvalidRequest } from '../contract/errors.ts'
-import type { Watermark } from '../image/collect.ts'
-import type { Puller } from '../image/pull.ts'
-import type { ImageStore } from '../image/store.ts'
+import type { Watermark } from '../images/collect.ts'
+import type { Puller } from '../images/pull.ts'
+import type { ImageStore } from '../images/store.ts'
 import type { Log } from '../platform/log.ts'
 
 export interface ImageKeeperDeps {

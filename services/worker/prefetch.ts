@@ -6,8 +6,8 @@ import { AppError } from '../contract/errors.ts'
 import type { FunctionRecord } from '../contract/function-spec.ts'
 import type { LayerProgress } from '../contract/image.ts'
 import type { PullReport, PullReports } from '../functions/pull-reports.ts'
-import type { PullProgress, Puller } from '../image/pull.ts'
-import { parseReference } from '../image/reference.ts'
+import type { PullProgress, Puller } from '../images/pull.ts'
+import { parseReference } from '../registry/reference.ts'
 import type { Log } from '../platform/log.ts'
 
 export interface PrefetchDeps {

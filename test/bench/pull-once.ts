@@ -3,10 +3,10 @@
 
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { createPuller } from '../../services/image/pull.ts'
-import { parseReference } from '../../services/image/reference.ts'
-import { createRegistryClient } from '../../services/image/registry.ts'
-import { createImageStore } from '../../services/image/store.ts'
+import { createPuller } from '../../services/images/pull.ts'
+import { parseReference } from '../../services/registry/reference.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
+import { createImageStore } from '../../services/images/store.ts'
 
 export interface PullCost {
   readonly pullMs: number

@@ -3,9 +3,9 @@
 
 import t from 'tap'
 import { makeBusyboxLayer } from '../../infra/demo/image.ts'
-import { pushImage } from '../../services/image/push.ts'
-import { parseReference } from '../../services/image/reference.ts'
-import { createRegistryClient } from '../../services/image/registry.ts'
+import { pushImage } from '../../services/images/push.ts'
+import { parseReference } from '../../services/registry/reference.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 import { PASSWORD, passwordPart, USER } from '../helpers/registry-auth.ts'
 import { startRegistry } from '../helpers/registry.ts'
 import { cannotRun, runWherry, shortFolder, startWherry } from '../helpers/wherry.ts'

@@ -19,7 +19,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
-import { specTemplate } from '../../services/oci/template.ts'
+import { specTemplate } from '../../services/oci/config/template.ts'
 
 export const WHERRY_OCI = fileURLToPath(new URL('../../services/oci/wherry-oci', import.meta.url))
 const BUSYBOX = '/bin/busybox'

@@ -7,8 +7,8 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import type { Test } from 'tap'
-import type { Compression } from '../../services/image/manifest.ts'
-import { startUnpacker, type UnpackResult } from '../../services/image/unpack.ts'
+import type { Compression } from '../../services/registry/manifest.ts'
+import { startUnpacker, type UnpackResult } from '../../services/images/unpack.ts'
 
 const NATIVE_DIR = join(import.meta.dirname, '../../build/native')
 

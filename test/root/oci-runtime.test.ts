@@ -18,9 +18,9 @@ import {
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { createCgroup, limitCgroup, locateCgroup, removeCgroup } from '../../services/runtime/cgroup-tree.ts'
+import { createCgroup, limitCgroup, locateCgroup, removeCgroup } from '../../services/runtime/cgroup/tree.ts'
 import { openNative } from '../../services/runtime/native.ts'
-import { parseMounts } from '../../services/runtime/cgroup-host.ts'
+import { parseMounts } from '../../services/runtime/cgroup/host.ts'
 import {
   bundleFor,
   containerName,

@@ -4,10 +4,10 @@
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { openRegistryClient } from '../../services/image/open-registry.ts'
-import { pushImage } from '../../services/image/push.ts'
-import { parseReference } from '../../services/image/reference.ts'
-import type { RegistryClient } from '../../services/image/registry.ts'
+import { openRegistryClient } from '../../services/registry/open-registry.ts'
+import { pushImage } from '../../services/images/push.ts'
+import { parseReference } from '../../services/registry/reference.ts'
+import type { RegistryClient } from '../../services/registry/registry.ts'
 import { gzipLayer } from '../helpers/layer.ts'
 import {
   makeCertificate,

@@ -2,7 +2,7 @@
 // write.
 
 import t from 'tap'
-import { parseV1, parseV2, usageSince } from '../../services/runtime/cgroup-usage.ts'
+import { parseV1, parseV2, usageSince } from '../../services/runtime/cgroup/usage.ts'
 
 t.test('the files of v1 become an account', async (t) => {
   t.same(

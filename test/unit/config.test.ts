@@ -3,9 +3,9 @@
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
 import { gatewaySettings } from '../../services/gateway/config.ts'
-import { createLocalFirst } from '../../services/image/local-first.ts'
-import { createPuller } from '../../services/image/pull.ts'
-import { createImageStore } from '../../services/image/store.ts'
+import { createLocalFirst } from '../../services/images/local-first.ts'
+import { createPuller } from '../../services/images/pull.ts'
+import { createImageStore } from '../../services/images/store.ts'
 import {
   bytes,
   describeConfig,

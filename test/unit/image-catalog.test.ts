@@ -9,9 +9,9 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
-import { createReadyImages } from '../../services/image/ready.ts'
-import { digestOf } from '../../services/image/registry.ts'
-import { createImageStore } from '../../services/image/store.ts'
+import { createReadyImages } from '../../services/images/ready.ts'
+import { digestOf } from '../../services/registry/registry.ts'
+import { createImageStore } from '../../services/images/store.ts'
 
 const HEX = (n: number): string => n.toString(16).padStart(64, '0')
 const ID = (n: number): string => `sha256:${HEX(n)}`
@@ -34,7 +34,7 @@ function setup(t: Test, dir: string = join(t.testdir({ store: {} }), 'store')) {
  */
 async function startHolder(t: Test, dir: string, code: string) {
   const script = `
-    import { createImageStore } from ${JSON.stringify(join(import.meta.dirname, '../../services/image/store.ts'))}
+    import { createImageStore } from ${JSON.stringify(join(import.meta.dirname, '../../services/images/store.ts'))}
     const { catalog } = createImageStore({ dir: ${JSON.stringify(dir)} })
     ${code}
     console.log('ready')

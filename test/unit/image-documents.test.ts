@@ -3,10 +3,10 @@
 
 import t from 'tap'
 import type { Descriptor } from '../../services/contract/image.ts'
-import { choosePlatform, hostPlatform, platformsFor } from '../../services/image/platform.ts'
-import { parseImageConfig, parseManifest, OCI_INDEX, OCI_MANIFEST } from '../../services/image/manifest.ts'
-import { formatReference, parseReference, registryUrl } from '../../services/image/reference.ts'
-import { parseAnswer } from '../../services/image/unpack.ts'
+import { choosePlatform, hostPlatform, platformsFor } from '../../services/registry/platform.ts'
+import { parseImageConfig, parseManifest, OCI_INDEX, OCI_MANIFEST } from '../../services/registry/manifest.ts'
+import { formatReference, parseReference, registryUrl } from '../../services/registry/reference.ts'
+import { parseAnswer } from '../../services/images/unpack.ts'
 
 const DIGEST = `sha256:${'a1'.repeat(32)}`
 const OTHER_DIGEST = `sha256:${'b2'.repeat(32)}`

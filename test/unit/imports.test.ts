@@ -16,16 +16,14 @@ const RANKS: Readonly<Record<string, number>> = {
   platform: 1,
   queue: 2,
   functions: 2,
-  image: 2,
+  registry: 2,
   runtime: 2,
-  network: 2,
-  gateway: 3,
-  worker: 3,
-  engine: 3,
-  console: 3,
-  oci: 3,
-  build: 3,
-  cli: 4,
+  images: 3,
+  build: 4,
+  gateway: 5,
+  worker: 5,
+  oci: 5,
+  cli: 6,
 }
 
 /** The folders that may import a package; `*` is every folder but contract/. */
@@ -38,8 +36,8 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   '@opentelemetry/api': ['*'],
   bullmq: ['queue'],
   koffi: ['runtime'],
-  undici: ['image'],
-  'tar-stream': ['image'],
+  undici: ['registry'],
+  'tar-stream': ['images'],
   fastify: ['gateway'],
   commander: ['cli'],
   yaml: ['cli'],
@@ -167,7 +165,9 @@ t.test('the command line starts without what most commands do not need', async (
   )
   t.same(
     loaded.filter((name) =>
-      /^node:sqlite$|^services\/(?:image|build|runtime|queue|gateway|worker|functions)\//.test(name),
+      /^node:sqlite$|^services\/(?:registry|images|build|runtime|queue|gateway|worker|functions)\//.test(
+        name,
+      ),
     ),
     [],
     'they are loaded inside of the commands that need them',
@@ -176,7 +176,7 @@ t.test('the command line starts without what most commands do not need', async (
 
 t.test('what is not allowed is found, in each way of writing it', async (t) => {
   const cases = [
-    ['services/queue/a.ts', "import { x } from '../image/pull.ts'", 'neighbours'],
+    ['services/queue/a.ts', "import { x } from '../registry/registry.ts'", 'neighbours'],
     ['services/queue/a.ts', "import type { X } from '../worker/worker.ts'", 'higher'],
     ['services/contract/a.ts', "import {\n  type X,\n} from '../platform/log.ts'", 'higher'],
     ['services/contract/a.ts', "import { metrics } from '@opentelemetry/api'", 'only'],
@@ -186,10 +186,10 @@ t.test('what is not allowed is found, in each way of writing it', async (t) => {
     ['services/worker/up/a.ts', "const x = await import('../../gateway/gateway.ts')", 'neighbours'],
     ['services/build/a.ts', "import { x } from '../cli/context.ts'", 'higher'],
     ['services/cli/a.ts', "type X = import('bullmq').Queue", 'only queue'],
-    ['services/image/a.ts', "import { x } from './pull'", 'ends in .ts'],
-    ['services/image/a.ts', "import { x } from './pull.js'", 'ends in .ts'],
-    ['services/image/a.ts', "import fs from 'fs'", 'node:'],
-    ['services/image/a.ts', "import 'left-pad/register'", 'no folder owns'],
+    ['services/images/a.ts', "import { x } from './pull'", 'ends in .ts'],
+    ['services/images/a.ts', "import { x } from './pull.js'", 'ends in .ts'],
+    ['services/images/a.ts', "import fs from 'fs'", 'node:'],
+    ['services/images/a.ts', "import 'left-pad/register'", 'no folder owns'],
     ['services/utils/a.ts', "import { x } from '../contract/errors.ts'", 'no place'],
     ['services/worker/a.ts', "import { x } from '../../test/helpers/redis.ts'", 'outside'],
   ] as const
@@ -198,7 +198,7 @@ t.test('what is not allowed is found, in each way of writing it', async (t) => {
   t.same(
     importFaults(
       'services/worker/a.ts',
-      "// import { x } from '../gateway/x.ts'\nimport { y } from '../image/pull.ts'",
+      "// import { x } from '../gateway/x.ts'\nimport { y } from '../images/pull.ts'",
     ),
     [],
     'comments do not count',

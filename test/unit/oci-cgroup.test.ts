@@ -5,9 +5,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { BundleResources } from '../../services/contract/bundle-spec.ts'
-import { oomKillsOf, statsOf } from '../../services/runtime/cgroup-stats.ts'
-import type { CgroupTree } from '../../services/runtime/cgroup-tree.ts'
-import { updateCgroup } from '../../services/runtime/cgroup-update.ts'
+import { oomKillsOf, statsOf } from '../../services/runtime/cgroup/stats.ts'
+import type { CgroupTree } from '../../services/runtime/cgroup/tree.ts'
+import { updateCgroup } from '../../services/runtime/cgroup/update.ts'
 import { parseInterval } from '../../services/oci/events.ts'
 
 const NOTHING: BundleResources = {

@@ -3,8 +3,8 @@
 
 import t from 'tap'
 import type { InvalidRequest } from '../../services/contract/errors.ts'
-import { parseConfig } from '../../services/oci/config.ts'
-import { specTemplate } from '../../services/oci/template.ts'
+import { parseConfig } from '../../services/oci/config/config.ts'
+import { specTemplate } from '../../services/oci/config/template.ts'
 import type { Config } from '../helpers/bundle.ts'
 
 /** The faults of CONFIG, each "path: problem". */

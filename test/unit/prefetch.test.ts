@@ -5,7 +5,7 @@ import t from 'tap'
 import { parseDeployment } from '../../services/contract/function-spec.ts'
 import type { FunctionRecord } from '../../services/contract/function-spec.ts'
 import type { PullReport } from '../../services/functions/pull-reports.ts'
-import type { PullResult } from '../../services/image/pull.ts'
+import type { PullResult } from '../../services/images/pull.ts'
 import { createLog } from '../../services/platform/log.ts'
 import { createPrefetch } from '../../services/worker/prefetch.ts'
 

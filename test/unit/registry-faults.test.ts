@@ -7,10 +7,14 @@ import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import type { Credentials } from '../../services/image/credentials.ts'
-import { parseReference } from '../../services/image/reference.ts'
-import { createRegistryClient, digestOf, type RegistryClientOptions } from '../../services/image/registry.ts'
-import { parseRegistries } from '../../services/image/registry-config.ts'
+import type { Credentials } from '../../services/registry/credentials.ts'
+import { parseReference } from '../../services/registry/reference.ts'
+import {
+  createRegistryClient,
+  digestOf,
+  type RegistryClientOptions,
+} from '../../services/registry/registry.ts'
+import { parseRegistries } from '../../services/registry/registry-config.ts'
 import { startFake } from '../helpers/registry.ts'
 
 const BYTES = randomBytes(200_000)

@@ -3,7 +3,7 @@
 // Stages refer only to stages before them, so there are no circles.  Knows what the file and the options say;
 // refuses to know what is in an image.
 
-import { parseReference } from '../../image/reference.ts'
+import { parseReference } from '../../registry/reference.ts'
 import { InvalidRequest } from '../../contract/errors.ts'
 import type { Platform } from '../../contract/image.ts'
 import { closest, didYouMean, quoted, type BuildWarning, type FaultFacts } from './build-failure.ts'

@@ -67,8 +67,8 @@ async function login(
   flags: Flags,
   context: Context,
 ): Promise<void> {
-  const { openRegistryClient, loginFile } = await import('../../image/open-registry.ts')
-  const { writeLogin } = await import('../../image/login-file.ts')
+  const { openRegistryClient, loginFile } = await import('../../registry/open-registry.ts')
+  const { writeLogin } = await import('../../registry/login-file.ts')
   const access = registryAccess(flags, context)
   let isTried = false
   const client = openRegistryClient(access, {

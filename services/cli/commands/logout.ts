@@ -20,8 +20,8 @@ Exit codes: 0 forgotten, 1 there was no login, 2 wrong usage.`,
     )
     .action(async (written: string, flags: AccessOptions) => {
       const registry = await parseRegistry('logout', written)
-      const { loginFile } = await import('../../image/open-registry.ts')
-      const { removeLogin } = await import('../../image/login-file.ts')
+      const { loginFile } = await import('../../registry/open-registry.ts')
+      const { removeLogin } = await import('../../registry/login-file.ts')
       const file = loginFile(registryAccess(flags, context).dataDir)
       if (!(await removeLogin(file, registry)))
         throw new Failure('logout', `there is no login for ${registry} in ${file}`)

@@ -3,10 +3,10 @@
 // what is in them: nothing here is checked, so nothing here may decide anything.
 
 import { AppError, RegistryError } from '../../contract/errors.ts'
-import type { StoredImage } from '../../image/catalog.ts'
-import { openRegistryClient } from '../../image/open-registry.ts'
-import { parseReference } from '../../image/reference.ts'
-import { listArtifacts } from '../../image/referrers.ts'
+import type { StoredImage } from '../../images/catalog.ts'
+import { openRegistryClient } from '../../registry/open-registry.ts'
+import { parseReference } from '../../registry/reference.ts'
+import { listArtifacts } from '../../registry/referrers.ts'
 import type { Context } from '../context.ts'
 import { registryAccess, type AccessOptions } from '../registry-access.ts'
 import { printable, shortDigest } from '../terminal.ts'

@@ -1,8 +1,8 @@
 // wherry image ls, inspect and history: what the store has.
 
-import type { StoredImage } from '../../image/catalog.ts'
-import { readDetails } from '../../image/details.ts'
-import type { ImageStore } from '../../image/store.ts'
+import type { StoredImage } from '../../images/catalog.ts'
+import { readDetails } from '../../images/details.ts'
+import type { ImageStore } from '../../images/store.ts'
 import type { Context } from '../context.ts'
 import {
   formatAge,

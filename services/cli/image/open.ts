@@ -4,9 +4,9 @@
 
 import { existsSync, mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import type { StoredImage } from '../../image/catalog.ts'
-import { formatReference, parseReference } from '../../image/reference.ts'
-import { createImageStore, type ImageStore } from '../../image/store.ts'
+import type { StoredImage } from '../../images/catalog.ts'
+import { formatReference, parseReference } from '../../registry/reference.ts'
+import { createImageStore, type ImageStore } from '../../images/store.ts'
 import { DATA_DEFAULT } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { Failure } from '../failure.ts'

@@ -1,9 +1,9 @@
 // wherry image pull: from a registry into the store, unpacked and packed, with progress.
 
-import { createLocalFirst } from '../../image/local-first.ts'
-import { createPuller } from '../../image/pull.ts'
-import { formatReference, parseReference } from '../../image/reference.ts'
-import { openRegistryClient } from '../../image/open-registry.ts'
+import { createLocalFirst } from '../../images/local-first.ts'
+import { createPuller } from '../../images/pull.ts'
+import { formatReference, parseReference } from '../../registry/reference.ts'
+import { openRegistryClient } from '../../registry/open-registry.ts'
 import { NATIVE_DEFAULT } from '../commands/version.ts'
 import type { Context } from '../context.ts'
 import { interruptible } from '../interrupt.ts'

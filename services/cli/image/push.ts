@@ -2,8 +2,8 @@
 
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { pushIndex } from '../../image/assemble.ts'
-import type { StoredImage } from '../../image/catalog.ts'
+import { pushIndex } from '../../images/assemble.ts'
+import type { StoredImage } from '../../images/catalog.ts'
 import {
   copyImage,
   eitherSource,
@@ -11,11 +11,11 @@ import {
   storeSource,
   type CopyProgress,
   type PartSource,
-} from '../../image/copy.ts'
-import { openRegistryClient } from '../../image/open-registry.ts'
-import { formatReference, parseReference, type Reference } from '../../image/reference.ts'
-import type { RegistryClient } from '../../image/registry.ts'
-import type { ImageStore } from '../../image/store.ts'
+} from '../../images/copy.ts'
+import { openRegistryClient } from '../../registry/open-registry.ts'
+import { formatReference, parseReference, type Reference } from '../../registry/reference.ts'
+import type { RegistryClient } from '../../registry/registry.ts'
+import type { ImageStore } from '../../images/store.ts'
 import type { Context } from '../context.ts'
 import { usageFailure } from '../failure.ts'
 import { interruptible } from '../interrupt.ts'

@@ -1,7 +1,7 @@
 // wherry image rm, prune and tag: names given and taken, images removed.
 
 import { parseDurationMs } from '../../contract/quantity.ts'
-import type { Freed } from '../../image/collect.ts'
+import type { Freed } from '../../images/collect.ts'
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
 import { formatSize, shortDigest } from '../terminal.ts'
