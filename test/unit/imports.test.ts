@@ -19,6 +19,7 @@ const RANKS: Readonly<Record<string, number>> = {
   registry: 2,
   runtime: 2,
   images: 3,
+  containers: 4,
   build: 4,
   gateway: 5,
   worker: 5,
@@ -41,6 +42,8 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   fastify: ['gateway'],
   commander: ['cli'],
   yaml: ['cli'],
+  'lru-cache': ['*'],
+  'string-width': ['cli', 'build'],
 }
 
 /** Files beside services/ that code may read at run time. */
