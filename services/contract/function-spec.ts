@@ -1,11 +1,9 @@
-// A function as its owner describes it.  Two shapes: the deployment on the wire (OpenFaaS's
-// FunctionDeployment plus our own fields, everything a string as people write it) and the
-// FunctionSpec that all other rooms use (defaults filled in, quantities as numbers).
-// parseDeployment turns the first into the second and names every wrong field at once.
+// A function as every room uses it and as it is stored: one schema, whose order of keys is also the order in
+// which a spec is written.  Whatever passes it is written and read again unchanged; deployment.ts turns the
+// wire form into it.  A new field is one line here (and its row in docs/function-spec.md).
 
 import { z } from 'zod'
-import { InvalidRequest, type Fault } from './errors.ts'
-import { formatBytes, formatDuration, parseBytes, parseCpus, parseDurationMs } from './quantity.ts'
+import { INPUT } from './input.ts'
 
 export const MEMORY_MIN_BYTES = 4 * 1024 ** 2
 export const MEMORY_MAX_BYTES = 1024 ** 4
@@ -17,324 +15,164 @@ export const TIMEOUT_MIN_MS = 10
 export const TIMEOUT_MAX_MS = 24 * 3_600_000
 export const FUNCTION_NAME_MAX = 63
 const LIST_MAX = 256
-const TEXT_MAX = 32_768
+const STRING_MAX = 32_768
 /** Ids inside a container are 0 … 65535 (runtime/user.ts). */
 const ID_MAX = 65_535
 const VOLUMES_MAX = 32
-
-export const DEFAULT_LIMITS = { memoryBytes: 128 * 1024 ** 2, cpus: 1, pids: 128 } as const
-export const DEFAULT_TIMEOUT_MS = 60_000
-
-/**
- * How the function is served inside its container (DESIGN §4). `http` and `lambda` have their place here when
- * they come.
- */
-export type Contract = 'stdio'
-
-export interface Limits {
-  readonly memoryBytes: number
-  readonly cpus: number
-  readonly pids: number
-}
-export interface VolumeMount {
-  readonly name: string
-  readonly target: string
-  readonly readonly: boolean
-}
-
-export interface FunctionSpec {
-  readonly name: string
-  /** Which signature policy holds for it; names stay unique over all namespaces. */
-  readonly namespace?: string
-  /** The reference as its owner wrote it. */
-  readonly image: string
-  readonly contract: Contract
-  /** Replaces the image's ENTRYPOINT. */
-  readonly command?: readonly string[]
-  /** Replaces the image's CMD. */
-  readonly args?: readonly string[]
-  readonly envVars: Readonly<Record<string, string>>
-  readonly limits: Limits
-  readonly timeoutMs: number
-  readonly volumes: readonly VolumeMount[]
-  /** "uid", "uid:gid" or names that the image's /etc/passwd and /etc/group know; replaces USER. */
-  readonly user?: string
-  readonly workingDir?: string
-  readonly readOnlyRootFilesystem: boolean
-  readonly labels: Readonly<Record<string, string>>
-  readonly annotations: Readonly<Record<string, string>>
-}
-
-/** A spec as it is kept: what was asked, what it was resolved to, and when. */
-export interface FunctionRecord {
-  readonly spec: FunctionSpec
-  /** Digest that the image reference named when it was deployed ("sha256:…"); workers run this. */
-  readonly imageDigest: string
-  readonly createdAtMs: number
-  readonly updatedAtMs: number
-}
-
-const NO_NUL = /^[^\0]*$/
-const NAME = /^[a-zA-Z0-9](?:[-a-zA-Z0-9_.]*[a-zA-Z0-9])?$/
-const text = z
-  .string()
-  .max(TEXT_MAX, `is longer than ${TEXT_MAX} characters`)
-  .regex(NO_NUL, 'contains a NUL character')
-const textMap = z.record(z.string().min(1).max(256), text)
-const environment = z.record(
-  z.string().regex(/^[A-Za-z_][A-Za-z0-9_.-]{0,255}$/, 'is not a name for an environment variable'),
-  text,
-)
-const argv = z.array(text).max(LIST_MAX, `has more than ${LIST_MAX} items`)
-const name = z
-  .string()
-  .max(FUNCTION_NAME_MAX, `is longer than ${FUNCTION_NAME_MAX} characters`)
-  .regex(NAME, 'must be letters, digits, "-", "_" or ".", and begin and end with a letter or digit')
 const PATH_DEPTH_MAX = 64
 const PATH_MAX_CHARS = 4095
 /** NAME_MAX of the kernel, for each part of a path. */
 const PART_MAX_BYTES = 255
-const absolutePath = text
+const RECORD_MAX_CHARS = 4 * 1024 ** 2
+
+export const DEFAULT_LIMITS = { memoryBytes: 128 * 1024 ** 2, cpus: 1, pids: 128 } as const
+export const DEFAULT_TIMEOUT_MS = 60_000
+
+const NAME = /^[a-zA-Z0-9](?:[-a-zA-Z0-9_.]*[a-zA-Z0-9])?$/
+const NAME_RULE = 'must be letters, digits, "-", "_" or ".", and begin and end with a letter or digit'
+const string = z
+  .string()
+  .max(STRING_MAX, `is longer than ${STRING_MAX} characters`)
+  .regex(/^[^\0]*$/, 'contains a NUL character')
+const stringMap = z.record(z.string().min(1).max(256), string)
+const environment = z.record(
+  z.string().regex(/^[A-Za-z_][A-Za-z0-9_.-]{0,255}$/, 'is not a valid name of an environment variable'),
+  string,
+)
+const argv = z.array(string).max(LIST_MAX, `has more than ${LIST_MAX} items`)
+const name = z
+  .string()
+  .max(FUNCTION_NAME_MAX, `is longer than ${FUNCTION_NAME_MAX} characters`)
+  .regex(NAME, NAME_RULE)
+const absolutePath = string
   .refine(
     (p) => p.startsWith('/') && !/\/\.\.?(?:\/|$)/.test(p),
     'must be an absolute path without ".." and "."',
   )
   .refine(
     (p) => p.length <= PATH_MAX_CHARS && p.split('/').length <= PATH_DEPTH_MAX,
-    `is longer than ${PATH_MAX_CHARS} characters or deeper than ${PATH_DEPTH_MAX} folders`,
+    `is longer than ${PATH_MAX_CHARS} characters or deeper than ${PATH_DEPTH_MAX} directories`,
   )
   .refine(
     (p) => p.split('/').every((part) => Buffer.byteLength(part) <= PART_MAX_BYTES),
     `has a part longer than ${PART_MAX_BYTES} bytes`,
   )
-const scalar = z.union([z.string(), z.number()]).transform(String)
 
-function quantity(
-  parse: (text: string) => number | undefined,
-  bounds: { min: number; max: number; example: string; least: string; most: string },
-) {
-  return scalar.transform((written, context) => {
-    const value = parse(written)
-    const problem =
-      value === undefined
-        ? `"${written}" is not understood; write for example "${bounds.example}"`
-        : value < bounds.min
-          ? `"${written}" is below the least possible, ${bounds.least}`
-          : value > bounds.max
-            ? `"${written}" is above the most possible, ${bounds.most}`
-            : undefined
-    if (problem === undefined) return value!
-    context.addIssue({ code: 'custom', message: problem })
-    return z.NEVER
-  })
-}
+const bounded = (min: number, max: number, least: string, most: string) =>
+  z.number().min(min, `must be at least ${least}`).max(max, `must be at most ${most}`)
 
 const limits = z.strictObject({
-  memory: quantity(parseBytes, {
-    min: MEMORY_MIN_BYTES,
-    max: MEMORY_MAX_BYTES,
-    example: '64Mi',
-    least: '4Mi',
-    most: '1Ti',
-  }).optional(),
-  cpu: quantity(parseCpus, {
-    min: CPU_MIN,
-    max: CPU_MAX,
-    example: '0.5',
-    least: String(CPU_MIN),
-    most: String(CPU_MAX),
-  }).optional(),
-  pids: z
-    .union(
-      [
-        z.number(),
-        z
-          .string()
-          .regex(/^\d{1,9}$/)
-          .transform(Number),
-      ],
-      'must be a whole number',
-    )
-    .pipe(
-      z
-        .number()
-        .int('must be a whole number')
-        .min(PIDS_MIN, `is below the least possible, ${PIDS_MIN}`)
-        .max(PIDS_MAX, `is above the most possible, ${PIDS_MAX}`),
-    )
-    .optional(),
+  memoryBytes: bounded(MEMORY_MIN_BYTES, MEMORY_MAX_BYTES, '4Mi', '1Ti').int(),
+  cpus: bounded(CPU_MIN, CPU_MAX, String(CPU_MIN), String(CPU_MAX)),
+  pids: bounded(PIDS_MIN, PIDS_MAX, String(PIDS_MIN), String(PIDS_MAX)).int('must be a whole number'),
 })
 
 const volume = z.strictObject({
   name: z.string().max(FUNCTION_NAME_MAX).regex(NAME, 'must be letters, digits, "-", "_" or "."'),
-  target: absolutePath.refine(
-    (p) => !/^\/+(?:$|(?:proc|sys|dev)(?:\/|$))/.test(p),
-    'may not be /, /proc, /sys, /dev or below one of those three',
-  ),
-  readonly: z.boolean().optional(),
+  target: absolutePath
+    .refine(
+      (p) => !/^\/+(?:$|(?:proc|sys|dev)(?:\/|$))/.test(p),
+      'must not be /, /proc, /sys, /dev or below one of the last three',
+    )
+    .transform(normalise),
+  readonly: z.boolean().default(false),
 })
 
-const deployment = z.strictObject({
-  service: name,
-  namespace: z.union([name, z.literal('')], 'must be letters, digits, "-", "_" or "."').optional(),
+/** "/a//b/" → "/a/b" */
+function normalise(path: string): string {
+  const parts = path.split('/').filter((part) => part !== '')
+  return `/${parts.join('/')}`
+}
+
+/** Each volume has a target of its own, none below another: removing the outer directory would unmount it. */
+function checkTargets(volumes: ReadonlyArray<{ target: string }>, context: z.core.$RefinementCtx): void {
+  const fault = (i: number, problem: string): void => {
+    context.addIssue({ code: 'custom', path: [i, 'target'], message: `"${volumes[i]!.target}" ${problem}` })
+  }
+  const twice = volumes.findIndex((v, i) => volumes.findIndex((w) => w.target === v.target) !== i)
+  if (twice >= 0) return fault(twice, 'is the target of two volumes')
+  const nested = volumes.findIndex((v) => volumes.some((w) => v.target.startsWith(`${w.target}/`)))
+  if (nested >= 0) fault(nested, 'is below the target of another volume')
+}
+
+export const functionSpec = z.strictObject({
+  name,
+  /** Selects the signature policy; names are unique across namespaces. */
+  namespace: name.exactOptional(),
+  /** The reference as the owner wrote it. */
   image: z.string().min(1, 'is empty').max(1024),
-  contract: z.enum(['stdio'], 'must be "stdio"').optional(),
-  command: argv.min(1, 'is empty; leave the field out to use the image’s ENTRYPOINT').optional(),
-  args: argv.optional(),
-  envVars: environment.nullable().optional(),
-  limits: limits.nullable().optional(),
-  timeout: quantity(parseDurationMs, {
-    min: TIMEOUT_MIN_MS,
-    max: TIMEOUT_MAX_MS,
-    example: '2s',
-    least: '10ms',
-    most: '24h',
-  }).optional(),
-  volumes: z.array(volume).max(VOLUMES_MAX, `has more than ${VOLUMES_MAX} items`).nullable().optional(),
+  /** How the function is served inside its container. */
+  contract: z.enum(['stdio'], 'must be "stdio"').default('stdio'),
+  /** Replaces the image's ENTRYPOINT. */
+  command: argv.min(1, 'is empty; leave the field out to use the image’s ENTRYPOINT').exactOptional(),
+  /** Replaces the image's CMD. */
+  args: argv.exactOptional(),
+  envVars: environment.default({}),
+  limits,
+  timeoutMs: bounded(TIMEOUT_MIN_MS, TIMEOUT_MAX_MS, '10ms', '24h').int(),
+  volumes: z
+    .array(volume)
+    .max(VOLUMES_MAX, `has more than ${VOLUMES_MAX} items`)
+    .superRefine(checkTargets)
+    .default([]),
+  /** "uid", "uid:gid" or names from the image's /etc/passwd and /etc/group; replaces USER. */
   user: z
     .string()
     .regex(/^[^\s:\0]{1,64}(?::[^\s:\0]{1,64})?$/, 'must be "user" or "user:group", names or numbers')
     .refine(
       (user) => user.split(':').every((part) => !/^\d+$/.test(part) || Number(part) <= ID_MAX),
-      `has a number above ${ID_MAX}, the last id that a container has`,
+      `has a number above ${ID_MAX}, the highest id in a container`,
     )
-    .optional(),
-  workingDir: absolutePath.optional(),
-  readOnlyRootFilesystem: z.boolean().optional(),
-  labels: textMap.nullable().optional(),
-  annotations: textMap.nullable().optional(),
-  // Fields of OpenFaaS that say nothing here; accepted so that its clients work.
-  envProcess: z.literal('', 'is not supported; use command').optional(),
-  network: z.string().optional(),
-  registryAuth: z.string().optional(),
-  constraints: z.array(z.string()).max(0, 'are not supported').nullable().optional(),
-  secrets: z.array(z.string()).max(0, 'are not supported yet').nullable().optional(),
-  requests: z.record(z.string(), z.unknown()).nullable().optional(),
+    .exactOptional(),
+  workingDir: absolutePath.exactOptional(),
+  readOnlyRootFilesystem: z.boolean().default(false),
+  labels: stringMap.default({}),
+  annotations: stringMap.default({}),
 })
 
-const KINDS: Readonly<Record<string, string>> = {
-  string: 'a text',
-  number: 'a number',
-  boolean: 'true or false',
-  array: 'a list',
-  object: 'an object',
-  record: 'an object',
+type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T
+
+export type FunctionSpec = DeepReadonly<z.infer<typeof functionSpec>>
+export type Contract = FunctionSpec['contract']
+export type Limits = FunctionSpec['limits']
+export type VolumeMount = FunctionSpec['volumes'][number]
+
+const functionRecord = z.object({
+  spec: functionSpec,
+  imageDigest: z.string(),
+  createdAtMs: z.number(),
+  updatedAtMs: z.number(),
+})
+
+/** A spec as it is stored: what was requested, what it resolved to, and when. */
+export interface FunctionRecord {
+  readonly spec: FunctionSpec
+  /** Digest that the image reference resolved to at deploy time ("sha256:…"); workers run this. */
+  readonly imageDigest: string
+  readonly createdAtMs: number
+  readonly updatedAtMs: number
 }
+
+/** JSON text of RECORD for the store; `readRecord` returns an equal record. */
+export const writeRecord = (record: FunctionRecord): string => JSON.stringify(record)
 
 /**
- * How what people write is parsed: where a rule does not say itself what is wrong, this does, in their words.
+ * The record that `writeRecord` wrote as TEXT for the function NAME.  Anyone with access to Redis can write
+ * there, so the same rules apply as to a deployment.  Returns the reason when TEXT is not such a record.
  */
-export const INPUT = {
-  reportInput: true,
-  error(issue: z.core.$ZodRawIssue): string | undefined {
-    if (issue.code === 'invalid_type') return `must be ${KINDS[issue.expected] ?? issue.expected}`
-    if (issue.code === 'invalid_union') return 'must be a text or a number'
-    if (issue.code === 'too_big') return `is longer than ${issue.maximum}`
-    return issue.code === 'too_small' ? 'is empty' : undefined
-  },
-} as const
-
-/** What ISSUE of zod means, field by field. */
-export function faultOf(issue: z.core.$ZodIssue): Fault[] {
-  const path = issue.path
-    .map((key, i) => (typeof key === 'number' ? `[${key}]` : i === 0 ? String(key) : `.${String(key)}`))
-    .join('')
-  if (issue.code === 'unrecognized_keys') {
-    return issue.keys.map((key) => ({
-      path: path === '' ? key : `${path}.${key}`,
-      problem: 'is not a known field',
-    }))
+export function readRecord(name: string, text: string): { record: FunctionRecord } | { problem: string } {
+  if (text.length > RECORD_MAX_CHARS) return { problem: `is longer than ${RECORD_MAX_CHARS} characters` }
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return { problem: 'is not JSON' }
   }
-  if (issue.code === 'invalid_key') return [{ path, problem: issue.issues[0]?.message ?? issue.message }]
-  if (issue.code === 'invalid_type' && issue.input === undefined) return [{ path, problem: 'is missing' }]
-  return [{ path, problem: issue.message }]
-}
-
-/** "/a//b/" → "/a/b" */
-function normalise(path: string): string {
-  return `/${path
-    .split('/')
-    .filter((part) => part !== '')
-    .join('/')}`
-}
-
-/**
- * The deployment BODY (parsed JSON) as a FunctionSpec.  Throws InvalidRequest that lists every wrong field.
- */
-export function parseDeployment(body: unknown): FunctionSpec {
-  if (typeof body !== 'object' || body === null || Array.isArray(body)) {
-    throw new InvalidRequest([
-      { path: '', problem: 'the body must be a JSON object that describes a function' },
-    ])
+  const parsed = functionRecord.safeParse(value, INPUT)
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues
+    return { problem: `${issue?.path.join('.')}: ${issue?.message}` }
   }
-  const result = deployment.safeParse(body, INPUT)
-  if (!result.success) throw new InvalidRequest(result.error.issues.flatMap(faultOf))
-  const d = result.data
-  const volumes = (d.volumes ?? []).map((v) => ({
-    name: v.name,
-    target: normalise(v.target),
-    readonly: v.readonly ?? false,
-  }))
-  const twice = volumes.findIndex((v, i) => volumes.findIndex((w) => w.target === v.target) !== i)
-  if (twice >= 0)
-    throw new InvalidRequest([
-      {
-        path: `volumes[${twice}].target`,
-        problem: `"${volumes[twice]!.target}" is the target of two volumes`,
-      },
-    ])
-  // Whoever else has the outer volume could remove the folder under the inner one, which takes the mount off.
-  const nested = volumes.findIndex((v) => volumes.some((w) => v.target.startsWith(`${w.target}/`)))
-  if (nested >= 0)
-    throw new InvalidRequest([
-      {
-        path: `volumes[${nested}].target`,
-        problem: `"${volumes[nested]!.target}" lies below the target of another volume`,
-      },
-    ])
-  return {
-    name: d.service,
-    ...(d.namespace && { namespace: d.namespace }),
-    image: d.image,
-    contract: d.contract ?? 'stdio',
-    ...(d.command && { command: d.command }),
-    ...(d.args && { args: d.args }),
-    envVars: d.envVars ?? {},
-    limits: {
-      memoryBytes: d.limits?.memory ?? DEFAULT_LIMITS.memoryBytes,
-      cpus: d.limits?.cpu ?? DEFAULT_LIMITS.cpus,
-      pids: d.limits?.pids ?? DEFAULT_LIMITS.pids,
-    },
-    timeoutMs: d.timeout ?? DEFAULT_TIMEOUT_MS,
-    volumes,
-    ...(d.user !== undefined && { user: d.user }),
-    ...(d.workingDir !== undefined && { workingDir: d.workingDir }),
-    readOnlyRootFilesystem: d.readOnlyRootFilesystem ?? false,
-    labels: d.labels ?? {},
-    annotations: d.annotations ?? {},
-  }
-}
-
-/** The way back: a spec in the words of the wire (without OpenFaaS's counters, which the gateway adds). */
-export function describeSpec(spec: FunctionSpec): Record<string, unknown> {
-  return {
-    ...(spec.namespace !== undefined && { namespace: spec.namespace }),
-    image: spec.image,
-    contract: spec.contract,
-    ...(spec.command && { command: spec.command }),
-    ...(spec.args && { args: spec.args }),
-    envVars: spec.envVars,
-    limits: {
-      memory: formatBytes(spec.limits.memoryBytes),
-      cpu: String(spec.limits.cpus),
-      pids: spec.limits.pids,
-    },
-    timeout: formatDuration(spec.timeoutMs),
-    volumes: spec.volumes,
-    ...(spec.user !== undefined && { user: spec.user }),
-    ...(spec.workingDir !== undefined && { workingDir: spec.workingDir }),
-    readOnlyRootFilesystem: spec.readOnlyRootFilesystem,
-    labels: spec.labels,
-    annotations: spec.annotations,
-  }
+  if (parsed.data.spec.name !== name) return { problem: `spec.name: is not "${name}"` }
+  return { record: parsed.data }
 }

@@ -5,7 +5,7 @@
 
 import { z } from 'zod'
 import { InvalidRequest, type Fault } from './errors.ts'
-import { faultOf, INPUT } from './function-spec.ts'
+import { faultOf, INPUT } from './input.ts'
 
 /** How a function's image is made; paths are relative to the file. */
 export interface ProjectBuild {

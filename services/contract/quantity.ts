@@ -27,10 +27,14 @@ export function parseBytes(text: string): number | undefined {
 
 /** "0.5", "2", "500m" → CPUs. */
 export function parseCpus(text: string): number | undefined {
-  const match = /^(-?\d{1,6}(?:\.\d{1,6})?)(m?)$/.exec(text)
+  const match = /^(\d{1,6}(?:\.\d{1,20})?)(m?)$/.exec(text)
   if (!match) return undefined
   return Number(match[1]) / (match[2] === 'm' ? 1000 : 1)
 }
+
+/** "16" → 16: decimal digits only. */
+export const parseCount = (text: string): number | undefined =>
+  /^\d{1,9}$/.test(text) ? Number(text) : undefined
 
 /** "250ms", "2s", "1m30s", "1.5h" → milliseconds.  A bare number is seconds, as OpenFaaS has it. */
 export function parseDurationMs(text: string): number | undefined {
@@ -53,6 +57,9 @@ export function formatBytes(sizeBytes: number): string {
   }
   return String(sizeBytes)
 }
+
+/** 0.5 → "0.5", exact: parseCpus returns the same number. */
+export const formatCpus = (cpus: number): string => String(cpus)
 
 /** 90000 → "1m30s". */
 export function formatDuration(durationMs: number): string {

@@ -5,7 +5,7 @@
 
 import { z } from 'zod'
 import { InvalidRequest } from './errors.ts'
-import { faultOf, INPUT } from './function-spec.ts'
+import { faultOf, INPUT } from './input.ts'
 
 export interface SignatureRule {
   readonly mode: 'require' | 'warn' | 'off'

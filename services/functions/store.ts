@@ -2,13 +2,8 @@
 // process that is fresh within a round trip (a channel tells of changes) and at worst RELOAD_MS old.
 // Reads never wait for Redis.  Refuses to know how a definition is checked, resolved or run.
 
-import { Conflict, InvalidRequest, Overloaded } from '../contract/errors.ts'
-import {
-  describeSpec,
-  parseDeployment,
-  type FunctionRecord,
-  type FunctionSpec,
-} from '../contract/function-spec.ts'
+import { Conflict, Overloaded } from '../contract/errors.ts'
+import { readRecord, writeRecord, type FunctionRecord } from '../contract/function-spec.ts'
 import type { Log } from '../platform/log.ts'
 import { asOverloaded, type RedisClient } from '../platform/redis.ts'
 
@@ -32,69 +27,6 @@ export interface FunctionStore {
 export const FUNCTIONS_MAX = 10_000
 const RELOAD_MS = 30_000
 const START_WAIT_MS = 1_000
-const RECORD_MAX_CHARS = 4 * 1024 ** 2
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-const isText = (value: unknown): value is string => typeof value === 'string'
-const isStrings = (value: unknown): boolean => Array.isArray(value) && value.every(isText)
-const isTextMap = (value: unknown): boolean => isObject(value) && Object.values(value).every(isText)
-
-function isSpec(value: unknown, name: string): value is FunctionSpec {
-  if (!isObject(value) || !isObject(value['limits'])) return false
-  const { memoryBytes, cpus, pids } = value['limits']
-  return (
-    value['name'] === name &&
-    isText(value['image']) &&
-    isText(value['contract']) &&
-    (value['command'] === undefined || isStrings(value['command'])) &&
-    (value['args'] === undefined || isStrings(value['args'])) &&
-    isTextMap(value['envVars']) &&
-    isTextMap(value['labels']) &&
-    isTextMap(value['annotations']) &&
-    [memoryBytes, cpus, pids, value['timeoutMs']].every(
-      (n) => typeof n === 'number' && Number.isFinite(n) && n > 0,
-    ) &&
-    (value['namespace'] === undefined || isText(value['namespace'])) &&
-    (value['user'] === undefined || isText(value['user'])) &&
-    (value['workingDir'] === undefined || isText(value['workingDir'])) &&
-    typeof value['readOnlyRootFilesystem'] === 'boolean' &&
-    Array.isArray(value['volumes']) &&
-    value['volumes'].every(
-      (v) => isObject(v) && isText(v['name']) && isText(v['target']) && typeof v['readonly'] === 'boolean',
-    )
-  )
-}
-
-/**
- * Whoever can write to Redis can write anything: a stored spec is held to the same rules as a deployed one.
- */
-function recheck(spec: FunctionSpec): FunctionSpec | undefined {
-  try {
-    return parseDeployment({ service: spec.name, ...describeSpec(spec) })
-  } catch (err) {
-    if (err instanceof InvalidRequest) return undefined
-    throw err
-  }
-}
-
-/** TEXT as it stands in the hash under NAME, or undefined when it is not a definition of that name. */
-function parseFunctionRecord(name: string, text: string): FunctionRecord | undefined {
-  if (text.length > RECORD_MAX_CHARS) return undefined
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch {
-    return undefined // the caller names the key; why the JSON is bad helps nobody
-  }
-  if (!isObject(value) || !isSpec(value['spec'], name)) return undefined
-  const { imageDigest, createdAtMs, updatedAtMs } = value
-  if (!isText(imageDigest) || typeof createdAtMs !== 'number' || typeof updatedAtMs !== 'number')
-    return undefined
-  const spec = recheck(value['spec'])
-  return spec && { spec, imageDigest, createdAtMs, updatedAtMs }
-}
-
 /** The store over REDIS, which stays its owner's; a second connection of its own listens for changes. */
 export function createFunctionStore({
   redis,
@@ -125,10 +57,18 @@ export function createFunctionStore({
     for (const name of names.slice(0, FUNCTIONS_MAX)) {
       const text = next[name]!
       // An unchanged definition keeps its identity, so that others may compare by reference.
-      const record = raw[name] === text ? records.get(name) : parseFunctionRecord(name, text)
-      if (record) fresh.set(name, record)
-      else if (raw[name] !== text)
-        log.warn({ function: name, key }, 'a function definition in Redis is not understood and is left out')
+      if (raw[name] === text) {
+        const record = records.get(name)
+        if (record) fresh.set(name, record)
+        continue
+      }
+      const read = readRecord(name, text)
+      if ('record' in read) fresh.set(name, read.record)
+      else
+        log.warn(
+          { function: name, key, problem: read.problem },
+          'a function definition in Redis is invalid and is ignored',
+        )
     }
     raw = next
     records = fresh
@@ -213,14 +153,14 @@ export function createFunctionStore({
     async put(record) {
       checkRoom(record.spec.name)
       await change(async () => {
-        await redis.hset(key, record.spec.name, JSON.stringify(record))
+        await redis.hset(key, record.spec.name, writeRecord(record))
       })
     },
 
     async create(record) {
       checkRoom(record.spec.name)
       await change(async () => {
-        if ((await redis.hsetnx(key, record.spec.name, JSON.stringify(record))) === 0) {
+        if ((await redis.hsetnx(key, record.spec.name, writeRecord(record))) === 0) {
           throw new Conflict(`there is a function "${record.spec.name}" already`, 'ERR_FUNCTION_EXISTS')
         }
       })

@@ -5,12 +5,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { ContentError, InvalidRequest, NotFound, RegistryError, type Fault } from '../contract/errors.ts'
-import {
-  describeSpec,
-  parseDeployment,
-  type FunctionRecord,
-  type FunctionSpec,
-} from '../contract/function-spec.ts'
+import { describeSpec, parseDeployment } from '../contract/deployment.ts'
+import type { FunctionRecord, FunctionSpec } from '../contract/function-spec.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import type { PullReports } from '../functions/pull-reports.ts'
 import type { FunctionStore } from '../functions/store.ts'
 import { parseReference, type Reference } from '../registry/reference.ts'
@@ -166,7 +163,7 @@ function parseFunction(body: unknown): { spec: FunctionSpec; reference: Referenc
     }
   }
   const spec = collect(() => parseDeployment(body))
-  const image = typeof body === 'object' && body !== null && 'image' in body ? body.image : undefined
+  const image = isPlainObject(body) ? body['image'] : undefined
   const imageIsFaulty = faults.some((fault) => fault.path === 'image')
   const reference =
     typeof image === 'string' && !imageIsFaulty ? collect(() => parseReference(image)) : undefined
@@ -176,8 +173,7 @@ function parseFunction(body: unknown): { spec: FunctionSpec; reference: Referenc
 
 /** OpenFaaS's body of DELETE: {"functionName": "…"}. */
 function parseRemoval(body: unknown): string {
-  const name =
-    typeof body === 'object' && body !== null && 'functionName' in body ? body.functionName : undefined
+  const name = isPlainObject(body) ? body['functionName'] : undefined
   if (typeof name !== 'string')
     throw new InvalidRequest([{ path: 'functionName', problem: 'must be the name of a function' }])
   return name

@@ -4,7 +4,7 @@
 import { execFileSync } from 'node:child_process'
 import t from 'tap'
 import type { FunctionRecord } from '../../services/contract/function-spec.ts'
-import { parseDeployment } from '../../services/contract/function-spec.ts'
+import { parseDeployment } from '../../services/contract/deployment.ts'
 import { createFunctionStore } from '../../services/functions/store.ts'
 import {
   asOverloaded,

@@ -2,7 +2,7 @@
 // reports are arguments.
 
 import t from 'tap'
-import { parseDeployment } from '../../services/contract/function-spec.ts'
+import { parseDeployment } from '../../services/contract/deployment.ts'
 import type { FunctionRecord } from '../../services/contract/function-spec.ts'
 import type { PullReport } from '../../services/functions/pull-reports.ts'
 import type { PullResult } from '../../services/images/pull.ts'

@@ -10,7 +10,7 @@ import type { Context } from '../../services/cli/context.ts'
 import { runProgram } from '../../services/cli/program.ts'
 import { readProject, substituteVariables } from '../../services/cli/project/project-file.ts'
 import { InvalidRequest } from '../../services/contract/errors.ts'
-import { parseDeployment } from '../../services/contract/function-spec.ts'
+import { parseDeployment } from '../../services/contract/deployment.ts'
 import { parseProjectFile } from '../../services/contract/project-file.ts'
 
 const faultsOf = (parsed: unknown): string[] => {
@@ -52,7 +52,7 @@ t.test('wherry.yaml', async (t) => {
     ])
     t.same(faultsOf({ functions: {} }), ['functions: has no function'])
     t.same(faultsOf({ functions: [1] }), ['functions: must be an object'])
-    t.same(faultsOf({ functions: { one: { image: 5 } } }), ['functions.one.image: must be a text'])
+    t.same(faultsOf({ functions: { one: { image: 5 } } }), ['functions.one.image: must be a string'])
     t.same(faultsOf({ function: {} }).toSorted(), ['function: is not a known field', 'functions: is missing'])
     for (const nothing of [null, 'text', 3, []])
       t.same(
@@ -186,7 +186,7 @@ t.test('wherry deploy -f refuses a wrong function before anything is built or as
   t.match(await run(['deploy', '-f', file]), {
     code: 1,
     stderr:
-      /wherry\.yaml is wrong\n {2}functions\.bad\.timeout: "soon" is not understood.*\n {2}functions\.bad\.bild: is not a known field\n$/,
+      /wherry\.yaml is wrong\n {2}functions\.bad\.bild: is not a known field\n {2}functions\.bad\.timeout: "soon" is invalid.*\n$/,
   })
 })
 

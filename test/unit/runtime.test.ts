@@ -1,7 +1,7 @@
 // The pure half of the container runtime: image and function → spec → plan → bytes; users; cgroup files.
 
 import t from 'tap'
-import { parseDeployment } from '../../services/contract/function-spec.ts'
+import { parseDeployment } from '../../services/contract/deployment.ts'
 import type { Image } from '../../services/contract/image.ts'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
 import { capabilityMask } from '../../services/runtime/capability.ts'
