@@ -178,7 +178,7 @@ export function parseDeployment(body: unknown): FunctionSpec {
 
 /** SPEC in the words of the wire, without `service` and OpenFaaS's counters, which the gateway adds. */
 export function describeSpec(spec: FunctionSpec): Record<string, unknown> {
-  const { name, limits, timeoutMs, ...same } = spec
+  const { name: _name, limits, timeoutMs, ...same } = spec
   return {
     ...same,
     limits: { memory: formatBytes(limits.memoryBytes), cpu: formatCpus(limits.cpus), pids: limits.pids },
