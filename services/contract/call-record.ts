@@ -63,7 +63,7 @@ export interface CallRecord {
   readonly finishedAtMs?: number
   /** These are there once `state` is "finished" (or an attempt failed and another will come). */
   readonly outcome?: Outcome
-  /** HTTP status that the call has in our own dialect. */
+  /** HTTP status of `outcome`, added by the gateway. */
   readonly status?: number
   /** One sentence for people when the outcome is not `ok`. */
   readonly message?: string

@@ -1,10 +1,10 @@
-// Errors that cross a border.  Each class has a stable `code`, the HTTP status it becomes, and
-// whether trying again can help.  Users match on `code`; the table is mirrored in docs/errors.md.
-// Expected ends of a call are not here: they are outcomes (outcome.ts).
+// Errors that cross a border.  Each has a stable `code`, which means one thing, and says whether a retry can
+// help.  Users match on `code`; docs/errors.md has the table, gateway/statuses.ts the HTTP statuses.
+// The expected ends of a call are not errors but outcomes (outcome.ts).
 
 /**
- * One wrong field: `path` in the caller's own words ("limits.memory"), `problem` a whole sentence part; of a
- * text file also the lines around, as they are shown.
+ * One wrong field: `path` as the caller wrote it ("limits.memory"), `problem` the rest of the sentence ("must be
+ * at least 4Mi"); for a text file also the lines around the place, ready to print.
  */
 export interface Fault {
   readonly path: string
@@ -14,27 +14,24 @@ export interface Fault {
 
 export interface ErrorFacts {
   readonly code: string
-  readonly statusCode: number
   readonly retryable: boolean
   readonly cause?: unknown
 }
 
-/** Base of every error that is ours.  `message` says what, where, why, and what to do. */
+/** Base class of the product's errors.  `message` says what failed, where, why, and what to do. */
 export class AppError extends Error {
   readonly code: string
-  readonly statusCode: number
   readonly retryable: boolean
 
   constructor(message: string, facts: ErrorFacts) {
     super(message, facts.cause === undefined ? undefined : { cause: facts.cause })
     this.name = new.target.name
     this.code = facts.code
-    this.statusCode = facts.statusCode
     this.retryable = facts.retryable
   }
 }
 
-/** The caller's input is wrong: every fault at once, field by field. */
+/** The caller's input is wrong; lists every fault, field by field. */
 export class InvalidRequest extends AppError {
   readonly faults: readonly Fault[]
 
@@ -44,7 +41,6 @@ export class InvalidRequest extends AppError {
   ) {
     super(faults.map((f) => (f.path === '' ? f.problem : `${f.path}: ${f.problem}`)).join('; '), {
       code,
-      statusCode: 400,
       retryable: false,
     })
     this.faults = faults
@@ -56,43 +52,62 @@ export class NotFound extends AppError {
     message: string,
     code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_NOT_FOUND',
   ) {
-    super(message, { code, statusCode: 404, retryable: false })
+    super(message, { code, retryable: false })
   }
 }
 
 export class Conflict extends AppError {
-  constructor(message: string, code: 'ERR_FUNCTION_EXISTS' | 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
-    super(message, { code, statusCode: 409, retryable: false })
+  constructor(message: string, code: 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
+    super(message, { code, retryable: false })
   }
 }
 
 /** The image is not signed as the namespace's policy requires. */
 export class NotSigned extends AppError {
   constructor(message: string) {
-    super(message, { code: 'ERR_NOT_SIGNED', statusCode: 403, retryable: false })
+    super(message, { code: 'ERR_NOT_SIGNED', retryable: false })
   }
 }
 
 /** A body over its limit. */
 export class TooLarge extends AppError {
   constructor(message: string) {
-    super(message, { code: 'ERR_TOO_LARGE', statusCode: 413, retryable: false })
+    super(message, { code: 'ERR_TOO_LARGE', retryable: false })
   }
 }
 
-/** Not now: Redis away, queue full, no free slot.  Becomes 503 with Retry-After. */
+export type OverloadCode =
+  /** The function has as many waiting calls as it may have. */
+  | 'ERR_QUEUE_FULL'
+  /** A bound of this process is reached: callers, bodies, followers of logs. */
+  | 'ERR_NO_SLOT'
+  | 'ERR_TOO_MANY_FUNCTIONS'
+  | 'ERR_REDIS_AWAY'
+  | 'ERR_REDIS_FULL'
+  /** Redis is configured so that calls would be lost. */
+  | 'ERR_REDIS_UNFIT'
+  /** The call ended, but its result is no longer kept. */
+  | 'ERR_RESULT_EXPIRED'
+  /** Another process holds the image store for longer than this one waits. */
+  | 'ERR_IMAGE_STORE_BUSY'
+  /** This process is shutting down. */
+  | 'ERR_STOPPING'
+
+/** Not now; the same request can succeed later. */
 export class Overloaded extends AppError {
-  constructor(message: string, code: 'ERR_QUEUE_FULL' | 'ERR_NO_SLOT' | 'ERR_REDIS_AWAY', cause?: unknown) {
-    super(message, { code, statusCode: 503, retryable: true, cause })
+  declare readonly code: OverloadCode
+
+  constructor(message: string, code: OverloadCode, cause?: unknown) {
+    super(message, { code, retryable: true, cause })
   }
 }
 
-/** The registry said no or could not be reached; `registryCode` is its own word, e.g. MANIFEST_UNKNOWN. */
+/** The registry refused or could not be reached; `registryCode` is the registry's code, such as MANIFEST_UNKNOWN. */
 export class RegistryError extends AppError {
   readonly registryCode: string
 
   constructor(message: string, facts: { registryCode: string; retryable: boolean; cause?: unknown }) {
-    super(message, { code: 'ERR_REGISTRY', statusCode: 502, retryable: facts.retryable, cause: facts.cause })
+    super(message, { code: 'ERR_REGISTRY', retryable: facts.retryable, cause: facts.cause })
     this.registryCode = facts.registryCode
   }
 }
@@ -104,25 +119,24 @@ export type ContentCode =
   | 'ERR_CONTENT_LIMIT'
   | 'ERR_INVALID_CONTENT'
 
-/** What the registry sent is not what it should be, or is hostile. */
+/** The registry sent content that is wrong or hostile. */
 export class ContentError extends AppError {
   constructor(message: string, code: ContentCode, cause?: unknown) {
-    super(message, { code, statusCode: 502, retryable: false, cause })
+    super(message, { code, retryable: false, cause })
   }
 }
 
-/** A step of starting a container failed: which operation, which system call, which errno. */
+/** A step of a container's start failed: which operation, system call and errno. */
 export class SyscallError extends AppError {
   readonly errno: string
   readonly syscall: string
   readonly op: string
-  /** Place of the operation in its plan; -1 when it was none of them. */
+  /** Index of the operation in its plan; -1 when none of them failed. */
   readonly index: number
 
   constructor(message: string, facts: { errno: string; syscall: string; op: string; index?: number }) {
     super(message, {
       code: facts.errno,
-      statusCode: 500,
       retryable: ['EAGAIN', 'EBUSY', 'ENOMEM', 'EINTR'].includes(facts.errno),
     })
     this.errno = facts.errno
@@ -132,10 +146,7 @@ export class SyscallError extends AppError {
   }
 }
 
-/**
- * The container cannot be made as asked (unknown user, command not in the image …): an `init_fail`, not a
- * bug.
- */
+/** The container cannot be created as requested (unknown user, missing command …): an `init_fail`, not a bug. */
 export class StartError extends AppError {
   constructor(
     message: string,
@@ -148,13 +159,13 @@ export class StartError extends AppError {
       | 'ERR_START',
     cause?: unknown,
   ) {
-    super(message, { code, statusCode: 500, retryable: false, cause })
+    super(message, { code, retryable: false, cause })
   }
 }
 
-/** This machine lacks something the product needs; `remedy` says what to do. */
+/** This machine lacks something that the product needs; the message says what to do. */
 export class Unsupported extends AppError {
   constructor(message: string, cause?: unknown) {
-    super(message, { code: 'ERR_UNSUPPORTED', statusCode: 500, retryable: false, cause })
+    super(message, { code: 'ERR_UNSUPPORTED', retryable: false, cause })
   }
 }

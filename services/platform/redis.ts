@@ -174,7 +174,7 @@ export function asOverloaded(error: unknown): unknown {
   if (error instanceof AppError || !isRedisAway(error) || !(error instanceof Error)) return error
   const { message } = error.message.startsWith('EXECABORT') ? (refusalOf(error) ?? error) : error
   if (message.startsWith('OOM'))
-    return new Overloaded('Redis has no memory left; try again later', 'ERR_QUEUE_FULL', error)
+    return new Overloaded('Redis has no memory left; try again later', 'ERR_REDIS_FULL', error)
   const why = NOT_CONNECTED.test(message) ? '' : ` (${message})`
   return new Overloaded(`Redis is away${why}; try again later`, 'ERR_REDIS_AWAY', error)
 }

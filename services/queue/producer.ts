@@ -296,7 +296,7 @@ export function createProducer({
     const body =
       resultStored === true ? await ready().getBuffer(keys.result(record.callId)) : inlineBody(record)
     if (body === null)
-      throw new Overloaded(`the result of call "${record.callId}" is no longer kept`, 'ERR_REDIS_AWAY')
+      throw new Overloaded(`the result of call "${record.callId}" is no longer kept`, 'ERR_RESULT_EXPIRED')
     return { ...rest, ...(rest.result && { result: { ...rest.result, body: '' } }), body }
   }
 

@@ -2,7 +2,7 @@
 // its own (`resultStored`), so that records and replies stay small.  Knows the layout; fetches nothing.
 
 import type { CallRecord } from '../contract/call-record.ts'
-import { isOutcome, OUTCOME_RULES, type Outcome } from '../contract/outcome.ts'
+import { isOutcome, type Outcome } from '../contract/outcome.ts'
 
 export type StoredRecord = CallRecord & { readonly resultStored?: true }
 
@@ -44,7 +44,6 @@ export function ended(record: CallRecord, outcome: Outcome, message: string): Ca
     state: 'finished',
     finishedAtMs: Date.now(),
     outcome,
-    status: OUTCOME_RULES[outcome].httpStatus,
     message,
   }
 }

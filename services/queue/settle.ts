@@ -103,7 +103,6 @@ export function createSettler({
       startedAtMs: Math.round(attempt.startedAtMs),
       finishedAtMs: Date.now(),
       outcome,
-      status: OUTCOME_RULES[outcome].httpStatus,
       ...(outcome !== 'ok' && {
         message: (message ?? OUTCOME_RULES[outcome].about).slice(0, MESSAGE_MAX_CHARS),
       }),
@@ -165,8 +164,8 @@ export function createSettler({
 
   /** What a producer reads as the job's return value. */
   function returnValue({ call, job }: Attempt, { record, storedResult }: Written): string {
-    const { outcome, status, callId, phases } = record
-    const head = { outcome, status, contentType: record.result?.contentType ?? '' }
+    const { outcome, callId, phases } = record
+    const head = { outcome, status: 200, contentType: record.result?.contentType ?? '' }
     // Where the result is kept for the gateway it is not kept twice.
     if (storedResult.byteLength > 0 && isGatewayCall(call, job.id ?? ''))
       return JSON.stringify({ ...head, bodyStored: true, callId, phases })

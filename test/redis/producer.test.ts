@@ -48,7 +48,6 @@ t.test('a call that is waited for', async (t) => {
       function: 'f',
       state: 'finished',
       outcome: 'ok',
-      status: 200,
       attempt: 1,
       worker: 'w-7',
       exitCode: 0,
@@ -130,7 +129,7 @@ t.test('a call that is waited for', async (t) => {
     answer = async () =>
       completion({ outcome: 'app_error', exitCode: 3, message: 'exit code 3', body: 'sorry' })
     const ended = await producer.call(invocation('f'), patient)
-    t.match(ended, { outcome: 'app_error', status: 500, exitCode: 3, message: 'exit code 3' })
+    t.match(ended, { outcome: 'app_error', exitCode: 3, message: 'exit code 3' })
     t.equal(text(ended.body), 'sorry')
   })
 
@@ -163,7 +162,6 @@ t.test('calls that do not come back', async (t) => {
     const call = invocation('idle', { body: 'x'.repeat(20_000) })
     t.match(await producer.call(call, { timeoutMs: 10, queueWaitMs: 50 }), {
       outcome: 'no_capacity',
-      status: 503,
       message: /no worker took the call within 50ms/,
     })
     t.match(await producer.find(call.callId), { state: 'finished', outcome: 'no_capacity' })
@@ -323,7 +321,7 @@ t.test('calls that nobody waits for', async (t) => {
     const small = await rig.producer({ queueMax: 3 })
     for (let i = 0; i < 3; i++) await small.enqueue(invocation('full'))
     const call = invocation('full')
-    await t.rejects(small.enqueue(call), { code: 'ERR_QUEUE_FULL', statusCode: 503, retryable: true })
+    await t.rejects(small.enqueue(call), { code: 'ERR_QUEUE_FULL', retryable: true })
     t.equal(await small.find(call.callId), undefined)
     await small.enqueue(invocation('roomy'))
   })

@@ -10,6 +10,7 @@ import { describeSpec, parseDeployment } from '../../services/contract/deploymen
 import { DEFAULT_LIMITS } from '../../services/contract/function-spec.ts'
 import { OUTCOME_RULES, OUTCOMES } from '../../services/contract/outcome.ts'
 import { gatewaySettings } from '../../services/gateway/config.ts'
+import { OUTCOME_STATUS } from '../../services/gateway/statuses.ts'
 import { ENV_NAMES, sharedSettings, type Setting, type Table } from '../../services/platform/config.ts'
 import { workerSettings } from '../../services/worker/config.ts'
 
@@ -123,7 +124,7 @@ t.test('docs/errors.md has every code and outcome', async (t) => {
   for (const outcome of OUTCOMES.filter((outcome) => outcome !== 'ok')) {
     const row =
       text.split('\n').find((line) => line.startsWith(`| \`ERR_FUNCTION_${outcome.toUpperCase()}\``)) ?? ''
-    t.match(row, new RegExp(`\\| ${OUTCOME_RULES[outcome].httpStatus} \\|`), `the status of ${outcome}`)
+    t.match(row, new RegExp(`\\| ${OUTCOME_STATUS[outcome]} \\|`), `the status of ${outcome}`)
     t.equal(row.includes('attempts'), OUTCOME_RULES[outcome].retryable, `whether ${outcome} is tried again`)
   }
 })
