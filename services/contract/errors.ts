@@ -3,8 +3,8 @@
 // The expected ends of a call are not errors but outcomes (outcome.ts).
 
 /**
- * One wrong field: `path` as the caller wrote it ("limits.memory"), `problem` the rest of the sentence ("must be
- * at least 4Mi"); for a text file also the lines around the place, ready to print.
+ * One wrong field: `path` as the caller wrote it ("limits.memory"), `problem` the rest of the sentence ("must
+ * be at least 4Mi"); for a text file also the lines around the place, ready to print.
  */
 export interface Fault {
   readonly path: string
@@ -102,7 +102,10 @@ export class Overloaded extends AppError {
   }
 }
 
-/** The registry refused or could not be reached; `registryCode` is the registry's code, such as MANIFEST_UNKNOWN. */
+/**
+ * The registry refused or could not be reached; `registryCode` is the registry's code, such as
+ * MANIFEST_UNKNOWN.
+ */
 export class RegistryError extends AppError {
   readonly registryCode: string
 
@@ -146,7 +149,9 @@ export class SyscallError extends AppError {
   }
 }
 
-/** The container cannot be created as requested (unknown user, missing command …): an `init_fail`, not a bug. */
+/**
+ * The container cannot be created as requested (unknown user, missing command …): an `init_fail`, not a bug.
+ */
 export class StartError extends AppError {
   constructor(
     message: string,

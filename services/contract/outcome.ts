@@ -1,5 +1,5 @@
-// How a call can end: one closed union for the whole product.  A function that fails is a value of this union,
-// never a thrown error.  The gateway maps outcomes to HTTP statuses (gateway/statuses.ts).
+// How a call can end: one closed union for the whole product. A function that fails is a value of this union,
+// never a thrown error. The gateway maps outcomes to HTTP statuses (gateway/statuses.ts).
 
 export const OUTCOMES = [
   'ok',

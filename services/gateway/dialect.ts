@@ -1,7 +1,7 @@
-// A dialect is one way in which HTTP clients call functions.  It decides which requests are calls, and of which
-// function; what the function sees of a request; and what a result or an error looks like.  Everything else about
-// a call (readiness, lookup, budgets, queue, metrics) is the same in all dialects and is in call-routes.ts.
-// A dialect is pure: its functions map values to values.
+// A dialect is one way in which HTTP clients call functions. It decides which requests are calls, and of
+// which function; what the function sees of a request; and what a result or an error looks like. Everything
+// else about a call (readiness, lookup, budgets, queue, metrics) is the same in all dialects and is in
+// call-routes.ts. A dialect is pure: its functions map values to values.
 
 import type { CallRecord } from '../contract/call-record.ts'
 import type { InvocationRequest } from '../contract/invocation.ts'

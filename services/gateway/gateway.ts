@@ -1,5 +1,5 @@
-// The gateway as one long-lived part: wires the function store, the producer, a registry client, metrics and the
-// HTTP server, and starts and stops them in order.  The server listens first, so that clients get a reason
+// The gateway as one long-lived part: wires the function store, the producer, a registry client, metrics and
+// the HTTP server, and starts and stops them in order. The server listens first, so that clients get a reason
 // instead of a refused connection while Redis is away.
 
 import { randomUUID } from 'node:crypto'

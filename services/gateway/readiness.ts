@@ -1,6 +1,7 @@
-// Whether this gateway takes calls: only once Redis is reachable and fit for queues and the functions are loaded;
-// before that, every function would look undeployed.  Redis may start later than the gateway, which answers 503
-// until then.  Once ready, a gateway stays ready: if Redis goes away later, each command fails with its reason.
+// Whether this gateway takes calls: only once Redis is reachable and fit for queues and the functions are
+// loaded; before that, every function would look undeployed. Redis may start later than the gateway, which
+// answers 503 until then. Once ready, a gateway stays ready: if Redis goes away later, each command fails
+// with its reason.
 
 import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -17,7 +18,9 @@ const START_WAIT_MS = 1000
 export interface Readiness {
   /** Throws Overloaded with the reason until ready. */
   require(): void
-  /** Starts the parts that need Redis; returns after START_WAIT_MS at most and keeps trying in the background. */
+  /**
+   * Starts the parts that need Redis; returns after START_WAIT_MS at most and keeps trying in the background.
+   */
   start(): Promise<void>
   stop(): Promise<void>
 }

@@ -118,8 +118,8 @@ function answerBrokenRequest(err: Error & { code?: string }, socket: Socket): vo
 }
 
 /**
- * A foreign web page must not deploy functions through its visitor's browser, which can send "simple" POSTs to
- * any address, loopback included.  Browsers name the page in Origin; other clients send no Origin.
+ * A foreign web page must not deploy functions through its visitor's browser, which can send "simple" POSTs
+ * to any address, loopback included. Browsers name the page in Origin; other clients send no Origin.
  */
 function refuseOtherOrigins(request: FastifyRequest): void {
   const { origin, host } = request.headers

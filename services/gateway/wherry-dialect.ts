@@ -1,4 +1,4 @@
-// Our own dialect, docs/http-api.md: ANY /function/NAME waits, POST /async-function/NAME does not.  Its errors
+// Our own dialect, docs/http-api.md: ANY /function/NAME waits, POST /async-function/NAME does not. Its errors
 // are also the errors of every route that is not a call.
 
 import { PHASES, type CallRecord } from '../contract/call-record.ts'
@@ -68,8 +68,8 @@ export const wherryDialect: Dialect = {
 }
 
 /**
- * `ok` is the function's own bytes, `app_error` too if it printed any; every other result is JSON that says what
- * happened.
+ * `ok` is the function's own bytes, `app_error` too if it printed any; every other result is JSON that says
+ * what happened.
  */
 function resultReply(call: CallFacts, { record, body }: CallResult): HttpReply {
   const outcome = record.outcome ?? 'crash'

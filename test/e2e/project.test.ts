@@ -181,11 +181,11 @@ t.test(
     t.match(await deploy('signed', '--image', image, '--namespace', 'prod', '--', 'cat'), {
       code: 1,
       stderr:
-        /is not signed by any key that the policy of namespace "prod" names; sign it with: cosign sign .*ERR_NOT_SIGNED/,
+        /is not signed by any key in the policy of namespace "prod"; sign it with: cosign sign .*ERR_NOT_SIGNED/,
     })
     t.match(await deploy('warned', '--image', image, '--namespace', 'beta', '--', 'cat'), {
       code: 0,
-      stderr: /is not signed by any key that the policy of namespace "beta" names/,
+      stderr: /is not signed by any key in the policy of namespace "beta"/,
     })
   },
 )

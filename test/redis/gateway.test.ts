@@ -133,7 +133,7 @@ t.test('functions', async (t) => {
       ['{"service":', /not JSON/],
       ['[]', /JSON object/],
       ['null', /JSON object/],
-      ['['.repeat(100_000), /nests deeper/],
+      ['['.repeat(100_000), /nested deeper/],
       ['{"service":"a","image":"b","__proto__":{"x":1}}', /__proto__/],
     ] as const) {
       t.match(

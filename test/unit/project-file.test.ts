@@ -1,4 +1,4 @@
-// wherry.yaml, stack.yaml and the templates of `wherry init`, as values: what a file means, and how it is
+// wherry.yaml, stack.yaml and the templates of `wherry init`: what a file means, and how an invalid one is
 // refused.
 
 import { execFileSync } from 'node:child_process'
@@ -44,20 +44,20 @@ t.test('wherry.yaml', async (t) => {
     })
     t.same(two?.build, { context: 'two', dockerfile: 'D', target: 'last', args: { A: '1', B: 'true' } })
   })
-  t.test('names every wrong field at once', async (t) => {
+  t.test('reports every wrong field at once', async (t) => {
     t.same(faultsOf({ functions: { one: { build: 7, service: 'x', envVars: { A: [] } } } }), [
-      'functions.one.build: must be the path of a folder, or { context, dockerfile, target, args }',
-      'functions.one.envVars.A: must be a text, a number, true or false',
-      'functions.one.service: is the name above it; leave it out',
+      'functions.one.build: must be the path of a folder or { context, dockerfile, target, args }',
+      'functions.one.envVars.A: must be a string, a number, true or false',
+      'functions.one.service: must be left out; the key above is the name',
     ])
-    t.same(faultsOf({ functions: {} }), ['functions: has no function'])
+    t.same(faultsOf({ functions: {} }), ['functions: must have at least one function'])
     t.same(faultsOf({ functions: [1] }), ['functions: must be an object'])
     t.same(faultsOf({ functions: { one: { image: 5 } } }), ['functions.one.image: must be a string'])
     t.same(faultsOf({ function: {} }).toSorted(), ['function: is not a known field', 'functions: is missing'])
     for (const nothing of [null, 'text', 3, []])
       t.same(
         faultsOf(nothing),
-        [': must hold "functions:" with a name and its fields for each'],
+        [': must have "functions:" with a name and fields for each'],
         JSON.stringify(nothing),
       )
   })
@@ -94,7 +94,7 @@ functions:
     image: templated
 `
 
-t.test('stack.yaml of OpenFaaS is taken as it is', async (t) => {
+t.test('stack.yaml of OpenFaaS is accepted unchanged', async (t) => {
   const folder = t.testdir({
     'stack.yaml': STACK,
     'env.yml': 'environment:\n  write_debug: overridden\n  from_file: 1\n  none:\n',
@@ -104,7 +104,7 @@ t.test('stack.yaml of OpenFaaS is taken as it is', async (t) => {
   } = readProject(join(folder, 'stack.yaml'), {})
   t.equal(figlet?.image, 'me/figlet:0.1')
   t.same(figlet?.build, { context: './figlet', args: { ADDITIONAL_PACKAGE: 'curl' } })
-  t.same(figlet?.notes, ['build_options are packages for templates of OpenFaaS and are not used'])
+  t.same(figlet?.notes, ['build_options is ignored: it selects packages of OpenFaaS templates'])
   const spec = parseDeployment({ ...figlet?.deployment, image: figlet?.image })
   t.same(spec.command, ['figlet', '-w', '80'], 'the classic watchdog’s program is the command')
   t.same(
@@ -127,7 +127,7 @@ t.test('stack.yaml of OpenFaaS is taken as it is', async (t) => {
   t.same(
     readProject(join(withTemplate, 'stack.yaml'), {}).functions.map((f) => f.deployment['command']),
     [['figlet', '-w', '80'], undefined, ['node', 'index.js']],
-    'a template has a program for functions that name none',
+    'a template supplies the program of functions without one',
   )
 })
 
@@ -140,7 +140,7 @@ t.test('variables in a file', async (t) => {
   t.throws(() => substituteVariables('${A} ${B}', {}), { message: /not set: A, B$/ })
 })
 
-t.test('a file that is not YAML, is too clever, or is not there is refused with its name', async (t) => {
+t.test('a file that is missing, not YAML or too deeply aliased is refused with its name', async (t) => {
   const bomb = `a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [${'*a,'.repeat(10)}]\nc: &c [${'*b,'.repeat(10)}]\nd: [${'*c,'.repeat(10)}]\n`
   const folder = t.testdir({ 'bad.yaml': 'a: [', 'bomb.yaml': bomb })
   t.throws(() => readProject(join(folder, 'bad.yaml'), {}), { message: /bad\.yaml is not YAML .*line 1/s })
@@ -159,7 +159,7 @@ t.test('a file that is not YAML, is too clever, or is not there is refused with 
   }
 })
 
-/** `wherry ARGV` with nothing around it: its exit code and what it wrote. */
+/** Runs `wherry ARGV` in an empty environment: exit code and output. */
 async function run(argv: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
   const context: Context = {
@@ -175,7 +175,7 @@ async function run(argv: readonly string[]): Promise<{ code: number; stdout: str
   return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') }
 }
 
-t.test('wherry deploy -f refuses a wrong function before anything is built or asked', async (t) => {
+t.test('wherry deploy -f refuses an invalid function before anything is built or requested', async (t) => {
   const file = join(
     t.testdir({
       'wherry.yaml':
@@ -190,25 +190,22 @@ t.test('wherry deploy -f refuses a wrong function before anything is built or as
   })
 })
 
-t.test(
-  'wherry deploy -f refuses a name that no image can have before anything is built or asked',
-  async (t) => {
-    for (const [written, why] of [
-      ['{ build: . }', /functions\.A_b\.image: "A_b" .*lower case/],
-      ['{ image: "a b" }', /functions\.A_b\.image: "a b" is not an image reference/],
-      [
-        `{ build: ., image: "x@sha256:${'1'.repeat(64)}" }`,
-        /functions\.A_b\.image: "x@sha256:1+" has a digest, which is not known before/,
-      ],
-    ] as const) {
-      const file = join(
-        t.testdir({ 'wherry.yaml': `functions:\n  good: { image: x }\n  A_b: ${written}\n` }),
-        'wherry.yaml',
-      )
-      t.match(await run(['deploy', '-f', file]), { code: 1, stderr: why }, written)
-    }
-  },
-)
+t.test('wherry deploy -f refuses an invalid image name before anything is built or requested', async (t) => {
+  for (const [written, why] of [
+    ['{ build: . }', /functions\.A_b\.image: "A_b" .*lower case/],
+    ['{ image: "a b" }', /functions\.A_b\.image: "a b" is not an image reference/],
+    [
+      `{ build: ., image: "x@sha256:${'1'.repeat(64)}" }`,
+      /functions\.A_b\.image: "x@sha256:1+" has a digest, which is not known before/,
+    ],
+  ] as const) {
+    const file = join(
+      t.testdir({ 'wherry.yaml': `functions:\n  good: { image: x }\n  A_b: ${written}\n` }),
+      'wherry.yaml',
+    )
+    t.match(await run(['deploy', '-f', file]), { code: 1, stderr: why }, written)
+  }
+})
 
 t.test('wherry init', async (t) => {
   const folder = t.testdir()
@@ -220,7 +217,7 @@ t.test('wherry init', async (t) => {
     'go-static': ['go', 'test'],
   }
   for (const [template, [program, ...args]] of Object.entries(TESTS)) {
-    t.test(`--template ${template} writes a function whose own test passes`, async (t) => {
+    t.test(`--template ${template} creates a function whose test passes`, async (t) => {
       const own = join(folder, template)
       const { code, stdout, stderr } = await run([
         'init',
@@ -234,7 +231,7 @@ t.test('wherry init', async (t) => {
       t.match(
         stdout,
         /Next:\n    cd .*\n(?:    .*\n)+    wherry invoke my-function -d '.*'\n$/,
-        'says what to do next, as its README does',
+        'lists the next steps, as its README does',
       )
       for (const file of ['Dockerfile', '.dockerignore', 'wherry.yaml', 'README.md'])
         t.ok(statSync(join(own, file)).isFile(), file)
@@ -252,7 +249,7 @@ t.test('wherry init', async (t) => {
       try {
         execFileSync('sh', ['-c', `command -v ${program!}`])
       } catch {
-        t.comment(`its test was not run: this machine has no ${program!}`)
+        t.comment(`skipped its test: ${program!} is not installed`)
         return
       }
       const env = { PATH: process.env.PATH, HOME: own, GOFLAGS: '-mod=mod', GOCACHE: join(own, 'cache') }
@@ -262,7 +259,7 @@ t.test('wherry init', async (t) => {
       )
     })
   }
-  t.test('writes a name that YAML would take for a number or a constant as text', async (t) => {
+  t.test('quotes a name that YAML would read as a number or a constant', async (t) => {
     for (const name of ['1', '2e3', '0x1f', 'null', 'true', 'false', '2024-01-01', 'no']) {
       t.match(
         await run(['init', name, '--template', 'bash', '--into', join(folder, `named-${name}`)]),
@@ -276,7 +273,7 @@ t.test('wherry init', async (t) => {
       )
     }
   })
-  t.test('never writes over a folder, and refuses names that could not be deployed', async (t) => {
+  t.test('never overwrites a folder, and refuses names that cannot be deployed', async (t) => {
     mkdirSync(join(folder, 'there'))
     writeFileSync(join(folder, 'there/mine'), 'kept')
     t.match(await run(['init', 'x', '--into', join(folder, 'there')]), {
