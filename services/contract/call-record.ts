@@ -81,20 +81,39 @@ export interface CallRecord {
   readonly logTruncated?: boolean
 }
 
-/** What running an attempt gives: the record's second half, with the body still in bytes. */
+/** How an attempt ended; only `outcome` is there when it never had a container. */
 export interface Completion {
   readonly outcome: Outcome
+  /** One sentence for people; without it the outcome's own. */
   readonly message?: string
+  /** Another attempt cannot end differently, whatever the outcome's rule says. */
+  readonly final?: boolean
   readonly exitCode?: number
   readonly signal?: string
   readonly imageDigest?: string
-  readonly start: 'cold' | 'warm'
-  readonly phases: Omit<Phases, 'queue' | 'settle'>
+  readonly start?: 'cold' | 'warm'
+  readonly phases?: Omit<Phases, 'queue' | 'settle'>
   readonly usage?: Usage
-  readonly contentType: string
-  readonly body: Uint8Array
-  readonly log: string
-  readonly logTruncated: boolean
+  readonly contentType?: string
+  readonly body?: Uint8Array
+  readonly log?: string
+  readonly logTruncated?: boolean
   /** When the function's program ended (performance.now() milliseconds); `settle` counts from here. */
-  readonly endedAt: number
+  readonly endedAt?: number
+}
+
+/** The message on a gateway's reply channel: what the caller of a finished call gets, and no more. */
+export interface CallReply {
+  readonly callId: string
+  readonly outcome: Outcome
+  readonly status?: number
+  readonly message?: string
+  readonly exitCode?: number
+  readonly signal?: string
+  readonly phases?: Phases
+  readonly result?: CallResult
+  /** The result's bytes are in a key of their own. */
+  readonly resultStored?: true
+  /** The end of stderr, when the outcome is not `ok`. */
+  readonly log?: string
 }

@@ -54,14 +54,14 @@ export class InvalidRequest extends AppError {
 export class NotFound extends AppError {
   constructor(
     message: string,
-    code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_NOT_FOUND',
+    code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_RESULT_EXPIRED' | 'ERR_NOT_FOUND',
   ) {
     super(message, { code, statusCode: 404, retryable: false })
   }
 }
 
 export class Conflict extends AppError {
-  constructor(message: string, code: 'ERR_FUNCTION_EXISTS' | 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
+  constructor(message: string, code: 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
     super(message, { code, statusCode: 409, retryable: false })
   }
 }
@@ -82,7 +82,17 @@ export class TooLarge extends AppError {
 
 /** Not now: Redis away, queue full, no free slot.  Becomes 503 with Retry-After. */
 export class Overloaded extends AppError {
-  constructor(message: string, code: 'ERR_QUEUE_FULL' | 'ERR_NO_SLOT' | 'ERR_REDIS_AWAY', cause?: unknown) {
+  constructor(
+    message: string,
+    code:
+      | 'ERR_QUEUE_FULL'
+      | 'ERR_TOO_MANY_FUNCTIONS'
+      | 'ERR_NO_SLOT'
+      | 'ERR_REDIS_AWAY'
+      | 'ERR_STORE_BUSY'
+      | 'ERR_STOPPING',
+    cause?: unknown,
+  ) {
     super(message, { code, statusCode: 503, retryable: true, cause })
   }
 }

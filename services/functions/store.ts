@@ -2,7 +2,7 @@
 // process that is fresh within a round trip (a channel tells of changes) and at worst RELOAD_MS old.
 // Reads never wait for Redis.  Refuses to know how a definition is checked, resolved or run.
 
-import { Conflict, Overloaded } from '../contract/errors.ts'
+import { Overloaded } from '../contract/errors.ts'
 import { readRecord, writeRecord, type FunctionRecord } from '../contract/function-spec.ts'
 import type { Log } from '../platform/log.ts'
 import { asOverloaded, type RedisClient } from '../platform/redis.ts'
@@ -14,8 +14,6 @@ export interface FunctionStore {
   get(name: string): FunctionRecord | undefined
   /** Creates or replaces.  Throws Overloaded. */
   put(record: FunctionRecord): Promise<void>
-  /** Throws Conflict ERR_FUNCTION_EXISTS, Overloaded. */
-  create(record: FunctionRecord): Promise<void>
   /** Was it there?  Throws Overloaded. */
   remove(name: string): Promise<boolean>
   /** Sorted by name. */
@@ -106,8 +104,8 @@ export function createFunctionStore({
   function checkRoom(name: string): void {
     if (records.size >= FUNCTIONS_MAX && !records.has(name)) {
       throw new Overloaded(
-        `there are ${FUNCTIONS_MAX} functions already; remove some first`,
-        'ERR_QUEUE_FULL',
+        `there are already ${FUNCTIONS_MAX} functions; remove some first`,
+        'ERR_TOO_MANY_FUNCTIONS',
       )
     }
   }
@@ -154,15 +152,6 @@ export function createFunctionStore({
       checkRoom(record.spec.name)
       await change(async () => {
         await redis.hset(key, record.spec.name, writeRecord(record))
-      })
-    },
-
-    async create(record) {
-      checkRoom(record.spec.name)
-      await change(async () => {
-        if ((await redis.hsetnx(key, record.spec.name, writeRecord(record))) === 0) {
-          throw new Conflict(`there is a function "${record.spec.name}" already`, 'ERR_FUNCTION_EXISTS')
-        }
       })
     },
 

@@ -1,39 +1,38 @@
-// From a finished call to an HTTP reply: status, headers and body for every outcome.  Pure.
-// Knows our own HTTP dialect (docs/http-api.md); other dialects get a file beside this one.
+// From a finished call to an HTTP reply in our own dialect: status, headers and body for every outcome.  Pure.
 
-import { PHASES, type CallRecord } from '../contract/call-record.ts'
+import { PHASES, type Phases } from '../contract/call-record.ts'
+import { defined } from '../contract/defined.ts'
 import { OUTCOME_RULES } from '../contract/outcome.ts'
+import type { FinishedCall } from '../queue/producer.ts'
 import { RETRY_AFTER_SECONDS } from './error-reply.ts'
 
-/** How much of the function's log an error reply shows. */
-const LOG_TAIL_MAX = 4096
 const HEADER_VALUE = /^[\x20-\x7e]{1,255}$/
 
-export interface CallReply {
+export interface HttpReply {
   readonly statusCode: number
   readonly headers: Readonly<Record<string, string>>
   readonly body: Uint8Array | string
 }
 
 /**
- * The reply of a sync call that took TOTALMS as the caller sees it. `ok` is the function's own bytes;
- * `app_error` too, where it printed any; all else is JSON that says what happened.
+ * The reply of a sync call that took TOTALMS as the caller sees it.  `ok` is the function's own bytes, and so is
+ * `app_error` if it wrote any; everything else is JSON that says what happened.
  */
-export function callReply(record: CallRecord, body: Uint8Array, totalMs: number): CallReply {
-  const outcome = record.outcome ?? 'crash'
+export function callReply(call: FinishedCall, totalMs: number): HttpReply {
+  const { outcome, body } = call
   const rule = OUTCOME_RULES[outcome]
   const headers = {
     'x-wherry-outcome': outcome,
-    'server-timing': serverTiming(record, totalMs),
+    'server-timing': serverTiming(call, totalMs),
     'x-duration-seconds': (totalMs / 1000).toFixed(6),
     ...((rule.httpStatus === 503 || rule.httpStatus === 429) && { 'retry-after': RETRY_AFTER_SECONDS }),
   }
   if (outcome === 'ok' || (outcome === 'app_error' && body.length > 0)) {
     return {
-      statusCode: outcome === 'ok' ? (record.status ?? rule.httpStatus) : rule.httpStatus,
+      statusCode: outcome === 'ok' ? (call.status ?? rule.httpStatus) : rule.httpStatus,
       headers: {
         ...headers,
-        'content-type': safeContentType(record.result?.contentType),
+        'content-type': safeContentType(call.result?.contentType),
         'x-content-type-options': 'nosniff',
       },
       body,
@@ -46,19 +45,17 @@ export function callReply(record: CallRecord, body: Uint8Array, totalMs: number)
       error: {
         code: `ERR_FUNCTION_${outcome.toUpperCase()}`,
         outcome,
-        message: record.message ?? rule.about,
-        callId: record.callId,
-        ...(record.exitCode !== undefined && { exitCode: record.exitCode }),
-        ...(record.signal !== undefined && { signal: record.signal }),
-        log: record.log?.slice(-LOG_TAIL_MAX) ?? '',
+        message: call.message ?? rule.about,
+        callId: call.callId,
+        ...defined({ exitCode: call.exitCode, signal: call.signal }),
+        log: call.log ?? '',
       },
     }),
   }
 }
 
 /** "queue;dur=0.41, pull;dur=0, …, total;dur=2.1" (W3C Server Timing, milliseconds). */
-export function serverTiming(record: Pick<CallRecord, 'phases'>, totalMs: number): string {
-  const { phases } = record
+export function serverTiming({ phases }: { readonly phases?: Phases }, totalMs: number): string {
   const parts = phases === undefined ? [] : PHASES.map((phase) => `${phase};dur=${round(phases[phase])}`)
   return [...parts, `total;dur=${round(totalMs)}`].join(', ')
 }

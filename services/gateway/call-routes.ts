@@ -10,8 +10,8 @@ import { isOutcome } from '../contract/outcome.ts'
 import type { FunctionStore } from '../functions/store.ts'
 import type { Producer } from '../queue/producer.ts'
 import { createBodyBudget, type BodyShare } from './body-budget.ts'
-import { callReply } from './call-reply.ts'
-import { chooseCallId, toInvocationRequest } from './call-request.ts'
+import { chooseCallId } from './call-request.ts'
+import type { Dialect } from './dialect.ts'
 import type { GatewayMetrics } from './metrics.ts'
 
 /** A call whose function is known; set before its body is read. */
@@ -31,6 +31,7 @@ declare module 'fastify' {
 }
 
 export interface CallRouteDeps {
+  readonly dialect: Dialect
   readonly functions: FunctionStore
   readonly producer: Producer
   readonly metrics: GatewayMetrics
@@ -47,7 +48,8 @@ const CALL_ID_MAX = 200
 
 /** Adds the routes of calls to APP. */
 export function addCallRoutes(app: FastifyInstance, deps: CallRouteDeps): void {
-  const { producer, metrics, queueWaitMs } = deps
+  const { dialect, producer, metrics, queueWaitMs } = deps
+  const config = { dialect }
   app.decorateRequest('call', null)
   const onRequest = acceptCall(deps)
 
@@ -61,18 +63,18 @@ export function addCallRoutes(app: FastifyInstance, deps: CallRouteDeps): void {
   }
 
   for (const url of ['/function/:name', '/function/:name/*']) {
-    app.all<Params>(url, { onRequest: [onRequest, countEnd] }, async (request, reply) => {
-      const { invocation, call } = invocationOf(request)
+    app.all<Params>(url, { config, onRequest: [onRequest, countEnd] }, async (request, reply) => {
+      const { invocation, call } = invocationOf(request, dialect)
       const gone = new AbortController()
       reply.raw.once('close', () => {
         if (!reply.raw.writableFinished) gone.abort()
       })
-      const record = await producer.call(invocation, {
+      const ended = await producer.call(invocation, {
         timeoutMs: call.function.spec.timeoutMs,
         queueWaitMs,
         signal: gone.signal,
       })
-      const { statusCode, headers, body } = callReply(record, record.body, performance.now() - call.startedAt)
+      const { statusCode, headers, body } = dialect.reply(ended, performance.now() - call.startedAt)
       reply.code(statusCode).headers(headers)
       return reply.send(
         typeof body === 'string' ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength),
@@ -81,7 +83,7 @@ export function addCallRoutes(app: FastifyInstance, deps: CallRouteDeps): void {
   }
 
   for (const url of ['/async-function/:name', '/async-function/:name/*']) {
-    app.post<Params>(url, { onRequest }, async (request, reply) => {
+    app.post<Params>(url, { config, onRequest }, async (request, reply) => {
       if (request.headers['x-callback-url'] !== undefined) {
         throw new InvalidRequest([
           {
@@ -90,7 +92,7 @@ export function addCallRoutes(app: FastifyInstance, deps: CallRouteDeps): void {
           },
         ])
       }
-      const { invocation, call } = invocationOf(request)
+      const { invocation, call } = invocationOf(request, dialect)
       await producer.enqueue(invocation)
       metrics.callQueued(call.function.spec.name)
       return reply.code(202).header('location', `/system/calls/${call.callId}`).send()
@@ -111,7 +113,7 @@ export function addCallRoutes(app: FastifyInstance, deps: CallRouteDeps): void {
  * Before the body: is there such a function, and room? Then the call has an id, and its reply says so however
  * it ends.
  */
-function acceptCall({ functions, bodyMaxBytes, requireReady }: CallRouteDeps) {
+function acceptCall({ dialect, functions, bodyMaxBytes, requireReady }: CallRouteDeps) {
   const budget = createBodyBudget()
   return async (request: FastifyRequest<Params>, reply: FastifyReply): Promise<void> => {
     const startedAt = performance.now()
@@ -119,7 +121,7 @@ function acceptCall({ functions, bodyMaxBytes, requireReady }: CallRouteDeps) {
     const callId = chooseCallId(request.headers['x-call-id'])
     reply.header('x-call-id', callId).header('x-start-time', `${startedAtMs}000000`)
     requireReady()
-    const { name } = request.params
+    const name = dialect.target(request.params)
     const record = functions.get(name)
     if (record === undefined)
       throw new NotFound(`there is no function "${name}"; deploy it first`, 'ERR_FUNCTION_NOT_FOUND')
@@ -134,7 +136,10 @@ function announcedBytes({ headers }: FastifyRequest, bodyMaxBytes: number): numb
   return Math.min(Number(headers['content-length'] ?? 0), bodyMaxBytes)
 }
 
-function invocationOf(request: FastifyRequest): { call: AcceptedCall; invocation: Invocation } {
+function invocationOf(
+  request: FastifyRequest,
+  dialect: Dialect,
+): { call: AcceptedCall; invocation: Invocation } {
   const { call } = request
   if (call === null) throw new Error('a call route ran without its onRequest hook')
   const body = request.body instanceof Uint8Array ? request.body : undefined
@@ -146,7 +151,7 @@ function invocationOf(request: FastifyRequest): { call: AcceptedCall; invocation
       function: call.function.spec.name,
       attempt: 1,
       enqueuedAtMs: call.startedAtMs,
-      request: toInvocationRequest({
+      request: dialect.toRequest({
         method: request.method,
         target: request.raw.url ?? '/',
         headers: request.headers,

@@ -16,8 +16,10 @@ import type { Log } from '../platform/log.ts'
 import { openRedis } from '../platform/redis.ts'
 import { startTelemetry } from '../platform/telemetry.ts'
 import { createProducer } from '../queue/producer.ts'
+import { allowAll } from './authenticate.ts'
 import { addCallRoutes } from './call-routes.ts'
 import type { GatewayConfig } from './config.ts'
+import { wherryDialect } from './dialect.ts'
 import { addFunctionRoutes } from './function-routes.ts'
 import { createGatewayMetrics } from './metrics.ts'
 import { createReadiness } from './readiness.ts'
@@ -77,9 +79,18 @@ export async function startGateway(
   const app = createServer({
     log,
     bodyMaxBytes,
+    authenticate: allowAll,
     onReply: metrics.replied,
     addRoutes(app) {
-      addCallRoutes(app, { functions, producer, metrics, queueWaitMs, bodyMaxBytes, requireReady })
+      addCallRoutes(app, {
+        dialect: wherryDialect,
+        functions,
+        producer,
+        metrics,
+        queueWaitMs,
+        bodyMaxBytes,
+        requireReady,
+      })
       addFunctionRoutes(app, {
         functions,
         producer,

@@ -17,7 +17,8 @@ import {
 import { AppError, NotFound } from '../contract/errors.ts'
 import type { Log } from '../platform/log.ts'
 import { serverTiming } from './call-reply.ts'
-import { errorReply } from './error-reply.ts'
+import type { Authenticate } from './authenticate.ts'
+import { wherryDialect } from './dialect.ts'
 
 const HEADERS_TIMEOUT_MS = 10_000
 /** For receiving a request, body included; replies have no limit here, calls have their own. */
@@ -33,13 +34,20 @@ const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE']
 export interface ServerDeps {
   readonly log: Log
   readonly bodyMaxBytes: number
-  /** Told of every reply; ROUTE is a pattern of the route table, never a caller's path. */
+  readonly authenticate: Authenticate
+  /** Called after every reply; ROUTE is a pattern of the route table, never a caller's path. */
   readonly onReply: (route: string, statusCode: number) => void
   readonly addRoutes: (app: FastifyInstance) => void
 }
 
 /** A server with its routes, not yet listening. */
-export function createServer({ log, bodyMaxBytes, onReply, addRoutes }: ServerDeps): FastifyInstance {
+export function createServer({
+  log,
+  bodyMaxBytes,
+  authenticate,
+  onReply,
+  addRoutes,
+}: ServerDeps): FastifyInstance {
   const logger: FastifyBaseLogger = log.child({}, { level: 'warn' })
   const app = fastify({
     loggerInstance: logger,
@@ -71,6 +79,7 @@ export function createServer({ log, bodyMaxBytes, onReply, addRoutes }: ServerDe
     )
   })
   app.addHook('onRequest', async (request) => refuseOtherOrigins(request))
+  app.addHook('onRequest', authenticate)
   app.addHook('onResponse', async (request, reply) =>
     onReply(request.routeOptions.url ?? 'unknown', reply.statusCode),
   )
@@ -81,10 +90,9 @@ export function createServer({ log, bodyMaxBytes, onReply, addRoutes }: ServerDe
 
 /** The one place where an error becomes a reply. */
 function answerError(err: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): void {
-  const { statusCode, body, outcome, retryAfter, unexpected } = errorReply(
-    err,
-    request.routeOptions.bodyLimit,
-  )
+  const { config, bodyLimit } = request.routeOptions
+  const dialect = config?.dialect ?? wherryDialect
+  const { statusCode, body, outcome, retryAfter, unexpected } = dialect.error(err, bodyLimit)
   if (unexpected)
     log.error(
       { err, method: request.method, route: request.routeOptions.url },

@@ -356,7 +356,7 @@ export function createPuller(deps: PullerDeps) {
     /** End what is under way and leave no half layer; later calls of `ensure` for other images fail. */
     async stop(): Promise<void> {
       stopping.abort(
-        new Overloaded('this process is stopping, the image was not pulled to its end', 'ERR_NO_SLOT'),
+        new Overloaded('this process is stopping, the image was not pulled to its end', 'ERR_STOPPING'),
       )
       await Promise.allSettled(under)
     },

@@ -22,6 +22,8 @@ export interface Leases {
   start(): void
   stop(): void
   hold(lane: Lane, jobId: string, token: string): Lease
+  /** Renew one lease out of turn; false when it is lost. */
+  renew(lease: Lease): Promise<boolean>
   release(lease: Lease): void
   readonly held: ReadonlySet<Lease>
 }
@@ -41,8 +43,8 @@ export function createLeases({
   let timer: NodeJS.Timeout | undefined
   let renewing = false
 
-  async function renew(): Promise<void> {
-    const byFunction = Map.groupBy(held, (lease) => lease.lane.function)
+  async function renew(chosen: Iterable<Lease>): Promise<void> {
+    const byFunction = Map.groupBy(chosen, (lease) => lease.lane.function)
     if (byFunction.size === 0) return
     const pipeline = commands.pipeline()
     for (const leases of byFunction.values()) {
@@ -82,7 +84,7 @@ export function createLeases({
     renewing = true
     // A dead connection must not outlive the leases that hang on it.
     const watchdog = setTimeout(() => commands.disconnect(true), lockDurationMs)
-    renew()
+    renew(held)
       .catch((error: unknown) => log.debug({ err: error }, 'leases were not renewed; the next try is soon'))
       .finally(() => {
         clearTimeout(watchdog)
@@ -109,6 +111,10 @@ export function createLeases({
       }
       held.add(lease)
       return lease
+    },
+    async renew(lease) {
+      await renew([lease])
+      return !lease.signal.aborted
     },
     release(lease) {
       held.delete(lease)

@@ -89,7 +89,7 @@ export function createConnections({
     /** The agent that speaks to URL.  Throws Overloaded after `close`. */
     of(url: URL): Dispatcher {
       if (closing.signal.aborted)
-        throw new Overloaded('connections to registries are closed: this process is stopping', 'ERR_NO_SLOT')
+        throw new Overloaded('connections to registries are closed: this process is stopping', 'ERR_STOPPING')
       const settings = registries.ofHost(url.host)
       const proxy = proxyOf(url)
       const key = `${url.protocol} ${settings ? url.host : '*'} ${proxy?.href ?? ''}`

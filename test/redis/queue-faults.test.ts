@@ -437,9 +437,11 @@ t.test('a Redis that is full refuses calls and takes them again later', async (t
         return completion({ body: 'once' })
       },
     })
-    const ended = producer.call(invocation('full'), patient)
+    const call = invocation('full')
+    const ended = producer.call(call, patient)
     await until(async () => /errorstat_EXECABORT:count=[1-9]/.test(await client.info('errorstats')))
     await client.config('SET', 'maxmemory', '0')
-    t.match(await ended, { outcome: 'ok', attempt: 1 })
+    t.match(await ended, { outcome: 'ok' })
+    t.match(await producer.find(call.callId), { attempt: 1 })
   })
 })

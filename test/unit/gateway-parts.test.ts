@@ -2,6 +2,7 @@
 
 import { readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
+import { replyOf } from '../../services/contract/call-end.ts'
 import type { CallRecord } from '../../services/contract/call-record.ts'
 import {
   AppError,
@@ -118,10 +119,12 @@ t.test('callReply', async (t) => {
     result: { contentType: 'text/html', body: '', encoding: 'utf8' },
   }
   const none = new Uint8Array(0)
+  const replyTo = (ended: CallRecord, body: Uint8Array, totalMs: number) =>
+    callReply({ ...replyOf(ended)!, body }, totalMs)
 
   t.test('ok is the function’s own bytes and type, never sniffed', async (t) => {
     const body = Uint8Array.of(0, 255, 10)
-    const reply = callReply(record, body, 4.2)
+    const reply = replyTo(record, body, 4.2)
     t.equal(reply.statusCode, 200)
     t.equal(reply.body, body)
     t.match(reply.headers, {
@@ -136,7 +139,7 @@ t.test('callReply', async (t) => {
 
   for (const outcome of OUTCOMES.filter((outcome) => outcome !== 'ok')) {
     t.test(`${outcome} is its status and JSON that names it`, async (t) => {
-      const reply = callReply({ ...record, outcome, status: 500 }, none, 1)
+      const reply = replyTo({ ...record, outcome, status: 500 }, none, 1)
       const { httpStatus } = OUTCOME_RULES[outcome]
       t.equal(reply.statusCode, httpStatus)
       t.equal(reply.headers['x-wherry-outcome'], outcome)
@@ -154,7 +157,7 @@ t.test('callReply', async (t) => {
   }
 
   t.test('app_error with output is that output', async (t) => {
-    const reply = callReply({ ...record, outcome: 'app_error' }, Buffer.from('no such order'), 1)
+    const reply = replyTo({ ...record, outcome: 'app_error' }, Buffer.from('no such order'), 1)
     t.match(reply, {
       statusCode: 500,
       headers: { 'content-type': 'text/html', 'x-wherry-outcome': 'app_error' },
@@ -163,7 +166,7 @@ t.test('callReply', async (t) => {
   })
 
   t.test('the log in an error is its end, bounded', async (t) => {
-    const reply = callReply({ ...record, outcome: 'crash', log: `${'x'.repeat(10_000)}end` }, none, 1)
+    const reply = replyTo({ ...record, outcome: 'crash', log: `${'x'.repeat(10_000)}end` }, none, 1)
     const { error } = JSON.parse(String(reply.body))
     t.equal(error.log.length, 4096)
     t.match(error.log, /end$/)
@@ -172,7 +175,7 @@ t.test('callReply', async (t) => {
   t.test('a content type that is no header value does not become one', async (t) => {
     for (const contentType of ['a\r\nset-cookie: x', '', 'ü'.repeat(3), 'x'.repeat(300)]) {
       t.equal(
-        callReply({ ...record, result: { contentType, body: '', encoding: 'utf8' } }, none, 1).headers[
+        replyTo({ ...record, result: { contentType, body: '', encoding: 'utf8' } }, none, 1).headers[
           'content-type'
         ],
         'application/octet-stream',

@@ -283,7 +283,7 @@ t.test('a registry that does not answer holds nobody who gives up', async (t) =>
       t.ok(socket.closed, 'its connection does not keep the process')
       await t.rejects(
         client.resolve(parseReference(`${host}/a`)),
-        { code: 'ERR_NO_SLOT' },
+        { code: 'ERR_STOPPING' },
         'a client that was closed makes no new ones',
       )
     })
