@@ -5,7 +5,7 @@ import type { Command } from 'commander'
 import { DATA_DEFAULT } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { EXIT_FAILED } from '../failure.ts'
-import { formatTable, terminalWidth } from '../terminal.ts'
+import { terminalWidth } from '../terminal.ts'
 import { NATIVE_DEFAULT } from './version.ts'
 
 const MARKS = { ok: '✓', warn: '!', fail: '✗' } as const
@@ -37,6 +37,7 @@ Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wron
     )
     .action(async ({ data, redis, json }: { data?: string; redis?: string; json?: boolean }) => {
       const { examine } = await import('../examine.ts')
+      const { formatTable } = await import('../table.ts')
       const redisUrl = redis ?? (env.WHERRY_REDIS_URL || undefined)
       const checks = await examine({
         data: resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT)),

@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import type { FunctionStatus } from '../gateway-client.ts'
-import { formatAge, formatTable, terminalWidth } from '../terminal.ts'
+import { formatAge, terminalWidth } from '../terminal.ts'
 
 const COLUMNS = [
   { title: 'NAME', shrinks: true },
@@ -34,10 +34,11 @@ Examples:
 Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`,
     )
     .action(async (flags: ConnectOptions & { json?: boolean }) => {
-      const functions = (await connectGateway('list', flags, context).json({
-        method: 'GET',
-        path: '/system/functions',
-      })) as FunctionStatus[]
+      const [answer, { formatTable }] = await Promise.all([
+        connectGateway('list', flags, context).json({ method: 'GET', path: '/system/functions' }),
+        import('../table.ts'),
+      ])
+      const functions = answer as FunctionStatus[]
       if (flags.json) {
         context.stdout.write(`${JSON.stringify(functions)}\n`)
         return

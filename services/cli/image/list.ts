@@ -4,15 +4,8 @@ import type { StoredImage } from '../../images/catalog.ts'
 import { readDetails } from '../../images/details.ts'
 import type { ImageStore } from '../../images/store.ts'
 import type { Context } from '../context.ts'
-import {
-  formatAge,
-  formatFields,
-  formatSize,
-  formatTable,
-  printable,
-  shortDigest,
-  terminalWidth,
-} from '../terminal.ts'
+import { formatFields, formatTable } from '../table.ts'
+import { formatAge, formatSize, printable, shortDigest, terminalWidth } from '../terminal.ts'
 import { findArtifacts } from './artifacts.ts'
 import { findImage, withStore, type StoreOptions } from './open.ts'
 
