@@ -1,6 +1,7 @@
 // One deployment, sent to a gateway, and what people are told about it. Knows the gateway's answer; refuses
 // to know whether options, a file or a project described the function.
 
+import { awaitImage } from './await-image.ts'
 import type { Context } from './context.ts'
 import { Failure } from './failure.ts'
 import type { GatewayClient } from './gateway-client.ts'
@@ -26,7 +27,6 @@ export async function deployOne(
   if (json) context.stdout.write(`${JSON.stringify(answer)}\n`)
   else context.stdout.write(`deployed ${name}: ${String(deployment.image)} (${String(imageDigest)})\n`)
   if (!wait) return
-  const { awaitImage } = await import('./await-image.ts')
   const { ready, failures } = await awaitImage(client, name, context, { quiet: json === true })
   for (const failure of failures) context.stderr.write(`wherry: deploy: no image on worker ${failure}\n`)
   if (ready === 0 && failures.length > 0)

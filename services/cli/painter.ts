@@ -3,7 +3,7 @@
 // terminal's columns and drops those that do not fit into its rows. Plain output does not go through here.
 
 import type { Context } from './context.ts'
-import { fit, widthOf } from './width.ts'
+import { fit, widthOf } from '../platform/text-width.ts'
 
 const REPAINT_MS = 100
 const COLUMNS_DEFAULT = 80

@@ -2,7 +2,7 @@
 // characters are replaced, and widths are columns of the terminal.
 
 import { printable } from './terminal.ts'
-import { fit, pad, widthOf } from './width.ts'
+import { fit, pad, widthOf } from '../platform/text-width.ts'
 
 export interface Column {
   readonly title: string

@@ -1,5 +1,4 @@
 // Small pieces of text for people: ages, durations, sizes, digests, and untrusted text without control characters.
-// Every command loads this file at start, so what needs string-width is in table.ts and width.ts.
 
 import type { Context } from './context.ts'
 

@@ -23,7 +23,7 @@ import { createPart, type PartEvents } from '../../services/cli/up/child.ts'
 import { formatChildLine } from '../../services/cli/up/output.ts'
 import { probePorts } from '../../services/cli/up/ports.ts'
 import { identityOf, isAlive, startTimeOf, waitUntilGone } from '../../services/platform/process-identity.ts'
-import { fit, pad, widthOf } from '../../services/cli/width.ts'
+import { fit, pad, widthOf } from '../../services/platform/text-width.ts'
 import { lockDataDir, readHolder, readState, writeState } from '../../services/cli/up/state.ts'
 import { Conflict, InvalidRequest } from '../../services/contract/errors.ts'
 

@@ -6,7 +6,7 @@ import type { BuildEvent } from '../../build/progress.ts'
 import type { Context } from '../context.ts'
 import { createPainter } from '../painter.ts'
 import { printable } from '../terminal.ts'
-import { fit } from '../width.ts'
+import { fit } from '../../platform/text-width.ts'
 
 export interface BuildProgress {
   readonly onEvent: (event: BuildEvent) => void

@@ -3,6 +3,7 @@
 import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
+import { formatFields } from '../table.ts'
 import { printable } from '../terminal.ts'
 
 export function addDescribe(program: Command, context: Context): void {
@@ -23,7 +24,6 @@ Examples:
 Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`,
     )
     .action(async (name: string, flags: ConnectOptions & { json?: boolean }) => {
-      const { formatFields } = await import('../table.ts')
       const status = (await connectGateway('describe', flags, context).json({
         method: 'GET',
         path: `/system/function/${encodeURIComponent(name)}?tag=now`,

@@ -10,6 +10,7 @@ import { addConnectOptions, connectGateway, type ConnectOptions } from '../conne
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
 import { errorOfReply, failureOfReply, type GatewayClient, type Reply } from '../gateway-client.ts'
+import { formatTable } from '../table.ts'
 import { formatMs, printable } from '../terminal.ts'
 
 interface Flags extends ConnectOptions {
@@ -161,7 +162,6 @@ async function showReply(
     // its own.
     if (stdout.isTTY === true && !flags.json && error === undefined && reply.body.at(-1) !== 0x0a)
       stderr.write('\n')
-    const { formatTable } = await import('../table.ts')
     stderr.write(
       formatTable(TIMING_COLUMNS, timingRows(String(reply.headers['server-timing'] ?? ''), tookMs)),
     )

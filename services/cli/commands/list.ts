@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import type { FunctionStatus } from '../gateway-client.ts'
+import { formatTable } from '../table.ts'
 import { formatAge, terminalWidth } from '../terminal.ts'
 
 const COLUMNS = [
@@ -34,11 +35,10 @@ Examples:
 Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`,
     )
     .action(async (flags: ConnectOptions & { json?: boolean }) => {
-      const [answer, { formatTable }] = await Promise.all([
-        connectGateway('list', flags, context).json({ method: 'GET', path: '/system/functions' }),
-        import('../table.ts'),
-      ])
-      const functions = answer as FunctionStatus[]
+      const functions = (await connectGateway('list', flags, context).json({
+        method: 'GET',
+        path: '/system/functions',
+      })) as FunctionStatus[]
       if (flags.json) {
         context.stdout.write(`${JSON.stringify(functions)}\n`)
         return

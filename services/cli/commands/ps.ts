@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import type { WorkerStatus } from '../gateway-client.ts'
+import { formatTable } from '../table.ts'
 import { formatAge, terminalWidth } from '../terminal.ts'
 
 const COLUMNS = [
@@ -29,11 +30,10 @@ Examples:
 Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`,
     )
     .action(async (flags: ConnectOptions & { json?: boolean }) => {
-      const [answer, { formatTable }] = await Promise.all([
-        connectGateway('ps', flags, context).json({ method: 'GET', path: '/system/workers' }),
-        import('../table.ts'),
-      ])
-      const workers = answer as WorkerStatus[]
+      const workers = (await connectGateway('ps', flags, context).json({
+        method: 'GET',
+        path: '/system/workers',
+      })) as WorkerStatus[]
       if (flags.json) {
         context.stdout.write(`${JSON.stringify(workers)}\n`)
         return
