@@ -2,9 +2,11 @@
 
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
 import { DATA_DEFAULT } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { EXIT_FAILED } from '../failure.ts'
+import { formatTable } from '../table.ts'
 import { terminalWidth } from '../terminal.ts'
 import { NATIVE_DEFAULT } from './version.ts'
 
@@ -37,13 +39,12 @@ Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wron
     )
     .action(async ({ data, redis, json }: { data?: string; redis?: string; json?: boolean }) => {
       const { examine } = await import('../examine.ts')
-      const { formatTable } = await import('../table.ts')
       const redisUrl = redis ?? (env.WHERRY_REDIS_URL || undefined)
       const checks = await examine({
         data: resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT)),
         nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT,
         env,
-        ...(redisUrl !== undefined && { redisUrl }),
+        ...defined({ redisUrl }),
       })
       if (json) {
         stdout.write(`${JSON.stringify(checks)}\n`)

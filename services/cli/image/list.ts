@@ -1,5 +1,6 @@
 // wherry image ls, inspect and history: what the store has.
 
+import { defined } from '../../contract/defined.ts'
 import type { StoredImage } from '../../images/catalog.ts'
 import { readDetails } from '../../images/details.ts'
 import type { ImageStore } from '../../images/store.ts'
@@ -100,8 +101,7 @@ async function inspectOne(store: ImageStore, image: StoredImage) {
     digest,
     manifestDigest,
     configDigest,
-    ...(source !== undefined && { source }),
-    ...(createdAt !== undefined && { createdAt }),
+    ...defined({ source, createdAt }),
     pulledAt: new Date(image.pulledAtMs).toISOString(),
     usedAt: new Date(image.usedAtMs).toISOString(),
     isDeployed,
@@ -124,7 +124,7 @@ export async function inspectImages(
     const inspected = []
     for (const image of images) {
       const artifacts = found?.get(image.digest)
-      inspected.push({ ...(await inspectOne(store, image)), ...(artifacts && { artifacts }) })
+      inspected.push({ ...(await inspectOne(store, image)), ...defined({ artifacts }) })
     }
     if (options.json) context.stdout.write(`${JSON.stringify(inspected)}\n`)
     else
@@ -146,12 +146,12 @@ export async function showHistory(text: string, options: StoreOptions, context: 
       comment: 'not in the history',
       isEmpty: false,
       layer,
-      ...(createdAt !== undefined && { createdAt }),
+      ...defined({ createdAt }),
     }))
     const steps = [...known, ...unknown].map(({ layer, ...step }) => ({
       ...step,
       sizeBytes: layer === undefined ? 0 : (sizes.get(layer.diffId) ?? 0),
-      ...(layer && { layer: layer.digest }),
+      ...defined({ layer: layer?.digest }),
     }))
     if (options.json) {
       context.stdout.write(`${JSON.stringify(steps)}\n`)
