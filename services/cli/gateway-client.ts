@@ -9,7 +9,9 @@ import {
   type IncomingMessage,
 } from 'node:http'
 import { request as httpsRequest } from 'node:https'
+import { defined } from '../contract/defined.ts'
 import type { Fault } from '../contract/errors.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { Failure } from './failure.ts'
 
 /** Time for a reply to begin, except for calls of functions, which have their own timeouts. */
@@ -118,7 +120,7 @@ function open(
         ...(body !== undefined && { 'content-length': String(body.length) }),
         ...(asks && { expect: '100-continue' }),
       },
-      ...(signal && { signal }),
+      ...defined({ signal }),
     })
     if (patient !== true)
       request.setTimeout(REPLY_TIMEOUT_MS, () =>
@@ -207,8 +209,6 @@ function parseJson(what: string, body: Buffer): unknown {
   }
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 const textOf = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
 
 /**
@@ -224,11 +224,11 @@ export function errorOfReply(
   } catch {
     return undefined // not an error of ours: a function's own output, or a foreign server
   }
-  const error = isObject(parsed) ? parsed.error : undefined
-  if (!isObject(error)) return undefined
+  const error = isPlainObject(parsed) ? parsed.error : undefined
+  if (!isPlainObject(error)) return undefined
   const faults = Array.isArray(error.faults)
     ? error.faults
-        .filter(isObject)
+        .filter(isPlainObject)
         .map((f) => ({ path: textOf(f.path) ?? '', problem: textOf(f.problem) ?? '' }))
     : []
   const code = textOf(error.code)
@@ -236,8 +236,7 @@ export function errorOfReply(
   return {
     message: textOf(error.message) ?? 'no message',
     faults,
-    ...(code !== undefined && { code }),
-    ...(log !== undefined && { log }),
+    ...defined({ code, log }),
   }
 }
 

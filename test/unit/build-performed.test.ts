@@ -222,7 +222,7 @@ t.test('what is shown', async (t) => {
       for (const line of wide)
         t.ok(
           [...line.replaceAll(/\u001b\[\d*[AJ]/g, '')].reduce(
-            (sum, character) => sum + (character > '\u2000' ? 2 : 1),
+            (sum, character) => sum + (character > '\u2e80' ? 2 : 1),
             0,
           ) < columns,
           line,

@@ -291,6 +291,11 @@ t.test('the excerpt has the lines around and carets under the word, and no contr
       '     7 | USER u',
     ].join('\n'),
   )
+  t.match(
+    excerpt({ source: { name: 'D', lines: ['LABEL 日本 🎉x'] }, location: { line: 1, endLine: 1 } }, '🎉x'),
+    /\n {7}\| {12}\^{3}$/,
+    'carets stand below wide characters',
+  )
   const evil = faultOf('FROM a\nRUNN \u001b[31mred\u202e\n')
   for (const hidden of ['\u001b', '\u202e']) t.notOk(evil.excerpt!.includes(hidden))
   const long = faultOf(`FROM a\nRUNN ${'x'.repeat(1000)}\n${'y\\\n'.repeat(100)}`)

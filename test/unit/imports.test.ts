@@ -43,7 +43,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   commander: ['cli'],
   yaml: ['cli'],
   'lru-cache': ['*'],
-  'string-width': ['cli', 'build'],
+  'string-width': ['platform'],
 }
 
 /** Files beside services/ that code may read at run time. */

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { addAbortSignal } from 'node:stream'
 import { readBuildFiles, type BuildFiles } from '../../build/context/build-files.ts'
 import { buildImage, type BuilderDeps, type BuildRequest } from '../../build/builder.ts'
+import { defined } from '../../contract/defined.ts'
 import type { BuiltImage } from '../../build/result.ts'
 import { BuildStepFailed } from '../../build/stages.ts'
 import { createLocalFirst } from '../../images/local-first.ts'
@@ -56,8 +57,7 @@ async function readFiles(
   const content = isEmpty || file === '-' ? await readStdin(context, signal) : undefined
   return readBuildFiles({
     contextDir,
-    ...(file !== undefined && file !== '-' && { file }),
-    ...(content && { content }),
+    ...defined({ file: file === '-' ? undefined : file, content }),
   })
 }
 

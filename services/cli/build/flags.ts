@@ -4,6 +4,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import type { BuildRequest } from '../../build/builder.ts'
 import { parsePlatform } from '../../build/dockerfile/platform.ts'
+import { defined } from '../../contract/defined.ts'
 import { parseBytes } from '../../contract/quantity.ts'
 import { SECRET_BYTES_MAX } from '../../build/secrets.ts'
 import { formatReference, parseReference } from '../../registry/reference.ts'
@@ -144,9 +145,6 @@ export function parseBuildFlags(flags: BuildFlags, env: Context['env']): Options
     network,
     usesCache: flags.cache,
     alwaysPull: flags.pull === true,
-    ...(flags.target !== undefined && { target: flags.target }),
-    ...(platform && { platform }),
-    ...(memoryBytes !== undefined && { memoryBytes }),
-    ...(clampSeconds !== undefined && { clampSeconds }),
+    ...defined({ target: flags.target, platform, memoryBytes, clampSeconds }),
   }
 }

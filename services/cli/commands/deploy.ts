@@ -2,6 +2,8 @@
 
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
+import { isPlainObject } from '../../contract/plain-object.ts'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { deployOne, type Deployment } from '../deployment.ts'
@@ -119,23 +121,18 @@ function describeFlags(
   flags: Flags,
   { env }: Context,
 ): Deployment {
-  const limits = {
-    ...(flags.memory !== undefined && { memory: flags.memory }),
-    ...(flags.cpu !== undefined && { cpu: flags.cpu }),
-    ...(flags.pids !== undefined && { pids: flags.pids }),
-  }
+  const limits = defined({ memory: flags.memory, cpu: flags.cpu, pids: flags.pids })
   return {
-    ...(name !== undefined && { service: name }),
-    ...(flags.image !== undefined && { image: flags.image }),
-    ...(flags.namespace !== undefined && { namespace: flags.namespace }),
-    ...(flags.command && { command: flags.command }),
+    ...defined({ service: name, image: flags.image, namespace: flags.namespace, command: flags.command }),
     ...(args.length > 0 && { args }),
     ...(flags.env && { envVars: pairs('--env', flags.env, (key) => env[key]) }),
     ...(Object.keys(limits).length > 0 && { limits }),
-    ...(flags.timeout !== undefined && { timeout: flags.timeout }),
-    ...(flags.volume && { volumes: flags.volume.map(parseVolume) }),
-    ...(flags.user !== undefined && { user: flags.user }),
-    ...(flags.workdir !== undefined && { workingDir: flags.workdir }),
+    ...defined({
+      timeout: flags.timeout,
+      volumes: flags.volume?.map(parseVolume),
+      user: flags.user,
+      workingDir: flags.workdir,
+    }),
     ...(flags.readOnly && { readOnlyRootFilesystem: true }),
     ...(flags.label && { labels: pairs('--label', flags.label, () => undefined) }),
   }
@@ -178,7 +175,7 @@ async function readFunction(path: string, { stdin }: Context): Promise<Deploymen
   } catch (err) {
     throw new Failure('deploy', `${path} cannot be read as JSON (${(err as Error).message})`, { cause: err })
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
+  if (!isPlainObject(parsed))
     throw new Failure('deploy', `${path} must hold a JSON object that describes a function`)
-  return parsed as Deployment // an object; the gateway checks every field
+  return parsed // the gateway checks every field
 }

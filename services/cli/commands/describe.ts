@@ -3,7 +3,8 @@
 import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
-import { formatFields, printable } from '../terminal.ts'
+import { formatFields } from '../table.ts'
+import { printable } from '../terminal.ts'
 
 export function addDescribe(program: Command, context: Context): void {
   addConnectOptions(program.command('describe'))

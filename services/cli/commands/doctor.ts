@@ -2,10 +2,12 @@
 
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
 import { DATA_DEFAULT } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { EXIT_FAILED } from '../failure.ts'
-import { formatTable, terminalWidth } from '../terminal.ts'
+import { formatTable } from '../table.ts'
+import { terminalWidth } from '../terminal.ts'
 import { NATIVE_DEFAULT } from './version.ts'
 
 const MARKS = { ok: '✓', warn: '!', fail: '✗' } as const
@@ -42,7 +44,7 @@ Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wron
         data: resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT)),
         nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT,
         env,
-        ...(redisUrl !== undefined && { redisUrl }),
+        ...defined({ redisUrl }),
       })
       if (json) {
         stdout.write(`${JSON.stringify(checks)}\n`)

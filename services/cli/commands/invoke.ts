@@ -10,7 +10,8 @@ import { addConnectOptions, connectGateway, type ConnectOptions } from '../conne
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
 import { errorOfReply, failureOfReply, type GatewayClient, type Reply } from '../gateway-client.ts'
-import { formatMs, formatTable, printable } from '../terminal.ts'
+import { formatTable } from '../table.ts'
+import { formatMs, printable } from '../terminal.ts'
 
 interface Flags extends ConnectOptions {
   readonly body?: string
@@ -26,6 +27,8 @@ interface Flags extends ConnectOptions {
 /** Read of stdin or a file; the gateway's own limit is lower and has the better words. */
 const BODY_MAX_BYTES = 256 * 1024 ** 2
 const LOG_LINES_MAX = 20
+const TIMING_COLUMNS = [{ title: 'PHASE' }, { title: 'TIME', right: true }]
+const USAGE_COLUMNS = [{ title: 'USED' }, { title: '', right: true }]
 
 export function addInvoke(program: Command, context: Context): void {
   addConnectOptions(program.command('invoke'))
@@ -159,8 +162,10 @@ async function showReply(
     // its own.
     if (stdout.isTTY === true && !flags.json && error === undefined && reply.body.at(-1) !== 0x0a)
       stderr.write('\n')
-    stderr.write(formatTiming(String(reply.headers['server-timing'] ?? ''), tookMs))
-    if (record?.usage) stderr.write(formatUsage(record.usage))
+    stderr.write(
+      formatTable(TIMING_COLUMNS, timingRows(String(reply.headers['server-timing'] ?? ''), tookMs)),
+    )
+    if (record?.usage) stderr.write(formatTable(USAGE_COLUMNS, usageRows(record.usage)))
   }
 
   if (outcome === 'ok') return
@@ -202,20 +207,17 @@ function describeReply(name: string, { status, headers, body }: Reply): Record<s
   }
 }
 
-/** Server-Timing ("queue;dur=0.41, …") and the time as seen from here, as a table. */
-function formatTiming(serverTiming: string, tookMs: number): string {
+/** Server-Timing ("queue;dur=0.41, …") and the time measured here, as rows of a table. */
+function timingRows(serverTiming: string, tookMs: number): readonly string[][] {
   const phases = [...serverTiming.matchAll(/([a-z]+);dur=([\d.]+)/g)].map(([, phase, ms]) => [
     phase!,
     formatMs(Number(ms)),
   ])
-  return formatTable(
-    [{ title: 'PHASE' }, { title: 'TIME', right: true }],
-    [...phases, ['seen here', formatMs(tookMs)]],
-  )
+  return [...phases, ['seen here', formatMs(tookMs)]]
 }
 
-/** USAGE as a table; what the host does not count has no line. */
-function formatUsage(usage: Usage): string {
+/** USAGE as rows of a table; what the host does not count is omitted. */
+function usageRows(usage: Usage): readonly string[][] {
   const {
     cpuMs,
     cpuThrottledMs,
@@ -227,18 +229,15 @@ function formatUsage(usage: Usage): string {
     ioReadBytes,
     ioWriteBytes,
   } = usage
-  return formatTable(
-    [{ title: 'USED' }, { title: '', right: true }],
-    [
-      ['cpu', formatMs(cpuMs)],
-      ...(cpuThrottledPeriods > 0
-        ? [['throttled', `${formatMs(cpuThrottledMs)} in ${cpuThrottledPeriods} of ${cpuPeriods} periods`]]
-        : []),
-      ['memory peak', formatBytes(memoryPeakBytes)],
-      ...(oomKills > 0 ? [['killed for memory', String(oomKills)]] : []),
-      ...(pidsPeak !== undefined ? [['processes', String(pidsPeak)]] : []),
-      ...(ioReadBytes !== undefined ? [['disk read', formatBytes(ioReadBytes)]] : []),
-      ...(ioWriteBytes !== undefined ? [['disk written', formatBytes(ioWriteBytes)]] : []),
-    ],
-  )
+  return [
+    ['cpu', formatMs(cpuMs)],
+    ...(cpuThrottledPeriods > 0
+      ? [['throttled', `${formatMs(cpuThrottledMs)} in ${cpuThrottledPeriods} of ${cpuPeriods} periods`]]
+      : []),
+    ['memory peak', formatBytes(memoryPeakBytes)],
+    ...(oomKills > 0 ? [['killed for memory', String(oomKills)]] : []),
+    ...(pidsPeak !== undefined ? [['processes', String(pidsPeak)]] : []),
+    ...(ioReadBytes !== undefined ? [['disk read', formatBytes(ioReadBytes)]] : []),
+    ...(ioWriteBytes !== undefined ? [['disk written', formatBytes(ioWriteBytes)]] : []),
+  ]
 }

@@ -4,7 +4,8 @@ import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import type { FunctionStatus } from '../gateway-client.ts'
-import { formatAge, formatTable, terminalWidth } from '../terminal.ts'
+import { formatTable } from '../table.ts'
+import { formatAge, terminalWidth } from '../terminal.ts'
 
 const COLUMNS = [
   { title: 'NAME', shrinks: true },

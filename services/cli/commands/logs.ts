@@ -2,6 +2,7 @@
 
 import { createInterface } from 'node:readline'
 import { InvalidArgumentError, type Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { failureOfReply } from '../gateway-client.ts'
@@ -26,8 +27,7 @@ Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`,
     .action(async (name: string, flags: ConnectOptions & { follow?: boolean; tail?: string }) => {
       const query = new URLSearchParams({
         name,
-        ...(flags.follow && { follow: 'true' }),
-        ...(flags.tail !== undefined && { tail: flags.tail }),
+        ...defined({ follow: flags.follow ? 'true' : undefined, tail: flags.tail }),
       })
       const gateway = connectGateway('logs', flags, context)
       const message = await gateway.open({ method: 'GET', path: `/system/logs?${query}`, patient: true })

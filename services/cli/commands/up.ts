@@ -5,6 +5,7 @@ import { closeSync, openSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { InvalidArgumentError, type Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
 import type { Fault } from '../../contract/errors.ts'
 import type { ListenAddress } from '../../platform/config.ts'
 import { DATA_DEFAULT } from '../connect.ts'
@@ -108,8 +109,7 @@ async function parseFlags(flags: Flags, env: Context['env']): Promise<UpOptions>
     worker: address('--worker', flags.worker ?? (env.WHERRY_WORKER_LISTEN || '127.0.0.1:8081')),
     registry: registry.includes('://') ? new URL(registry) : address('--registry', registry),
     stopTimeoutMs,
-    ...(redis !== undefined && { redis }),
-    ...(slots !== undefined && { slots: Number(slots) }),
+    ...defined({ redis, slots: slots === undefined ? undefined : Number(slots) }),
   }
 }
 
@@ -197,7 +197,7 @@ async function upDetached(flags: Flags, { env, stdout, stderr, onSignal }: Conte
     detached: true,
     cwd: '/',
     stdio: ['ignore', log, log, 'ipc'],
-    env: { ...env, ...(redis !== undefined && { WHERRY_REDIS_URL: redis }) },
+    env: { ...env, ...defined({ WHERRY_REDIS_URL: redis }) },
   })
   closeSync(log)
   onSignal(() => {

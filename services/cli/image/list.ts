@@ -1,18 +1,12 @@
 // wherry image ls, inspect and history: what the store has.
 
+import { defined } from '../../contract/defined.ts'
 import type { StoredImage } from '../../images/catalog.ts'
 import { readDetails } from '../../images/details.ts'
 import type { ImageStore } from '../../images/store.ts'
 import type { Context } from '../context.ts'
-import {
-  formatAge,
-  formatFields,
-  formatSize,
-  formatTable,
-  printable,
-  shortDigest,
-  terminalWidth,
-} from '../terminal.ts'
+import { formatFields, formatTable } from '../table.ts'
+import { formatAge, formatSize, printable, shortDigest, terminalWidth } from '../terminal.ts'
 import { findArtifacts } from './artifacts.ts'
 import { findImage, withStore, type StoreOptions } from './open.ts'
 
@@ -107,8 +101,7 @@ async function inspectOne(store: ImageStore, image: StoredImage) {
     digest,
     manifestDigest,
     configDigest,
-    ...(source !== undefined && { source }),
-    ...(createdAt !== undefined && { createdAt }),
+    ...defined({ source, createdAt }),
     pulledAt: new Date(image.pulledAtMs).toISOString(),
     usedAt: new Date(image.usedAtMs).toISOString(),
     isDeployed,
@@ -131,7 +124,7 @@ export async function inspectImages(
     const inspected = []
     for (const image of images) {
       const artifacts = found?.get(image.digest)
-      inspected.push({ ...(await inspectOne(store, image)), ...(artifacts && { artifacts }) })
+      inspected.push({ ...(await inspectOne(store, image)), ...defined({ artifacts }) })
     }
     if (options.json) context.stdout.write(`${JSON.stringify(inspected)}\n`)
     else
@@ -153,12 +146,12 @@ export async function showHistory(text: string, options: StoreOptions, context: 
       comment: 'not in the history',
       isEmpty: false,
       layer,
-      ...(createdAt !== undefined && { createdAt }),
+      ...defined({ createdAt }),
     }))
     const steps = [...known, ...unknown].map(({ layer, ...step }) => ({
       ...step,
       sizeBytes: layer === undefined ? 0 : (sizes.get(layer.diffId) ?? 0),
-      ...(layer && { layer: layer.digest }),
+      ...defined({ layer: layer?.digest }),
     }))
     if (options.json) {
       context.stdout.write(`${JSON.stringify(steps)}\n`)

@@ -4,6 +4,7 @@
 
 import { existsSync, mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { digestOfHex, HEX, isDigest } from '../../contract/digest.ts'
 import type { StoredImage } from '../../images/catalog.ts'
 import { formatReference, parseReference } from '../../registry/reference.ts'
 import { createImageStore, type ImageStore } from '../../images/store.ts'
@@ -17,7 +18,6 @@ export interface StoreOptions {
   readonly json?: boolean
 }
 
-const DIGEST = /^sha256:[0-9a-f]{64}$/
 /** Shorter beginnings of digests are more likely a typing error. */
 const PREFIX = /^(?:sha256:)?([0-9a-f]{6,64})$/
 const AMBIGUOUS_SHOWN_MAX = 5
@@ -69,7 +69,7 @@ export async function withStore<T>(
 
 /** TEXT as the name of an image here, if it can be one: "busybox" → "docker.io/library/busybox:latest". */
 export function nameOf(text: string): string | undefined {
-  if (/^[0-9a-f]{64}$/.test(text)) return undefined
+  if (HEX.test(text)) return undefined
   const ref = parseReference(text)
   return ref.digest === undefined ? formatReference(ref) : undefined
 }
@@ -79,7 +79,7 @@ function byPrefix(what: string, images: readonly StoredImage[], text: string): S
   if (prefix === undefined) return undefined
   const found = images.filter((image) =>
     [image.digest, image.manifestDigest, image.configDigest].some((digest) =>
-      digest.startsWith(`sha256:${prefix}`),
+      digest.startsWith(digestOfHex(prefix)),
     ),
   )
   if (found.length <= 1) return found[0]
@@ -102,7 +102,8 @@ export function findImage(
   text: string,
 ): { readonly image: StoredImage; /** When TEXT is one. */ readonly name?: string } {
   const { catalog } = store
-  const written = DIGEST.test(text) ? text : /@(sha256:[0-9a-f]{64})$/.exec(text)?.[1]
+  const last = text.slice(text.lastIndexOf('@') + 1)
+  const written = isDigest(last) ? last : undefined
   const name = written === undefined && !text.startsWith('sha256:') ? nameOf(text) : undefined
   const digest = written ?? (name === undefined ? undefined : catalog.find(name))
   const image = digest === undefined ? byPrefix(what, catalog.images(), text) : catalog.image(digest)

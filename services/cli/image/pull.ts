@@ -1,5 +1,6 @@
 // wherry image pull: from a registry into the store, unpacked and packed, with progress.
 
+import { defined } from '../../contract/defined.ts'
 import { createLocalFirst } from '../../images/local-first.ts'
 import { createPuller } from '../../images/pull.ts'
 import { formatReference, parseReference } from '../../registry/reference.ts'
@@ -50,7 +51,7 @@ export async function pullImages(
             const moved = before !== undefined && before !== digest
             if (options.json)
               stdout.write(
-                `${JSON.stringify({ ...(name !== undefined && { name }), digest, pulled, ...(moved && { before }) })}\n`,
+                `${JSON.stringify({ ...defined({ name }), digest, pulled, ...(moved && { before }) })}\n`,
               )
             else
               stdout.write(

@@ -6,6 +6,7 @@ import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Writable } from 'node:stream'
+import { defined } from '../../contract/defined.ts'
 import { InvalidRequest } from '../../contract/errors.ts'
 import { parseDeployment } from '../../contract/deployment.ts'
 import type { ProjectBuild, ProjectFunction } from '../../contract/project-file.ts'
@@ -99,11 +100,13 @@ async function buildFunction(
       folder,
       {
         tag: [image],
-        ...(build.dockerfile !== undefined && { file: join(folder, build.dockerfile) }),
-        ...(build.target !== undefined && { target: build.target }),
+        ...defined({
+          file: build.dockerfile === undefined ? undefined : join(folder, build.dockerfile),
+          target: build.target,
+          data: flags.data,
+        }),
         buildArg: Object.entries(build.args).map(([name, value]) => `${name}=${value}`),
         cache: true,
-        ...(flags.data !== undefined && { data: flags.data }),
       },
       context,
     )
@@ -160,7 +163,7 @@ export async function deployProject(
     const image = f.build === undefined ? f.image : placeOf(f.image, () => ownRegistry(flags, context))
     if (isBuilt) {
       await buildFunction(project, f.build, image, flags, aside)
-      await pushOne([image], flags.data === undefined ? {} : { data: flags.data }, aside)
+      await pushOne([image], defined({ data: flags.data }), aside)
     }
     await deployOne(client, { ...f.deployment, image }, flags, context)
   }
