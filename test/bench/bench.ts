@@ -7,8 +7,8 @@
 //   http-stdio  a function call over HTTP: gateway, queue, worker, container and back
 //   bullmq      a bare BullMQ job, from add to result, with its worker in a child process and the same Redis
 //
-// The six alternate, with a few runs per round, so that a busy moment of the machine affects all of them. After
-// that come the measurements of sustained.ts, one by one. Prints a table with ratios and writes
+// The six alternate, with a few runs per round, so that a busy moment of the machine affects all of them.
+// After that come the measurements of sustained.ts, one by one. Prints a table with ratios and writes
 // build/bench.json: [{name, unit, p50, p99, n}].
 
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'

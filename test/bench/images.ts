@@ -1,5 +1,5 @@
-// `make bench-images`: the time from the start of a pull, from a registry on loopback, until the image's files
-// are on disk.
+// `make bench-images`: the time from the start of a pull, from a registry on loopback, until the image's
+// files are on disk.
 //
 //   wherry-pull    Wherry, in a child process (pull-once.ts); syncs the unpacked files to disk
 //   podman-pull    podman pull into an empty root, with podman's default driver; no sync
@@ -151,8 +151,8 @@ const subjects: readonly Subject[] = [
 ]
 
 /**
- * Run WORK with an empty folder on the disk of the stores, after a sync. The folder stays until the end of the
- * benchmark: ext4 skips recently deleted inodes one by one for a minute, which would slow the next run.
+ * Run WORK with an empty folder on the disk of the stores, after a sync. The folder stays until the end of
+ * the benchmark: ext4 skips recently deleted inodes one by one for a minute, which would slow the next run.
  */
 async function inColdFolder<T>(base: string, work: (folder: string) => Promise<T>): Promise<T> {
   const folder = mkdtempSync(join(base, 'c-'))
@@ -160,7 +160,8 @@ async function inColdFolder<T>(base: string, work: (folder: string) => Promise<T
   try {
     return await work(folder)
   } finally {
-    await exec('umount', [join(folder, 'root/overlay')]).catch(() => {}) // podman leaves a bind mount
+    // podman leaves a bind mount.
+    await exec('umount', [join(folder, 'root/overlay')]).catch(() => {})
   }
 }
 

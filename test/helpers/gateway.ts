@@ -27,8 +27,8 @@ const NO_CONTAINER = {
 } as const
 
 /**
- * Replaces the container: "ends-<outcome>" returns that outcome, "echo" returns its request, "hang" runs until
- * it is aborted.
+ * Replaces the container: "ends-<outcome>" returns that outcome, "echo" returns its request, "hang" runs
+ * until it is aborted.
  */
 async function run(invocation: Invocation, { signal }: { signal: AbortSignal }): Promise<Completion> {
   const { function: name, request } = invocation
