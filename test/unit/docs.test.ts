@@ -210,6 +210,11 @@ t.test('files and make targets that the docs name exist', async (t) => {
       // The docs write "test/unit/x.test.ts" for "some file".
       if (!existsSync(join(ROOT, path)) && basename(path) !== 'x.test.ts') t.fail(`${doc}: ${path}`)
     }
+    for (const path of named(/(?:^|[\s`(])([a-z]+\/[\w./-]*\w\.ts)\b/g, text)) {
+      const isOfRoom = existsSync(join(ROOT, 'services', path.split('/')[0]!))
+      const places = [join('services', path), join(dirname(doc), path)]
+      if (isOfRoom && !places.some((place) => existsSync(join(ROOT, place)))) t.fail(`${doc}: ${path}`)
+    }
   }
   t.ok(targets.has('demo') && targets.has('check'), 'the search finds the targets')
 })
