@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs a command, as root and from the project's folder, in a guest with Debian's kernel:
 #   infra/vm/run.sh [-l v2|v1] [-k 'KERNEL PARAMETERS'] COMMAND [ARGUMENT...]
-# The guest sees all files of this machine; its changes are discarded. Exits with the status of the command, or
+# The guest sees all files of this machine; its changes are discarded. Exits with the status of the command,
 # with 77 if this machine cannot run a guest, or with 70 if the guest ended without a result. The guest is
 # emulated: it needs no /dev/kvm and is 30 to 50 times slower.
 set -euo pipefail
