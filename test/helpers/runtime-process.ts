@@ -1,7 +1,7 @@
-// A process with a container runtime, to be put into a cgroup, asked things and killed. Argument: the data
-// folder. Says { ready } or { failed: message }, and then answers over its IPC channel: { run: [verb…] } →
-// the run's result; { hold: n, paused: k } → pids of n containers that sleep, k of them paused; { close } →
-// ends.
+// A process with a container runtime, which tests put into a cgroup, send requests to, and kill. Its argument
+// is the data folder. It sends { ready } or { failed: message } over its IPC channel, and then handles
+// requests: { run: [verb…] } returns the result of a run; { hold: n, paused: k } starts n sleeping
+// containers, pauses k of them, and returns their pids; { close } exits.
 
 import { copyFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
