@@ -48,18 +48,21 @@ run_suite () {
   git clone -q --no-hardlinks "$ROOT" "$root/root/wherry"
   cp infra/fresh/guest.sh "$root/root/guest.sh"
   say "$suite: $BASE_PACKAGES, make setup, make demo, tests"
-  # A private copy of the mounts, a tmpfs for /run and /tmp, and pids of its own: nothing outlives the run.
-  BASE_PACKAGES=$BASE_PACKAGES timeout "$TIME_LIMIT_S" unshare --mount --pid --fork --kill-child --propagation private \
-    bash -c '
+  # Mounts and pids of its own: nothing outlives the run.  pivot_root, because a process in a chroot may not
+  # create user namespaces (user_namespaces(7)).
+  BASE_PACKAGES=$BASE_PACKAGES timeout "$TIME_LIMIT_S" \
+    unshare --mount --pid --fork --kill-child --propagation private bash -c '
       set -e
-      root=$1
-      mount --bind "$root" "$root"
-      mount -t proc proc "$root/proc"
-      mount --rbind /sys "$root/sys"
-      mount --rbind /dev "$root/dev"
-      mount -t tmpfs tmpfs "$root/run"
-      exec chroot "$root" /usr/bin/env -i HOME=/root TERM=dumb LANG=C.UTF-8 CI="${CI:-}" BASE_PACKAGES="$BASE_PACKAGES" \
-        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin bash /root/guest.sh' - "$root"
+      mount --bind "$1" "$1"
+      cd "$1"
+      mount -t proc proc proc
+      mount --rbind /sys sys
+      mount --rbind /dev dev
+      mount -t tmpfs tmpfs run
+      mkdir -p mnt/host
+      pivot_root . mnt/host
+      exec /usr/bin/env -i HOME=/root TERM=dumb LANG=C.UTF-8 CI="${CI:-}" BASE_PACKAGES="$BASE_PACKAGES" \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin bash -c "cd / && umount -l /mnt/host && exec bash /root/guest.sh"' - "$root"
 }
 
 mkdir -p "$FRESH"
