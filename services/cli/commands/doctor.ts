@@ -1,4 +1,4 @@
-// wherry doctor: can this machine run Wherry, and what to do where it cannot.
+// wherry doctor: checks whether this machine can run Wherry, and says what to do if it cannot.
 
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
@@ -24,7 +24,7 @@ export function addDoctor(program: Command, context: Context): void {
     .option('--data <dir>', `data folder to check (or WHERRY_DATA; default ${DATA_DEFAULT})`)
     .option(
       '--redis <url>',
-      'Redis to check (or WHERRY_REDIS_URL); otherwise only whether one can be started',
+      'Redis to check (or WHERRY_REDIS_URL); without it, only whether one can be started is checked',
     )
     .option('--json', 'print the checks as JSON')
     .addHelpText(
@@ -35,7 +35,7 @@ Examples:
   wherry doctor --redis redis://10.0.0.5:6379
   wherry doctor --json | jq -r '.[] | select(.level == "fail") | .remedy'
 
-Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wrong usage.`,
+Exit codes: 0 ready, perhaps with warnings; 1 a check failed (✗), 2 wrong usage.`,
     )
     .action(async ({ data, redis, json }: { data?: string; redis?: string; json?: boolean }) => {
       const { examine } = await import('../examine.ts')

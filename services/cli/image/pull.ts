@@ -1,4 +1,4 @@
-// wherry image pull: from a registry into the store, unpacked and packed, with progress.
+// wherry image pull: pulls images into the store, unpacked and packed, with progress.
 
 import { defined } from '../../contract/defined.ts'
 import { createLocalFirst } from '../../images/local-first.ts'
@@ -55,7 +55,7 @@ export async function pullImages(
               )
             else
               stdout.write(
-                `${pulled ? 'pulled' : 'had'} ${name ?? formatReference(ref)}, ${shortDigest(digest)}${moved ? `; it was ${shortDigest(before)}` : ''}\n`,
+                `${pulled ? 'pulled' : 'already have'} ${name ?? formatReference(ref)}, ${shortDigest(digest)}${moved ? `; previously ${shortDigest(before)}` : ''}\n`,
               )
           }
         } finally {
