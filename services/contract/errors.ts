@@ -97,6 +97,13 @@ export class Overloaded extends AppError {
   }
 }
 
+/** The container runtime has no free slot: the call is not at fault, and another attempt may find one. */
+export class RuntimeFull extends AppError {
+  constructor(message: string) {
+    super(message, { code: 'ERR_RUNTIME_FULL', statusCode: 503, retryable: true })
+  }
+}
+
 /** The registry said no or could not be reached; `registryCode` is its own word, e.g. MANIFEST_UNKNOWN. */
 export class RegistryError extends AppError {
   readonly registryCode: string

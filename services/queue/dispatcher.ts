@@ -1,4 +1,4 @@
-// The worker's side of the queue: takes calls of all watched functions while fewer than `slots` are under way,
+// The worker's side of the queue: takes calls of all watched functions while fewer than `callsMax` are under way,
 // and serves each to its end.  Data flows one way: a lane (taken-call.ts) gives a call, `run` gives its
 // completion, the call is settled.
 
@@ -27,8 +27,8 @@ export interface DispatcherDeps {
   readonly redisUrl: string
   readonly prefix: string
   readonly workerName: string
-  /** The most calls at once. */
-  readonly slots: number
+  /** The most calls at once; how many containers the runtime holds is another number. */
+  readonly callsMax: number
   readonly run: Run
   readonly log: Log
   /** Called after every attempt whose end counts. */
@@ -42,7 +42,7 @@ const LEASE_TIMES: LeaseTimes = { lockDurationMs: 15_000, stalledIntervalMs: 5_0
 const ABORT_WAIT_MS = 2_000
 
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
-  const { redisUrl, prefix, workerName, slots, run, log, onSettled } = deps
+  const { redisUrl, prefix, workerName, callsMax, run, log, onSettled } = deps
   const attempt = createAttempt({ run, log, ...defined({ onSettled }) })
   /** Ends taking. */
   const stopping = new AbortController()
@@ -55,7 +55,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
 
   async function serve(source: CallSource): Promise<void> {
     while (!stopping.signal.aborted) {
-      if (under.size >= slots) {
+      if (under.size >= callsMax) {
         await slotFreed.promise
         continue
       }

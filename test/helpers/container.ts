@@ -28,7 +28,7 @@ import {
   OOM_SCORE_ADJ,
   READONLY_PATHS,
 } from '../../services/runtime/spec.ts'
-import { runStdio, type StdioResult } from '../../services/worker/stdio.ts'
+import { runStdio, type StdioCall, type StdioCompletion } from '../../services/worker/contracts/stdio.ts'
 
 export const NATIVE_DIR = fileURLToPath(new URL('../../build/native', import.meta.url))
 export const needsRoot: false | string =
@@ -48,6 +48,23 @@ export interface Held {
   kill(): Promise<ContainerExit & { text: string }>
 }
 
+/** A completion as the tests of containers read it. */
+export type Ran = StdioCompletion & {
+  readonly response: Buffer
+  readonly exit: Pick<StdioCompletion, 'exitCode' | 'signal' | 'usage'>
+}
+
+/** One container to its end, by the contract `stdio`. */
+export async function runOnce(runtime: Runtime, call: StdioCall): Promise<Ran> {
+  const completion = await runStdio(runtime, call)
+  const { exitCode, signal, usage, body } = completion
+  return {
+    ...completion,
+    response: Buffer.from(body),
+    exit: { ...(exitCode !== undefined && { exitCode }), ...(signal !== undefined && { signal }), usage },
+  }
+}
+
 export interface Rig {
   readonly runtime: Runtime
   readonly data: string
@@ -58,7 +75,7 @@ export interface Rig {
     args: readonly string[],
     change?: (spec: RuntimeSpec) => RuntimeSpec,
     more?: { body?: string | Uint8Array; timeoutMs?: number; responseMaxBytes?: number },
-  ): Promise<StdioResult & { text: string }>
+  ): Promise<Ran & { text: string }>
   hold(args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec): Held
   close(): Promise<void>
 }
@@ -161,7 +178,7 @@ export async function openRig(slots = 4): Promise<Rig> {
       { body = '', timeoutMs = 60_000 * SLOWNESS, responseMaxBytes = 1 << 20 } = {},
     ) {
       const spec = change(probeSpec([probeLayer], args))
-      const result = await runStdio(runtime, {
+      const result = await runOnce(runtime, {
         spec,
         body: Buffer.from(body),
         timeoutMs,

@@ -163,7 +163,7 @@ export async function startTestGateway(
   const client = httpClient(gateway.url)
   for (const name of functions) await client.deploy(t, name)
   if (functions.length > 0) {
-    const dispatcher = createDispatcher({ redisUrl, prefix, workerName: 'w', slots: 8, run, log })
+    const dispatcher = createDispatcher({ redisUrl, prefix, workerName: 'w', callsMax: 8, run, log })
     dispatcher.watch(functions)
     await dispatcher.start()
     t.teardown(() => dispatcher.stop(0))

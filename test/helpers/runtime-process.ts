@@ -8,8 +8,7 @@ import { join } from 'node:path'
 import { createLog } from '../../services/platform/log.ts'
 import type { Runtime } from '../../services/runtime/container.ts'
 import { openRuntime } from '../../services/runtime/open.ts'
-import { runStdio } from '../../services/worker/stdio.ts'
-import { NATIVE_DIR, probeSpec, SLOWNESS } from './container.ts'
+import { NATIVE_DIR, probeSpec, SLOWNESS, runOnce } from './container.ts'
 
 const [dataDir = ''] = process.argv.slice(2)
 const layer = join(dataDir, 'layer')
@@ -32,7 +31,7 @@ async function answer(
     return { pids: containers.map((container) => container.pid) }
   }
   const spec = probeSpec([layer], message.run ?? [])
-  const result = await runStdio(runtime, {
+  const result = await runOnce(runtime, {
     spec,
     body: Buffer.alloc(0),
     timeoutMs: 60_000 * SLOWNESS,

@@ -10,7 +10,7 @@ const dispatcher = createDispatcher({
   redisUrl,
   prefix,
   workerName: `stuck-${process.pid}`,
-  slots: 4,
+  callsMax: 4,
   log: createLog({ name: 'stuck', level: 'silent' }),
   leaseTimes: { lockDurationMs: Number(lockDurationMs), stalledIntervalMs: Number(stalledIntervalMs) },
   run: async () => {

@@ -397,7 +397,7 @@ t.test('logs, workers and removal', async (t) => {
     const aborted = gate()
     const settled: string[] = []
     await rig.dispatcher(['gone'], {
-      slots: 1,
+      callsMax: 1,
       leaseTimes: { lockDurationMs: 3_000, stalledIntervalMs: 200 },
       run: async (_call, { signal }) => {
         began.resolve()

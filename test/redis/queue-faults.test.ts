@@ -310,7 +310,7 @@ t.test('a Redis that is killed and comes back', async (t) => {
   const go = gate()
   const dispatcher = await rig.dispatcher(['f', 'held'], {
     leaseTimes: QUICK,
-    slots: 2,
+    callsMax: 2,
     run: async (call) => {
       runs.set(call.callId, (runs.get(call.callId) ?? 0) + 1)
       if (call.function !== 'held') return completion({ body: call.request.body })
