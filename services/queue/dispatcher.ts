@@ -9,7 +9,7 @@ import type { Log } from '../platform/log.ts'
 import { isRedisAway } from '../platform/redis.ts'
 import { createAttempt, type Run } from './attempt.ts'
 import { openDurableSource } from './durable-source.ts'
-import type { LeaseTimes } from './lanes.ts'
+import type { LeaseTimes } from './function-queues.ts'
 import type { Announced, CallSource } from './taken-call.ts'
 
 export interface Dispatcher {
