@@ -31,12 +31,14 @@ const NO_PHASES = { pull: 0, create: 0, init: 0, run: 0 } as const
 
 const round = (ms: number): number => Math.round(Math.max(0, ms) * 1000) / 1000
 
+const encodingOf = (bytes: Uint8Array): 'utf8' | 'base64' => (isUtf8(bytes) ? 'utf8' : 'base64')
+
 /** BYTES as a string where they are UTF-8, as base64 otherwise. */
 export function encodeBody(bytes: Uint8Array): {
   readonly body: string
   readonly encoding: 'utf8' | 'base64'
 } {
-  const encoding = isUtf8(bytes) ? 'utf8' : 'base64'
+  const encoding = encodingOf(bytes)
   return { body: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString(encoding), encoding }
 }
 
@@ -63,8 +65,11 @@ export function recordOf(
 ): StoredRecord {
   const { outcome, message } = completion
   const { about, httpStatus } = OUTCOME_RULES[outcome]
-  const stored = storedResultOf(completion).byteLength > 0
-  const { body, encoding } = encodeBody(completion.body ?? NO_BYTES)
+  const stored = storedResultOf(completion)
+  const isStored = stored.byteLength > 0
+  const result = isStored
+    ? { body: '', encoding: encodingOf(stored) }
+    : encodeBody(completion.body ?? NO_BYTES)
   return {
     callId: facts.callId,
     function: facts.function,
@@ -86,10 +91,10 @@ export function recordOf(
       start: completion.start,
     }),
     ...(completion.contentType !== undefined && {
-      result: { contentType: completion.contentType, body: stored ? '' : body, encoding },
+      result: { contentType: completion.contentType, ...result },
     }),
     ...defined({ log: completion.log, logTruncated: completion.logTruncated }),
-    ...(stored && { resultStored: true }),
+    ...(isStored && { resultStored: true }),
   }
 }
 
@@ -103,6 +108,11 @@ export function endedRecord(record: CallRecord, outcome: Outcome, message: strin
     status: OUTCOME_RULES[outcome].httpStatus,
     message,
   }
+}
+
+/** The reply to a call that no worker ended. */
+export function endedReply({ callId }: CallRecord, outcome: Outcome, message: string): CallReply {
+  return { callId, outcome, status: OUTCOME_RULES[outcome].httpStatus, message }
 }
 
 /** What a waiting caller needs of RECORD; undefined while it has not ended. */

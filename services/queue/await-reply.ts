@@ -2,7 +2,7 @@
 // A call that no worker has taken by then is taken back, so that it does not run for no one.
 
 import type { Queue } from 'bullmq'
-import { endedRecord, replyOf } from '../contract/call-end.ts'
+import { endedRecord, endedReply, replyOf } from '../contract/call-end.ts'
 import type { CallRecord, CallReply } from '../contract/call-record.ts'
 import type { Outcome } from '../contract/outcome.ts'
 import { formatDuration } from '../contract/quantity.ts'
@@ -32,12 +32,6 @@ export interface AwaitReplyDeps {
 export const ANSWER_GRACE_MS = 30_000
 
 export function createAwaitReply({ keys, ready, queueOf, log }: AwaitReplyDeps) {
-  /** The reply with which RECORD's call ends here, whatever its own record says later. */
-  function endHere(record: CallRecord, outcome: Outcome, message: string): CallReply {
-    const { callId, status = 0 } = endedRecord(record, outcome, message)
-    return { callId, outcome, status, message }
-  }
-
   /** Take the call back unless a worker has it.  The reply it then has, perhaps a worker's, or undefined. */
   async function takeBack(
     record: CallRecord,
@@ -77,10 +71,10 @@ export function createAwaitReply({ keys, ready, queueOf, log }: AwaitReplyDeps) 
       case 'aborted':
         return (
           (await takeBack(record, 'cancelled', 'the caller went away')) ??
-          endHere(record, 'cancelled', 'the caller went away while the call was running')
+          endedReply(record, 'cancelled', 'the caller went away while the call was running')
         )
       case 'stopped':
-        return endHere(
+        return endedReply(
           record,
           'no_capacity',
           'the gateway stopped while the call was waiting; see the call’s record for how it ends',
@@ -89,7 +83,7 @@ export function createAwaitReply({ keys, ready, queueOf, log }: AwaitReplyDeps) 
         const waitedMs = queueWaitMs + timeoutMs + ANSWER_GRACE_MS
         return (
           (await takeBack(record, 'no_capacity', 'the call’s worker fell silent, and no other took it')) ??
-          endHere(
+          endedReply(
             record,
             'timeout',
             `no answer within ${waitedMs} ms; see the call’s record for whether it still ends`,

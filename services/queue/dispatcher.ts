@@ -1,21 +1,19 @@
-// The worker's side of the queue: takes calls of all watched functions while fewer than `callsMax` are under way,
-// and serves each to its end.  Data flows one way: a lane (taken-call.ts) gives a call, `run` gives its
-// completion, the call is settled.
+// The worker's side of the queue: the durable lane and the server of its calls, as one part that starts and stops.
 
 import type { CallRecord } from '../contract/call-record.ts'
 import { defined } from '../contract/defined.ts'
 import { BODY_MAX_BYTES_DEFAULT } from '../contract/invocation.ts'
 import type { Log } from '../platform/log.ts'
-import { isRedisAway } from '../platform/redis.ts'
-import { createAttempt, type Run } from './attempt.ts'
+import type { Run } from './attempt.ts'
 import { openDurableSource } from './durable-source.ts'
-import type { LeaseTimes } from './lanes.ts'
-import type { Announced, CallSource } from './taken-call.ts'
+import type { LeaseTimes } from './function-queues.ts'
+import { serveCalls, type CallServer } from './serve-calls.ts'
+import type { CallSource } from './taken-call.ts'
 
 export interface Dispatcher {
   /** Starts to take calls; waits for Redis in the background when it is away. */
   start(): Promise<void>
-  /** Takes no more, waits up to TIMEOUTMS for running calls, then aborts the rest and gives them back. */
+  /** Takes no more calls, waits up to TIMEOUTMS for running ones, then aborts the rest and gives them back. */
   stop(timeoutMs: number): Promise<void>
   /** Serve exactly these functions from now on. */
   watch(functions: readonly string[]): void
@@ -38,70 +36,12 @@ export interface DispatcherDeps {
 }
 
 const LEASE_TIMES: LeaseTimes = { lockDurationMs: 15_000, stalledIntervalMs: 5_000 }
-/** How long an aborted call may take to end before it is given back regardless. */
-const ABORT_WAIT_MS = 2_000
 
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const { redisUrl, prefix, workerName, callsMax, run, log, onSettled } = deps
-  const attempt = createAttempt({ run, log, ...defined({ onSettled }) })
-  /** Ends taking. */
-  const stopping = new AbortController()
-  /** One promise per call under way. */
-  const under = new Set<Promise<void>>()
-  let slotFreed = Promise.withResolvers<void>()
   let functions: readonly string[] = []
   let source: CallSource | undefined
-  let serving: Promise<void> | undefined
-
-  async function serve(source: CallSource): Promise<void> {
-    while (!stopping.signal.aborted) {
-      if (under.size >= callsMax) {
-        await slotFreed.promise
-        continue
-      }
-      const announced = await source.next()
-      if (announced === undefined) continue
-      if (stopping.signal.aborted) return announced.pass()
-      const slot = see(announced).finally(() => {
-        under.delete(slot)
-        slotFreed.resolve()
-        slotFreed = Promise.withResolvers()
-      })
-      under.add(slot)
-    }
-  }
-
-  /** Take what was ANNOUNCED, if it is still there, and see it through. */
-  async function see(announced: Announced): Promise<void> {
-    try {
-      const taken = await announced.take()
-      if (taken !== undefined) await attempt(taken)
-    } catch (error) {
-      if (isRedisAway(error))
-        log.debug({ err: error }, 'a call was not taken or settled while Redis was away; the sweep finds it')
-      else log.error({ err: error }, 'a call was not taken or settled')
-    }
-  }
-
-  /** Abort running calls and put them back at the front of their queues. */
-  async function giveBack({ held }: CallSource): Promise<void> {
-    const left = [...held]
-    for (const call of left) call.abort(new Error('the worker is stopping'))
-    await within(ABORT_WAIT_MS, [...under])
-    await within(
-      ABORT_WAIT_MS,
-      left.map(async (call) => {
-        try {
-          await call.giveBack()
-        } catch (error) {
-          log.warn(
-            { err: error, function: call.function, job: call.id },
-            'a call was not given back; it returns to its queue when its lease ends',
-          )
-        }
-      }),
-    )
-  }
+  let server: CallServer | undefined
 
   return {
     async start() {
@@ -114,19 +54,11 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         log,
       })
       source.watch(functions)
-      source.start()
-      serving = serve(source)
+      server = serveCalls({ source, callsMax, run, log, ...defined({ onSettled }) })
     },
 
     async stop(timeoutMs) {
-      if (stopping.signal.aborted || source === undefined) return
-      stopping.abort()
-      source.quiet()
-      slotFreed.resolve()
-      if (serving) await within(ABORT_WAIT_MS, [serving])
-      await within(timeoutMs, [...under])
-      if (source.held.size > 0) await giveBack(source)
-      await source.stop()
+      await server?.stop(timeoutMs)
     },
 
     watch(names) {
@@ -138,16 +70,4 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       return source?.held.size ?? 0
     },
   }
-}
-
-/** Resolves when all of WORK has settled, or after TIMEOUTMS. */
-async function within(timeoutMs: number, work: ReadonlyArray<Promise<unknown>>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  await Promise.race([
-    Promise.allSettled(work),
-    new Promise((resolve) => {
-      timer = setTimeout(resolve, timeoutMs)
-    }),
-  ])
-  clearTimeout(timer)
 }

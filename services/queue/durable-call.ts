@@ -7,7 +7,7 @@ import type { RedisClient } from '../platform/redis.ts'
 import { preciseNowMs } from './clock.ts'
 import { callIdOfJob, envelopeOf, parseJob, type Call, type Envelope, type RawJob } from './job-data.ts'
 import type { Keys } from './keys.ts'
-import type { Lane, Taken } from './lanes.ts'
+import type { FunctionQueue, Taken } from './function-queues.ts'
 import type { Lease, Leases } from './leases.ts'
 import type { Settler } from './settle.ts'
 import type { TakenCall } from './taken-call.ts'
@@ -24,9 +24,9 @@ export interface DurableCallDeps {
 
 const STALLED = 'its workers fell silent too often while running it'
 
-function rawOf(lane: Lane, { job, dataText }: Extract<TakenJob, { kind: 'job' }>): RawJob {
+function rawOf(queue: FunctionQueue, { job, dataText }: Extract<TakenJob, { kind: 'job' }>): RawJob {
   return {
-    function: lane.function,
+    function: queue.function,
     id: job.id ?? '',
     name: job.name,
     dataText,
@@ -39,11 +39,11 @@ function rawOf(lane: Lane, { job, dataText }: Extract<TakenJob, { kind: 'job' }>
 export function createDurableCalls(deps: DurableCallDeps) {
   const { commands, keys, leases, settler, bodyMaxBytes } = deps
 
-  function parse(lane: Lane, taken: TakenJob): Call | Completion {
+  function parse(queue: FunctionQueue, taken: TakenJob): Call | Completion {
     if (taken.kind === 'unreadable')
       return { outcome: 'init_fail', message: `the job cannot be read: ${taken.problem}`, final: true }
     try {
-      return parseJob(rawOf(lane, taken), bodyMaxBytes)
+      return parseJob(rawOf(queue, taken), bodyMaxBytes)
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error)
       if (error instanceof TooLarge) return { outcome: 'too_large', message }
@@ -52,10 +52,10 @@ export function createDurableCalls(deps: DurableCallDeps) {
   }
 
   /** A request that cannot be parsed may still have a gateway that waits for its end. */
-  function envelope(lane: Lane, taken: TakenJob): Envelope {
-    if (taken.kind === 'job') return envelopeOf(rawOf(lane, taken))
+  function envelope(queue: FunctionQueue, taken: TakenJob): Envelope {
+    if (taken.kind === 'job') return envelopeOf(rawOf(queue, taken))
     return {
-      callId: callIdOfJob(lane.function, taken.job.id ?? ''),
+      callId: callIdOfJob(queue.function, taken.job.id ?? ''),
       acceptedAtMs: taken.job.timestamp,
       bodyStored: false,
     }
@@ -89,15 +89,15 @@ export function createDurableCalls(deps: DurableCallDeps) {
     }
   }
 
-  async function open(lane: Lane, taken: TakenJob, lease: Lease): Promise<TakenCall> {
+  async function open(queue: FunctionQueue, taken: TakenJob, lease: Lease): Promise<TakenCall> {
     const { job } = taken
     const startedAtMs = preciseNowMs()
-    const parsed = parse(lane, taken)
+    const parsed = parse(queue, taken)
     const isRefused = 'outcome' in parsed
-    const call = isRefused ? parsed : await invocationOf(parsed, taken, lane.function, startedAtMs)
-    const attempt = { job, lease, call: isRefused ? envelope(lane, taken) : parsed, startedAtMs }
+    const call = isRefused ? parsed : await invocationOf(parsed, taken, queue.function, startedAtMs)
+    const attempt = { job, lease, call: isRefused ? envelope(queue, taken) : parsed, startedAtMs }
     return {
-      function: lane.function,
+      function: queue.function,
       id: lease.jobId,
       call,
       attempt: Math.max(1, job.attemptsStarted),
@@ -107,17 +107,17 @@ export function createDurableCalls(deps: DurableCallDeps) {
       retry: (completion) => settler.retry(attempt, completion),
       finish: (completion) => settler.finish(attempt, completion),
       giveBack: async () => {
-        await lane.backend.moveJobFromActiveToWait(lease.jobId, lease.token)
+        await queue.backend.moveJobFromActiveToWait(lease.jobId, lease.token)
       },
       release: () => leases.release(lease),
       abort: lease.abort,
     }
   }
 
-  return async (lane: Lane, taken: TakenJob, token: string): Promise<TakenCall> => {
-    const lease = leases.hold(lane, taken.job.id ?? '', token)
+  return async (queue: FunctionQueue, taken: TakenJob, token: string): Promise<TakenCall> => {
+    const lease = leases.hold(queue, taken.job.id ?? '', token)
     try {
-      return await open(lane, taken, lease)
+      return await open(queue, taken, lease)
     } catch (error) {
       leases.release(lease)
       throw error

@@ -6,7 +6,7 @@ import type { Log } from '../platform/log.ts'
 import { openRedis } from '../platform/redis.ts'
 import { createDurableCalls } from './durable-call.ts'
 import { keysOf } from './keys.ts'
-import { createLanes, type LeaseTimes } from './lanes.ts'
+import { createFunctionQueues, type LeaseTimes } from './function-queues.ts'
 import { createLeases } from './leases.ts'
 import { createMarkers, type Markers } from './markers.ts'
 import { createSettler } from './settle.ts'
@@ -33,7 +33,7 @@ export function openDurableSource(deps: DurableSourceDeps): CallSource {
     name: `wherry-worker-${workerName}`,
     onError: (error) => log.warn({ err: error }, 'Redis is away; waiting for it'),
   })
-  const lanes = createLanes(commands, { prefix, workerName, times })
+  const queues = createFunctionQueues(commands, { prefix, workerName, times })
   const leases = createLeases({ commands, lockDurationMs, log })
   const markers: Markers = createMarkers({
     redisUrl,
@@ -43,7 +43,7 @@ export function openDurableSource(deps: DurableSourceDeps): CallSource {
     onReady: () => sweep.hurry(),
     log,
   })
-  const sweep = createSweep({ commands, prefix, markers, lanes, intervalMs: stalledIntervalMs, log })
+  const sweep = createSweep({ commands, prefix, markers, queues, intervalMs: stalledIntervalMs, log })
   const settler = createSettler({
     commands,
     prefix,
@@ -58,13 +58,13 @@ export function openDurableSource(deps: DurableSourceDeps): CallSource {
   /** One job of NAME.  BullMQ raises the marker again whenever it gave a job, so the next is not forgotten. */
   async function take(name: string): Promise<TakenCall | undefined> {
     const token = randomUUID()
-    const lane = await lanes.get(name)
-    const job = await lane.take(token)
+    const queue = await queues.get(name)
+    const job = await queue.take(token)
     if (job.kind === 'none') {
       if (job.againAtMs !== undefined) markers.raise(name, job.againAtMs)
       return undefined
     }
-    const taken = await openCall(lane, job, token)
+    const taken = await openCall(queue, job, token)
     const call: TakenCall = {
       ...taken,
       release() {

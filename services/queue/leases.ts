@@ -5,12 +5,12 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Log } from '../platform/log.ts'
 import type { RedisClient } from '../platform/redis.ts'
-import type { Lane } from './lanes.ts'
+import type { FunctionQueue } from './function-queues.ts'
 import { valuesOf } from './record.ts'
 import { RENEW } from './scripts.ts'
 
 export interface Lease {
-  readonly lane: Lane
+  readonly queue: FunctionQueue
   readonly jobId: string
   readonly token: string
   /** Aborted when the lease is lost, or when the call must end for another reason. */
@@ -21,7 +21,7 @@ export interface Lease {
 export interface Leases {
   start(): void
   stop(): void
-  hold(lane: Lane, jobId: string, token: string): Lease
+  hold(queue: FunctionQueue, jobId: string, token: string): Lease
   /** Renew one lease out of turn; false when it is lost. */
   renew(lease: Lease): Promise<boolean>
   release(lease: Lease): void
@@ -44,11 +44,11 @@ export function createLeases({
   let renewing = false
 
   async function renew(chosen: Iterable<Lease>): Promise<void> {
-    const byFunction = Map.groupBy(chosen, (lease) => lease.lane.function)
+    const byFunction = Map.groupBy(chosen, (lease) => lease.queue.function)
     if (byFunction.size === 0) return
     const pipeline = commands.pipeline()
     for (const leases of byFunction.values()) {
-      const { backend } = leases[0]!.lane
+      const { backend } = leases[0]!.queue
       pipeline.eval(
         RENEW.lua,
         RENEW.keysCount,
@@ -73,7 +73,7 @@ export function createLeases({
 
   function lose(lease: Lease): void {
     log.warn(
-      { function: lease.lane.function, job: lease.jobId },
+      { function: lease.queue.function, job: lease.jobId },
       'the lease of a running call is lost; the call is ended here',
     )
     lease.abort(new Error('the lease of this call is lost'))
@@ -100,10 +100,10 @@ export function createLeases({
       clearInterval(timer)
       timer = undefined
     },
-    hold(lane, jobId, token) {
+    hold(queue, jobId, token) {
       const controller = new AbortController()
       const lease: Lease = {
-        lane,
+        queue,
         jobId,
         token,
         signal: controller.signal,

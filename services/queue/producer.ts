@@ -18,7 +18,7 @@ import { readHeartbeats, type WorkerHeartbeat } from './heartbeat.ts'
 import { findCall, readCounts, readDepths, type Depth } from './inspect.ts'
 import { isGatewayId } from './job-data.ts'
 import { keysOf } from './keys.ts'
-import { createBackendSource, openQueue } from './lanes.ts'
+import { createBackendSource, openQueue } from './function-queues.ts'
 import { inlineBody, parseRecord } from './record.ts'
 import { createReplies } from './replies.ts'
 

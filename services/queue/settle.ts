@@ -26,7 +26,7 @@ export interface Attempt {
   readonly job: Job
   readonly lease: Lease
   readonly call: Envelope
-  /** With fraction. */
+  /** Unix milliseconds with a fraction. */
   readonly startedAtMs: number
 }
 
@@ -89,7 +89,7 @@ export function createSettler({
     { record, recordText, completion }: Written,
   ): Array<string | number | Uint8Array> {
     const final = record.state === 'finished'
-    const { backend } = lease.lane
+    const { backend } = lease.queue
     const result = storedResultOf(completion)
     return [
       SETTLE.lua,
@@ -117,13 +117,13 @@ export function createSettler({
       LOG_ENTRIES_MAX,
       // A failed call may be retried by hand for as long as its record exists.
       final && call.bodyStored ? (record.outcome === 'ok' ? 0 : FINISHED_TTL_MS) : '',
-      JSON.stringify(replyOf(record) ?? ''),
+      final && call.replyTo !== undefined ? JSON.stringify(replyOf(record)) : '',
     ]
   }
 
   function moveArgs(attempt: Attempt, written: Written): unknown[] {
     const { job, lease, call } = attempt
-    const { backend } = lease.lane
+    const { backend } = lease.queue
     if (written.record.outcome === 'ok') {
       const withoutBody = written.record.resultStored === true && isGatewayCall(call, job.id ?? '')
       return backend.moveToCompletedArgs(
@@ -145,7 +145,7 @@ export function createSettler({
   async function endJob(attempt: Attempt, written: Written): Promise<boolean> {
     const multi = client.multi()
     multi.runCommand('eval', settleArgs(attempt, written))
-    attempt.lease.lane.backend.execCommand(multi, 'moveToFinished', moveArgs(attempt, written))
+    attempt.lease.queue.backend.execCommand(multi, 'moveToFinished', moveArgs(attempt, written))
     const [settled, moved] = valuesOf(await multi.exec())
     if (settled === 1) {
       if (moved !== 0)
@@ -155,7 +155,7 @@ export function createSettler({
         )
       return true
     }
-    // Lost, or this is a second try and the first had reached Redis before its answer was lost.
+    // Either the job is not ours any more, or an earlier try reached Redis and only its answer was lost.
     return (await commands.get(keys.call(attempt.call.callId))) === written.recordText
   }
 

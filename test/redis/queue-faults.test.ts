@@ -7,7 +7,7 @@ import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { createLanes } from '../../services/queue/lanes.ts'
+import { createFunctionQueues } from '../../services/queue/function-queues.ts'
 import { createLeases } from '../../services/queue/leases.ts'
 import { createMarkers } from '../../services/queue/markers.ts'
 import { completion, gate, invocation, log, queueRig, until, type Rig } from '../helpers/queue-rig.ts'
@@ -232,7 +232,11 @@ t.test('workers that fall silent', async (t) => {
 
   t.test('a call that is settled while leases are renewed has not lost its own', async (t) => {
     const rig = queueRig(t, redis)
-    const lane = await createLanes(client, { prefix: rig.prefix, workerName: 'w', times: QUICK }).get('f')
+    const queue = await createFunctionQueues(client, {
+      prefix: rig.prefix,
+      workerName: 'w',
+      times: QUICK,
+    }).get('f')
     let renewals = 0
     const commands = Object.assign(Object.create(client) as typeof client, {
       disconnect() {
@@ -245,8 +249,8 @@ t.test('workers that fall silent', async (t) => {
     })
     const leases = createLeases({ commands, lockDurationMs: 300, log })
     t.teardown(() => leases.stop())
-    const settled = leases.hold(lane, 'settled', 'token')
-    const lost = leases.hold(lane, 'lost', 'token')
+    const settled = leases.hold(queue, 'settled', 'token')
+    const lost = leases.hold(queue, 'lost', 'token')
     await client.lpush(`${rig.prefix}:f:active`, 'settled')
     async function settle(): Promise<void> {
       await client.lrem(`${rig.prefix}:f:active`, 1, 'settled')
