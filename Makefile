@@ -4,37 +4,53 @@ export NODE_COMPILE_CACHE ?= $(CURDIR)/build/compile-cache
 # What a test run left that was killed; some tests mount there.
 EMPTY_TAP = awk '$$5 ~ "^$(CURDIR)/[.]tap/" { print $$5 }' /proc/self/mountinfo | tac | xargs -r umount --lazy; rm -rf .tap
 
+PREFIX ?= /usr/local
 PRETTIER_CACHE = --cache --cache-location build/prettier-cache
 C_FILES = $(wildcard native/*/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-engines native pack build fmt test test-unit test-redis test-root test-e2e test-vm t demo up down bench bench-images base-images fuzz clean
+.PHONY: help setup setup-dev setup-engines install uninstall native pack build fmt test test-unit test-redis test-root test-e2e test-vm test-fresh t demo up down bench bench-images base-images fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Debian packages, npm packages, native library, the wherry command (idempotent)
+setup: ## Debian packages, Node, npm packages, native library (idempotent)
 	@infra/setup.sh
 
-setup-engines: # what tests compare with; started by no one but them
+setup-dev: # what building and testing needs
+	@infra/setup.sh --dev
+
+setup-engines: # what tests compare with
 	@infra/setup.sh --engines
+
+install: setup ## the commands wherry and wherry-oci in PREFIX/bin (/usr/local/bin), linked to this checkout
+	@mkdir -p "$(PREFIX)/bin"
+	@ln -sfn "$(CURDIR)/services/cli/wherry" "$(PREFIX)/bin/wherry"
+	@ln -sfn "$(CURDIR)/services/oci/wherry-oci" "$(PREFIX)/bin/wherry-oci"
+	@echo "installed: $(PREFIX)/bin/wherry, $(PREFIX)/bin/wherry-oci"
+
+uninstall: ## remove what make install made
+	@for command in cli/wherry oci/wherry-oci; do \
+	  link="$(PREFIX)/bin/$${command#*/}"; \
+	  [ "$$(readlink "$$link")" != "$(CURDIR)/services/$$command" ] || rm -f "$$link"; \
+	done
 
 native: ## the C library and its programs, into build/native
 	@$(MAKE) --no-print-directory -C native
 
 pack: build/wherry-oci.cjs ## wherry-oci as one compiled script, which starts in half the time
 
-build/wherry-oci.cjs: infra/pack/pack.ts node_modules/.package-lock.json $(foreach room,contract platform runtime oci,$(wildcard services/$(room)/*.ts services/$(room)/*/*.ts))
+build/wherry-oci.cjs: infra/pack/pack.ts package-lock.json $(foreach room,contract platform runtime oci,$(wildcard services/$(room)/*.ts services/$(room)/*/*.ts))
 	@node --disable-warning=ExperimentalWarning infra/pack/pack.ts services/oci/main.ts build/wherry-oci
 
-build: ## check types, lint and format (nothing is emitted: Node runs the .ts files)
+build: setup-dev ## check types, lint and format (nothing is emitted: Node runs the .ts files)
 	@mkdir -p build
 	tsc -p .
 	prettier --check --log-level warn $(PRETTIER_CACHE) .
 	clang-format --dry-run -Werror $(C_FILES)
 	oxlint --type-aware --deny-warnings
 
-fmt: ## format TypeScript and JSON (prettier) and C (clang-format)
+fmt: setup-dev ## format TypeScript and JSON (prettier) and C (clang-format)
 	@mkdir -p build
 	prettier --write --log-level warn $(PRETTIER_CACHE) .
 	clang-format -i $(C_FILES)
@@ -44,7 +60,7 @@ test: setup-engines build ## everything this machine can run; ends with "N passe
 	@$(EMPTY_TAP)
 	@tap
 
-test-unit test-redis: test-%: setup
+test-unit test-redis: test-%: setup-dev
 	@$(EMPTY_TAP)
 	@tap $(wildcard test/$*/*.test.ts)
 
@@ -58,11 +74,14 @@ test-root: ## containers, images, native code: needs root
 test-e2e: ## the whole product, as a user runs it
 
 test-vm: LAYOUT ?= v2
-test-vm: setup ## the containers of the root tier on Debian's kernel, pure cgroup v2, emulated (LAYOUT=v1: pure v1)
+test-vm: setup-dev ## the containers of the root tier on Debian's kernel, pure cgroup v2, emulated (LAYOUT=v1: pure v1)
 	@infra/vm/run.sh -l $(LAYOUT) tap -t0 $(filter-out $(addprefix test/root/,image-% registry-% signatures%),$(wildcard test/root/*.test.ts)); status=$$?; \
 	if [ $$status = 77 ]; then echo '0 passed, 0 failed, 1 skipped'; [ "$$CI" = true ] || status=0; fi; exit $$status
 
-t: ## one test file: make t F=test/unit/x.test.ts
+test-fresh: ## setup, demo and tests on minimal Debian 12 and 13 systems (SUITES=trixie: one); 15 minutes
+	@infra/fresh/run.sh $(SUITES)
+
+t: setup-dev ## one test file: make t F=test/unit/x.test.ts
 	@$(EMPTY_TAP)
 	@tap $(F)
 
@@ -84,7 +103,7 @@ bench-images: setup-engines ## pulling an image, beside podman and skopeo with u
 base-images: setup ## wherry/busybox, bash, node, python (BASES=go: also that) from Debian packages, for builds without a public registry
 	@infra/base-images/make.sh $(BASES)
 
-fuzz: setup ## libFuzzer on the plan checker and the layer reader, FUZZ_SECONDS (30) each
+fuzz: setup-dev ## libFuzzer on the plan checker and the layer reader, FUZZ_SECONDS (30) each
 	@$(MAKE) --no-print-directory -C native fuzz
 
 clean: ## what building and testing made (not node_modules)

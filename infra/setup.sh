@@ -1,8 +1,9 @@
 #!/bin/bash
-# Makes a Debian 12 or 13 machine ready for Wherry: missing Debian packages, npm packages, the native library,
-# the `wherry` and `wherry-oci` commands. Run as often as you like: what is there is left alone. `setup.sh
-# --engines` also installs what only `make test` needs: the engines to compare with, and clang-format. Knows
-# nothing about running services; it makes sure that apt starts none.
+# Prepares a Debian 12 or 13 machine for Wherry: missing Debian packages, Node, npm packages, the native
+# library.  Idempotent.  Starts no service and keeps apt from starting one.
+#   setup.sh            what running Wherry needs
+#   setup.sh --dev      also what building and the unit and redis tests need
+#   setup.sh --engines  also the engines that the root and e2e tests compare with
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -10,10 +11,16 @@ RUN_PACKAGES=(redis-server docker-registry libseccomp2 util-linux tar ca-certifi
 BUILD_PACKAGES=(gcc libc6-dev make libisal-dev libzstd-dev libssl-dev)
 TEST_PACKAGES=(busybox-static curl skopeo runc openssl bzip2 xz-utils)
 ENGINE_PACKAGES=(podman docker.io buildah umoci)
-FORMAT_PACKAGES=(clang-format)
+DEV_PACKAGES=(clang-format)
 POLICY=/usr/sbin/policy-rc.d
 WANTED=("${RUN_PACKAGES[@]}" "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}")
-[ "${1:-}" != --engines ] || WANTED+=("${ENGINE_PACKAGES[@]}" "${FORMAT_PACKAGES[@]}")
+dev=''
+case ${1:-} in
+  '') ;;
+  --dev) dev=yes; WANTED+=("${DEV_PACKAGES[@]}") ;;
+  --engines) dev=yes; WANTED+=("${DEV_PACKAGES[@]}" "${ENGINE_PACKAGES[@]}") ;;
+  *) echo "wherry: setup: unknown option $1; use --dev, --engines or none" >&2; exit 64 ;;
+esac
 
 say () { echo "setup: $*"; }
 die () { echo "wherry: setup: $*" >&2; exit 1; }
@@ -57,21 +64,43 @@ install_packages () {
   trap - EXIT
 }
 
+# The system's npm only fetches this Node and this npm; everything else runs under them.  Old npm releases
+# drop the link of a program that two packages own, so it is made here.
+install_node () {
+  [ infra/node/package-lock.json -nt infra/node/node_modules/.installed ] || return 0
+  say 'installing Node and npm (infra/node)'
+  (cd infra/node && npm ci --ignore-scripts --loglevel=error --no-audit --no-fund) >build/npm.log 2>&1 ||
+    { tail -n 15 build/npm.log >&2; die "npm ci failed in infra/node (log: $PWD/build/npm.log)"; }
+  local node
+  node=$(echo infra/node/node_modules/node-linux-*/bin/node)
+  "$node" --version >/dev/null 2>&1 ||
+    die "npm installed no Node that runs here ($(uname -m)); Wherry runs on x86-64 and arm64 Linux"
+  mkdir -p infra/node/node_modules/.bin
+  ln -sfn "../${node#infra/node/node_modules/}" infra/node/node_modules/.bin/node
+  touch infra/node/node_modules/.installed
+}
+
+# Production packages by default, development packages too with --dev; the latter serve both.
 install_npm_packages () {
-  local done_mark=node_modules/.package-lock.json
-  if [ -e "$done_mark" ] && [ ! package-lock.json -nt "$done_mark" ] && [ -x node_modules/.bin/node ]; then return; fi
-  command -v npm >/dev/null || die 'npm is missing; install Node 20 or newer with npm first (apt-get install npm, or nodejs.org)'
-  say 'installing npm packages (npm ci)'
-  npm ci >build/npm.log 2>&1 || { tail -n 15 build/npm.log >&2; die "npm ci failed (all of it: $PWD/build/npm.log)"; }
-  touch "$done_mark"
-  [ -x node_modules/.bin/node ] || die "npm brought no Node for $(uname -m); Wherry runs on x86-64 and arm64 Linux"
+  local mark=node_modules/.installed omit=--omit=dev installed
+  [ -z "$dev" ] || { mark=node_modules/.installed-dev omit=--include=dev; }
+  if [ -x node_modules/.bin/node ]; then
+    for installed in "$mark" node_modules/.installed-dev; do
+      [ ! -e "$installed" ] || [ package-lock.json -nt "$installed" ] || return 0
+    done
+  fi
+  say "installing npm packages${dev:+ for development}"
+  PATH=$PWD/infra/node/node_modules/.bin:$PATH npm ci "$omit" --ignore-scripts >build/npm.log 2>&1 ||
+    { tail -n 15 build/npm.log >&2; die "npm ci failed (log: $PWD/build/npm.log)"; }
+  mkdir -p node_modules/.bin
+  ln -sfn ../../infra/node/node_modules/.bin/node node_modules/.bin/node
+  touch "$mark"
 }
 
 link_commands () {
-  # npm links the bins of dependencies only; `npx wherry` looks here.
   local command
   for command in cli/wherry oci/wherry-oci; do
-    [ "$(readlink "node_modules/.bin/${command#*/}" || true)" = "../../services/$command" ] || ln -sfn "../../services/$command" "node_modules/.bin/${command#*/}"
+    ln -sfn "../../services/$command" "node_modules/.bin/${command#*/}"
   done
 }
 
@@ -80,8 +109,11 @@ mkdir -p build
 exec 9>build/setup.lock
 flock 9
 
+command -v dpkg-query >/dev/null || die 'this is not Debian (no dpkg); Wherry runs on Debian 12 and 13'
+command -v npm >/dev/null || die 'npm is missing; install it first: apt-get install npm'
 mapfile -t missing < <(missing_packages)
 [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
+install_node
 install_npm_packages
 make --no-print-directory -s native pack
 link_commands

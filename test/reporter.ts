@@ -1,8 +1,7 @@
-// What a test run shows: one line per file, each failure in full, their names again, and as the very last
-// line "N passed, N failed, N skipped". Reads the TAP text that tap gives its reporters; knows nothing of
-// what is tested. Counted are tests, that is named blocks (the innermost ones) and assertions that stand in
-// no block. Stricter than tap: a file that crashes or asserts nothing is a failure, and under CI a tier (a
-// folder below test/) that skipped everything is one too.
+// A tap reporter. It prints one line per file, each failure in full, a list of the failures, and finally
+// "N passed, N failed, N skipped". A test is an innermost named block, or an assertion outside any block.
+// Stricter than tap: a file that crashes or asserts nothing fails, and under CI so does a tier (a folder in
+// test/) in which every test was skipped.
 
 import { Transform, type TransformCallback } from 'node:stream'
 
@@ -19,16 +18,13 @@ interface Counts {
 }
 
 const INDENT = 4
-/** Lines of one failure's diagnostics that are shown. */
+/** Diagnostic lines shown per failure. */
 const DIAGNOSTIC_LINES_MAX = 120
-/** Failures that are named again behind the tiers. */
+/** Failures listed after the tiers. */
 const TITLES_MAX = 20
 const TITLE_LENGTH_MAX = 160
 const RESULT = /^(not )?ok \d+(?: - (.*?))?(?: # (SKIP|TODO)\b ?(.*?)| # time=[\d.]+ms)*\s*\{?$/i
-/**
- * Diagnostics that help nobody: how the file was run, what it had open, the source around a line that is
- * named anyway.
- */
+/** Diagnostic fields that are not shown: how the file was run, its open handles, the surrounding source. */
 const DULL = new Set([
   'stdio',
   'cwd',
@@ -51,20 +47,20 @@ const tierOf = (file: string): string => /^test\/([^/]+)\/./.exec(file)?.[1] ?? 
 export default class Reporter extends Transform {
   readonly total: Counts = { passed: 0, failed: 0, skipped: 0 }
   readonly #tiers = new Map<string, Counts>()
-  /** One list of lines each. */
+  /** The lines of each failure. */
   readonly #failures: string[][] = []
   readonly #ci: boolean
   readonly #fail: () => void
   #rest = ''
-  /** Open blocks, the file first. */
+  /** Open blocks; the first is the file. */
   #blocks: Block[] = []
   #file: Counts = { passed: 0, failed: 0, skipped: 0 }
   #notes: string[] = []
-  /** The failure that diagnostics on the next lines belong to. */
+  /** Lines of the failure that the next diagnostics belong to. */
   #diagnostics: string[] | undefined
-  /** Indentation of the diagnostics being read; -1 outside of them. */
+  /** Indentation of the current diagnostics; -1 outside. */
   #inYaml = -1
-  /** Indentation of the dull field whose lines are being passed over; -1 outside of one. */
+  /** Indentation of the field that is being skipped; -1 outside. */
   #dull = -1
 
   constructor({
@@ -94,7 +90,7 @@ export default class Reporter extends Transform {
     this.push('\n')
     for (const [tier, c] of this.#tiers) {
       const all = c.passed + c.failed === 0 && c.skipped > 0
-      this.push(`tier ${tier}: ${describe(c)}${all ? ' (nothing of it ran)' : ''}\n`)
+      this.push(`tier ${tier}: ${describe(c)}${all ? ' (none ran)' : ''}\n`)
       if (!all || !this.#ci) continue
       this.total.failed += 1
       this.push(`✗ tier ${tier}: every test was skipped, which is a failure under CI\n`)
@@ -104,7 +100,7 @@ export default class Reporter extends Transform {
       this.push('✗ no test ran\n')
     }
     if (this.total.failed > 0) this.#fail()
-    // Whoever sees only the end of a long log sees what to look for.
+    // List the failures again for readers who see only the end of the log.
     if (this.#failures.length > 1)
       for (const [title] of this.#failures.slice(0, TITLES_MAX))
         this.push(`failed: ${title!.slice(0, TITLE_LENGTH_MAX)}\n`)
@@ -137,10 +133,10 @@ export default class Reporter extends Transform {
     else this.#result(block, parsed)
   }
 
-  /** Diagnostics between "---" and "...": kept for a failure, passed over otherwise. */
+  /** Read diagnostics between "---" and "..."; keep those of failures. */
   #yaml(line: string): boolean {
     if (this.#inYaml < 0) {
-      // Two deeper than its result; a test's own output may hold "---" too.
+      // Diagnostics are indented by two more columns than their result. Test output may contain "---" too.
       if (line.trim() === '---' && indentOf(line) % INDENT === INDENT / 2) this.#inYaml = indentOf(line)
       this.#dull = -1
       return this.#inYaml >= 0
@@ -165,8 +161,7 @@ export default class Reporter extends Transform {
   ): void {
     const parent = this.#blocks.at(-1)!
     parent.assertions += 1 + (block?.assertions ?? 0)
-    // A block whose inner blocks were counted is only their frame; an assertion inside a named block is only
-    // a part of it.
+    // Do not count a block whose inner blocks were counted, nor an assertion inside a named block.
     const isFrame = block !== undefined && block.counted > 0 && (ok || block.failed > 0)
     const isPart = block === undefined && this.#blocks.length > 1 && !skipped
     if (!ok && block === undefined) this.#failure(name)
@@ -200,7 +195,7 @@ export default class Reporter extends Transform {
     } else if (!ok && counts.failed === 0) {
       counts.failed += 1
       this.#blocks = [{ name: file, assertions: 0, counted: 0, failed: 0 }]
-      this.#failure(name === file ? 'the file crashed or was killed (its own words are above)' : name)
+      this.#failure(name === file ? 'the file crashed or was killed (see its output above)' : name)
     }
     this.#blocks = []
     this.push(`${counts.failed > 0 ? '✗' : counts.passed > 0 ? '✓' : '-'} ${file}: ${describe(counts)}\n`)
@@ -222,7 +217,7 @@ export default class Reporter extends Transform {
     return [...this.#blocks.slice(1).map((b) => b.name), name].join(' > ')
   }
 
-  /** Remembers a failure of the innermost open block; its diagnostics follow on the next lines. */
+  /** Record a failure in the innermost open block; its diagnostics follow on the next lines. */
   #failure(name: string): void {
     this.#diagnostics = [`${this.#blocks[0]?.name ?? ''} > ${this.#path(name)}`]
     this.#failures.push(this.#diagnostics)

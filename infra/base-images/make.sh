@@ -1,28 +1,28 @@
 #!/bin/bash
-# Makes small base images out of Debian packages, for machines that reach no public registry:
-#   wherry/busybox:1  wherry/bash:5  wherry/node:26  wherry/python:3  wherry/go:1
-# Each becomes a local image that `FROM wherry/…` of `wherry build` finds.  Knows packages and a root file
-# system's folders; the images themselves are built by `wherry build` from the Dockerfiles beside this file.
-# Usage: make.sh [name …]   (default: busybox bash node python; go is large)
+# Builds small base images from Debian packages, for machines that cannot reach a public registry:
+#   wherry/busybox:1 wherry/bash:5 wherry/node:26 wherry/python:3 wherry/go:1 Each becomes a local image, so
+#   that `FROM wherry/…` works in `wherry build`. This script unpacks packages into a root file system;
+#   `wherry build` builds the images from the Dockerfiles in this folder. Usage: make.sh [name …] (default:
+#   busybox bash node python; go is large)
 set -euo pipefail
-# Others than root use what is made here.
+# The files must be readable by other users than root.
 umask 022
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
 HERE=infra/base-images
 WORK=build/base-images
-# The project's own Node is a program, not a package.
+# Node is copied from the project; it is not a Debian package.
 declare -A PACKAGES=(
   [busybox]='' [bash]='bash' [node]='libstdc++6 libatomic1 ca-certificates' [python]='python3 ca-certificates' [go]='golang-go ca-certificates'
 )
 declare -A TAGS=([busybox]=1 [bash]=5 [node]=26 [python]=3 [go]=1)
-# They come along by dependencies for their install scripts, which are not run here.
+# Dependencies that only install scripts need. Install scripts are not run here.
 UNWANTED='^(dpkg|debconf|debianutils|base-files|mawk|perl-base|tar|openssl|media-types|readline-common)$'
 
 say () { echo "base-images: $*"; }
 die () { echo "wherry: base-images: $*" >&2; exit 1; }
 
-# The packages "$@" and all they depend on, as if nothing were installed, into $WORK/debs. Prints their files.
+# Download the packages "$@" with all dependencies, installed or not, into $WORK/debs. Print their files.
 download () {
   local own=$WORK/debs
   mkdir -p "$own/partial"
@@ -55,7 +55,7 @@ add_busybox () {
   done
 }
 
-# What the packages' own install scripts would have made.
+# Create what the install scripts of the packages would have created.
 finish () {
   local root=$1
   rm -rf "$root"/usr/share/{doc,man,info,lintian,bug,locale,python3/runtime.d} "$root/var/lib" "$root/var/cache"
@@ -79,8 +79,8 @@ make_image () {
   [ "$name" != node ] || cp -L node_modules/.bin/node "$root/usr/bin/node"
   add_busybox "$root"
   finish "$root"
-  # What this script made itself is as old as time; what packages brought keeps its date: the same input is
-  # the same image.
+  # Files that this script creates get time 0; files of packages keep their time. This makes the image
+  # reproducible.
   tar -C "$root" --owner=0 --group=0 --numeric-owner --sort=name --clamp-mtime --mtime=@1700000000 -cf "$WORK/$name/root.tar" .
   rm -rf "$root"
   SOURCE_DATE_EPOCH=1700000000 services/cli/wherry build -q -t "wherry/$name:${TAGS[$name]}" -f "$HERE/$name.Dockerfile" "$WORK/$name" >"$WORK/$name/digest"

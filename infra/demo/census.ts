@@ -1,6 +1,6 @@
-// What a `wherry up` leaves on the machine: processes, mounts, cgroups, network links. Knows where the kernel
-// shows them and which are Wherry's own on one data folder; other users of the machine do not count. A
-// namespace lives only as long as a process, a descriptor or a mount holds it, and all three are looked for.
+// Lists what a `wherry up` on one data folder leaves on the machine: processes, mounts, cgroups, network
+// links. Namespaces need no check of their own, because only a process, a descriptor or a mount keeps one
+// alive.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,15 +8,15 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { startTimeOf } from '../../services/platform/process-identity.ts'
 import { readState } from '../../services/cli/up/state.ts'
 
-/** Taken while everything runs: whose traces to look for later. */
+/** Identifies a running Wherry, so that a later census can find its traces. */
 export interface Subject {
   readonly data: string
   readonly pids: readonly number[]
-  /** Links that were there before. */
+  /** Network links that existed before. */
   readonly links: readonly string[]
 }
 
-/** The kernel frees cgroups and reaps processes a moment after the last step. */
+/** The kernel frees cgroups and reaps processes with a short delay. */
 const SETTLE_MS = 30_000
 const POLL_MS = 50
 
@@ -27,13 +27,11 @@ export function listLinks(): string[] {
 /** The running `wherry up` on DATA, as the subject of a later census. */
 export function subjectOf(data: string, linksBefore: readonly string[]): Subject {
   const state = readState(data)
-  if (state === undefined) throw new Error(`no wherry up has left its state in ${data}`)
+  if (state === undefined) throw new Error(`no wherry up has written its state to ${data}`)
   return { data, pids: [state.supervisor, ...state.parts].map((p) => p.pid), links: linksBefore }
 }
 
-/**
- * What is still there of SUBJECT, one line each; waits a moment for the kernel.  Empty is what it should be.
- */
+/** What remains of SUBJECT, one line each, after a short wait for the kernel. Empty if all is clean. */
 export async function findLeftovers(subject: Subject): Promise<string[]> {
   const giveUpAt = performance.now() + SETTLE_MS
   let found = look(subject)
@@ -72,7 +70,7 @@ function mounts({ data }: Subject): string[] {
     .map((line) => `mount ${line}`)
 }
 
-/** Cgroups are named after the worker's process: wherry-PID-STARTTIME. */
+/** Cgroups have the name of the worker's process: wherry-PID-STARTTIME. */
 function cgroups({ pids }: Subject): string[] {
   const isOurs = (name: string): boolean => pids.some((pid) => name.startsWith(`wherry-${pid}-`))
   const walk = (folder: string): string[] =>
@@ -94,7 +92,7 @@ function listFolders(folder: string): string[] {
       .filter((entry) => entry.isDirectory())
       .map((entry) => entry.name)
   } catch {
-    return [] // removed while we looked
+    return [] // removed meanwhile
   }
 }
 
@@ -102,6 +100,6 @@ function readProc(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch {
-    return '' // the process ended while we looked
+    return '' // the process has exited meanwhile
   }
 }

@@ -1,6 +1,6 @@
-// `make demo`: Wherry from nothing to nothing in one run.  Starts everything as a user would, makes and
-// pushes an image, deploys two functions, calls them over HTTP (sync and async) and through a plain
-// BullMQ queue, shows where the time went, stops everything, and checks that nothing is left.
+// `make demo`: the whole life of a Wherry in one run. It starts everything as a user would, creates and
+// pushes an image, deploys two functions, calls them over HTTP (synchronously and asynchronously) and through
+// a plain BullMQ queue, prints timings, stops everything, and checks that nothing remains.
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -27,7 +27,7 @@ type JobResult = CallResult & { readonly outcome: string; readonly phases: Phase
 
 let stepNumber = 0
 
-/** One line per step: what, its result, how long.  A failure says which step it was. */
+/** Run a step and print its name, result and duration. An error names the step. */
 async function step<T>(
   what: string,
   run: () => T | Promise<T>,
@@ -50,8 +50,8 @@ async function step<T>(
 
 async function startWherry(data: string): Promise<{ child: ChildProcess; addresses: Addresses }> {
   const free = ['--gateway', '127.0.0.1:0', '--registry', '127.0.0.1:0', '--worker', '127.0.0.1:0']
-  const { WHERRY_REDIS_URL: _redis, ...env } = process.env // a Redis of the demo's own
-  // Should the demo be killed, the kernel tells wherry up to stop (setpriv(1), prctl(2) PR_SET_PDEATHSIG).
+  const { WHERRY_REDIS_URL: _redis, ...env } = process.env // the demo starts a private Redis
+  // If the demo is killed, the kernel sends SIGTERM to wherry up (setpriv(1), prctl(2) PR_SET_PDEATHSIG).
   const command = [
     '--pdeathsig',
     'SIGTERM',
@@ -71,11 +71,11 @@ async function startWherry(data: string): Promise<{ child: ChildProcess; address
   })
   const ready = once(createInterface({ input: child.stdout }), 'line') as Promise<[string]>
   const ended = once(child, 'close').then(() => {
-    throw new Error(`wherry up ended: ${words.slice(-5).join(' | ')}`)
+    throw new Error(`wherry up exited: ${words.slice(-5).join(' | ')}`)
   })
   const [line] = await Promise.race([ready, ended])
   ended.catch(() => {
-    /* from here on its end is what stop() waits for */
+    /* from here on, stop() waits for the exit */
   })
   return { child, addresses: JSON.parse(line) as Addresses }
 }
@@ -135,11 +135,12 @@ async function callAsync(gateway: string, name: string, body: string): Promise<S
   throw new Error(`call ${callId} did not finish within ${CALL_TIMEOUT_MS / 1000} s`)
 }
 
-/** Any BullMQ producer is a client: no gateway, no code of ours. */
+/** Call a function as any BullMQ producer can: without the gateway and without Wherry's code. */
 async function callByQueue(redis: string, name: string, body: string): Promise<Shown> {
   const connection = { path: decodeURIComponent(new URL(redis).pathname) }
   const queue = new Queue(name, { connection, prefix: PREFIX })
-  const events = new QueueEvents(name, { connection, prefix: PREFIX, lastEventId: '0' }) // else it begins to listen a moment after it is ready
+  // Without lastEventId it starts to listen shortly after it reports ready.
+  const events = new QueueEvents(name, { connection, prefix: PREFIX, lastEventId: '0' })
   try {
     await events.waitUntilReady()
     const job = await queue.add('invoke', body)
@@ -152,7 +153,7 @@ async function callByQueue(redis: string, name: string, body: string): Promise<S
 }
 
 function showResult(outcome: string, result: CallResult | undefined, phases: Phases | undefined): Shown {
-  if (outcome !== 'ok') throw new Error(`the call ended ${outcome}`)
+  if (outcome !== 'ok') throw new Error(`the outcome is ${outcome}`)
   const text = Buffer.from(result?.body ?? '', result?.encoding ?? 'utf8')
     .toString('utf8')
     .trim()
@@ -174,12 +175,10 @@ async function stop(child: ChildProcess): Promise<void> {
       throw new Error('wherry up does not stop')
     }),
   ])) as [number | null]
-  if (code !== 0) throw new Error(`wherry up ended with exit code ${code}`)
+  if (code !== 0) throw new Error(`wherry up exited with code ${code}`)
 }
 
-/**
- * Every call gets a container of its own: the median time to have one running, once code and files are warm.
- */
+/** The median time to start a container, once code and files are cached. Each call starts a new one. */
 async function measureColdStart(gateway: string): Promise<string> {
   const createMs: number[] = []
   for (let i = 0; i < COLD_STARTS; i++) {
@@ -192,7 +191,7 @@ async function measureColdStart(gateway: string): Promise<string> {
 async function run(data: string): Promise<void> {
   const links = listLinks()
   const layer = await step(
-    'make an image from this machine’s busybox',
+    'create an image from this machine’s busybox',
     makeBusyboxLayer,
     (bytes) => `${(bytes.length / 1024).toFixed(0)} KiB, one layer`,
   )
@@ -243,10 +242,10 @@ async function run(data: string): Promise<void> {
     if (child.exitCode === null) child.kill('SIGTERM')
   }
   await step(
-    'look for processes, mounts, cgroups and links left behind',
+    'check that no processes, mounts, cgroups or links remain',
     async () => {
       const left = await findLeftovers(subject)
-      if (left.length > 0) throw new Error(`still there: ${left.join('; ')}`)
+      if (left.length > 0) throw new Error(`still present: ${left.join('; ')}`)
     },
     () => 'nothing',
   )
@@ -255,7 +254,7 @@ async function run(data: string): Promise<void> {
 const data = mkdtempSync(join(tmpdir(), 'wherry-demo-'))
 try {
   await run(data)
-  console.log('demo: all of it worked')
+  console.log('demo: success')
 } catch (err) {
   console.error(`demo: ${(err as Error).message}`)
   process.exitCode = 1

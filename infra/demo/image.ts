@@ -1,5 +1,4 @@
-// An image made on the spot from this machine's static busybox: one layer, no network.  For the demo
-// and the tests.  Knows how a small root file system looks; pushing is services/image's business.
+// Creates a one-layer image from this machine's static busybox, without network, for the demo and the tests.
 
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -13,7 +12,7 @@ import { createRegistryClient } from '../../services/registry/registry.ts'
 const BUSYBOX = '/bin/busybox'
 const TAR_MAX_BYTES = 64 * 1024 ** 2
 
-/** A gzip'd layer with busybox under all its names, users root and nobody, and an empty /tmp. */
+/** A gzip layer with busybox and links for its applets, the users root and nobody, and an empty /tmp. */
 export function makeBusyboxLayer(): Buffer {
   const root = mkdtempSync(join(tmpdir(), 'wherry-image-'))
   try {
@@ -40,7 +39,7 @@ export function makeBusyboxLayer(): Buffer {
   }
 }
 
-/** Pushes LAYER as the image REGISTRY/busybox:demo ("127.0.0.1:5000/…").  Returns the reference to deploy. */
+/** Push LAYER as the image REGISTRY/busybox:demo ("127.0.0.1:5000/…"). Returns the reference to deploy. */
 export async function pushBusybox(registry: string, layer: Uint8Array): Promise<string> {
   const reference = `${registry}/busybox:demo`
   const client = createRegistryClient()

@@ -1,13 +1,13 @@
-# Sourced by the job that run.sh writes, as the guest's first process: runs the command that it is given
-# and switches the guest off.  The command lives in a cgroup that is not the root of the hierarchy,
-# as it would under any service manager: the root is exempt from rules that all others have to keep.
+# Process 1 of the guest; the job that run.sh writes sources this file. It runs the given command and powers
+# the guest off. The command runs in a cgroup below the root of the hierarchy, as it would under any service
+# manager, because the root cgroup is exempt from some rules.
 
 export PATH=$PWD/node_modules/.bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root TERM=dumb TMPDIR=/disk/tmp NODE_COMPILE_CACHE=$PWD/build/compile-cache
-# Everything here is that many times slower than on a machine of its own.
+# Emulation slows everything down by about this factor.
 export WHERRY_TEST_SLOWNESS=20
 mkdir -m 1777 "$TMPDIR"
-# t.testdir() is below the project; image layers need a file system that keeps extended attributes.
+# t.testdir() is in the project folder, and image layers need a file system with extended attributes.
 mkdir -p /disk/tap .tap
 mount --bind /disk/tap .tap
 

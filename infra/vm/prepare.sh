@@ -1,14 +1,14 @@
 #!/bin/bash
-# Makes what the guest boots from, in build/vm: Debian's qemu, Debian's cloud kernel and an initramfs.
-# Packages are downloaded and unpacked, never installed.  Does nothing when build/vm fits this script
-# and the newest kernel that apt knows.  Exit 77 says "not possible here" (as automake's tests do) and
-# prints why; any other failure is a bug.
+# Puts Debian's qemu, Debian's cloud kernel and an initramfs for the guest into build/vm. Packages are
+# downloaded and unpacked, never installed. Does nothing if build/vm matches this script and the newest kernel
+# that apt knows. If this machine cannot run a guest, prints the reason and exits with 77, as automake's tests
+# do; any other failure is a bug.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
 VM=build/vm
 DEBS=$VM/debs
-# What the guest needs to see its disk and the host's files; all else is built in or not used.
+# Modules for the guest's disk and the host's files; the rest is built in or not needed.
 MODULES=(virtio_pci virtio_blk virtiofs overlay)
 NOT_HERE=77
 
@@ -17,20 +17,20 @@ not_here () { echo "vm: $*"; exit "$NOT_HERE"; }
 
 [ "$(uname -m)" = x86_64 ] || not_here "the guest is x86-64 and this machine is $(uname -m)"
 [ "$(id -u)" = 0 ] || not_here 'needs root: the guest reads the files of this machine as root'
-command -v apt-get >/dev/null || not_here 'this machine has no apt-get to get qemu and a kernel from'
+command -v apt-get >/dev/null || not_here 'needs apt-get to download qemu and a kernel'
 
 kernel_package () { apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1; }
 
 download () {
   local lists=("$@")
   mkdir -p "$DEBS/partial"
-  # Those that are installed are left out, and their files are the ones on this machine.
+  # apt-get skips installed packages; their files are used from this machine.
   apt-get install -y -q --download-only --no-install-recommends -o DPkg::Lock::Timeout=120 -o Dir::Cache::Archives="$PWD/$DEBS" \
     qemu-system-x86 qemu-system-data ipxe-qemu seabios &&
     (cd "$DEBS" && apt-get download -q "${lists[@]}")
 }
 
-# Modules in the order in which they can be inserted: what one needs comes before it.
+# Add a module after the modules that it depends on, which is the order for insmod.
 add_module () {
   local name=${1//-/_} file needed
   [ ! -e "$VM/initramfs/modules/$name.ko" ] || return 0
@@ -69,7 +69,7 @@ stamp="$kernel $(cat infra/vm/prepare.sh infra/vm/init | sha256sum | cut -c 1-16
 say "downloading qemu and $kernel (about 60 MB)"
 rm -rf "$DEBS" "$VM/unpacked" "$VM/stamp"
 if ! download "$kernel" >"$VM/apt.log" 2>&1; then
-  apt-get update -q >>"$VM/apt.log" 2>&1 || true # lists that are old name packages that are gone
+  apt-get update -q >>"$VM/apt.log" 2>&1 || true # old lists name packages that no longer exist
   download "$(kernel_package)" >>"$VM/apt.log" 2>&1 || { tail -n 3 "$VM/apt.log"; not_here 'qemu or the kernel cannot be downloaded'; }
 fi
 for package in "$DEBS"/*.deb; do dpkg -x "$package" "$VM/unpacked"; done

@@ -1,9 +1,9 @@
 #!/bin/bash
 # Runs a command, as root and from the project's folder, in a guest with Debian's kernel:
 #   infra/vm/run.sh [-l v2|v1] [-k 'KERNEL PARAMETERS'] COMMAND [ARGUMENT...]
-# The guest sees all files of this machine; what it writes is forgotten.  Ends with the command's exit
-# status, 77 when this machine cannot have a guest, 70 when the guest ended without saying how.
-# Emulated, not virtualised: no /dev/kvm is needed, and all is 30 to 50 times slower.
+# The guest sees all files of this machine; its changes are discarded. Exits with the status of the command,
+# with 77 if this machine cannot run a guest, or with 70 if the guest ended without a result. The guest is
+# emulated: it needs no /dev/kvm and is 30 to 50 times slower.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
@@ -30,11 +30,11 @@ shift $((OPTIND - 1))
 case $layout in
   v2) kernel+=' cgroup_no_v1=all' ;;
   v1) ;;
-  *) echo "vm: there is no cgroup layout \"$layout\" (v2 or v1)" >&2; exit 64 ;;
+  *) echo "vm: unknown cgroup layout \"$layout\" (v2 or v1)" >&2; exit 64 ;;
 esac
 
 infra/vm/prepare.sh
-# One guest at a time; the lock is gone with this shell, also after kill -9.
+# One guest at a time. The kernel releases the lock when this shell exits, even after kill -9.
 exec 8>"$VM/run.lock"
 flock -n 8 || { echo 'vm: waiting for another guest of this checkout'; flock 8; }
 
@@ -71,7 +71,7 @@ firmware=()
 for directory in "$UNPACKED"/usr/{share/qemu,share/seabios,lib/ipxe/qemu} /usr/{share/qemu,share/seabios,lib/ipxe/qemu}; do
   [ ! -d "$directory" ] || firmware+=(-L "$directory")
 done
-# Whatever happens to this shell, they die with it.
+# The kernel kills them when this shell dies.
 bound=(setpriv --pdeathsig KILL)
 
 "${bound[@]}" env LD_LIBRARY_PATH="$library_path" "$virtiofsd" --socket-path="$RUN/fs.sock" -o source=/ -o sandbox=chroot \

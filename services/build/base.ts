@@ -5,6 +5,7 @@
 
 import { ContentError } from '../contract/errors.ts'
 import type { Manifest, Platform } from '../contract/image.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { parseImageConfig, parseManifest } from '../registry/manifest.ts'
 import { choosePlatform, hostPlatform, platformsFor, type HostPlatform } from '../registry/platform.ts'
 import type { Puller } from '../images/pull.ts'
@@ -48,17 +49,14 @@ const HISTORY_MAX = 1024
 
 type Fields = Readonly<Record<string, unknown>>
 
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-
 function historyOf(fields: Fields): readonly HistoryEntry[] {
   const history = fields['history']
-  return Array.isArray(history) ? history.filter(isFields).slice(0, HISTORY_MAX) : []
+  return Array.isArray(history) ? history.filter(isPlainObject).slice(0, HISTORY_MAX) : []
 }
 
 function readJson(bytes: Uint8Array): Fields {
   const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
-  return isFields(value) ? value : {}
+  return isPlainObject(value) ? value : {}
 }
 
 export function createBases({ store, registry, puller, alwaysPull, signal }: BaseDeps) {

@@ -4,6 +4,7 @@
 
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { defined } from '../contract/defined.ts'
 import type { Platform } from '../contract/image.ts'
 import type { Download } from '../registry/download.ts'
 import { hostPlatform } from '../registry/platform.ts'
@@ -109,7 +110,7 @@ export async function buildImage(deps: BuilderDeps, request: BuildRequest): Prom
     buildArgs: request.buildArgs,
     platform: request.platform ?? buildPlatform,
     buildPlatform,
-    ...(request.target !== undefined && { target: request.target }),
+    ...defined({ target: request.target }),
   })
   sweepSecrets()
   const progress = createProgress(request.onEvent)

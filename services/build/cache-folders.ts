@@ -2,10 +2,11 @@
 // time, and removed when no build used them for two weeks. The store's catalog says who has one for himself,
 // by claims that a killed build loses. Refuses to know what is in them: it is whatever steps left there.
 
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { chmod, chown, mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
+import { digestOf, hexOf } from '../contract/digest.ts'
 import type { Catalog } from '../images/catalog.ts'
 import type { CacheMount } from './dockerfile/mounts.ts'
 
@@ -53,7 +54,7 @@ export function createCacheFolders({ dir, catalog }: { dir: string; catalog: Cat
       mount: Pick<CacheMount, 'id' | 'sharing' | 'mode' | 'uid' | 'gid'>,
       signal: AbortSignal,
     ): Promise<CacheFolder> {
-      const key = createHash('sha256').update(mount.id).digest('hex')
+      const key = hexOf(digestOf(mount.id))
       const claim = `cache:${key}`
       if (mount.sharing !== 'shared') await catalog.claimLayer(claim, signal)
       const path = join(dir, key)

@@ -3,16 +3,16 @@
 // files it copies. So a changed LABEL above a RUN does not run it again, and a changed file does. Entries
 // name layers of the store; one whose layer was removed is no entry. Refuses to know steps.
 
-import { createHash, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { digestOf, hexOf, isDigest } from '../contract/digest.ts'
 import type { ImageStore } from '../images/store.ts'
 import type { BuiltLayer } from './layers.ts'
 
 /** Raised when the same key would no longer give the same layer. */
 const VERSION = 1
 const ENTRIES_MAX = 4096
-const DIGEST = /^sha256:[0-9a-f]{64}$/
 
 export type BuildCache = ReturnType<typeof createBuildCache>
 
@@ -24,14 +24,10 @@ function parseEntry(text: string): CachedLayer | undefined {
     const value: unknown = JSON.parse(text)
     if (value === null) return { layer: undefined }
     const { diffId, digest, sizeBytes, createdAt } = value as Record<string, unknown>
-    if (
-      typeof diffId !== 'string' ||
-      typeof digest !== 'string' ||
-      typeof sizeBytes !== 'number' ||
-      typeof createdAt !== 'string'
-    )
-      return undefined
-    return DIGEST.test(diffId) && DIGEST.test(digest)
+    return isDigest(diffId) &&
+      isDigest(digest) &&
+      typeof sizeBytes === 'number' &&
+      typeof createdAt === 'string'
       ? { layer: { diffId, digest, sizeBytes, createdAt } }
       : undefined
   } catch {
@@ -52,9 +48,7 @@ export function createBuildCache({
   return {
     /** The key of what PARTS says: any JSON, in a fixed order of fields. */
     key: (parts: readonly unknown[]): string =>
-      createHash('sha256')
-        .update(JSON.stringify([VERSION, clampSeconds ?? null, ...parts]))
-        .digest('hex'),
+      hexOf(digestOf(JSON.stringify([VERSION, clampSeconds ?? null, ...parts]))),
 
     /**
      * What the step with KEY made, if its layer is still whole; it will not be removed while this process

@@ -8,6 +8,7 @@ import { chmod, chown, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
+import { digestOfHex } from '../contract/digest.ts'
 import { AppError } from '../contract/errors.ts'
 import type { ImageStore } from '../images/store.ts'
 import { prepareDraft, type LayerTool } from './layer-tool.ts'
@@ -70,7 +71,7 @@ export function createLayerMaker({ store, tool, clampSeconds }: LayerMakerDeps) 
     })
     await packed
     if ((await ended).entries === 0) return undefined
-    const diffId = `sha256:${hash.digest('hex')}`
+    const diffId = digestOfHex(hash.digest('hex'))
     store.catalog.pin(diffId, blob.digest)
     await store.commitLayer(upper, diffId)
     const createdAt = new Date(clampSeconds === undefined ? Date.now() : clampSeconds * 1000).toISOString()

@@ -2,6 +2,7 @@
 // named. Knows the OCI image spec's documents (config.md, manifest.md). Refuses to know how layers came to
 // be.
 
+import { defined } from '../contract/defined.ts'
 import type { Platform } from '../contract/image.ts'
 import { OCI_CONFIG, OCI_MANIFEST } from '../registry/manifest.ts'
 import type { ImageStore } from '../images/store.ts'
@@ -41,9 +42,9 @@ export async function keepImage(store: ImageStore, request: ResultRequest): Prom
   const { layers, config, history, platform, created, source, names } = request
   const document = {
     created,
-    ...(config.author !== undefined && { author: config.author }),
+    ...defined({ author: config.author }),
     architecture: platform.architecture,
-    ...(platform.variant !== undefined && { variant: platform.variant }),
+    ...defined({ variant: platform.variant }),
     os: platform.os,
     config: writeBuildConfig(config),
     rootfs: { type: 'layers', diff_ids: layers.map((layer) => layer.diffId) },
@@ -65,7 +66,7 @@ export async function keepImage(store: ImageStore, request: ResultRequest): Prom
     digest,
     manifestDigest: digest,
     configDigest: configBlob.digest,
-    ...(source !== undefined && { source }),
+    ...defined({ source }),
     layers: layers.map(({ diffId, digest, sizeBytes }) => ({ diffId, digest, sizeBytes })),
   })
   for (const name of names) store.catalog.tag(name, digest)

@@ -5,14 +5,13 @@
 // Mount points that the image lacks lie in a folder below all its layers, so that nothing has to be made in
 // the folder that becomes the layer, nor removed from it again.
 
-import { closeSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { Socket } from 'node:net'
 import { dirname, join } from 'node:path'
 import { SyscallError, Unsupported } from '../contract/errors.ts'
 import type { Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
 import { formatBytes, formatDuration } from '../contract/quantity.ts'
-import type { Container, ContainerExit, Runtime } from '../runtime/container.ts'
+import type { Container, Runtime } from '../runtime/container.ts'
+import { follow, type FollowedExit } from '../runtime/follow.ts'
 import { distinctHighest } from './layer-tool.ts'
 import { buildRunSpec, HOSTNAME } from './run-spec.ts'
 import { SECRETS_FOLDER } from './secrets.ts'
@@ -57,6 +56,7 @@ export class StepFailed extends Error {
 }
 
 const STEP_TIMEOUT_MS = 2 * 3_600_000
+const NO_BYTES = new Uint8Array(0)
 const LOCAL_HOSTS = '127.0.0.1\tlocalhost\n::1\tlocalhost\n'
 
 /** Hosts and name servers as the host has them, when its network is the step's. */
@@ -97,25 +97,13 @@ function mountOf({ target, source, isFile, isReadOnly }: ReadyMount): Mount {
   return { destination: target, type: 'bind', source, options: [...options, ...(isFile ? ['file'] : [])] }
 }
 
-/** All of FD, in order, until its last writer is gone. */
-function follow(fd: number, onOutput: (bytes: Buffer) => void): Promise<void> {
-  return new Promise((resolve) => {
-    const socket = new Socket({ fd, readable: true, writable: false })
-    socket.on('data', onOutput)
-    socket.on('error', () => socket.destroy())
-    socket.on('close', () => {
-      resolve()
-    })
-  })
-}
-
-function judge(exit: ContainerExit, { memoryBytes, signal }: RunRequest, timedOut: boolean): void {
+function judge(exit: FollowedExit, { memoryBytes, signal }: RunRequest): void {
   signal.throwIfAborted()
   if (exit.usage.oomKills > 0)
     throw new StepFailed(
       `it needed more memory than its limit of ${formatBytes(memoryBytes)} and was killed; give more with --memory`,
     )
-  if (timedOut)
+  if (exit.timedOut)
     throw new StepFailed(`it was still running after ${formatDuration(STEP_TIMEOUT_MS)} and was killed`)
   if (exit.signal !== undefined) throw new StepFailed(`it was killed by ${exit.signal}`)
   if (exit.exitCode !== 0)
@@ -123,26 +111,15 @@ function judge(exit: ContainerExit, { memoryBytes, signal }: RunRequest, timedOu
 }
 
 async function untilEnd(container: Container, request: RunRequest): Promise<void> {
-  let timedOut = false
-  const timer = setTimeout(() => {
-    timedOut = true
-    container.kill()
-  }, STEP_TIMEOUT_MS)
-  request.signal.addEventListener('abort', container.kill, { once: true })
-  if (request.signal.aborted) container.kill()
-  closeSync(container.stdin)
-  const output = Promise.all([
-    follow(container.stdout, request.onOutput),
-    follow(container.stderr, request.onOutput),
-  ])
-  try {
-    const exit = await container.exited
-    await output
-    judge(exit, request, timedOut)
-  } finally {
-    clearTimeout(timer)
-    request.signal.removeEventListener('abort', container.kill)
-  }
+  const onOutput = (chunk: Buffer): void => request.onOutput(Buffer.from(chunk))
+  const exit = await follow(container, {
+    body: NO_BYTES,
+    timeoutMs: STEP_TIMEOUT_MS,
+    signal: request.signal,
+    onStdout: onOutput,
+    onStderr: onOutput,
+  })
+  judge(exit, request)
 }
 
 /**

@@ -3,7 +3,7 @@
 // work. Pure: values in, a value out. Refuses to know where mounts come from.
 
 import type { Capabilities, Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
-import { MASKED_PATHS, READONLY_PATHS } from '../runtime/spec.ts'
+import { BASE_MOUNTS, BASE_RLIMITS, cpuLimit, MASKED_PATHS, READONLY_PATHS } from '../runtime/spec.ts'
 
 export interface RunSpecRequest {
   /** Folders on the host, lowest first; the lowest has the mount points that the image lacks. */
@@ -20,11 +20,7 @@ export interface RunSpecRequest {
   readonly cpus: number
 }
 
-const CPU_PERIOD_US = 100_000
 const PIDS_MAX = 8192
-/** As a function has them: no host has less, and a user namespace cannot ask for more than the host has. */
-const SIGNALS_PENDING_MAX = 1024
-const MESSAGE_QUEUE_BYTES_MAX = 65_536
 /** Of /dev/shm and tmpfs mounts together; counts as memory. */
 const SCRATCH_BYTES_MAX = 1024 ** 3
 const SCRATCH_INODES_MAX = 262_144
@@ -71,12 +67,7 @@ export function buildRunSpec(request: RunSpecRequest): RuntimeSpec {
       user,
       capabilities: CAPABILITIES,
       // Open files are as many as this process may have: compilers and linkers want all there are.
-      rlimits: [
-        // 1, not 0: that also keeps the kernel from handing a dump to the program in core_pattern (core(5)).
-        { type: 'RLIMIT_CORE', soft: 1, hard: 1 },
-        { type: 'RLIMIT_SIGPENDING', soft: SIGNALS_PENDING_MAX, hard: SIGNALS_PENDING_MAX },
-        { type: 'RLIMIT_MSGQUEUE', soft: MESSAGE_QUEUE_BYTES_MAX, hard: MESSAGE_QUEUE_BYTES_MAX },
-      ],
+      rlimits: BASE_RLIMITS,
       noNewPrivileges: false,
     },
     root: {
@@ -86,12 +77,7 @@ export function buildRunSpec(request: RunSpecRequest): RuntimeSpec {
       scratchBytes: Math.min(SCRATCH_BYTES_MAX, memoryBytes),
       scratchInodes: SCRATCH_INODES_MAX,
     },
-    mounts: [
-      { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
-      { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
-      { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
-      ...request.mounts,
-    ],
+    mounts: [...BASE_MOUNTS, ...request.mounts],
     linux: {
       namespaces: [
         'mount',
@@ -104,7 +90,7 @@ export function buildRunSpec(request: RunSpecRequest): RuntimeSpec {
       ],
       resources: {
         memory: { limit: memoryBytes },
-        cpu: { quota: Math.round(request.cpus * CPU_PERIOD_US), period: CPU_PERIOD_US },
+        cpu: cpuLimit(request.cpus),
         pids: { limit: PIDS_MAX },
       },
       maskedPaths: MASKED_PATHS,

@@ -10,6 +10,7 @@ import { excerpt, type Place } from './dockerfile/build-failure.ts'
 import { stageMeant, type BuildPlan, type PlannedStage, type StageSource } from './dockerfile/build-plan.ts'
 import { EMPTY_START, evaluateStage } from './dockerfile/evaluate.ts'
 import { formatPlatform } from './dockerfile/platform.ts'
+import { LAYERS_MAX as RUNTIME_LAYERS_MAX } from '../runtime/check.ts'
 import { createTail, type Progress } from './progress.ts'
 import { StepFailed } from './run-container.ts'
 import { performCopy, performWorkdir, type PerformedStep } from './step-copy.ts'
@@ -44,8 +45,8 @@ export class BuildStepFailed extends Error {
   }
 }
 
-/** Its container needs one place more, for mount points (runtime/plan.ts has 128). */
-const LAYERS_MAX = 127
+/** RUN adds a folder with mount points below the layers of its container. */
+const LAYERS_MAX = RUNTIME_LAYERS_MAX - 1
 const COMMENT = 'wherry'
 const EPOCH = new Date(0).toISOString()
 

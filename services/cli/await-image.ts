@@ -1,5 +1,5 @@
-// After a deployment: how far each worker is with the image, until all that live have it. Knows the gateway's
-// two answers about that and the terminal; refuses to know how an image is pulled.
+// Waits after a deployment until all live workers have the image, and shows the progress of the pull. Both
+// come from the gateway: its list of workers, and their last reports about the function's image.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PullReport } from '../functions/pull-reports.ts'
@@ -9,13 +9,13 @@ import { createProgress } from './image/progress.ts'
 import { formatAge, printable } from './terminal.ts'
 
 const POLL_MS = 150
-/** A worker that has not begun by then does not prefetch (it is older, or about to end). */
+/** A worker that has not reported by then does not prefetch: it is an older version or is stopping. */
 const BEGIN_MS = 5_000
 const WAIT_MS = 15 * 60_000
 
 /**
- * Waits, with progress on stderr. Resolves with the reasons of workers that could not have the image, and
- * whether any has it.
+ * Waits, with progress on stderr. Resolves with the number of workers that have the image, and the reasons of
+ * those that failed.
  */
 export async function awaitImage(
   client: GatewayClient,
@@ -26,14 +26,15 @@ export async function awaitImage(
   const workersNow = async (): Promise<readonly WorkerStatus[]> =>
     (await client.json({ method: 'GET', path: '/system/workers' })) as readonly WorkerStatus[]
   const begun = await workersNow()
-  if (!quiet && begun.length === 0) context.stderr.write('no worker runs; calls wait until one does\n')
+  if (!quiet && begun.length === 0)
+    context.stderr.write('no worker is running; calls wait until one starts\n')
   const progress = createProgress(context, { quiet })
   const before = new Map<string, string>()
   const startedAt = performance.now()
   for (;;) {
     const now = await workersNow()
-    // One that died, or was started again, pulls no more, whatever its last report says: it leaves that to
-    // the first call.
+    // A worker that died or restarted does not continue its pull, whatever its last report says; the first
+    // call pulls.
     const live = begun
       .filter(({ name, startedAtMs }) =>
         now.some((one) => one.name === name && one.startedAtMs === startedAtMs),
@@ -44,7 +45,7 @@ export async function awaitImage(
       path: `/system/function/${encodeURIComponent(name)}/pulls`,
     })) as { workers: readonly PullReport[] }
     const pulls = workers.filter((pull) => live.includes(pull.worker))
-    // Of several workers the first to pull is shown; the others fetch the same layers.
+    // Only the first worker that pulls is shown; the others fetch the same layers.
     const shown = pulls.find((pull) => pull.layers.length > 0)
     for (const layer of shown?.layers ?? []) {
       if (before.get(layer.layer) !== JSON.stringify(layer)) progress.onLayer(layer)
@@ -58,14 +59,14 @@ export async function awaitImage(
       progress.end()
       const failures = pulls
         .filter((pull) => pull.state === 'failed')
-        .map((pull) => printable(`${pull.worker}: ${pull.message ?? 'no reason was given'}`))
+        .map((pull) => printable(`${pull.worker}: ${pull.message ?? 'no reason given'}`))
       const ready = pulls.filter((pull) => pull.state === 'ready').length
       if (!quiet && ready > 0 && failures.length === 0)
         context.stderr.write(
           `image ready on ${ready} worker${ready === 1 ? '' : 's'} after ${formatAge(waitedMs)}\n`,
         )
       if (!quiet && begun.length > 0 && ready === 0 && failures.length === 0)
-        context.stderr.write('no worker has the image yet; the first call waits for it\n')
+        context.stderr.write('no worker has the image yet; the first call will wait for it\n')
       return { ready, failures }
     }
     await sleep(POLL_MS)

@@ -1,5 +1,5 @@
-// Which gateway a command talks to: --gateway, --data, the environment, a running `wherry up`, or the
-// usual address, in that order.  Knows options and the state file; refuses to know the commands.
+// Which gateway a command uses: --gateway, --data, the environment, a running `wherry up`, or the default
+// address, in that order.
 
 import type { Command } from 'commander'
 import type { Context } from './context.ts'
@@ -18,8 +18,8 @@ export interface ConnectOptions {
 /** Adds --gateway and --data to COMMAND. */
 export function addConnectOptions(command: Command): Command {
   return command
-    .option('--gateway <url>', `the gateway's address (or WHERRY_GATEWAY_URL; default ${GATEWAY_DEFAULT})`)
-    .option('--data <dir>', 'data folder of a running wherry up whose gateway to use')
+    .option('--gateway <url>', `address of the gateway (or WHERRY_GATEWAY_URL; default ${GATEWAY_DEFAULT})`)
+    .option('--data <dir>', 'data folder of the running wherry up whose gateway to use')
 }
 
 /** A client of the gateway that OPTIONS and the environment name, for the command WHAT. */
@@ -31,7 +31,7 @@ export function connectGateway(
   if (gateway === undefined && data !== undefined) {
     const running = runningGateway(data)
     if (running === undefined)
-      throw new Failure(what, `no wherry up runs on ${data}`, {
+      throw new Failure(what, `no wherry up is running on ${data}`, {
         remedy: `start it with wherry up --data ${data}`,
       })
     return createGatewayClient(what, new URL(running))

@@ -1,4 +1,4 @@
-// What a command gets from the process that runs it.  main.ts makes it; commands use nothing global.
+// What a command gets from the process that runs it.  main.ts creates it; commands use no globals.
 
 import type { ChildProcess } from 'node:child_process'
 import { constants } from 'node:os'
@@ -11,18 +11,19 @@ export interface Context {
   readonly stdin: Readable & { readonly fd?: number; readonly isTTY?: boolean }
   readonly stdout: Writable & { readonly isTTY?: boolean; readonly columns?: number }
   readonly stderr: Writable & { readonly isTTY?: boolean; readonly columns?: number; readonly rows?: number }
-  /** Tells the parent process, when there is one with a channel to us. */
+  /** Sends a message to the parent process, if that has an IPC channel to this one. */
   readonly tellParent: (message: object) => void
   /**
-   * LISTENER hears of each SIGINT, SIGTERM and SIGHUP, which then do nothing by themselves, until the
-   * returned function is called.
+   * Calls LISTENER for each SIGINT, SIGTERM and SIGHUP, instead of their default action, until the returned
+   * function is called.
    */
   readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => () => void
   readonly setExitCode: (code: number) => void
 }
 
 /**
- * Resolves with how CHILD ended, the way a shell counts it: its code, or 128 and the number of the signal.
+ * Resolves with CHILD's exit status as a shell reports it: its exit code, or 128 plus the number of the
+ * signal.
  */
 export function exitCodeOf(child: ChildProcess): Promise<number> {
   return new Promise((resolve, reject) => {

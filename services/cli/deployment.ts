@@ -1,5 +1,5 @@
-// One deployment, sent to a gateway, and what people are told about it. Knows the gateway's answer; refuses
-// to know whether options, a file or a project described the function.
+// Sends one deployment to a gateway and reports the result. The function may come from options, a file or a
+// project.
 
 import { awaitImage } from './await-image.ts'
 import type { Context } from './context.ts'
@@ -7,12 +7,12 @@ import { Failure } from './failure.ts'
 import type { GatewayClient } from './gateway-client.ts'
 import { printable } from './terminal.ts'
 
-/** A function in the words of POST /system/functions; the gateway checks every field. */
+/** The body of POST /system/functions; the gateway validates every field. */
 export type Deployment = Record<string, unknown>
 
 /**
- * Deploys one function and waits until workers have its image. Throws Failure when it was refused, or no
- * worker can have the image.
+ * Deploys one function and waits until workers have its image. Throws Failure if the gateway rejects it or no
+ * worker could pull the image.
  */
 export async function deployOne(
   client: GatewayClient,
@@ -30,7 +30,7 @@ export async function deployOne(
   const { ready, failures } = await awaitImage(client, name, context, { quiet: json === true })
   for (const failure of failures) context.stderr.write(`wherry: deploy: no image on worker ${failure}\n`)
   if (ready === 0 && failures.length > 0)
-    throw new Failure('deploy', `${name} is deployed, but no worker can have its image`, {
-      remedy: 'calls end as pull_fail until one can',
+    throw new Failure('deploy', `${name} is deployed, but no worker could pull its image`, {
+      remedy: 'calls fail with pull_fail until one can',
     })
 }

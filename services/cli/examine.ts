@@ -1,5 +1,5 @@
-// The checks of `wherry doctor`.  Knows what the whole product needs of a machine: root, programs,
-// Redis, disk, memory.  What containers need of the kernel and of cgroups is runtime's to know.
+// The checks of `wherry doctor`: root, programs, Redis, disk, memory. The kernel and cgroups are checked by
+// runtime/.
 
 import { existsSync, readFileSync, statfsSync } from 'node:fs'
 import { freemem } from 'node:os'
@@ -12,7 +12,7 @@ export interface Check {
   readonly name: string
   readonly level: 'ok' | 'warn' | 'fail'
   readonly detail: string
-  /** What to do; empty when all is well. */
+  /** What to do; empty if the check passed. */
   readonly remedy: string
 }
 
@@ -27,12 +27,12 @@ const DISK_WANTED_BYTES = 2 * 1024 ** 3
 const DISK_MIN_BYTES = 64 * 1024 ** 2
 const MEMORY_WANTED_BYTES = 256 * 1024 ** 2
 const PROGRAMS = [
-  ['redis-server', 'starts Redis for wherry up'],
-  ['docker-registry', 'starts a registry for wherry up'],
-  ['setpriv', 'ends both with wherry up'],
+  ['redis-server', 'wherry up runs Redis with it'],
+  ['docker-registry', 'wherry up runs a registry with it'],
+  ['setpriv', 'wherry up needs it to end both when it is killed'],
 ] as const
 
-/** All checks, in the order of how much depends on each. */
+/** All checks, most important first. */
 export async function examine(options: ExamineOptions): Promise<Check[]> {
   return [
     root(),
@@ -70,13 +70,13 @@ function programCheck(name: string, use: string, env: Environment): Check {
     name,
     path === undefined ? 'warn' : 'ok',
     path ?? 'not installed',
-    `${use}: make setup, or apt-get install it`,
+    `${use}; run make setup or install it with apt-get`,
   )
 }
 
 async function redis(url: string): Promise<Check[]> {
   const findings = await inspectRedis(url)
-  if (findings.length === 0) return [check('redis', 'ok', 'reachable and fit')]
+  if (findings.length === 0) return [check('redis', 'ok', 'reachable and suitable')]
   return findings.map(({ level, message, remedy }) =>
     check('redis', level === 'refuse' ? 'fail' : 'warn', message, remedy),
   )
@@ -91,8 +91,8 @@ function disk(data: string): Check {
   return check(
     'disk',
     level,
-    `${(freeBytes / 1024 ** 3).toFixed(1)} GiB free below ${data}`,
-    'images need room: free some, or choose another folder with --data',
+    `${(freeBytes / 1024 ** 3).toFixed(1)} GiB free in ${data}`,
+    'images need space: free some, or choose another folder with --data',
   )
 }
 

@@ -1,12 +1,12 @@
-// How a command fails: one line "wherry: what: why; what to do" on stderr, wrong fields below it one
-// by one, and an exit code.  Knows how errors of all rooms read to people; refuses to know commands.
+// How a command fails: one line "wherry: what: why; what to do" on stderr, invalid fields below it, and an
+// exit code.
 
 import { AppError, InvalidRequest, type Fault } from '../contract/errors.ts'
 
 export const EXIT_FAILED = 1
 export const EXIT_USAGE = 2
 
-/** Faults that are listed; a file can have thousands. */
+/** Limit of listed faults; a file can have thousands. */
 const FAULTS_MAX = 50
 
 export interface FailureFacts {
@@ -34,9 +34,7 @@ export class Failure extends Error {
   }
 }
 
-/**
- * A wrong command line: exit code 2, and where the right one is told.  COMMAND is "" when it is not known.
- */
+/** A wrong command line: exit code 2 and a pointer to the help.  COMMAND is "" if it is unknown. */
 export function usageFailure(command: string, why: string): Failure {
   return new Failure(command || 'usage', why, {
     exitCode: EXIT_USAGE,
@@ -48,7 +46,7 @@ export function usageFailure(command: string, why: string): Failure {
 export function failureOf(command: string, err: unknown): Failure {
   if (err instanceof Failure) return err
   if (err instanceof InvalidRequest)
-    return new Failure(command, 'the input is wrong', { faults: err.faults, cause: err })
+    return new Failure(command, 'invalid input', { faults: err.faults, cause: err })
   if (err instanceof AppError) return new Failure(command, `${err.message} (${err.code})`, { cause: err })
   return new Failure(command, err instanceof Error ? err.message : String(err), { cause: err })
 }

@@ -1,6 +1,5 @@
-// The gateway's HTTP API as the commands use it.  Knows requests, replies and how the gateway words its
-// errors; refuses to know what a command does with them.  node:http, because replies are streamed,
-// statuses are data here, and the command line must start quickly.
+// The gateway's HTTP API for commands. It uses node:http because replies are streamed, statuses are data
+// here, and the command line must start quickly.
 
 import {
   request as httpRequest,
@@ -9,16 +8,18 @@ import {
   type IncomingMessage,
 } from 'node:http'
 import { request as httpsRequest } from 'node:https'
+import { defined } from '../contract/defined.ts'
 import type { Fault } from '../contract/errors.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { Failure } from './failure.ts'
 
-/** Time for a reply to begin, except for calls of functions, which have their own timeouts. */
+/** Time until a reply starts; calls of functions have their own timeouts. */
 const REPLY_TIMEOUT_MS = 60_000
-/** Bodies above this are announced before they are sent … */
+/** Larger bodies are announced with `Expect: 100-continue` … */
 const ASK_FIRST_BYTES = 256 * 1024
-/** … and sent anyway when nothing comes back: a proxy on the way may not know the custom. */
+/** … and sent anyway if there is no response, because a proxy on the way may not support it. */
 const ASK_TIMEOUT_MS = 1_000
-/** What is read of a reply at most. */
+/** Limit for the body of a reply. */
 const REPLY_MAX_BYTES = 512 * 1024 ** 2
 
 export interface Request {
@@ -27,7 +28,7 @@ export interface Request {
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: Uint8Array
-  /** No limit on waiting: the function's own timeout counts. */
+  /** Wait without a limit; the function has its own timeout. */
   readonly patient?: boolean
   readonly signal?: AbortSignal
 }
@@ -68,11 +69,11 @@ export interface WorkerStatus {
 
 export interface GatewayClient {
   readonly url: string
-  /** The reply as it comes, whatever its status. */
+  /** The reply as a stream, whatever its status. */
   open(request: Request): Promise<IncomingMessage>
   /** The whole reply, whatever its status. */
   send(request: Request): Promise<Reply>
-  /** The reply's JSON.  A status other than 2xx is thrown as a Failure with the gateway's own words. */
+  /** The reply's JSON.  A status other than 2xx is thrown as a Failure with the gateway's message. */
   json(request: Request & { readonly json?: unknown }): Promise<unknown>
 }
 
@@ -118,7 +119,7 @@ function open(
         ...(body !== undefined && { 'content-length': String(body.length) }),
         ...(asks && { expect: '100-continue' }),
       },
-      ...(signal && { signal }),
+      ...defined({ signal }),
     })
     if (patient !== true)
       request.setTimeout(REPLY_TIMEOUT_MS, () =>
@@ -129,7 +130,8 @@ function open(
     })
     request.once('response', (message) => {
       request.setTimeout(0)
-      // What breaks from here on (a refused body's connection) shows in the reply itself, or not at all.
+      // Later errors, such as the closed connection of a rejected body, show in the reply itself or do not
+      // matter.
       request.on('error', () => {})
       message.once('close', () => {
         if (!request.writableEnded) request.destroy()
@@ -142,7 +144,7 @@ function open(
 }
 
 /**
- * A large body goes out only once the gateway wants it; a refusal (413) would be lost behind a broken pipe
+ * Sends a large body once the gateway asks for it. Otherwise a rejection (413) would be lost in a broken pipe
  * (RFC 9110 §10.1.1).
  */
 function sendWhenAsked(request: ClientRequest, body: Uint8Array): void {
@@ -163,15 +165,15 @@ function sendWhenAsked(request: ClientRequest, body: Uint8Array): void {
 }
 
 const WHY_UNREACHABLE: Readonly<Record<string, string>> = {
-  ECONNREFUSED: 'nothing listens there',
-  ENOTFOUND: 'there is no such host',
-  EPROTO: 'what listens there does not speak TLS; is it http?',
+  ECONNREFUSED: 'nothing is listening there',
+  ENOTFOUND: 'no such host',
+  EPROTO: 'the server does not speak TLS; is it http?',
 }
 
 function unreachable(what: string, base: string, err: NodeJS.ErrnoException): Failure {
   const why = WHY_UNREACHABLE[err.code ?? ''] ?? (err.message || err.code)
   return new Failure(what, `the gateway ${base} cannot be reached (${why})`, {
-    remedy: 'start it with wherry up, or say where it is with --gateway URL',
+    remedy: 'start it with wherry up, or give its address with --gateway URL',
     cause: err,
   })
 }
@@ -188,8 +190,8 @@ async function readAll(what: string, message: IncomingMessage): Promise<Buffer> 
     }
   } catch (err) {
     if (err instanceof Failure) throw err
-    throw new Failure(what, 'the gateway broke off in the middle of its reply', {
-      remedy: 'look at its log, then try again',
+    throw new Failure(what, 'the gateway closed the connection in the middle of its reply', {
+      remedy: 'see its log, then try again',
       cause: err,
     })
   }
@@ -201,19 +203,17 @@ function parseJson(what: string, body: Buffer): unknown {
     return JSON.parse(body.toString('utf8'))
   } catch (err) {
     throw new Failure(what, 'the reply is not JSON', {
-      remedy: 'is it Wherry that listens there?',
+      remedy: 'is Wherry listening there?',
       cause: err,
     })
   }
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 const textOf = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
 
 /**
- * What the gateway's error body says: `{"error": {code, message, faults, outcome, log}}`; undefined when it
- * is something else.
+ * The gateway's error body, `{"error": {code, message, faults, outcome, log}}`; undefined if the reply has
+ * another form.
  */
 export function errorOfReply(
   reply: Reply,
@@ -222,13 +222,13 @@ export function errorOfReply(
   try {
     parsed = JSON.parse(reply.body.toString('utf8'))
   } catch {
-    return undefined // not an error of ours: a function's own output, or a foreign server
+    return undefined // not a gateway's error, but a function's output or another server
   }
-  const error = isObject(parsed) ? parsed.error : undefined
-  if (!isObject(error)) return undefined
+  const error = isPlainObject(parsed) ? parsed.error : undefined
+  if (!isPlainObject(error)) return undefined
   const faults = Array.isArray(error.faults)
     ? error.faults
-        .filter(isObject)
+        .filter(isPlainObject)
         .map((f) => ({ path: textOf(f.path) ?? '', problem: textOf(f.problem) ?? '' }))
     : []
   const code = textOf(error.code)
@@ -236,20 +236,19 @@ export function errorOfReply(
   return {
     message: textOf(error.message) ?? 'no message',
     faults,
-    ...(code !== undefined && { code }),
-    ...(log !== undefined && { log }),
+    ...defined({ code, log }),
   }
 }
 
-/** The Failure that a reply with an error status stands for. */
+/** A reply with an error status as a Failure. */
 export function failureOfReply(what: string, reply: Reply): Failure {
   const error = errorOfReply(reply)
   if (error === undefined)
     return new Failure(what, `the gateway answered ${reply.status}`, {
-      remedy: 'is it Wherry that listens there?',
+      remedy: 'is Wherry listening there?',
     })
   const code = error.code === undefined ? '' : ` (${error.code})`
   if (error.faults.length > 0)
-    return new Failure(what, `the gateway refused the input${code}`, { faults: error.faults })
+    return new Failure(what, `the gateway rejected the input${code}`, { faults: error.faults })
   return new Failure(what, `${error.message}${code}`)
 }

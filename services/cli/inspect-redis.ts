@@ -1,13 +1,13 @@
-// Is the Redis behind a URL there, and fit for queues?  For wherry up --redis and wherry doctor.
-// Refuses to know what makes it fit; platform/redis.ts does.
+// Checks whether the Redis at a URL is reachable and suitable for queues, for wherry up --redis and wherry
+// doctor.
 
 import { checkRedis, openRedis, redactRedisUrl, type RedisFinding } from '../platform/redis.ts'
 
 const TIMEOUT_MS = 3_000
 
 /**
- * What is wrong with the Redis at URL; unreachable is one `refuse`. Throws InvalidRequest for a URL it does
- * not understand.
+ * The problems of the Redis at URL; an unreachable one is a `refuse`. Throws InvalidRequest for an invalid
+ * URL.
  */
 export async function inspectRedis(url: string): Promise<RedisFinding[]> {
   let lastError = ''

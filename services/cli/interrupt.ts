@@ -1,14 +1,13 @@
-// A command that ends in order when somebody interrupts it (Ctrl-C, SIGTERM, SIGHUP): its work hears of the
-// first signal and cleans up, a second one ends the process at once. Nothing listens any more when the work
-// is over: whatever a command does next, or a command that never asked for this, simply ends. Refuses to know
-// what the work is.
+// Clean shutdown of a command by Ctrl-C, SIGTERM or SIGHUP: the first signal aborts its work, which cleans
+// up; a second one ends the process at once. The listener is removed when the work is over, so that later
+// signals have their default action.
 
 import type { Context } from './context.ts'
 import { Failure } from './failure.ts'
 
 /**
- * Run WORK of the command WHAT, with a signal that is aborted when the process is interrupted. Throws a
- * Failure then, whatever WORK came to.
+ * Runs WORK of the command WHAT with a signal that aborts when the process is interrupted. Throws a Failure
+ * in that case, even if WORK succeeded.
  */
 export async function interruptible<T>(
   what: string,
@@ -18,14 +17,14 @@ export async function interruptible<T>(
   const controller = new AbortController()
   const forget = onSignal(() => {
     forget()
-    controller.abort(new Failure(what, 'it was interrupted'))
+    controller.abort(new Failure(what, 'interrupted'))
   })
   try {
     const result = await work(controller.signal)
     controller.signal.throwIfAborted()
     return result
   } catch (err) {
-    throw controller.signal.aborted ? new Failure(what, 'it was interrupted', { cause: err }) : err
+    throw controller.signal.aborted ? new Failure(what, 'interrupted', { cause: err }) : err
   } finally {
     forget()
   }

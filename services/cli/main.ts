@@ -1,13 +1,13 @@
-// The process behind the `wherry` command: hands the outside world (arguments, environment, streams,
-// signals, parent) to the program and turns its end into an exit code.
+// The process behind the `wherry` command: passes arguments, environment, streams, signals and parent to the
+// program, and sets the exit code.
 
 import { EXIT_FAILED } from './failure.ts'
 import { runProgram } from './program.ts'
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
-// A reader that went away (`wherry logs x | head`) is no failure; a terminal that closed can be told nothing
-// any more.
+// A reader that has closed the pipe (`wherry logs x | head`) is not a failure. Errors of stderr have nowhere
+// to go.
 process.stdout.on('error', (err: NodeJS.ErrnoException) => {
   if (err.code === 'EPIPE') process.exit(0)
   process.stderr.write(`wherry: stdout cannot be written (${err.message})\n`, () => {
@@ -15,7 +15,7 @@ process.stdout.on('error', (err: NodeJS.ErrnoException) => {
   })
 })
 process.stderr.on('error', () => {
-  /* nowhere left to say it */
+  /* nowhere to report it */
 })
 
 process.exitCode = await runProgram(process.argv.slice(2), {

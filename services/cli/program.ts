@@ -1,5 +1,4 @@
-// The command line as a whole: all commands, one way of failing, one way of helping.  Knows commander;
-// refuses to know what any command does.
+// The command line as a whole: all commands, and how they fail and show help.
 
 import { Command, CommanderError } from 'commander'
 import { addBuild } from './commands/build.ts'
@@ -48,7 +47,7 @@ const COMMANDS = [
   addOci,
 ]
 
-/** The last argument of commands that hand words on to a program of somebody else's. */
+/** Name of the last argument of commands that pass words on to the function's program. */
 const FOREIGN_WORDS = 'args'
 
 /**
@@ -66,7 +65,7 @@ export async function runProgram(argv: readonly string[], context: Context): Pro
     await program.parseAsync(argv, { from: 'user' })
     return exitCode
   } catch (err) {
-    if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE // help, or help because nothing was asked
+    if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE // help was requested, or shown because there is no command
     const failure = failureOf(titleOfArgs(program), err)
     context.stderr.write(describeFailure(failure))
     return failure.exitCode
@@ -75,7 +74,9 @@ export async function runProgram(argv: readonly string[], context: Context): Pro
 
 function createProgram(context: Context): Command {
   const program = new Command('wherry')
-    .description('Runs container functions: HTTP and BullMQ in, short-lived isolated containers underneath.')
+    .description(
+      'Runs container functions: calls arrive over HTTP or BullMQ and run in short-lived, isolated containers.',
+    )
     .version(`wherry ${project.version}`, '-V, --version', 'show the version; wherry version shows more')
     .enablePositionalOptions()
     .configureHelp({ showGlobalOptions: false })
@@ -83,7 +84,7 @@ function createProgram(context: Context): Command {
       writeOut: (text) => context.stdout.write(text),
       writeErr: (text) => context.stderr.write(text),
       outputError: () => {
-        /* runProgram writes it, in our words */
+        /* runProgram reports it */
       },
     })
     .addHelpText(
@@ -94,7 +95,7 @@ Examples:
   wherry deploy upper --image busybox -- tr a-z A-Z      # a function from any image
   echo hello | wherry invoke upper                       # HELLO
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.  wherry COMMAND --help shows more of each.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage.  See wherry COMMAND --help.`,
     )
   for (const add of COMMANDS) add(program, context)
   for (const command of withSubcommands(program)) {
@@ -106,7 +107,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.  wherry COMMAND --help shows more o
         ? err
         : usageFailure(
             titleOf(command),
-            `${err.message.replace(/^error: /, '').replace(/\.$/, '')}${isForeign ? ' (words for the function’s program stand behind --)' : ''}`,
+            `${err.message.replace(/^error: /, '').replace(/\.$/, '')}${isForeign ? ' (arguments of the function’s program go after --)' : ''}`,
           )
     })
   }
@@ -117,12 +118,12 @@ function withSubcommands(command: Command): Command[] {
   return [command, ...command.commands.flatMap(withSubcommands)]
 }
 
-/** "image pull"; nothing for the program itself. */
+/** "image pull"; "" for the program itself. */
 function titleOf(command: Command): string {
   return command.parent === null ? '' : `${titleOf(command.parent)} ${command.name()}`.trim()
 }
 
-/** What was asked for, as far as it is a command: "image pull". */
+/** The command in the arguments, as far as it exists: "image pull". */
 function titleOfArgs(program: Command): string {
   let command: Command | undefined = program
   for (const word of program.args) {

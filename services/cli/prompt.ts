@@ -1,5 +1,4 @@
-// A question to the person at the terminal; the answer to a secret one is not shown.  Knows raw terminals.
-// Refuses to know what the answer is for.
+// Asks the user at the terminal.  The answer to a secret question is not echoed.
 
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
@@ -7,7 +6,7 @@ import type { Context } from './context.ts'
 
 const ANSWER_CHARACTERS_MAX = 65_536
 
-/** The first line that is typed after QUESTION; undefined when the input ends or Ctrl-C is pressed first. */
+/** The first line typed after QUESTION; undefined if the input ends or Ctrl-C is pressed first. */
 export async function ask(
   { stdin, stderr }: Context,
   question: string,
@@ -18,14 +17,14 @@ export async function ask(
       done()
     },
   })
-  // As a terminal, readline echoes by itself: to nowhere when the answer is secret.
+  // On a terminal readline echoes the input to OUTPUT, which discards it if the answer is secret.
   const lines = createInterface({
     input: stdin,
     output: secret ? nowhere : stderr,
     terminal: stdin.isTTY === true,
   })
   try {
-    stderr.write(question) // not before the terminal has stopped to echo by itself
+    stderr.write(question) // only after readline has turned off the terminal's own echo
     const line = await new Promise<string | undefined>((resolve) => {
       lines
         .once('line', resolve)

@@ -1,5 +1,4 @@
-// How a command reaches registries: the same file of registries, logins and proxies that gateway and worker
-// use. Knows options and the environment; refuses to know what is asked.
+// How a command accesses registries: with the same registries file, logins and proxies as gateway and worker.
 
 import type { Command } from 'commander'
 import type { RegistryAccess } from '../registry/open-registry.ts'
@@ -16,10 +15,10 @@ export interface AccessOptions {
 /** Adds --data and --registries to COMMAND. */
 export function addAccessOptions(command: Command): Command {
   return command
-    .option('--data <dir>', `data folder, where logins are kept (or WHERRY_DATA; default ${DATA_DEFAULT})`)
+    .option('--data <dir>', `data folder with the logins (or WHERRY_DATA; default ${DATA_DEFAULT})`)
     .option(
       '--registries <file>',
-      `file of registries (or WHERRY_REGISTRIES; default ${REGISTRIES_FILE_DEFAULT})`,
+      `registries file (or WHERRY_REGISTRIES; default ${REGISTRIES_FILE_DEFAULT})`,
     )
 }
 

@@ -60,7 +60,7 @@ export interface CallRecord {
   readonly finishedAtMs?: number
   /** From here on: set once `state` is "finished", or an attempt failed and another follows. */
   readonly outcome?: Outcome
-  /** HTTP status of `outcome`, added by the gateway. */
+  /** HTTP status that the call has in our own dialect. */
   readonly status?: number
   /** One sentence for people if the outcome is not `ok`. */
   readonly message?: string
@@ -78,20 +78,39 @@ export interface CallRecord {
   readonly logTruncated?: boolean
 }
 
-/** The result of one attempt: the second half of the record, with the body still as bytes. */
+/** How an attempt ended; without a container only `outcome` is set. */
 export interface Completion {
   readonly outcome: Outcome
+  /** One sentence for people; defaults to the outcome's. */
   readonly message?: string
+  /** Another attempt cannot end differently, whatever the outcome's rule says. */
+  readonly final?: boolean
   readonly exitCode?: number
   readonly signal?: string
   readonly imageDigest?: string
-  readonly start: 'cold' | 'warm'
-  readonly phases: Omit<Phases, 'queue' | 'settle'>
+  readonly start?: 'cold' | 'warm'
+  readonly phases?: Omit<Phases, 'queue' | 'settle'>
   readonly usage?: Usage
-  readonly contentType: string
-  readonly body: Uint8Array
-  readonly log: string
-  readonly logTruncated: boolean
+  readonly contentType?: string
+  readonly body?: Uint8Array
+  readonly log?: string
+  readonly logTruncated?: boolean
   /** performance.now() when the function's program ended; `settle` counts from here. */
-  readonly endedAt: number
+  readonly endedAt?: number
+}
+
+/** The message on a gateway's reply channel: only what the caller of a finished call gets. */
+export interface CallReply {
+  readonly callId: string
+  readonly outcome: Outcome
+  readonly status?: number
+  readonly message?: string
+  readonly exitCode?: number
+  readonly signal?: string
+  readonly phases?: Phases
+  readonly result?: CallResult
+  /** The result's bytes are in a key of their own. */
+  readonly resultStored?: true
+  /** The end of stderr, when the outcome is not `ok`. */
+  readonly log?: string
 }

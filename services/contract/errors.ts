@@ -1,6 +1,6 @@
-// Errors that cross a border.  Each has a stable `code`, which means one thing, and says whether a retry can
-// help.  Users match on `code`; docs/errors.md has the table, gateway/statuses.ts the HTTP statuses.
-// The expected ends of a call are not errors but outcomes (outcome.ts).
+// Errors that cross a border. Each has a stable `code`, which means one thing, the HTTP status it becomes,
+// and whether a retry can help. Users match on `code`; docs/errors.md has the table. The expected ends of a
+// call are not errors but outcomes (outcome.ts).
 
 /**
  * One wrong field: `path` as the caller wrote it ("limits.memory"), `problem` the rest of the sentence ("must
@@ -14,6 +14,7 @@ export interface Fault {
 
 export interface ErrorFacts {
   readonly code: string
+  readonly statusCode: number
   readonly retryable: boolean
   readonly cause?: unknown
 }
@@ -21,12 +22,14 @@ export interface ErrorFacts {
 /** Base class of the product's errors.  `message` says what failed, where, why, and what to do. */
 export class AppError extends Error {
   readonly code: string
+  readonly statusCode: number
   readonly retryable: boolean
 
   constructor(message: string, facts: ErrorFacts) {
     super(message, facts.cause === undefined ? undefined : { cause: facts.cause })
     this.name = new.target.name
     this.code = facts.code
+    this.statusCode = facts.statusCode
     this.retryable = facts.retryable
   }
 }
@@ -41,6 +44,7 @@ export class InvalidRequest extends AppError {
   ) {
     super(faults.map((f) => (f.path === '' ? f.problem : `${f.path}: ${f.problem}`)).join('; '), {
       code,
+      statusCode: 400,
       retryable: false,
     })
     this.faults = faults
@@ -50,67 +54,69 @@ export class InvalidRequest extends AppError {
 export class NotFound extends AppError {
   constructor(
     message: string,
-    code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_NOT_FOUND',
+    code: 'ERR_FUNCTION_NOT_FOUND' | 'ERR_INVOCATION_NOT_FOUND' | 'ERR_RESULT_EXPIRED' | 'ERR_NOT_FOUND',
   ) {
-    super(message, { code, retryable: false })
+    super(message, { code, statusCode: 404, retryable: false })
   }
 }
 
 export class Conflict extends AppError {
   constructor(message: string, code: 'ERR_CALL_EXISTS' | 'ERR_IMAGE_IN_USE') {
-    super(message, { code, retryable: false })
+    super(message, { code, statusCode: 409, retryable: false })
   }
 }
 
 /** The image is not signed as the namespace's policy requires. */
 export class NotSigned extends AppError {
   constructor(message: string) {
-    super(message, { code: 'ERR_NOT_SIGNED', retryable: false })
+    super(message, { code: 'ERR_NOT_SIGNED', statusCode: 403, retryable: false })
   }
 }
 
 /** A body over its limit. */
 export class TooLarge extends AppError {
   constructor(message: string) {
-    super(message, { code: 'ERR_TOO_LARGE', retryable: false })
+    super(message, { code: 'ERR_TOO_LARGE', statusCode: 413, retryable: false })
   }
 }
 
 export type OverloadCode =
   /** The function has as many waiting calls as it may have. */
   | 'ERR_QUEUE_FULL'
-  /** A bound of this process is reached: callers, bodies, followers of logs. */
-  | 'ERR_NO_SLOT'
   | 'ERR_TOO_MANY_FUNCTIONS'
+  /** A limit of this process is reached: callers, bodies, followers of logs. */
+  | 'ERR_NO_SLOT'
   | 'ERR_REDIS_AWAY'
   | 'ERR_REDIS_FULL'
   /** Redis is configured so that calls would be lost. */
   | 'ERR_REDIS_UNFIT'
-  /** The call ended, but its result is no longer kept. */
-  | 'ERR_RESULT_EXPIRED'
-  /** Another process holds the image store for longer than this one waits. */
-  | 'ERR_IMAGE_STORE_BUSY'
+  /** Another process holds the image store for too long. */
+  | 'ERR_STORE_BUSY'
   /** This process is shutting down. */
   | 'ERR_STOPPING'
 
-/** Not now; the same request can succeed later. */
+/** Not now; the same request can succeed later.  Becomes 503 with Retry-After. */
 export class Overloaded extends AppError {
   declare readonly code: OverloadCode
 
   constructor(message: string, code: OverloadCode, cause?: unknown) {
-    super(message, { code, retryable: true, cause })
+    super(message, { code, statusCode: 503, retryable: true, cause })
   }
 }
 
-/**
- * The registry refused or could not be reached; `registryCode` is the registry's code, such as
- * MANIFEST_UNKNOWN.
- */
+/** The container runtime has no free slot.  The call is not at fault, and another attempt may find one. */
+export class RuntimeFull extends AppError {
+  constructor(message: string) {
+    super(message, { code: 'ERR_RUNTIME_FULL', statusCode: 503, retryable: true })
+  }
+}
+
+/** The registry refused or could not be reached; `registryCode` is its code, such as MANIFEST_UNKNOWN. */
 export class RegistryError extends AppError {
   readonly registryCode: string
 
   constructor(message: string, facts: { registryCode: string; retryable: boolean; cause?: unknown }) {
-    super(message, { code: 'ERR_REGISTRY', retryable: facts.retryable, cause: facts.cause })
+    super(message, { code: 'ERR_REGISTRY', statusCode: 502, retryable: facts.retryable, cause: facts.cause })
     this.registryCode = facts.registryCode
   }
 }
@@ -125,7 +131,7 @@ export type ContentCode =
 /** The registry sent content that is wrong or hostile. */
 export class ContentError extends AppError {
   constructor(message: string, code: ContentCode, cause?: unknown) {
-    super(message, { code, retryable: false, cause })
+    super(message, { code, statusCode: 502, retryable: false, cause })
   }
 }
 
@@ -134,12 +140,13 @@ export class SyscallError extends AppError {
   readonly errno: string
   readonly syscall: string
   readonly op: string
-  /** Index of the operation in its plan; -1 when none of them failed. */
+  /** Index of the operation in its plan; -1 if none of them failed. */
   readonly index: number
 
   constructor(message: string, facts: { errno: string; syscall: string; op: string; index?: number }) {
     super(message, {
       code: facts.errno,
+      statusCode: 500,
       retryable: ['EAGAIN', 'EBUSY', 'ENOMEM', 'EINTR'].includes(facts.errno),
     })
     this.errno = facts.errno
@@ -164,13 +171,13 @@ export class StartError extends AppError {
       | 'ERR_START',
     cause?: unknown,
   ) {
-    super(message, { code, retryable: false, cause })
+    super(message, { code, statusCode: 500, retryable: false, cause })
   }
 }
 
 /** This machine lacks something that the product needs; the message says what to do. */
 export class Unsupported extends AppError {
   constructor(message: string, cause?: unknown) {
-    super(message, { code: 'ERR_UNSUPPORTED', retryable: false, cause })
+    super(message, { code: 'ERR_UNSUPPORTED', statusCode: 500, retryable: false, cause })
   }
 }

@@ -2,7 +2,6 @@
 // function is looked up before the body is read, and the request is checked completely before it is queued.
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
-import type { CallRecord } from '../contract/call-record.ts'
 import { NotFound } from '../contract/errors.ts'
 import type { Invocation } from '../contract/invocation.ts'
 import type { FunctionStore } from '../functions/store.ts'
@@ -11,7 +10,6 @@ import { createBodyBudget } from './body-budget.ts'
 import { factsOf, send, type CallContext } from './call-context.ts'
 import type { Dialect } from './dialect.ts'
 import type { GatewayMetrics } from './metrics.ts'
-import { OUTCOME_STATUS } from './statuses.ts'
 
 export interface CallRouteDeps {
   readonly dialects: readonly Dialect[]
@@ -50,15 +48,8 @@ export function addCallRoutes(app: FastifyInstance, deps: CallRouteDeps): void {
     const record = CALL_ID.test(id) ? await deps.producer.find(id) : undefined
     if (record === undefined)
       throw new NotFound(`there is no call "${id}", or its record has expired`, 'ERR_INVOCATION_NOT_FOUND')
-    return withStatus(record)
+    return record
   })
-}
-
-/** RECORD with the HTTP status that its outcome has. */
-function withStatus(record: CallRecord): CallRecord {
-  return record.outcome === undefined
-    ? record
-    : { ...record, status: record.status ?? OUTCOME_STATUS[record.outcome] }
 }
 
 /**
@@ -122,9 +113,9 @@ async function answer(
     if (!reply.raw.writableFinished) gone.abort()
   })
   const { signal } = gone
-  const record = await producer.call(invocation, { timeoutMs: spec.timeoutMs, queueWaitMs, signal })
-  call.outcome = record.outcome ?? 'crash'
-  return send(reply, dialect.reply(factsOf(call), { record, body: record.body }))
+  const ended = await producer.call(invocation, { timeoutMs: spec.timeoutMs, queueWaitMs, signal })
+  call.outcome = ended.outcome
+  return send(reply, dialect.reply(factsOf(call), ended))
 }
 
 function invocationOf(

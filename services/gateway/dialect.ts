@@ -3,8 +3,8 @@
 // else about a call (readiness, lookup, budgets, queue, metrics) is the same in all dialects and is in
 // call-routes.ts. A dialect is pure: its functions map values to values.
 
-import type { CallRecord } from '../contract/call-record.ts'
 import type { InvocationRequest } from '../contract/invocation.ts'
+import type { FinishedCall } from '../queue/producer.ts'
 import type { HttpCall } from './call-request.ts'
 import type { Failure } from './failure.ts'
 
@@ -14,8 +14,8 @@ export interface Dialect {
   target(head: RequestHead): Target
   /** What the function sees.  Throws InvalidRequest. */
   toRequest(call: HttpCall): InvocationRequest
-  /** The reply to CALL: its result, or that it was queued if there is no RESULT yet. */
-  reply(call: CallFacts, result?: CallResult): HttpReply
+  /** The reply to CALL once it has ENDED, or, if its caller does not wait, once it is queued. */
+  reply(call: CallFacts, ended?: FinishedCall): HttpReply
   /** The reply to a request that failed; CALL is undefined if it failed before its call had an id. */
   error(failure: Failure, call?: CallFacts): HttpReply
 }
@@ -45,11 +45,6 @@ export interface CallFacts {
   readonly startedAtMs: number
   /** From the first byte of the request until now. */
   readonly totalMs: number
-}
-
-export interface CallResult {
-  readonly record: CallRecord
-  readonly body: Uint8Array
 }
 
 export interface HttpReply {

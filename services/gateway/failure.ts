@@ -12,7 +12,7 @@ import {
   type Fault,
 } from '../contract/errors.ts'
 import type { Outcome } from '../contract/outcome.ts'
-import { HttpError, statusOf } from './statuses.ts'
+import { HttpError } from './http-error.ts'
 
 export interface Failure {
   readonly statusCode: number
@@ -43,7 +43,7 @@ export function failureOf(err: unknown, bodyMaxBytes: number): Failure {
   const outcome =
     known instanceof TooLarge ? 'too_large' : known instanceof Overloaded ? 'no_capacity' : undefined
   return {
-    statusCode: statusOf(known),
+    statusCode: known.statusCode,
     error: {
       code: known.code,
       message: known.message,

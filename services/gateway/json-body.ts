@@ -2,7 +2,7 @@
 // nesting, compressed) is refused here before a recursive parser sees it.
 
 import { InvalidRequest } from '../contract/errors.ts'
-import { HttpError } from './statuses.ts'
+import { HttpError } from './http-error.ts'
 
 /** Largest body of a request to the control plane. */
 export const JSON_MAX_BYTES = 1024 ** 2

@@ -19,7 +19,7 @@ import type { Log } from '../platform/log.ts'
 import type { Authenticate } from './authenticate.ts'
 import { factsOf, send } from './call-context.ts'
 import { failureOf } from './failure.ts'
-import { HttpError } from './statuses.ts'
+import { HttpError } from './http-error.ts'
 import { wherryDialect } from './wherry-dialect.ts'
 
 const HEADERS_TIMEOUT_MS = 10_000

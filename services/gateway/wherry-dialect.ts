@@ -1,16 +1,14 @@
 // Our own dialect, docs/http-api.md: ANY /function/NAME waits, POST /async-function/NAME does not. Its errors
 // are also the errors of every route that is not a call.
 
-import { PHASES, type CallRecord } from '../contract/call-record.ts'
+import { PHASES, type Phases } from '../contract/call-record.ts'
 import { defined } from '../contract/defined.ts'
 import { InvalidRequest } from '../contract/errors.ts'
 import { OUTCOME_RULES, type Outcome } from '../contract/outcome.ts'
 import { chooseCallId, toInvocationRequest } from './call-request.ts'
-import type { CallFacts, CallResult, Dialect, HttpReply } from './dialect.ts'
-import { OUTCOME_STATUS } from './statuses.ts'
+import type { FinishedCall } from '../queue/producer.ts'
+import type { CallFacts, Dialect, HttpReply } from './dialect.ts'
 
-/** How much of the function's log an error reply shows. */
-const LOG_TAIL_MAX = 4096
 /** Retry-After of 429 and 503. */
 const RETRY_AFTER_SECONDS = '1'
 const HEADER_VALUE = /^[\x20-\x7e]{1,255}$/
@@ -44,13 +42,13 @@ export const wherryDialect: Dialect = {
     return toInvocationRequest(call)
   },
 
-  reply(call, result) {
-    return result === undefined
+  reply(call, ended) {
+    return ended === undefined
       ? {
           statusCode: 202,
           headers: { ...callHeaders(call), location: `/system/calls/${call.callId}` },
         }
-      : resultReply(call, result)
+      : resultReply(call, ended)
   },
 
   error({ statusCode, error, outcome }, call) {
@@ -71,12 +69,13 @@ export const wherryDialect: Dialect = {
  * `ok` is the function's own bytes, `app_error` too if it printed any; every other result is JSON that says
  * what happened.
  */
-function resultReply(call: CallFacts, { record, body }: CallResult): HttpReply {
-  const outcome = record.outcome ?? 'crash'
-  const statusCode = (outcome === 'ok' ? record.status : undefined) ?? OUTCOME_STATUS[outcome]
+function resultReply(call: CallFacts, ended: FinishedCall): HttpReply {
+  const { outcome, body, callId, exitCode, signal } = ended
+  const { httpStatus, about } = OUTCOME_RULES[outcome]
+  const statusCode = outcome === 'ok' ? (ended.status ?? httpStatus) : httpStatus
   const headers = {
     ...callHeaders(call),
-    ...outcomeHeaders(outcome, record.phases, call.totalMs),
+    ...outcomeHeaders(outcome, ended.phases, call.totalMs),
     'x-duration-seconds': (call.totalMs / 1000).toFixed(6),
     ...retryAfter(statusCode),
   }
@@ -85,13 +84,12 @@ function resultReply(call: CallFacts, { record, body }: CallResult): HttpReply {
       statusCode,
       headers: {
         ...headers,
-        'content-type': safeContentType(record.result?.contentType),
+        'content-type': safeContentType(ended.result?.contentType),
         'x-content-type-options': 'nosniff',
       },
       body,
     }
   }
-  const { callId, exitCode, signal } = record
   return {
     statusCode,
     headers: { ...headers, 'content-type': JSON_TYPE },
@@ -99,10 +97,10 @@ function resultReply(call: CallFacts, { record, body }: CallResult): HttpReply {
       error: {
         code: `ERR_FUNCTION_${outcome.toUpperCase()}`,
         outcome,
-        message: record.message ?? OUTCOME_RULES[outcome].about,
+        message: ended.message ?? about,
         callId,
         ...defined({ exitCode, signal }),
-        log: record.log?.slice(-LOG_TAIL_MAX) ?? '',
+        log: ended.log ?? '',
       },
     }),
   }
@@ -115,7 +113,7 @@ const callHeaders = ({ callId, startedAtMs }: CallFacts): Record<string, string>
 
 const outcomeHeaders = (
   outcome: Outcome,
-  phases: CallRecord['phases'],
+  phases: Phases | undefined,
   totalMs: number,
 ): Record<string, string> => ({
   'x-wherry-outcome': outcome,
@@ -126,7 +124,7 @@ const retryAfter = (statusCode: number): Record<string, string> =>
   statusCode === 503 || statusCode === 429 ? { 'retry-after': RETRY_AFTER_SECONDS } : {}
 
 /** "queue;dur=0.41, pull;dur=0, …, total;dur=2.1" (W3C Server Timing, milliseconds). */
-function serverTiming(phases: CallRecord['phases'], totalMs: number): string {
+function serverTiming(phases: Phases | undefined, totalMs: number): string {
   const parts = phases === undefined ? [] : PHASES.map((phase) => `${phase};dur=${round(phases[phase])}`)
   return [...parts, `total;dur=${round(totalMs)}`].join(', ')
 }

@@ -96,7 +96,7 @@ function explain(error: unknown, dir: string): unknown {
   if (code === SQLITE_BUSY)
     return new Overloaded(
       `another process holds the catalog of the image store ${dir} for longer than ${BUSY_TIMEOUT_MS} ms; try again`,
-      'ERR_IMAGE_STORE_BUSY',
+      'ERR_STORE_BUSY',
       error,
     )
   return code === undefined

@@ -292,7 +292,7 @@ export function createCatalog({
         if (performance.now() > giveUpAt)
           throw new Overloaded(
             `layer ${diffId} is being fetched by another process that does not end; end it`,
-            'ERR_IMAGE_STORE_BUSY',
+            'ERR_STORE_BUSY',
           )
         await delay(CLAIM_POLL_MS)
       }

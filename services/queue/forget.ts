@@ -3,10 +3,12 @@
 // A running call's lease is then lost, and its worker ends it.
 
 import type { Queue } from 'bullmq'
+import { endedRecord, replyOf } from '../contract/call-end.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import type { RedisClient } from '../platform/redis.ts'
 import { isCallId, isGatewayId } from './job-data.ts'
 import { FINISHED_TTL_MS, keysOf, type Keys } from './keys.ts'
-import { ended, parseRecord, valuesOf } from './record.ts'
+import { parseRecord, valuesOf } from './record.ts'
 
 const CHUNK_CALLS = 500
 
@@ -57,9 +59,9 @@ async function cancel(
   for (const [i, { callId, replyTo }] of calls.entries()) {
     const record = parseRecord(texts[i])
     if (record === undefined || record.state === 'finished' || record.function !== name) continue
-    const text = JSON.stringify(ended(record, 'cancelled', `function "${name}" was removed`))
-    pipeline.set(keys.call(callId), text, 'PX', FINISHED_TTL_MS).del(keys.body(callId))
-    if (replyTo !== undefined) pipeline.publish(keys.reply(replyTo), text)
+    const last = endedRecord(record, 'cancelled', `function "${name}" was removed`)
+    pipeline.set(keys.call(callId), JSON.stringify(last), 'PX', FINISHED_TTL_MS).del(keys.body(callId))
+    if (replyTo !== undefined) pipeline.publish(keys.reply(replyTo), JSON.stringify(replyOf(last)))
   }
   valuesOf(await pipeline.exec())
 }
@@ -67,9 +69,9 @@ async function cancel(
 function replyToOf(data: unknown): string | undefined {
   try {
     const value: unknown = typeof data === 'string' ? JSON.parse(data) : undefined
-    if (typeof value !== 'object' || value === null || !('replyTo' in value)) return undefined
-    return isGatewayId(value.replyTo) ? value.replyTo : undefined
+    const replyTo = isPlainObject(value) ? value['replyTo'] : undefined
+    return isGatewayId(replyTo) ? replyTo : undefined
   } catch {
-    return undefined // not a gateway's job, then
+    return undefined // not a gateway's job
   }
 }

@@ -1,9 +1,9 @@
 // Reading what Redis knows of calls and queues; changes nothing.  A call's record is written when it is
 // accepted and when an attempt ends; what happens in between is read from BullMQ's own keys.
 
+import { encodeBody } from '../contract/call-end.ts'
 import type { CallRecord } from '../contract/call-record.ts'
 import type { RedisClient } from '../platform/redis.ts'
-import { encodeBody } from './job-data.ts'
 import { keysOf } from './keys.ts'
 import { parseRecord, valuesOf } from './record.ts'
 

@@ -2,8 +2,9 @@
 // any job (which anybody with access to Redis may have written) as a call.  Every field is checked and
 // bounded here; behind this file job data is trusted.  Knows nothing of connections.
 
-import { isUtf8 } from 'node:buffer'
+import { encodeBody } from '../contract/call-end.ts'
 import { InvalidRequest, TooLarge, type Fault } from '../contract/errors.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { INLINE_MAX_BYTES, type Invocation, type InvocationRequest } from '../contract/invocation.ts'
 
 /** The name of jobs whose data describes a whole HTTP-like request. */
@@ -23,12 +24,13 @@ const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9a-z-]+$/
 const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/
 const HAS_NUL = /\0/
 
-/** A job before anybody looked into it; `dataText` is the JSON text as it stands in Redis. */
+/** A job as BullMQ gives it; `dataText` is the JSON text in Redis, `data` the value that BullMQ parsed from it. */
 export interface RawJob {
   readonly function: string
   readonly id: string
   readonly name: unknown
   readonly dataText: string
+  readonly data: unknown
   readonly timestampMs: number
 }
 
@@ -67,15 +69,6 @@ export function callIdOfJob(name: string, jobId: string): string {
   return `${name}~${jobId.replace(/[^A-Za-z0-9_.-]/g, '_')}`.slice(0, CALL_ID_MAX)
 }
 
-/** BYTES as text where they are UTF-8, as base64 where not. */
-export function encodeBody(bytes: Uint8Array): {
-  readonly body: string
-  readonly encoding: 'utf8' | 'base64'
-} {
-  const encoding = isUtf8(bytes) ? 'utf8' : 'base64'
-  return { body: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString(encoding), encoding }
-}
-
 /** INVOCATION as the data of a job; a body over INLINE_MAX_BYTES stays outside. */
 export function encodeJob(
   invocation: Invocation,
@@ -99,8 +92,8 @@ export function encodeJob(
 
 function parseHeaders(value: unknown, faults: Fault[]): Record<string, string> {
   if (value === undefined) return {}
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    faults.push({ path: 'headers', problem: 'must be an object of texts' })
+  if (!isPlainObject(value)) {
+    faults.push({ path: 'headers', problem: 'must be an object of strings' })
     return {}
   }
   const entries = Object.entries(value)
@@ -114,7 +107,7 @@ function parseHeaders(value: unknown, faults: Fault[]): Record<string, string> {
     else if (typeof text !== 'string' || text.length > LINE_MAX_CHARS || HAS_NUL.test(text)) {
       faults.push({
         path: `headers.${name}`,
-        problem: `must be a text of at most ${LINE_MAX_CHARS} characters without NUL`,
+        problem: `must be a string of at most ${LINE_MAX_CHARS} characters without NUL`,
       })
     } else headers.push([name, text])
   }
@@ -151,7 +144,10 @@ function parseLine(
 ): string {
   const value = data[field] ?? fallback
   if (typeof value === 'string' && value.length <= LINE_MAX_CHARS && !HAS_NUL.test(value)) return value
-  faults.push({ path: field, problem: `must be a text of at most ${LINE_MAX_CHARS} characters without NUL` })
+  faults.push({
+    path: field,
+    problem: `must be a string of at most ${LINE_MAX_CHARS} characters without NUL`,
+  })
   return fallback
 }
 
@@ -170,37 +166,24 @@ function parseRequest(data: Record<string, unknown>, bodyMaxBytes: number): Invo
 }
 
 function parsePlain(job: RawJob, bodyMaxBytes: number): InvocationRequest {
-  const isText = job.dataText.startsWith('"')
-  const body = checkSize(Buffer.from(isText ? String(JSON.parse(job.dataText)) : job.dataText), bodyMaxBytes)
-  const contentType = isText ? 'text/plain; charset=utf-8' : 'application/json'
+  const isString = typeof job.data === 'string'
+  const body = checkSize(Buffer.from(isString ? job.data : job.dataText), bodyMaxBytes)
+  const contentType = isString ? 'text/plain; charset=utf-8' : 'application/json'
   return { method: 'POST', path: '/', query: '', headers: { 'content-type': contentType }, body }
 }
 
 /** JOB as a call.  Throws InvalidRequest that lists every wrong field, or TooLarge. */
 export function parseJob(job: RawJob, bodyMaxBytes: number): Call {
   if (job.name !== REQUEST_JOB) return { ...parseEnvelope(job), request: parsePlain(job, bodyMaxBytes) }
-  const data = dataOf(job)
-  if (data === undefined)
+  const { data } = job
+  if (!isPlainObject(data))
     throw new InvalidRequest([{ path: '', problem: `the data of a "${REQUEST_JOB}" job must be an object` }])
   return { ...parseEnvelope(job, data), request: parseRequest(data, bodyMaxBytes) }
 }
 
-/** The fields of a request job's data; undefined when it is no object.  Throws SyntaxError. */
-function dataOf(job: RawJob): Record<string, unknown> | undefined {
-  const data: unknown = JSON.parse(job.dataText)
-  return typeof data === 'object' && data !== null && !Array.isArray(data)
-    ? Object.fromEntries(Object.entries(data))
-    : undefined
-}
-
-/** Whose call JOB is and who waits for it, also when its request cannot be understood. */
-export function envelopeOf(job: RawJob): Envelope {
-  try {
-    return parseEnvelope(job, job.name === REQUEST_JOB ? dataOf(job) : undefined)
-  } catch {
-    return parseEnvelope(job) // not JSON: no gateway made it
-  }
-}
+/** Whose call JOB is and which gateway waits for it, also when its request is invalid. */
+export const envelopeOf = (job: RawJob): Envelope =>
+  parseEnvelope(job, job.name === REQUEST_JOB && isPlainObject(job.data) ? job.data : undefined)
 
 function parseEnvelope(job: RawJob, data?: Record<string, unknown>): Envelope {
   if (data?.['v'] !== LAYOUT || !isCallId(job.id))

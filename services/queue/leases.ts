@@ -5,12 +5,12 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Log } from '../platform/log.ts'
 import type { RedisClient } from '../platform/redis.ts'
-import type { Lane } from './lanes.ts'
+import type { FunctionQueue } from './function-queues.ts'
 import { valuesOf } from './record.ts'
 import { RENEW } from './scripts.ts'
 
 export interface Lease {
-  readonly lane: Lane
+  readonly queue: FunctionQueue
   readonly jobId: string
   readonly token: string
   /** Aborted when the lease is lost, or when the call must end for another reason. */
@@ -21,7 +21,9 @@ export interface Lease {
 export interface Leases {
   start(): void
   stop(): void
-  hold(lane: Lane, jobId: string, token: string): Lease
+  hold(queue: FunctionQueue, jobId: string, token: string): Lease
+  /** Renew one lease out of turn; false when it is lost. */
+  renew(lease: Lease): Promise<boolean>
   release(lease: Lease): void
   readonly held: ReadonlySet<Lease>
 }
@@ -41,12 +43,12 @@ export function createLeases({
   let timer: NodeJS.Timeout | undefined
   let renewing = false
 
-  async function renew(): Promise<void> {
-    const byFunction = Map.groupBy(held, (lease) => lease.lane.function)
+  async function renew(chosen: Iterable<Lease>): Promise<void> {
+    const byFunction = Map.groupBy(chosen, (lease) => lease.queue.function)
     if (byFunction.size === 0) return
     const pipeline = commands.pipeline()
     for (const leases of byFunction.values()) {
-      const { backend } = leases[0]!.lane
+      const { backend } = leases[0]!.queue
       pipeline.eval(
         RENEW.lua,
         RENEW.keysCount,
@@ -71,7 +73,7 @@ export function createLeases({
 
   function lose(lease: Lease): void {
     log.warn(
-      { function: lease.lane.function, job: lease.jobId },
+      { function: lease.queue.function, job: lease.jobId },
       'the lease of a running call is lost; the call is ended here',
     )
     lease.abort(new Error('the lease of this call is lost'))
@@ -82,7 +84,7 @@ export function createLeases({
     renewing = true
     // A dead connection must not outlive the leases that hang on it.
     const watchdog = setTimeout(() => commands.disconnect(true), lockDurationMs)
-    renew()
+    renew(held)
       .catch((error: unknown) => log.debug({ err: error }, 'leases were not renewed; the next try is soon'))
       .finally(() => {
         clearTimeout(watchdog)
@@ -98,10 +100,10 @@ export function createLeases({
       clearInterval(timer)
       timer = undefined
     },
-    hold(lane, jobId, token) {
+    hold(queue, jobId, token) {
       const controller = new AbortController()
       const lease: Lease = {
-        lane,
+        queue,
         jobId,
         token,
         signal: controller.signal,
@@ -109,6 +111,10 @@ export function createLeases({
       }
       held.add(lease)
       return lease
+    },
+    async renew(lease) {
+      await renew([lease])
+      return !lease.signal.aborted
     },
     release(lease) {
       held.delete(lease)

@@ -1,51 +1,49 @@
-// The text of a CallRecord in Redis and in a reply.  A result over INLINE_MAX_BYTES is kept in a key of
-// its own (`resultStored`), so that records and replies stay small.  Knows the layout; fetches nothing.
+// The texts of records and replies in Redis: parsed here, trusted behind.  Anyone with access to Redis can write
+// there.
 
-import type { CallRecord } from '../contract/call-record.ts'
-import { isOutcome, type Outcome } from '../contract/outcome.ts'
-
-export type StoredRecord = CallRecord & { readonly resultStored?: true }
+import type { StoredRecord } from '../contract/call-end.ts'
+import type { CallReply } from '../contract/call-record.ts'
+import { isOutcome } from '../contract/outcome.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 
 const STATES = new Set<unknown>(['queued', 'active', 'finished'])
 
+function parseObject(text: string | null | undefined): Record<string, unknown> | undefined {
+  if (text === null || text === undefined) return undefined
+  try {
+    const value: unknown = JSON.parse(text)
+    return isPlainObject(value) ? value : undefined
+  } catch {
+    return undefined // not written by us
+  }
+}
+
 /** TEXT as a record, or undefined when it is none. */
 export function parseRecord(text: string | null | undefined): StoredRecord | undefined {
-  if (text === null || text === undefined) return undefined
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch {
-    return undefined // whoever wrote this was not us
-  }
-  if (typeof value !== 'object' || value === null) return undefined
-  const record = value as Partial<StoredRecord>
+  const record = parseObject(text)
+  if (record === undefined) return undefined
   const sound =
-    typeof record.callId === 'string' &&
-    typeof record.function === 'string' &&
-    STATES.has(record.state) &&
-    typeof record.attempt === 'number' &&
-    typeof record.enqueuedAtMs === 'number' &&
-    (record.outcome === undefined || isOutcome(record.outcome)) &&
-    (record.state !== 'finished' || record.outcome !== undefined)
-  return sound ? (value as StoredRecord) : undefined
+    typeof record['callId'] === 'string' &&
+    typeof record['function'] === 'string' &&
+    STATES.has(record['state']) &&
+    typeof record['attempt'] === 'number' &&
+    typeof record['enqueuedAtMs'] === 'number' &&
+    (record['outcome'] === undefined || isOutcome(record['outcome'])) &&
+    (record['state'] !== 'finished' || record['outcome'] !== undefined)
+  return sound ? (record as unknown as StoredRecord) : undefined
 }
 
-/** The bytes of a result that rides inside its record. */
-export function inlineBody(record: StoredRecord): Uint8Array {
-  return record.result === undefined
-    ? new Uint8Array()
-    : Buffer.from(record.result.body, record.result.encoding)
+/** TEXT as a reply, or undefined when it is none. */
+export function parseReply(text: string): CallReply | undefined {
+  const reply = parseObject(text)
+  return typeof reply?.['callId'] === 'string' && isOutcome(reply['outcome'])
+    ? (reply as unknown as CallReply)
+    : undefined
 }
 
-/** A call that ended without a worker's word. */
-export function ended(record: CallRecord, outcome: Outcome, message: string): CallRecord {
-  return {
-    ...record,
-    state: 'finished',
-    finishedAtMs: Date.now(),
-    outcome,
-    message,
-  }
+/** The bytes of a result that is part of its record or reply. */
+export function inlineBody({ result }: Pick<CallReply, 'result'>): Uint8Array {
+  return result === undefined ? new Uint8Array() : Buffer.from(result.body, result.encoding)
 }
 
 /** The answers of a pipeline or transaction; throws the first error among them. */

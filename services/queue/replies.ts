@@ -1,17 +1,18 @@
-// The way back: one channel per gateway, on which settled calls arrive, and who waits for which.  A
-// message can be lost while the connection is broken, so whoever owns this asks again (`onListening`)
-// for all that is still expected.  Knows call ids and records; adds and removes no job.
+// The way back: one channel per gateway on which the replies of finished calls arrive, and who waits for which.
+// A message can be lost while the connection is broken, so the owner reads the records of all expected calls
+// again on `onListening`.
 
 import { Conflict, Overloaded } from '../contract/errors.ts'
+import type { CallReply } from '../contract/call-record.ts'
 import type { Log } from '../platform/log.ts'
 import { openRedis, type RedisClient } from '../platform/redis.ts'
-import { parseRecord, type StoredRecord } from './record.ts'
+import { parseReply } from './record.ts'
 
-/** What ended a wait: the call's record, or why there is none yet. */
-export type Answer = StoredRecord | 'late' | 'aborted' | 'stopped'
+/** What ended a wait: the call's reply, or why there is none yet. */
+export type Answer = CallReply | 'late' | 'aborted' | 'stopped'
 
 export interface Expected {
-  /** Wait for the record, at most WAITMS and until SIGNAL aborts; may be called again. */
+  /** Wait for the reply, at most WAITMS and until SIGNAL aborts; may be called again. */
   wait(waitMs: number, signal?: AbortSignal): Promise<Answer>
   end(): void
 }
@@ -20,12 +21,12 @@ export interface Replies {
   start(): void
   stop(): void
   /**
-   * Listen for CALLID from now on. Throws Conflict when somebody here does already, Overloaded when too many
-   * wait.
+   * Listen for CALLID from now on. Throws Conflict when it is already expected here, Overloaded when too many
+   * calls wait.
    */
   expect(callId: string): Expected
-  /** A record that came another way. */
-  deliver(record: StoredRecord): void
+  /** A reply that came another way. */
+  deliver(reply: CallReply): void
   readonly expected: Iterable<string>
 }
 
@@ -40,12 +41,10 @@ export interface RepliesDeps {
 }
 
 export function createReplies({ redisUrl, channel, onListening, log }: RepliesDeps): Replies {
-  const waiting = new Map<string, PromiseWithResolvers<StoredRecord | 'stopped'>>()
+  const waiting = new Map<string, PromiseWithResolvers<CallReply | 'stopped'>>()
   let subscriber: RedisClient | undefined
 
-  function deliver(record: StoredRecord): void {
-    if (record.state === 'finished') waiting.get(record.callId)?.resolve(record)
-  }
+  const deliver = (reply: CallReply): void => waiting.get(reply.callId)?.resolve(reply)
 
   return {
     start() {
@@ -56,9 +55,10 @@ export function createReplies({ redisUrl, channel, onListening, log }: RepliesDe
       })
       subscriber = listening
       listening.on('message', (_channel: string, text: string) => {
-        const record = parseRecord(text)
-        if (record === undefined) log.warn({ channel }, 'a reply is not a record and is left out')
-        else deliver(record)
+        const reply = parseReply(text)
+        if (reply === undefined)
+          log.warn({ channel }, 'a message on the reply channel is not a reply and is ignored')
+        else deliver(reply)
       })
       listening.on('ready', () => {
         listening
@@ -79,7 +79,7 @@ export function createReplies({ redisUrl, channel, onListening, log }: RepliesDe
       if (waiting.size >= EXPECTED_MAX)
         throw new Overloaded(`${EXPECTED_MAX} calls are waiting here already; try again later`, 'ERR_NO_SLOT')
       if (waiting.has(callId)) throw new Conflict(`there is a call "${callId}" already`, 'ERR_CALL_EXISTS')
-      const reply = Promise.withResolvers<StoredRecord | 'stopped'>()
+      const reply = Promise.withResolvers<CallReply | 'stopped'>()
       waiting.set(callId, reply)
       return {
         async wait(waitMs, signal) {

@@ -31,11 +31,13 @@ return 'claimed'
 } as const
 
 /**
- * settle: write what a call's waiting parties read, if the attempt still owns its job. KEYS lock, active,
- * record, result, counts, logs, wait, prioritized, marker, body ARGV jobId, token, lock ms, record text,
- * record ms, result bytes, reply channel, counted function, log text, callId, log length, body ms Empty texts
- * leave their part out. Also puts the marker back when calls wait: BullMQ's move to "finished" does not for a
- * queue that was at its global concurrency. Returns 1, or 0 when the job is somebody else's or gone.
+ * settle: write what the parties to a call read, if the attempt still owns its job.
+ * KEYS lock, active, record, result, counts, logs, wait, prioritized, marker, body
+ * ARGV jobId, token, lock ms, record text, record ms, result bytes, reply channel, counted function, log text,
+ *      callId, log length, body ms, reply text
+ * Empty strings leave their part out.  Also raises the marker when calls wait: BullMQ's move to "finished" does
+ * not for a queue that was at its global concurrency.
+ * Returns 1, or 0 when the job is not ours or gone.
  */
 export const SETTLE = {
   keysCount: 10,
@@ -46,7 +48,7 @@ if ARGV[6] ~= '' then redis.call('SET', KEYS[4], ARGV[6], 'PX', ARGV[5]) end
 if ARGV[8] ~= '' then redis.call('HINCRBY', KEYS[5], ARGV[8], 1) end
 if ARGV[9] ~= '' then redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[11], '*', 'callId', ARGV[10], 'text', ARGV[9]) end
 if ARGV[12] ~= '' then redis.call('PEXPIRE', KEYS[10], ARGV[12]) end
-if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[4]) end
+if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[13]) end
 if redis.call('LLEN', KEYS[7]) > 0 or redis.call('ZCARD', KEYS[8]) > 0 then redis.call('ZADD', KEYS[9], 0, '0') end
 return 1
 `,

@@ -6,7 +6,7 @@
 import type { Log } from '../platform/log.ts'
 import { isRedisAway, type RedisClient } from '../platform/redis.ts'
 import { keysOf } from './keys.ts'
-import type { Lanes } from './lanes.ts'
+import type { FunctionQueues } from './function-queues.ts'
 import { TIMER_MAX_MS, type Markers } from './markers.ts'
 import { valuesOf } from './record.ts'
 
@@ -28,12 +28,12 @@ export interface SweepDeps {
   readonly commands: RedisClient
   readonly prefix: string
   readonly markers: Markers
-  readonly lanes: Lanes
+  readonly queues: FunctionQueues
   readonly intervalMs: number
   readonly log: Log
 }
 
-export function createSweep({ commands, prefix, markers, lanes, intervalMs, log }: SweepDeps): Sweep {
+export function createSweep({ commands, prefix, markers, queues, intervalMs, log }: SweepDeps): Sweep {
   const keys = keysOf(prefix)
   let timer: NodeJS.Timeout | undefined
   let sweeping = false
@@ -95,8 +95,8 @@ export function createSweep({ commands, prefix, markers, lanes, intervalMs, log 
   }
 
   async function recover(name: string): Promise<void> {
-    const lane = await lanes.get(name)
-    const jobIds = await lane.recover() // BullMQ does nothing when somebody did it within the interval
+    const queue = await queues.get(name)
+    const jobIds = await queue.recover() // BullMQ does nothing when somebody did it within the interval
     if (jobIds.length > 0)
       log.warn(
         { function: name, jobs: jobIds.slice(0, 10), count: jobIds.length },

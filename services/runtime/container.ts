@@ -6,7 +6,7 @@
 import { closeSync } from 'node:fs'
 import { constants } from 'node:os'
 import type { Usage } from '../contract/call-record.ts'
-import { StartError, SyscallError } from '../contract/errors.ts'
+import { RuntimeFull, StartError, SyscallError } from '../contract/errors.ts'
 import type { RuntimeSpec } from '../contract/runtime-spec.ts'
 import type { Cgroup } from './cgroup/driver.ts'
 import type { CgroupPool } from './cgroup/pool.ts'
@@ -40,8 +40,8 @@ export interface Container {
 
 export interface Runtime {
   /**
-   * Throws StartError when the image or function is the reason, SyscallError otherwise, RangeError when no
-   * slot is free.
+   * Throws StartError when the image or function is the reason, RuntimeFull when no slot is free, SyscallError
+   * otherwise.
    */
   start(spec: RuntimeSpec): Container
   readonly running: number
@@ -182,7 +182,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
   return {
     start(spec) {
       const slot = slots.take()
-      if (!slot) throw new RangeError('no free slot')
+      if (!slot) throw new RuntimeFull('all container slots of this worker are in use')
       let oom = false
       let kill = (): void => {}
       const { cgroup, started } = begin(spec, slot, () => {

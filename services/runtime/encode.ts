@@ -1,6 +1,7 @@
 // A plan as the bytes that native/include/wherry.h describes: header, operations, text area.
 // Knows the layout and nothing of what the operations mean.
 
+import { StartError } from '../contract/errors.ts'
 import { ABI, OP, type Op, type Plan } from './ops.ts'
 
 const MAGIC = 0x4e4c5057
@@ -64,7 +65,7 @@ function encodeOp(view: DataView, at: number, op: Op, area: ReturnType<typeof cr
   view.setBigUint64(at + 48, BigInt.asUintN(64, BigInt(op.wide2 ?? 0)), true)
 }
 
-/** PLAN as one buffer.  Throws TypeError for a NUL in a text, RangeError over 4 MiB. */
+/** PLAN as one buffer.  Throws TypeError for a NUL in a text, StartError over 4 MiB. */
 export function encodePlan(plan: Plan): Buffer {
   const area = createTextArea()
   const opsEnd = HEADER_BYTES + plan.ops.length * OP_BYTES
@@ -78,7 +79,10 @@ export function encodePlan(plan: Plan): Buffer {
   const texts = area.bytes()
   const size = opsEnd + texts.length
   if (size > PLAN_BYTES_MAX)
-    throw new RangeError(`arguments and environment are too large: ${size} bytes, at most ${PLAN_BYTES_MAX}`)
+    throw new StartError(
+      `arguments and environment are too large: ${size} bytes, at most ${PLAN_BYTES_MAX}`,
+      'ERR_START',
+    )
   for (const [i, value] of [MAGIC, ABI, size, plan.ops.length, opsEnd, slotCount].entries())
     view.setUint32(4 * i, value, true)
   view.setBigUint64(24, BigInt(plan.cloneFlags >>> 0), true)

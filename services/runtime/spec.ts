@@ -68,11 +68,30 @@ export const NAMESPACES: readonly NamespaceType[] = [
   'user',
   'cgroup',
 ]
-/** What every function has besides its volumes. */
-export const FUNCTION_MOUNTS: readonly Mount[] = [
+/** What functions and build steps both get. */
+export const BASE_MOUNTS: readonly Mount[] = [
   { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
   { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
   { destination: '/dev/shm', type: 'scratch', options: ['nosuid', 'nodev', 'noexec', 'mode=1777'] },
+]
+
+export const BASE_RLIMITS: RuntimeSpec['process']['rlimits'] = [
+  // 1, not 0: that also keeps the kernel from handing a dump to the program in core_pattern (core(5)).
+  { type: 'RLIMIT_CORE', soft: 1, hard: 1 },
+  // Counted per user over the whole host where namespaces do not.
+  { type: 'RLIMIT_SIGPENDING', soft: SIGNALS_PENDING_MAX, hard: SIGNALS_PENDING_MAX },
+  { type: 'RLIMIT_MSGQUEUE', soft: MESSAGE_QUEUE_BYTES_MAX, hard: MESSAGE_QUEUE_BYTES_MAX },
+]
+
+/** CPUS as a quota of CFS bandwidth control. */
+export const cpuLimit = (cpus: number): RuntimeSpec['linux']['resources']['cpu'] => ({
+  quota: Math.max(CPU_QUOTA_MIN_US, Math.round(cpus * CPU_PERIOD_US)),
+  period: CPU_PERIOD_US,
+})
+
+/** What every function has besides its volumes. */
+export const FUNCTION_MOUNTS: readonly Mount[] = [
+  ...BASE_MOUNTS,
   { destination: '/tmp', type: 'scratch', options: ['nosuid', 'nodev', 'mode=1777'] },
 ]
 
@@ -82,8 +101,6 @@ export interface ContainerRequest {
   readonly user: User
   /** Volume name → directory on the host. */
   readonly volumePaths: ReadonlyMap<string, string>
-  /** Comes on top of the image's and the function's variables. */
-  readonly env: Readonly<Record<string, string>>
 }
 
 /**
@@ -115,7 +132,6 @@ function environmentOf(request: ContainerRequest, hostname: string): readonly st
     if (equals > 0) variables.set(entry.slice(0, equals), entry.slice(equals + 1))
   }
   for (const [key, value] of Object.entries(request.function.envVars)) variables.set(key, value)
-  for (const [key, value] of Object.entries(request.env)) variables.set(key, value)
   return [...variables].map(([key, value]) => `${key}=${value}`)
 }
 
@@ -147,14 +163,7 @@ export function buildSpec(request: ContainerRequest): RuntimeSpec {
       cwd: request.function.workingDir ?? (request.image.config.workingDir || '/'),
       user: request.user,
       capabilities: NO_CAPABILITIES,
-      rlimits: [
-        { type: 'RLIMIT_NOFILE', soft: OPEN_FILES_MAX, hard: OPEN_FILES_MAX },
-        // 1, not 0: that also keeps the kernel from handing a dump to the program in core_pattern (core(5)).
-        { type: 'RLIMIT_CORE', soft: 1, hard: 1 },
-        // Counted per user over the whole host where namespaces do not.
-        { type: 'RLIMIT_SIGPENDING', soft: SIGNALS_PENDING_MAX, hard: SIGNALS_PENDING_MAX },
-        { type: 'RLIMIT_MSGQUEUE', soft: MESSAGE_QUEUE_BYTES_MAX, hard: MESSAGE_QUEUE_BYTES_MAX },
-      ],
+      rlimits: [{ type: 'RLIMIT_NOFILE', soft: OPEN_FILES_MAX, hard: OPEN_FILES_MAX }, ...BASE_RLIMITS],
       noNewPrivileges: true,
       oomScoreAdj: OOM_SCORE_ADJ,
     },
@@ -169,10 +178,7 @@ export function buildSpec(request: ContainerRequest): RuntimeSpec {
       namespaces: NAMESPACES,
       resources: {
         memory: { limit: limits.memoryBytes },
-        cpu: {
-          quota: Math.max(CPU_QUOTA_MIN_US, Math.round(limits.cpus * CPU_PERIOD_US)),
-          period: CPU_PERIOD_US,
-        },
+        cpu: cpuLimit(limits.cpus),
         pids: { limit: limits.pids },
       },
       maskedPaths: MASKED_PATHS,

@@ -1,24 +1,21 @@
-// One attempt of one call, from invocation to completion: definition, image, user, volumes, container.
-// The place where the three middle rooms (functions, image, runtime) meet.  Whatever goes wrong because
-// of the function, its image or the registry is a completion with its outcome; anything else is thrown.
+// One attempt of one call: definition, image, user, volumes and container spec become an instance, which serves
+// the call.  A fault of the function, its image or the registry is a completion with its outcome; anything else
+// is thrown.
 
-import { AppError, ContentError, RegistryError, StartError, SyscallError } from '../contract/errors.ts'
 import type { Completion } from '../contract/call-record.ts'
-import type { FunctionRecord } from '../contract/function-spec.ts'
+import { ContentError, RegistryError, RuntimeFull, StartError, SyscallError } from '../contract/errors.ts'
+import type { Contract as ContractName, FunctionRecord } from '../contract/function-spec.ts'
 import type { Image } from '../contract/image.ts'
 import type { Invocation } from '../contract/invocation.ts'
 import type { Outcome } from '../contract/outcome.ts'
 import type { Puller } from '../images/pull.ts'
-import { parseReference } from '../registry/reference.ts'
 import type { Log } from '../platform/log.ts'
-import type { Runtime } from '../runtime/container.ts'
+import { parseReference } from '../registry/reference.ts'
 import { buildSpec } from '../runtime/spec.ts'
-import { responseContentType } from './content-type.ts'
+import type { Contract, InstanceSpec } from './contracts/contract.ts'
 import type { ImageKeeper } from './images.ts'
 import type { WorkerMetrics } from './metrics.ts'
-import { requestEnvironment } from './request-env.ts'
 import type { RunningCalls } from './running.ts'
-import { runStdio } from './stdio.ts'
 import { createUserResolver } from './users.ts'
 import type { Volumes } from './volumes.ts'
 
@@ -26,17 +23,15 @@ export interface ExecuteDeps {
   readonly find: (name: string) => FunctionRecord | undefined
   readonly puller: Puller
   readonly images: Pick<ImageKeeper, 'pulled'>
-  readonly runtime: Runtime
+  readonly contracts: Readonly<Record<ContractName, Contract>>
   readonly volumes: Volumes
-  readonly metrics: WorkerMetrics
+  readonly metrics: Pick<WorkerMetrics, 'containerStarted'>
   readonly running: RunningCalls
-  readonly responseMaxBytes: number
   readonly log: Log
 }
 
 export type Execute = (invocation: Invocation, context: { signal: AbortSignal }) => Promise<Completion>
 
-const NOTHING = new Uint8Array(0)
 /** The image did not fit: a `pull_fail` like any other, not a fault of the worker. */
 const DISK_FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
 
@@ -48,7 +43,6 @@ function notRun(outcome: Outcome, message: string, pullMs: number): Completion {
     start: 'cold',
     phases: { pull: pullMs, create: 0, init: 0, run: 0 },
     contentType: 'text/plain; charset=utf-8',
-    body: NOTHING,
     log: '',
     logTruncated: false,
     endedAt: performance.now(),
@@ -56,8 +50,8 @@ function notRun(outcome: Outcome, message: string, pullMs: number): Completion {
 }
 
 /**
- * A digest replaces the tag: workers run what was resolved at deploy time. The image is retained; the caller
- * releases it.
+ * The image by the digest that the deployment resolved; its tag plays no part.  The image is retained, and the
+ * caller releases it.
  */
 async function ensureImage(
   deps: ExecuteDeps,
@@ -70,13 +64,12 @@ async function ensureImage(
     if (pulled) deps.images.pulled()
     return { image, pullMs: pulled ? performance.now() - startedAt : 0 }
   } catch (err) {
-    if (!(
+    const isExpected =
       err instanceof RegistryError ||
       err instanceof ContentError ||
       (err instanceof SyscallError && DISK_FULL.has(err.errno))
-    ))
-      throw err
-    deps.log.warn({ err, image: record.spec.image }, 'the image could not be had')
+    if (!isExpected) throw err
+    deps.log.warn({ err, image: record.spec.image }, 'the image could not be pulled')
     return { failed: err.message, pullMs: performance.now() - startedAt }
   }
 }
@@ -84,46 +77,27 @@ async function ensureImage(
 export function createExecute(deps: ExecuteDeps): Execute {
   const resolveUser = createUserResolver()
 
-  async function specFor(invocation: Invocation, record: FunctionRecord, image: Image) {
+  async function instanceSpec(record: FunctionRecord, image: Image): Promise<InstanceSpec> {
     const user = await resolveUser(image, record.spec.user ?? image.config.user)
     const volumePaths = deps.volumes.paths(record.spec.volumes, user)
-    return buildSpec({ image, function: record.spec, user, volumePaths, env: requestEnvironment(invocation) })
+    return {
+      function: record.spec,
+      image,
+      container: buildSpec({ image, function: record.spec, user, volumePaths }),
+    }
   }
 
-  async function runIn(
-    image: Image,
+  async function serve(
     record: FunctionRecord,
+    image: Image,
     invocation: Invocation,
     signal: AbortSignal,
-  ): Promise<Omit<Completion, 'phases'> & { createMs: number; runMs: number }> {
-    const result = await runStdio(deps.runtime, {
-      spec: await specFor(invocation, record, image),
-      body: invocation.request.body,
-      timeoutMs: record.spec.timeoutMs,
-      responseMaxBytes: deps.responseMaxBytes,
-      signal,
-      onStarted: (pid) => deps.running.started(invocation.callId, pid),
-    })
-    const { exit } = result
-    return {
-      outcome: result.outcome,
-      ...(result.message !== undefined && { message: result.message }),
-      ...(exit.exitCode !== undefined && { exitCode: exit.exitCode }),
-      ...(exit.signal !== undefined && { signal: exit.signal }),
-      imageDigest: image.digest,
-      start: 'cold',
-      usage: exit.usage,
-      contentType: responseContentType(
-        record.spec.envVars,
-        invocation.request.headers['content-type'],
-        result.response,
-      ),
-      body: result.outcome === 'too_large' ? NOTHING : result.response,
-      log: result.log,
-      logTruncated: result.logTruncated,
-      endedAt: exit.endedAt,
-      createMs: result.createMs,
-      runMs: result.runMs,
+  ): Promise<Completion> {
+    const instance = await deps.contracts[record.spec.contract].start(await instanceSpec(record, image))
+    try {
+      return await instance.call(invocation, signal, (pid) => deps.running.started(invocation.callId, pid))
+    } finally {
+      await instance.stop()
     }
   }
 
@@ -131,25 +105,22 @@ export function createExecute(deps: ExecuteDeps): Execute {
     const record = deps.find(invocation.function)
     if (!record)
       return notRun('cancelled', `function ${invocation.function} was removed before the call could run`, 0)
-    const had = await ensureImage(deps, record)
-    if ('failed' in had) return notRun('pull_fail', had.failed, had.pullMs)
+    const pull = await ensureImage(deps, record)
+    if ('failed' in pull) return notRun('pull_fail', pull.failed, pull.pullMs)
+    const { image, pullMs } = pull
     try {
-      const { createMs, runMs, ...completion } = await runIn(had.image, record, invocation, signal)
-      deps.metrics.containerStarted(record.spec.name, createMs / 1000)
-      return { ...completion, phases: { pull: had.pullMs, create: createMs, init: 0, run: runMs } }
+      if (signal.aborted) return notRun('cancelled', 'the call was cancelled before it ran', pullMs)
+      const completion = await serve(record, image, invocation, signal)
+      const { create = 0, init = 0, run = 0 } = completion.phases ?? {}
+      deps.metrics.containerStarted(record.spec.name, create / 1000)
+      return { ...completion, phases: { pull: pullMs, create, init, run } }
     } catch (err) {
-      if (!(err instanceof StartError || err instanceof SyscallError || err instanceof RangeError)) throw err
+      if (!(err instanceof StartError || err instanceof SyscallError || err instanceof RuntimeFull)) throw err
       deps.log.warn({ err, function: record.spec.name }, 'the container could not be started')
-      return {
-        ...notRun(
-          'init_fail',
-          err instanceof AppError ? err.message : `cannot start: ${err.message}`,
-          had.pullMs,
-        ),
-        imageDigest: had.image.digest,
-      }
+      const outcome = err instanceof RuntimeFull ? 'no_capacity' : 'init_fail'
+      return { ...notRun(outcome, err.message, pullMs), imageDigest: image.digest }
     } finally {
-      deps.puller.release(had.image.digest)
+      deps.puller.release(image.digest)
     }
   }
 

@@ -125,3 +125,5 @@ export function createPrefetch({ workerName, puller, reports, onPulled, log }: P
     },
   }
 }
+
+export type Prefetch = ReturnType<typeof createPrefetch>

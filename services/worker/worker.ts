@@ -6,7 +6,7 @@ import { mkdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { createPullReports } from '../functions/pull-reports.ts'
-import { createFunctionStore } from '../functions/store.ts'
+import { createFunctionStore, type FunctionStore } from '../functions/store.ts'
 import { createLocalFirst } from '../images/local-first.ts'
 import { openRegistryClient } from '../registry/open-registry.ts'
 import { createPuller } from '../images/pull.ts'
@@ -14,22 +14,88 @@ import { createImageStore } from '../images/store.ts'
 import type { Environment } from '../platform/config.ts'
 import type { Running } from '../platform/lifecycle.ts'
 import type { Log } from '../platform/log.ts'
-import { openRedis } from '../platform/redis.ts'
-import { startTelemetry } from '../platform/telemetry.ts'
-import { createDispatcher } from '../queue/dispatcher.ts'
+import { openRedis, type RedisClient } from '../platform/redis.ts'
+import { startTelemetry, type Telemetry } from '../platform/telemetry.ts'
+import { createDispatcher, type Dispatcher } from '../queue/dispatcher.ts'
 import { createHeartbeat } from '../queue/heartbeat.ts'
 import { openRuntime } from '../runtime/open.ts'
 import type { WorkerConfig } from './config.ts'
+import { createStdioContract } from './contracts/stdio.ts'
 import { createExecute } from './execute.ts'
-import { createImageKeeper } from './images.ts'
+import { createImageKeeper, type ImageKeeper } from './images.ts'
 import { createWorkerMetrics } from './metrics.ts'
-import { createPrefetch } from './prefetch.ts'
-import { createRunningCalls } from './running.ts'
+import { createPrefetch, type Prefetch } from './prefetch.ts'
+import { createRunningCalls, type RunningCalls } from './running.ts'
 import { startStatusServer } from './status-server.ts'
 import { createVolumes } from './volumes.ts'
 
 /** Of the process's stop timeout, what running calls may use; the rest is for closing down. */
 const DRAIN_SHARE = 0.8
+
+interface ReportingDeps {
+  readonly config: WorkerConfig
+  readonly log: Log
+  readonly redis: RedisClient
+  readonly telemetry: Telemetry
+  readonly dispatcher: Dispatcher
+  readonly running: RunningCalls
+}
+
+/** What others see of this worker: the status server, and a heartbeat in Redis that names its address. */
+async function startReporting({ config, log, redis, telemetry, dispatcher, running }: ReportingDeps) {
+  const { workerName, slots, prefix } = config
+  const startedAtMs = Date.now()
+  const status = await startStatusServer({
+    listen: config.listen,
+    telemetry,
+    health: () => ({
+      ok: redis.status === 'ready',
+      worker: workerName,
+      redis: redis.status,
+      running: dispatcher.running,
+      slots,
+    }),
+  })
+  const heartbeat = createHeartbeat({
+    redis,
+    prefix,
+    log,
+    read: () => ({
+      name: workerName,
+      pid: process.pid,
+      host: hostname(),
+      url: status.url,
+      slots,
+      startedAtMs,
+      running: running.list(),
+    }),
+  })
+  return {
+    url: status.url,
+    start: heartbeat.start,
+    stopHeartbeat: heartbeat.stop,
+    stopServer: status.stop,
+  }
+}
+
+/** Pass the list of functions, now and after each change, to those who act on it; the result ends it. */
+function followFunctions(parts: {
+  readonly functions: FunctionStore
+  readonly dispatcher: Dispatcher
+  readonly images: ImageKeeper
+  readonly prefetch: Prefetch
+}): () => void {
+  const { functions, dispatcher, images, prefetch } = parts
+  function changed(): void {
+    const records = functions.list()
+    dispatcher.watch(records.map((record) => record.spec.name))
+    images.deploy(records.map((record) => record.imageDigest))
+    prefetch.deployed(records)
+  }
+  // An empty list at the start may only mean that Redis is away: it must not let images go.
+  if (functions.list().length > 0) changed()
+  return functions.onChange(changed)
+}
 
 /**
  * Starts a worker; ENV is where proxies and CAs for registries are named. Resolves once it takes calls.
@@ -72,77 +138,40 @@ export async function startWorker(
     find: functions.get,
     puller,
     images,
-    runtime,
+    contracts: { stdio: createStdioContract({ runtime, responseMaxBytes: bodyMaxBytes }) },
     volumes: createVolumes({ directory: join(dataDir, 'volumes') }),
     metrics,
     running,
-    responseMaxBytes: bodyMaxBytes,
     log,
   })
   const dispatcher = createDispatcher({
     redisUrl,
     prefix,
     workerName,
-    slots,
+    callsMax: slots, // `stdio` has one container per call
     run: execute,
     log,
     bodyMaxBytes,
     onSettled: metrics.callSettled,
   })
-  const watch = (): void => dispatcher.watch(functions.list().map((record) => record.spec.name))
-  // Only after a change that was loaded: a list that is empty because Redis is away says nothing.
-  const tellImages = (): void => images.deploy(functions.list().map((record) => record.imageDigest))
-  const startedAtMs = Date.now()
-
-  const status = await startStatusServer({
-    listen: config.listen,
-    telemetry,
-    health: () => ({
-      ok: redis.status === 'ready',
-      worker: workerName,
-      redis: redis.status,
-      running: dispatcher.running,
-      slots,
-    }),
-  })
-  const heartbeat = createHeartbeat({
-    redis,
-    prefix,
-    log,
-    read: () => ({
-      name: workerName,
-      pid: process.pid,
-      host: hostname(),
-      url: status.url,
-      slots,
-      startedAtMs,
-      running: running.list(),
-    }),
-  })
+  const reporting = await startReporting({ config, log, redis, telemetry, dispatcher, running })
   await functions.start()
-  const endWatch = functions.onChange(watch)
-  const endTelling = functions.onChange(tellImages)
-  const endPrefetch = functions.onChange(() => prefetch.deployed(functions.list()))
-  prefetch.deployed(functions.list())
-  if (functions.list().length > 0) tellImages()
-  watch()
+  const endFollowing = followFunctions({ functions, dispatcher, images, prefetch })
   images.start()
   await dispatcher.start()
-  await heartbeat.start()
+  await reporting.start()
 
   return {
-    url: status.url,
+    url: reporting.url,
     async stop() {
-      endWatch()
-      endTelling()
-      endPrefetch()
+      endFollowing()
       prefetch.stop()
       await dispatcher.stop(config.stopTimeoutMs * DRAIN_SHARE)
-      await heartbeat.stop()
+      await reporting.stopHeartbeat()
       await functions.stop()
       await puller.stop()
       await images.stop()
-      await Promise.all([runtime.close(), registry.close(), status.stop(), telemetry.stop()])
+      await Promise.all([runtime.close(), registry.close(), reporting.stopServer(), telemetry.stop()])
       redis.disconnect()
       store.close()
     },

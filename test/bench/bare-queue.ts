@@ -1,5 +1,5 @@
-// BullMQ as it comes, for comparison: one queue, a worker with an empty processor in a process of its
-// own, results through QueueEvents.  Run as a program it is that worker.
+// Plain BullMQ for comparison: one queue, a worker with an empty processor in a child process, and results
+// through QueueEvents. Run as a program, this file is that worker.
 
 import { fork } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,15 +1,15 @@
-// `make bench`: the budgets of the product, measured side by side in one run.
+// `make bench`: the performance budgets, measured side by side in one run.
 //
-//   raw-c       plain C with the same system calls as our container (native/test/raw-c.c)
-//   container   ours: spawn → exit collected
+//   raw-c       plain C with the system calls of a Wherry container (native/test/raw-c.c)
+//   container   a Wherry container, from spawn until its exit is collected
 //   runc        Debian's `runc run` of the same program in the same root file system
-//   docker      `docker run --rm --network none` of it, where an engine is installed
-//   http-stdio  a call of a function over HTTP, through gateway, queue, worker, container and back
-//   bullmq      a bare BullMQ job: add → result, its worker a process of its own, same Redis
+//   docker      `docker run --rm --network none` of the same program, if an engine is installed
+//   http-stdio  a function call over HTTP: gateway, queue, worker, container and back
+//   bullmq      a bare BullMQ job, from add to result, with its worker in a child process and the same Redis
 //
-// and, one after the other, what sustained.ts measures. The six take turns, a few runs each per round, so
-// that a busy moment of the machine hits all of them. Prints a table with ratios and writes build/bench.json:
-// [{name, unit, p50, p99, n}].
+// The six alternate, with a few runs per round, so that a busy moment of the machine affects all of them.
+// After that come the measurements of sustained.ts, one by one. Prints a table with ratios and writes
+// build/bench.json: [{name, unit, p50, p99, n}].
 
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -49,7 +49,7 @@ const LIMITS = {
 
 interface Subject {
   readonly name: Name
-  /** COUNT runs, each in milliseconds. */ run(count: number): Promise<number[]>
+  /** COUNT runs: milliseconds each. */ run(count: number): Promise<number[]>
   close(): Promise<void>
 }
 
@@ -121,7 +121,7 @@ async function container(folder: string, rootfs: string): Promise<Subject> {
       timed(count, async () => {
         const started = runtime.start(spec)
         const exit = await started.exited
-        if (exit.exitCode !== 0) throw new Error(`the container ended with ${exit.exitCode ?? exit.signal}`)
+        if (exit.exitCode !== 0) throw new Error(`the container exited with ${exit.exitCode ?? exit.signal}`)
         for (const fd of [started.stdin, started.stdout, started.stderr]) closeSync(fd)
       }),
     close: () => runtime.close(),
@@ -158,7 +158,7 @@ function runc(folder: string, rootfs: string): Subject {
           { stdio: ['ignore', 'ignore', 'inherit'] },
         )
         const [code] = (await once(child, 'exit')) as [number]
-        if (code !== 0) throw new Error(`runc ended with ${code}`)
+        if (code !== 0) throw new Error(`runc exited with ${code}`)
       }),
     async close() {},
   }
@@ -167,7 +167,7 @@ function runc(folder: string, rootfs: string): Subject {
 async function docker(folder: string, rootfs: string): Promise<Subject[]> {
   const missing = missingDocker()
   if (missing !== undefined) {
-    console.log(`docker is skipped: ${missing} is not installed (Debian package docker.io)`)
+    console.log(`skipping docker: ${missing} is not installed (Debian package docker.io)`)
     return []
   }
   const engine = await startDocker(folder, rootfs)
@@ -207,9 +207,9 @@ async function startUp(folder: string): Promise<{ child: ChildProcess; addresses
   )
   child.stderr.resume()
   const failed = once(child, 'exit').then(([code]) => {
-    throw new Error(`wherry up ended with ${code}`)
+    throw new Error(`wherry up exited with ${code}`)
   })
-  failed.catch(() => {}) // after the start its end is expected
+  failed.catch(() => {}) // an exit after the start is expected
   const [line] = await Promise.race([
     once(createInterface({ input: child.stdout }), 'line') as Promise<[string]>,
     failed,
@@ -241,7 +241,7 @@ async function httpStdio(addresses: Addresses): Promise<Subject> {
     run: (count) =>
       timed(count, async () => {
         const status = await send('POST', '/function/bench', '{}')
-        if (status !== 200) throw new Error(`the call ended with HTTP ${status}`)
+        if (status !== 200) throw new Error(`the call returned HTTP ${status}`)
       }),
     close: () => pool.close(),
   }
@@ -257,7 +257,7 @@ function summarise(results: ReadonlyMap<Name, number[]>): Row[] {
   })
 }
 
-/** What was measured, what it has to be, whether it is. */
+/** A measured value, its budget, and whether it is met. */
 type Bar = readonly [what: string, value: string, bar: string, met: boolean]
 
 function printBars(bars: readonly Bar[]): void {
@@ -314,13 +314,13 @@ function printSustained(rows: readonly Row[]): void {
     ],
     ['event loop delay p99', `${delay.p99.toFixed(1)} ms`, 'at most 20', delay.p99 <= 20],
     [
-      'growth of the worker’s memory',
+      'growth of worker memory',
       `${growth.p50.toFixed(1)} % over ${growth.n} containers`,
       'at most 10',
       growth.p50 <= 10,
     ],
     [
-      `${kept.n} kept containers, worker memory each`,
+      `${kept.n} kept containers: worker memory for each`,
       `${kept.p50.toFixed(1)} KiB`,
       'at most 100',
       kept.p50 <= 100,
@@ -335,7 +335,7 @@ function printSustained(rows: readonly Row[]): void {
 }
 
 async function main(): Promise<void> {
-  keepHeapFlat() // as a worker's process does
+  keepHeapFlat() // as in a worker process
   const folder = mkdtempSync(join(tmpdir(), 'wherry-bench-'))
   const subjects: Subject[] = []
   let up: { child: ChildProcess; addresses: Addresses } | undefined

@@ -1,5 +1,5 @@
-// A Docker engine of its own for comparison: `docker run --rm --network none`, on a dockerd with everything
-// (images, state, socket) in one folder, no bridge and no packet filter rules.
+// `docker run --rm --network none` for comparison, on a private dockerd with images, state and socket in one
+// folder, without a bridge and without packet filter rules.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -16,14 +16,14 @@ export interface DockerEngine {
   close(): Promise<void>
 }
 
-/** Which of the programs is missing; undefined when all are there. */
+/** The first missing program, or undefined. */
 export function missingDocker(): string | undefined {
   return ['dockerd', 'containerd', 'docker'].find(
     (name) => !(process.env['PATH'] ?? '').split(':').some((directory) => existsSync(join(directory, name))),
   )
 }
 
-/** Starts an engine in FOLDER whose one image is ROOTFS. */
+/** Start an engine in FOLDER with ROOTFS as its only image. */
 export async function startDocker(folder: string, rootfs: string): Promise<DockerEngine> {
   const own = join(folder, 'docker')
   mkdirSync(own)
@@ -53,7 +53,7 @@ export async function startDocker(folder: string, rootfs: string): Promise<Docke
   const close = async (): Promise<void> => {
     daemon.kill('SIGTERM')
     await exited
-    // It keeps the host's network namespace mounted for `--network host`.
+    // dockerd keeps the host's network namespace mounted for `--network host`.
     const netns = join(own, 'exec/netns/default')
     if (readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${netns} `)) execFileSync('umount', [netns])
   }
@@ -73,7 +73,7 @@ export async function startDocker(folder: string, rootfs: string): Promise<Docke
         stdio: ['ignore', 'ignore', 'inherit'],
       })
       const [code] = (await once(child, 'exit')) as [number]
-      if (code !== 0) throw new Error(`docker run ended with ${code}`)
+      if (code !== 0) throw new Error(`docker run exited with ${code}`)
     },
     close,
   }

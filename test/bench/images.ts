@@ -1,15 +1,15 @@
-// `make bench-images`: pulling an image from a registry on loopback until its files are on this machine's
-// disk.
+// `make bench-images`: the time from the start of a pull, from a registry on loopback, until the image's
+// files are on disk.
 //
-//   wherry-pull    ours, in a process of its own (pull-once.ts); what it has unpacked is synced to the disk
-//   podman-pull    podman pull into an empty root, with the driver that podman picks; syncs nothing
-//   skopeo-umoci   skopeo copy to an OCI layout, then umoci unpack; syncs nothing
+//   wherry-pull    Wherry, in a child process (pull-once.ts); syncs the unpacked files to disk
+//   podman-pull    podman pull into an empty root, with podman's default driver; no sync
+//   skopeo-umoci   skopeo copy to an OCI layout, then umoci unpack; no sync
 //
-// The same registry process, the same image (test/helpers/debian-image.ts), a cold store each time, taking
-// turns. Each run's time is that of its whole process or processes. Then, ours alone: what a second image
-// that shares layers transfers (the registry's own access log), memory and event-loop delay during 1 GB, and
-// the cost of an image that is there already. Prints the table and writes build/bench-images.json: [{name,
-// unit, p50, p99, n}].
+// They alternate, with the same registry process, the same image (test/helpers/debian-image.ts) and an empty
+// store for each run. A run's time includes its whole process or processes. Then, for Wherry alone: the bytes
+// that a second image with shared layers transfers (from the registry's access log), memory and event-loop
+// delay during a 1 GB pull, and the cost of pulling an image that is already in the store. Prints a table and
+// writes build/bench-images.json: [{name, unit, p50, p99, n}].
 
 import { execFile, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
@@ -37,7 +37,7 @@ const run = async (program: string, args: readonly string[]): Promise<string> =>
 
 interface Registry {
   readonly host: string
-  /** Bytes of blobs sent since the last call. */ sent(): number
+  /** Blob bytes sent since the last call. */ sent(): number
   stop(): void
 }
 interface Pushed {
@@ -46,7 +46,7 @@ interface Pushed {
 }
 interface Subject {
   readonly name: string
-  /** Where everything goes; empty. */ run(folder: string, image: Pushed): Promise<unknown>
+  /** Pull IMAGE into the empty FOLDER. */ run(folder: string, image: Pushed): Promise<unknown>
 }
 
 async function startRegistry(folder: string): Promise<Registry> {
@@ -71,7 +71,7 @@ async function startRegistry(folder: string): Promise<Registry> {
       const address = /listening on (127\.0\.0\.1:\d+)/.exec(log)
       if (address) resolve(address[1]!)
     })
-    child.once('exit', (code) => reject(new Error(`docker-registry ended with ${code}: ${log}`)))
+    child.once('exit', (code) => reject(new Error(`docker-registry exited with ${code}: ${log}`)))
   })
   return {
     host,
@@ -151,9 +151,8 @@ const subjects: readonly Subject[] = [
 ]
 
 /**
- * WORK with an empty folder on the disk of the stores, and nothing else to write on it. What it leaves stays
- * until the end: ext4 passes over the inodes of what was removed within the last minute, one by one, and the
- * next run would pay for that.
+ * Run WORK with an empty folder on the disk of the stores, after a sync. The folder stays until the end of
+ * the benchmark: ext4 skips recently deleted inodes one by one for a minute, which would slow the next run.
  */
 async function inColdFolder<T>(base: string, work: (folder: string) => Promise<T>): Promise<T> {
   const folder = mkdtempSync(join(base, 'c-'))
@@ -161,7 +160,8 @@ async function inColdFolder<T>(base: string, work: (folder: string) => Promise<T
   try {
     return await work(folder)
   } finally {
-    await exec('umount', [join(folder, 'root/overlay')]).catch(() => {}) // podman leaves its own bind mount there
+    // podman leaves a bind mount.
+    await exec('umount', [join(folder, 'root/overlay')]).catch(() => {})
   }
 }
 
@@ -188,7 +188,7 @@ async function compare(base: string, image: Pushed): Promise<Row[]> {
   return [...times].map(([name, values]) => rowOf(name, 'ms', values))
 }
 
-/** Ours alone: shares of layers, 1 GB, and images that are there. */
+/** Wherry alone: shared layers, a 1 GB image, and an image that is already in the store. */
 async function measureOwn(base: string, registry: Registry, image: Pushed): Promise<Row[]> {
   const small = gzipLayer([{ name: 'etc/second', data: 'x' }])
   const second = await push(registry.host, 'second', [debianLayer()], [small])
@@ -233,8 +233,8 @@ function print(rows: readonly Row[]): void {
       p50('second-image-transferred') / p50('first-image-transferred'),
       0.01,
     ],
-    ['an image that is known, ms', p50('known-image'), 1],
-    ['memory of the process during 1 GB, MiB', p50('gigabyte-rss-growth'), 150],
+    ['an image already in the store, ms', p50('known-image'), 1],
+    ['memory growth during 1 GB, MiB', p50('gigabyte-rss-growth'), 150],
     ['event-loop delay p99 during 1 GB, ms', p50('gigabyte-event-loop-p99'), 20],
   ]
   console.log()

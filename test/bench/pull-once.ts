@@ -1,5 +1,5 @@
-// One pull in a process of its own, as a worker does it: node pull-once.ts STORE REFERENCE DIGEST.
-// Prints one JSON line: what it cost in time, memory and event-loop delay, and what asking again costs.
+// One pull as a worker does it, in a separate process: node pull-once.ts STORE REFERENCE DIGEST. Prints one
+// line of JSON: the cost in time, memory and event-loop delay, and the cost of repeated pulls.
 
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
@@ -10,9 +10,9 @@ import { createImageStore } from '../../services/images/store.ts'
 
 export interface PullCost {
   readonly pullMs: number
-  /** Asking once more, in the same process. */
+  /** A second pull in the same process. */
   readonly knownMs: number
-  /** Asking a new puller on the same store: what the first call after a worker's start pays. */
+  /** A pull by a new puller on the same store, as in the first call after a worker starts. */
   readonly storedMs: number
   readonly rssGrowthBytes: number
   readonly loopDelayP99Ms: number

@@ -1,10 +1,10 @@
-// The second half of `make bench`: what containers cost over time and when many are kept.
+// The second half of `make bench`: the cost of containers over time, and of many kept containers.
 //
-//   containers-per-second  started and reaped by one worker process, four at a time; p50 and worst second
-//   event-loop-p99         delay of that process's event loop meanwhile
-//   worker-rss-growth      of that process from the first tenth of the run to its end
-//   kept-container-kib     memory of the worker process per paused container, with many alive at once
-//   pause-resume           a pause and a resume of one of them
+//   containers-per-second  started and reaped by one worker process, four in parallel; p50 and worst second
+//   event-loop-p99         event loop delay of that process during the run
+//   worker-rss-growth      growth of its memory from the first tenth of the run to the end
+//   kept-container-kib     worker memory per paused container, with many containers alive
+//   pause-resume           time to pause and resume one of them
 
 import { closeSync } from 'node:fs'
 import { join } from 'node:path'
@@ -38,7 +38,7 @@ function closePipes(container: Container): void {
 
 const log = createLog({ name: 'bench', level: 'error' })
 
-/** Start and reap SPEC for SECONDS.  Throws when one container fails. */
+/** Start and reap SPEC for SECONDS. Throws if a container fails. */
 export async function measureRate(
   spec: RuntimeSpec,
   { folder, nativeDir, seconds }: { folder: string; nativeDir: string; seconds: number },
@@ -55,7 +55,7 @@ export async function measureRate(
       const container = runtime.start(spec)
       const exit = await container.exited
       closePipes(container)
-      if (exit.exitCode !== 0) throw new Error(`a container ended with ${exit.exitCode ?? exit.signal}`)
+      if (exit.exitCode !== 0) throw new Error(`a container exited with ${exit.exitCode ?? exit.signal}`)
       const second = Math.floor(elapsed())
       if (second < seconds) perSecond[second]! += 1
       if (rssEarly === 0 && elapsed() > seconds / 10) rssEarly = process.memoryUsage.rss()
@@ -85,7 +85,7 @@ export async function measureRate(
   ]
 }
 
-/** SPEC sleeps; many of them are started, paused, measured and killed. */
+/** Start many containers of SPEC, a sleeping program; pause, measure and kill them. */
 export async function measureKept(
   spec: RuntimeSpec,
   { folder, nativeDir }: { folder: string; nativeDir: string },

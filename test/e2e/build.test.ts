@@ -78,7 +78,7 @@ async function placeFor(t: Test): Promise<Place> {
 t.test('wherry build', { skip: cannotRun }, async (t) => {
   const place = await placeFor(t)
 
-  await t.test('shows each step, and what it did not have to do again', async (t) => {
+  await t.test('shows each step, and which ones were cached', async (t) => {
     const dockerfile = 'FROM base\nRUN echo one; printf "\\033[31mtwo"\n'
     t.match(await place.build(dockerfile, {}, ['-t', 'app', '-t', 'localhost:5000/app:v1']), {
       code: 0,
@@ -105,7 +105,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     )
   })
 
-  await t.test('takes a Dockerfile from stdin, variables and secrets from where options say', async (t) => {
+  await t.test('reads a Dockerfile from stdin, and variables and secrets from the environment', async (t) => {
     const input = 'FROM base\nARG A\nRUN --mount=type=secret,id=s echo "$A $(cat /run/secrets/s)"'
     const result = await runWherry(
       ['build', '--data', place.data, '--build-arg', 'A', '--secret', 'id=s,env=HIDDEN', '-'],
@@ -114,7 +114,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     t.match(result, { code: 0, stderr: /from outside secret/ })
   })
 
-  await t.test('says what is wrong, where, and what to do', async (t) => {
+  await t.test('reports the problem, its place and what to do', async (t) => {
     t.match(await place.build('FROM base\n\nRNU echo\n'), {
       code: 1,
       stdout: '',
@@ -128,7 +128,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     })
     t.match(await place.build('FROM base\n', {}, ['--iidfile', '/nowhere/id']), {
       code: 1,
-      stderr: /was built, but --iidfile \/nowhere\/id cannot be written/,
+      stderr: /was built, but --iidfile \/nowhere\/id could not be written/,
     })
     t.match(await place.build('FROM localhost:1/nothing\n'), {
       code: 1,
@@ -140,7 +140,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     })
     t.match(await runWherry(['build', '--data', place.data, '--network', 'bridge', '.']), {
       code: 2,
-      stderr: /--network is host or none/,
+      stderr: /--network must be host or none/,
     })
     t.match(await runWherry(['build', '--data', place.data, '-t', 'UPPER', '.']), {
       code: 1,
@@ -152,9 +152,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     })
   })
 
-  await t.test('killed in the middle, it leaves nothing that the next build does not remove', (t) =>
-    killed(t, place),
-  )
+  await t.test('after a kill, the next build removes all that is left', (t) => killed(t, place))
 })
 
 /** How many processes have MARK in their command line. */
@@ -310,7 +308,7 @@ t.test(
       )
     })
 
-    await t.test('is what buildah makes of the same files', async (t) => {
+    await t.test('is what buildah builds from the same files', async (t) => {
       t.match(
         await runWherry(['image', 'save', '--data', place.data, '-o', join(folder, 'base.tar'), 'base']),
         { code: 0 },

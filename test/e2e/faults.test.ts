@@ -12,7 +12,7 @@ import { cannotRun, FREE_PORTS, runWherry, shortFolder, startWherry } from '../h
 
 const skip = cannotRun
 
-t.test('a wrong command line is exit code 2 and says where the right one is told', async (t) => {
+t.test('a wrong command line exits with 2 and points to the help', async (t) => {
   const cases = [
     { args: ['frobnicate'], says: "wherry: usage: unknown command 'frobnicate'; see wherry --help" },
     {
@@ -27,16 +27,16 @@ t.test('a wrong command line is exit code 2 and says where the right one is told
     },
     {
       args: ['deploy', 'x', '--image', 'y', 'sh', '-c', 'date'],
-      says: "wherry: deploy: unknown option '-c' (words for the function’s program stand behind --); see wherry deploy --help",
+      says: "wherry: deploy: unknown option '-c' (arguments of the function’s program go after --); see wherry deploy --help",
     },
     {
       args: ['deploy', 'x', '--image', 'y', '--env', 'NOT_SET'],
-      says: 'wherry: deploy: --env "NOT_SET" must be NAME=VALUE: here is no variable NOT_SET; see wherry deploy --help',
+      says: 'wherry: deploy: --env "NOT_SET" must be NAME=VALUE: the environment has no variable NOT_SET; see wherry deploy --help',
     },
     { args: ['up', '--gateway', 'nowhere'], says: /^wherry: up: --gateway "nowhere" must be "host:port"/ },
     {
       args: ['login', 'ghcr.io'],
-      says: 'wherry: login: stdin is no terminal: give -u and --password-stdin; see wherry login --help',
+      says: 'wherry: login: stdin is not a terminal; use -u and --password-stdin; see wherry login --help',
     },
     { args: ['logout', 'a b'], says: /^wherry: logout: "a b" is not the name of a registry/ },
     {
@@ -94,20 +94,20 @@ t.test('help has an example for every command', async (t) => {
     )
 })
 
-t.test('a gateway that is not there', async (t) => {
+t.test('a gateway that is not running', async (t) => {
   t.match(await runWherry(['list', '--gateway', '127.0.0.1:1']), {
     code: 1,
     stderr:
-      /^wherry: list: the gateway http:\/\/127\.0\.0\.1:1 cannot be reached \(nothing listens there\); start it with wherry up/,
+      /^wherry: list: the gateway http:\/\/127\.0\.0\.1:1 cannot be reached \(nothing is listening there\); start it with wherry up/,
   })
   t.match(await runWherry(['list', '--data', shortFolder(t)]), {
     code: 1,
-    stderr: /^wherry: list: no wherry up runs on /,
+    stderr: /^wherry: list: no wherry up is running on /,
   })
-  t.match(await runWherry(['down', '--data', shortFolder(t)]), { code: 0, stderr: /^nothing runs on / })
+  t.match(await runWherry(['down', '--data', shortFolder(t)]), { code: 0, stderr: /^nothing is running on / })
 })
 
-t.test('a stdout that is full is a failure with a reason, one whose reader has left is none', async (t) => {
+t.test('a full stdout is a failure, a closed pipe is not', async (t) => {
   const full = ['sh', '-c', 'exec "$@" >/dev/full', 'sh']
   t.match(await runWherry(['version'], { through: full }), {
     code: 1,
@@ -118,7 +118,7 @@ t.test('a stdout that is full is a failure with a reason, one whose reader has l
   })
 })
 
-t.test('up refuses what cannot work, before anything is started', { skip }, async (t) => {
+t.test('up rejects what cannot work before it starts anything', { skip }, async (t) => {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   t.teardown(() => server.close())
@@ -143,15 +143,15 @@ t.test('up refuses what cannot work, before anything is started', { skip }, asyn
     },
     {
       args: ['--registry', 'http://127.0.0.1:1'],
-      says: 'wherry: registry: http://127.0.0.1:1 does not answer; start it, or leave --registry out',
+      says: 'wherry: registry: http://127.0.0.1:1 does not answer; start it, or omit --registry',
     },
     {
       args: ['--data', open],
-      says: `wherry: up: others may write into the data folder ${open}; give --data a folder of its own`,
+      says: `wherry: up: other users may write to the data folder ${open}; choose another folder with --data`,
     },
     {
       args: ['--data', `/tmp/${'long/'.repeat(20)}`],
-      says: 'is too long for a unix socket below it; choose a shorter --data',
+      says: 'is too long for a unix socket in it; choose a shorter --data',
     },
     { args: ['--data', '/proc/nope'], says: 'wherry: up: the data folder /proc/nope cannot be used' },
   ]
@@ -182,11 +182,11 @@ t.test('up refuses what cannot work, before anything is started', { skip }, asyn
   })
   t.match(await runWherry(['down', '--data', shortFolder(t)], { through: nobody }), {
     code: 1,
-    stderr: /^wherry: down: .* may not be read by this user; run it as the user who ran wherry up/,
+    stderr: /^wherry: down: this user may not read the data folder .*; run it as the user who ran wherry up/,
   })
 })
 
-t.test('a wrong function is refused field by field', { skip }, async (t) => {
+t.test('an invalid function is rejected field by field', { skip }, async (t) => {
   const { run } = await startWherry(t)
   const { code, stderr } = await run([
     'deploy',
@@ -218,7 +218,7 @@ t.test('a wrong function is refused field by field', { skip }, async (t) => {
   })
 })
 
-t.test('one folder has one Wherry, detached or not', { skip }, async (t) => {
+t.test('only one Wherry can run on a folder, detached or not', { skip }, async (t) => {
   const data = shortFolder(t)
   const started = await runWherry(['up', '--data', data, ...FREE_PORTS, '--detach', '--json'])
   t.teardown(() => runWherry(['down', '--data', data]))
@@ -242,12 +242,10 @@ t.test('one folder has one Wherry, detached or not', { skip }, async (t) => {
   t.match(readFileSync(`${data}/log/up.log`, 'utf8'), /^stopped$/m, 'its log is in the data folder')
 })
 
-t.test('a part that dies is started again at the same address', { skip }, async (t) => {
+t.test('a part that dies is restarted at the same address', { skip }, async (t) => {
   const { data, addresses, progress } = await startWherry(t)
   const restarted = async (part: string): Promise<void> => {
-    while (
-      !progress.some((line) => line.startsWith(`! ${part}: it was killed by SIGKILL and was started again`))
-    )
+    while (!progress.some((line) => line.startsWith(`! ${part}: it was killed by SIGKILL and was restarted`)))
       await new Promise((resolve) => {
         setImmediate(resolve)
       })
@@ -262,7 +260,7 @@ t.test('a part that dies is started again at the same address', { skip }, async 
   t.pass('the gateway serves again, with Redis')
 })
 
-t.test('a part that keeps dying ends all of it', { skip }, async (t) => {
+t.test('a part that keeps dying stops everything', { skip }, async (t) => {
   const { data, child, progress } = await startWherry(t)
   const ended = once(child, 'exit')
   let killed = 0
@@ -280,7 +278,7 @@ t.test('a part that keeps dying ends all of it', { skip }, async (t) => {
   t.match(progress.join('\n'), /^wherry: registry: it was killed by SIGKILL, for the 6th time in 30 s$/m)
 })
 
-t.test('a worker that is killed and has no successor leaves nothing', { skip }, async (t) => {
+t.test('a worker that is killed and not restarted leaves nothing behind', { skip }, async (t) => {
   const { data, subject, stop } = await startWherry(t)
   const worker = readState(data)!.parts.find((part) => part.name === 'worker')!
   const stopped = stop()

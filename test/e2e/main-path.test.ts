@@ -32,7 +32,7 @@ async function finishedRecord(callId: string): Promise<CallRecord> {
   }
 }
 
-t.test('up says where everything is, once, and how it went on stderr', async (t) => {
+t.test('up prints all addresses once, and its progress on stderr', async (t) => {
   const { addresses, progress, data } = wherry
   t.match(addresses, {
     gateway: /^http:\/\/127\.0\.0\.1:[1-9]\d+$/,
@@ -85,7 +85,7 @@ t.test('deploy, list and describe show the same function', async (t) => {
 })
 
 t.test('invoke', async (t) => {
-  t.test('gives the answer byte for byte, from stdin, a text and a file', async (t) => {
+  t.test('prints the answer byte for byte, for a body from stdin, text or a file', async (t) => {
     t.equal((await wherry.run(['invoke', 'upper'], { input: 'from stdin\n' })).stdout, 'FROM STDIN\n')
     t.equal((await wherry.run(['invoke', 'upper', '-d', 'a text'])).stdout, 'A TEXT')
     const file = `${t.testdir({ body: 'a file' })}/body`
@@ -109,7 +109,7 @@ t.test('invoke', async (t) => {
       usage: { cpuMs: Number, cpuThrottledMs: Number, memoryPeakBytes: Number, oomKills: 0 },
     })
   })
-  t.test('passes method, path, query and headers on', async (t) => {
+  t.test('passes on method, path, query and headers', async (t) => {
     await deploy(
       wherry,
       'hello',
@@ -129,7 +129,7 @@ t.test('invoke', async (t) => {
     ])
     t.equal(stdout, 'hi GET /harbour a=1 wherry\n')
   })
-  t.test('async gives an id, and the record has the result', async (t) => {
+  t.test('prints an id with --async, and the record has the result', async (t) => {
     const { stdout, code } = await wherry.run(['invoke', 'upper', '-d', 'later', '--async'])
     t.equal(code, 0)
     t.match(await finishedRecord(stdout.trim()), {
@@ -139,7 +139,7 @@ t.test('invoke', async (t) => {
   })
 })
 
-t.test('a plain BullMQ job runs a function, and its failure says the outcome first', async (t) => {
+t.test('a plain BullMQ job runs a function, and its failure starts with the outcome', async (t) => {
   await deploy(wherry, 'picky', ...sh('read word; test "$word" = good && echo fine || exit 3'))
   const connection = { path: new URL(wherry.addresses.redis).pathname }
   const queue = new Queue('picky', { connection, prefix: '{wherry}' })
@@ -173,7 +173,7 @@ t.test('a volume outlives the containers', async (t) => {
     t.equal((await wherry.run(['invoke', 'notes', '-d', 'a line\n'])).stdout.trim(), lines)
 })
 
-t.test('each way to fail has its own outcome, on stderr, with exit code 1', async (t) => {
+t.test('each kind of failure has an outcome on stderr and exit code 1', async (t) => {
   const cases = [
     { outcome: 'app_error', args: sh('echo what went wrong >&2; exit 3'), says: /what went wrong/ },
     { outcome: 'timeout', args: ['--timeout', '200ms', ...sh('sleep 30')], says: /200 ?ms/ },
@@ -203,7 +203,7 @@ t.test('each way to fail has its own outcome, on stderr, with exit code 1', asyn
   t.match(large.stderr, /^wherry: invoke: upper: too_large: /)
 })
 
-t.test('logs and ps show what runs and what was said', async (t) => {
+t.test('logs and ps show running calls and their output', async (t) => {
   await deploy(wherry, 'slow', '--timeout', '10m', ...sh('echo under way >&2; sleep 500'))
   const callId = (await wherry.run(['invoke', 'slow', '--async'])).stdout.trim()
   let table = ''
@@ -224,7 +224,7 @@ t.test('logs and ps show what runs and what was said', async (t) => {
   )
 })
 
-t.test('200 calls in a row leave nothing growing', async (t) => {
+t.test('200 calls in a row do not leak', async (t) => {
   const workerPid = JSON.parse((await wherry.run(['ps', '--json'])).stdout)[0].pid as number
   const count = (): Record<string, number> => ({
     fds: readdirSync(`/proc/${workerPid}/fd`).length,
@@ -312,7 +312,7 @@ t.test(
   },
 )
 
-t.test('the end leaves nothing: no process, mount, cgroup or link', async (t) => {
+t.test('stopping leaves no process, mount, cgroup or link behind', async (t) => {
   t.equal(await wherry.stop(), 0)
   t.same(await findLeftovers(wherry.subject), [])
 })

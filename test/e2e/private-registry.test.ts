@@ -15,7 +15,7 @@ if (cannotRun !== false) {
   process.exit(0)
 }
 
-t.test('a private image is deployed and run by whoever is logged in', async (t) => {
+t.test('a private image can be deployed and run after a login', async (t) => {
   const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
   const owner = createRegistryClient({
     credentials: {

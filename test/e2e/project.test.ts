@@ -37,7 +37,7 @@ function makeFolder(name: string, files: Readonly<Record<string, string>>): stri
   return path
 }
 
-t.test('wherry init makes a folder that wherry deploy -f makes a function of', async (t) => {
+t.test('wherry init creates a folder that wherry deploy -f deploys', async (t) => {
   const base = makeFolder('base', { Dockerfile: BASE })
   t.match(
     await runWherry(['build', '-q', '-t', 'wherry/bash:5', '--network', 'none', '--data', wherry.data, base]),
@@ -55,7 +55,7 @@ t.test('wherry init makes a folder that wherry deploy -f makes a function of', a
   t.match(first.stderr, /\nimage ready on 1 worker after /, 'the worker has it before the first call')
   t.match(await wherry.run(['invoke', 'hello', '-d', 'river\n']), { code: 0, stdout: 'Hello, river!\n' })
 
-  t.test('again, nothing is built, sent or pulled', async (t) => {
+  t.test('a second deploy builds, pushes and pulls nothing', async (t) => {
     const again = await deploy('-f', join(own, 'wherry.yaml'), '--json')
     t.equal(again.code, 0, again.stderr)
     t.match(
@@ -66,7 +66,7 @@ t.test('wherry init makes a folder that wherry deploy -f makes a function of', a
     t.match(again.stderr, /CACHED/)
     t.notMatch(again.stderr, /\d in \d/, 'no layer was sent')
   })
-  t.test('a change of the handler is a new image, and describe says when a tag has moved on', async (t) => {
+  t.test('a changed handler gives a new image, and describe reports a moved tag', async (t) => {
     writeFileSync(
       join(own, 'handler.sh'),
       readFileSync(join(own, 'handler.sh'), 'utf8').replace('Hello', 'Goodbye'),
@@ -105,7 +105,7 @@ t.test('wherry init makes a folder that wherry deploy -f makes a function of', a
   })
 })
 
-t.test('OpenFaaS’s stack.yaml: a Dockerfile, a template, a finished image', async (t) => {
+t.test('OpenFaaS’s stack.yaml works with a Dockerfile, a template and an existing image', async (t) => {
   const own = makeFolder('stack', {
     'stack.yaml': `provider: { name: openfaas, gateway: http://127.0.0.1:8080 }
 functions:
@@ -132,7 +132,7 @@ functions:
   )
 })
 
-t.test('what is wrong is said before anything is deployed', async (t) => {
+t.test('errors are reported before anything is deployed', async (t) => {
   const own = makeFolder('wrong', {
     'fault.yaml': 'functions:\n  a: { build: 7 }\n  b: { image: x, limits: 3 }\n',
     'none.yaml': 'functions:\n  a: { image: x }\n',
@@ -150,7 +150,7 @@ t.test('what is wrong is said before anything is deployed', async (t) => {
   })
   t.match(await deploy('-f', join(own, 'template.yaml')), {
     code: 1,
-    stderr: /there is no template\/node99\/Dockerfile .*faas-cli template store pull node99/,
+    stderr: /template\/node99\/Dockerfile does not exist .*faas-cli template store pull node99/,
   })
   t.match(await deploy('-f', join(own, 'build.yaml')), {
     code: 1,
@@ -170,7 +170,7 @@ t.test('what is wrong is said before anything is deployed', async (t) => {
       '--data',
       shortFolder(t),
     ]),
-    { code: 1, stderr: /no wherry up runs on .*--registry/ },
+    { code: 1, stderr: /no wherry up is running on .*--registry/ },
   )
 })
 

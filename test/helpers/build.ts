@@ -1,6 +1,6 @@
-// Builds in a data folder of one test file: a store with a busybox image called "base", and `build`, which
-// takes a Dockerfile and the files of its context as text and gives the image, what was said on the way, and
-// how many steps were performed.
+// Image builds for one test: a temporary store with a busybox image called "base", and `build`, which takes a
+// Dockerfile and its context files as strings and returns the image, the events, and the number of steps
+// that ran.
 
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -21,13 +21,13 @@ import { createImageStore, type ImageStore } from '../../services/images/store.t
 import { createLog } from '../../services/platform/log.ts'
 import { NATIVE_DIR } from './container.ts'
 
-/** Text or bytes of a file; `{ link }` is a symbolic link. */
+/** Path → content of a file; `{ link }` is a symbolic link. */
 export type ContextFiles = Readonly<Record<string, string | Uint8Array | { readonly link: string }>>
 
 export interface Built {
   readonly image: BuiltImage
   readonly events: readonly BuildEvent[]
-  /** What all steps wrote. */
+  /** Output of all steps. */
   readonly output: string
   readonly warnings: readonly string[]
   readonly cached: number
@@ -38,7 +38,7 @@ export interface BuildRig {
   readonly store: ImageStore
   readonly data: string
   build(dockerfile: string, files?: ContextFiles, options?: Partial<BuildRequest>): Promise<Built>
-  /** What the image shows, by path without a slash in front. */
+  /** The files of the image by path, without a leading slash. */
   tree(built: Built): Promise<ReadonlyMap<string, ListedEntry>>
   text(built: Built, path: string): Promise<string | undefined>
   /** The image's config document. */
@@ -62,14 +62,14 @@ export function writeContext(dir: string, files: ContextFiles): void {
     if (typeof content === 'object' && 'link' in content) symlinkSync(content.link, target)
     else {
       writeFileSync(target, content)
-      chmodSync(target, 0o644) // whatever the umask says
+      chmodSync(target, 0o644) // regardless of the umask
     }
   }
 }
 
 export const BASE = 'FROM base\n'
 
-/** A rig that ends with T. */
+/** A rig that is removed when T ends. */
 export async function buildRig(t: Test): Promise<BuildRig> {
   const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   chmodSync(data, 0o711)

@@ -1,5 +1,5 @@
-// OCI bundles for the tests of wherry-oci: a folder with busybox as its root, a config.json that a test
-// changes, and the command itself on a root folder of its own.
+// OCI bundles for the tests of wherry-oci: a busybox root file system, a config.json that a test can change,
+// and the command with a temporary state folder.
 
 import { spawnSync } from 'node:child_process'
 import {
@@ -31,12 +31,12 @@ const COMMAND_MAX_MS = 300_000
 
 export const needsBundle: false | string =
   process.getuid?.() !== 0
-    ? 'needs root: containers are made by root'
+    ? 'needs root: only root can create containers'
     : existsSync(BUSYBOX)
       ? false
       : `needs ${BUSYBOX} (Debian package busybox-static)`
 
-/** A config.json whose parts tests change; loosely typed on purpose, as wrong ones are wanted too. */
+/** A config.json that tests change. Loosely typed, because tests also need invalid ones. */
 // oxlint-disable-next-line no-explicit-any
 export type Config = any
 
@@ -49,17 +49,15 @@ export interface Ended {
 export interface BundleRig {
   readonly directory: string
   readonly rootfs: string
-  /** Write config.json: the template with a shell script as its program, and CHANGE. */
+  /** Write config.json: the template with SCRIPT as its program, modified by CHANGE. */
   config(script: string, change?: (config: Config) => void): void
-  /**
-   * wherry-oci with these arguments; INPUT is its stdin.  QUIET: what stays behind holds none of our pipes.
-   */
+  /** Run wherry-oci. INPUT is its stdin. QUIET: processes that it leaves behind inherit none of our pipes. */
   oci(args: readonly string[], more?: { input?: string; quiet?: boolean }): Ended
-  /** `run` of the configured bundle under a new name. */
+  /** `wherry-oci run` of SCRIPT under a new container id. */
   run(script: string, change?: (config: Config) => void, flags?: readonly string[]): Ended
 }
 
-/** A root file system that has nothing but busybox. */
+/** Create a root file system that contains only busybox. */
 export function makeRootfs(rootfs: string): void {
   for (const name of ['bin', 'proc', 'sys', 'dev', 'tmp', 'etc'])
     mkdirSync(join(rootfs, name), { recursive: true })
@@ -67,7 +65,7 @@ export function makeRootfs(rootfs: string): void {
   for (const applet of APPLETS) symlinkSync('busybox', join(rootfs, 'bin', applet))
 }
 
-/** Gone after T: containers, cgroups, folders. */
+/** A bundle whose containers, cgroups and folders are removed when T ends. */
 export function bundleFor(t: Test): BundleRig {
   const directory = mkdtempSync(join(tmpdir(), 'wherry-oci-'))
   const rootfs = join(directory, 'rootfs')
@@ -113,6 +111,6 @@ export function bundleFor(t: Test): BundleRig {
   return rig
 }
 
-/** A name that no other test of this machine has. */
+/** A container id that is unique on this machine. */
 export const containerName = (t: Test): string =>
   `wherry-test-${process.pid}-${t.name.replaceAll(/\W+/g, '-').slice(0, 20)}`

@@ -1,5 +1,5 @@
-// What containers could leave on a machine, counted: mounts in a folder, cgroups of ours, network namespaces,
-// open descriptors, zombies.  Two counts that should be equal are compared by the test.
+// Counts what containers can leave behind: mounts in a folder, our cgroups, network namespaces, open
+// descriptors, zombies. Tests take a census before and after, and compare them.
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
@@ -17,7 +17,7 @@ function read(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch {
-    return '' // the process ended while we looked
+    return '' // the process has ended meanwhile
   }
 }
 
@@ -27,7 +27,7 @@ function folders(directory: string): string[] {
       .filter((entry) => entry.isDirectory())
       .map((entry) => entry.name)
   } catch {
-    return [] // removed while we looked
+    return [] // removed meanwhile
   }
 }
 
@@ -49,8 +49,8 @@ function link(path: string): string {
 }
 
 /**
- * Count what is there now of this process and its children, and of mounts in FOLDER; other tests run at the
- * same time.
+ * Count the resources of this process and its children, and the mounts in FOLDER. Nothing else is counted,
+ * because other tests run at the same time.
  */
 export function takeCensus(folder: string): Census {
   const { pid } = process

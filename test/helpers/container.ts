@@ -1,5 +1,5 @@
-// A container runtime on a throw-away data folder, with the static probe program (native/test/probe.c)
-// as the whole root file system.  A test is: the base spec, one change, one verb, the text it prints.
+// A container runtime on a temporary data folder. The root file system contains only the static probe program
+// (native/test/probe.c). A test is the base spec, one change, one verb of the probe, and its expected output.
 
 import { once } from 'node:events'
 import {
@@ -28,43 +28,59 @@ import {
   OOM_SCORE_ADJ,
   READONLY_PATHS,
 } from '../../services/runtime/spec.ts'
-import { runStdio, type StdioResult } from '../../services/worker/stdio.ts'
+import { runStdio, type StdioCall, type StdioCompletion } from '../../services/worker/contracts/stdio.ts'
 
 export const NATIVE_DIR = fileURLToPath(new URL('../../build/native', import.meta.url))
 export const needsRoot: false | string =
-  process.getuid?.() === 0 ? false : 'needs root: containers are made by root'
+  process.getuid?.() === 0 ? false : 'needs root: only root can create containers'
 
-/** How much longer all takes than on a machine of its own; an emulated guest sets it (infra/vm). */
+/** Factor by which this machine is slower than usual; the emulated guest sets it (infra/vm). */
 export const SLOWNESS = Number(process.env.WHERRY_TEST_SLOWNESS ?? 1)
 
-/**
- * A container that stays, with its first words on stdout or stderr, and all of its stdout once it has ended.
- */
+/** A container that keeps running. */
 export interface Held {
   readonly container: Container
   readonly pidNamespace: string
+  /** First output on stdout or stderr. */
   readonly firstWords: Promise<string>
-  /** Close its stdin and wait for its end. */
+  /** Close its stdin, wait until it exits, and return its stdout. */
   finish(): Promise<ContainerExit & { text: string }>
   kill(): Promise<ContainerExit & { text: string }>
+}
+
+/** A completion as the tests of containers read it. */
+export type Ran = StdioCompletion & {
+  readonly response: Buffer
+  readonly exit: Pick<StdioCompletion, 'exitCode' | 'signal' | 'usage'>
+}
+
+/** One container to its end, by the contract `stdio`. */
+export async function runOnce(runtime: Runtime, call: StdioCall): Promise<Ran> {
+  const completion = await runStdio(runtime, call)
+  const { exitCode, signal, usage, body } = completion
+  return {
+    ...completion,
+    response: Buffer.from(body),
+    exit: { ...(exitCode !== undefined && { exitCode }), ...(signal !== undefined && { signal }), usage },
+  }
 }
 
 export interface Rig {
   readonly runtime: Runtime
   readonly data: string
-  /** A layer's directory, empty; add files to it before the first run. */
+  /** Directory of a new, empty layer. Add files before the first run. */
   layer(): string
   readonly probeLayer: string
   run(
     args: readonly string[],
     change?: (spec: RuntimeSpec) => RuntimeSpec,
     more?: { body?: string | Uint8Array; timeoutMs?: number; responseMaxBytes?: number },
-  ): Promise<StdioResult & { text: string }>
+  ): Promise<Ran & { text: string }>
   hold(args: readonly string[], change?: (spec: RuntimeSpec) => RuntimeSpec): Held
   close(): Promise<void>
 }
 
-/** The spec of a function's container with the probe in it. */
+/** The spec of a function's container that runs the probe. */
 export function probeSpec(layers: readonly string[], args: readonly string[]): RuntimeSpec {
   return {
     hostname: 'probe',
@@ -131,7 +147,7 @@ function hold(runtime: Runtime, spec: RuntimeSpec): Held {
   }
 }
 
-/** A runtime of its own; everything of it is gone after `close`. */
+/** Open a runtime with a temporary data folder; `close` removes both. */
 export async function openRig(slots = 4): Promise<Rig> {
   const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   chmodSync(data, 0o711)
@@ -162,7 +178,7 @@ export async function openRig(slots = 4): Promise<Rig> {
       { body = '', timeoutMs = 60_000 * SLOWNESS, responseMaxBytes = 1 << 20 } = {},
     ) {
       const spec = change(probeSpec([probeLayer], args))
-      const result = await runStdio(runtime, {
+      const result = await runOnce(runtime, {
         spec,
         body: Buffer.from(body),
         timeoutMs,
@@ -177,14 +193,14 @@ export async function openRig(slots = 4): Promise<Rig> {
       return one
     },
     async close() {
-      for (const container of held) container.kill() // what a test that failed halfway has left
+      for (const container of held) container.kill() // left by a test that failed halfway
       await runtime.close()
       rmSync(data, { recursive: true, force: true })
     },
   }
 }
 
-/** The pid namespace of the process PID; undefined when it has ended. */
+/** The pid namespace of process PID; undefined if the process has ended. */
 export function pidNamespaceOf(pid: number): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/ns/pid`)
@@ -193,14 +209,14 @@ export function pidNamespaceOf(pid: number): string | undefined {
   }
 }
 
-/** Processes that are in NAMESPACE now, zombies left out. */
+/** The processes in NAMESPACE, without zombies. */
 export function processesIn(namespace: string): number[] {
   return readdirSync('/proc')
     .map(Number)
     .filter((pid) => pid > 0 && pidNamespaceOf(pid) === namespace)
 }
 
-/** openRig for one test, closed with it. */
+/** Open a rig that is closed when T ends. */
 export async function rigFor(t: Test, slots?: number): Promise<Rig> {
   const rig = await openRig(slots)
   t.teardown(() => rig.close())

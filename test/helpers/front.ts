@@ -1,5 +1,5 @@
-// A front before a real registry: passes requests on, and does something else with those that a test points
-// out. Faults on the way happen to real uploads this way.
+// A proxy in front of a real registry that forwards requests and injects faults into those that the test
+// selects, so that real uploads fail halfway.
 
 import { createServer, request as send, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Test } from 'tap'
@@ -8,19 +8,19 @@ import type { AddressInfo } from 'node:net'
 export interface FrontRequest {
   readonly method: string
   readonly path: string
-  /** Content-Range as it was sent; "" without one. */
+  /** The Content-Range header; "" if there is none. */
   readonly range: string
-  /** Of the range: first byte, and the one behind the last. */
+  /** First byte of the range, and the byte after its last. */
   readonly start: number
   readonly end: number
 }
 
 export interface Meddling {
-  /** Answer so, and do not ask the registry. */
+  /** Reply with this status and do not forward the request. */
   readonly status?: number
-  /** Pass on so much of the body, then cut both connections. */
+  /** Forward this many bytes of the body, then close both connections. */
   readonly cutAfterBytes?: number
-  /** The registry does it, and nobody hears of it. */
+  /** Forward the request, but close the connection instead of sending the reply. */
   readonly loseAnswer?: boolean
 }
 
@@ -36,7 +36,7 @@ function pass(
   { cutAfterBytes, loseAnswer }: Meddling,
 ): void {
   const [host, port] = target.split(':')
-  // Host stays the front's: the registry names it in Location.
+  // Keep the Host header of this proxy: the registry copies it into Location.
   const onward = send(
     { host, port, method: request.method, path: request.url, headers: request.headers },
     (answer) => {
@@ -64,10 +64,7 @@ function pass(
   })
 }
 
-/**
- * A front before the registry TARGET until T ends. MEDDLE says what to do with a request; undefined: pass it
- * on.
- */
+/** Proxy to the registry TARGET until T ends. MEDDLE chooses a fault for a request; undefined forwards it. */
 export async function startFront(
   t: Test,
   target: string,

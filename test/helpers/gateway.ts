@@ -1,5 +1,5 @@
-// A gateway for tests, with a real Redis and a real dispatcher behind it; only containers and the registry
-// are replaced, by arguments. Each has its own key prefix, so many share one Redis.
+// A gateway with a real Redis and a real dispatcher; only containers and the registry are replaced, through
+// arguments. Each gateway has a unique key prefix, so that many can share one Redis.
 
 import { once } from 'node:events'
 import { request, type IncomingHttpHeaders } from 'node:http'
@@ -27,8 +27,8 @@ const NO_CONTAINER = {
 } as const
 
 /**
- * Stands for a container: "ends-<outcome>" ends so, "echo" answers with what it got, "hang" runs until it is
- * aborted.
+ * Replaces the container: "ends-<outcome>" returns that outcome, "echo" returns its request, "hang" runs
+ * until it is aborted.
  */
 async function run(invocation: Invocation, { signal }: { signal: AbortSignal }): Promise<Completion> {
   const { function: name, request } = invocation
@@ -97,7 +97,7 @@ export function httpClient(url: string) {
     { body, headers = {} }: { body?: string | Buffer | Readable; headers?: Record<string, string> } = {},
   ): Promise<Reply> =>
     new Promise((resolve, reject) => {
-      // Node's client frames the body of a DELETE only when it is told its length.
+      // Node's client sends the body of a DELETE only if its length is given.
       const length =
         body === undefined || body instanceof Readable
           ? {}
@@ -133,7 +133,7 @@ export function httpClient(url: string) {
   return { send, deploy }
 }
 
-/** Settings for a gateway on a free port with PREFIX. */
+/** Settings of a gateway on a free port with key prefix PREFIX. */
 export function configFor(
   redisUrl: string,
   prefix: string,
@@ -151,7 +151,7 @@ export function configFor(
 
 let prefixes = 0
 
-/** A gateway on its own prefix, and a worker for FUNCTIONS. */
+/** Start a gateway with a new key prefix, and a dispatcher for FUNCTIONS. */
 export async function startTestGateway(
   t: Test,
   redisUrl: string,
@@ -163,7 +163,7 @@ export async function startTestGateway(
   const client = httpClient(gateway.url)
   for (const name of functions) await client.deploy(t, name)
   if (functions.length > 0) {
-    const dispatcher = createDispatcher({ redisUrl, prefix, workerName: 'w', slots: 8, run, log })
+    const dispatcher = createDispatcher({ redisUrl, prefix, workerName: 'w', callsMax: 8, run, log })
     dispatcher.watch(functions)
     await dispatcher.start()
     t.teardown(() => dispatcher.stop(0))

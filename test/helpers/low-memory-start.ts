@@ -1,6 +1,6 @@
-// A process that starts a container whose start needs as much kernel memory as a function spec can make it
-// need, and has less: thousands of folders that stay because something is mounted at the end of them. Ends
-// with 0 when it lives to see how that went.
+// A process that starts a container with the largest kernel memory demand that a function spec can cause
+// (thousands of folders that stay in memory because each path ends in a mount point), and a memory limit
+// below that. It exits with 0 if the OOM killer does not kill it.
 
 import { chmodSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,5 +1,5 @@
-// A proxy for one test: CONNECT and absolute addresses, every name of the world being one address of this
-// machine.
+// An HTTP proxy for one test. It supports CONNECT and absolute URLs, and connects every host name to one
+// address on this machine.
 
 import { createServer, request as send, type ServerResponse } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
@@ -7,13 +7,11 @@ import type { Test } from 'tap'
 
 export interface TestProxy {
   readonly host: string
-  /** "CONNECT registry.example:443 Basic …", "GET http://registry.example/v2/ …" in the order of arrival. */
+  /** "CONNECT registry.example:443 Basic …", "GET http://registry.example/v2/ …", in order of arrival. */
   readonly requests: string[]
 }
 
-/**
- * A proxy until T ends; whatever it is asked for is at TARGET ("127.0.0.1:5000").  REFUSES: 407 to everybody.
- */
+/** Start a proxy to TARGET ("127.0.0.1:5000") until T ends. REFUSES: reply 407 to every request. */
 export async function startProxy(t: Test, target: string, { refuses = false } = {}): Promise<TestProxy> {
   const requests: string[] = []
   const [host = '', port = ''] = target.split(':')

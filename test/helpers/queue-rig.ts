@@ -92,7 +92,7 @@ export function queueRig(t: Teardown, redis: TestRedis): Rig {
         redisUrl: redis.url,
         prefix,
         workerName: 'worker-1',
-        slots: 8,
+        callsMax: 8,
         run: echo,
         log,
         ...deps,

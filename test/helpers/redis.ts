@@ -1,5 +1,5 @@
-// A Redis of one test file's own: Debian's redis-server on a unix socket in a throwaway folder, stopped
-// by its pid.  Stopping, killing and starting again on the same data are here because tests need them.
+// A Redis for one test file: Debian's redis-server on a unix socket in a temporary folder. Tests can kill it
+// and restart it on the same data.
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -12,11 +12,11 @@ import { Redis } from 'ioredis'
 export interface TestRedis {
   readonly url: string
   readonly socketPath: string
-  /** A plain client; closed by `close`. */
+  /** A new client; `close` disconnects it. */
   client(): Redis
   /** SIGKILL, as in a crash. */
   kill(): Promise<void>
-  /** Start again on the same data. */
+  /** Restart on the same data. */
   restart(): Promise<void>
   readonly pid: number
   close(): Promise<void>
@@ -35,7 +35,7 @@ function onPath(program: string): boolean {
   })
 }
 
-/** Why tests that need Redis cannot run here, or false. */
+/** Reason to skip tests that need Redis, or false. */
 export const skipWithoutRedis: false | string = onPath('redis-server')
   ? false
   : 'needs redis-server (apt-get install redis-server)'
@@ -52,7 +52,7 @@ async function accepts(path: string): Promise<boolean> {
   }
 }
 
-/** Start a redis-server.  `durable`: with an append-only file, synced on every write. */
+/** Start a redis-server. `durable`: with an append-only file that is synced on every write. */
 export async function startRedis({
   durable = false,
   args = [],
@@ -86,8 +86,8 @@ export async function startRedis({
       ],
       { stdio: 'ignore' },
     )
-    // A test that ends without its teardown leaves neither the process nor the folder; one that is killed,
-    // not the process.
+    // Without a teardown, this removes process and folder. If the test is killed, --pdeathsig still kills the
+    // process.
     const end = (): void => {
       child.kill('SIGKILL')
       rmSync(folder, { recursive: true, force: true })

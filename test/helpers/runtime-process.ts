@@ -1,15 +1,14 @@
-// A process with a container runtime, to be put into a cgroup, asked things and killed. Argument: the data
-// folder. Says { ready } or { failed: message }, and then answers over its IPC channel: { run: [verb…] } →
-// the run's result; { hold: n, paused: k } → pids of n containers that sleep, k of them paused; { close } →
-// ends.
+// A process with a container runtime, which tests put into a cgroup, send requests to, and kill. Its argument
+// is the data folder. It sends { ready } or { failed: message } over its IPC channel, and then handles
+// requests: { run: [verb…] } returns the result of a run; { hold: n, paused: k } starts n sleeping
+// containers, pauses k of them, and returns their pids; { close } exits.
 
 import { copyFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { createLog } from '../../services/platform/log.ts'
 import type { Runtime } from '../../services/runtime/container.ts'
 import { openRuntime } from '../../services/runtime/open.ts'
-import { runStdio } from '../../services/worker/stdio.ts'
-import { NATIVE_DIR, probeSpec, SLOWNESS } from './container.ts'
+import { NATIVE_DIR, probeSpec, SLOWNESS, runOnce } from './container.ts'
 
 const [dataDir = ''] = process.argv.slice(2)
 const layer = join(dataDir, 'layer')
@@ -32,7 +31,7 @@ async function answer(
     return { pids: containers.map((container) => container.pid) }
   }
   const spec = probeSpec([layer], message.run ?? [])
-  const result = await runStdio(runtime, {
+  const result = await runOnce(runtime, {
     spec,
     body: Buffer.alloc(0),
     timeoutMs: 60_000 * SLOWNESS,

@@ -1,5 +1,5 @@
-// A process with a dispatcher whose calls never end, to be killed.  Arguments: Redis URL, prefix,
-// function, lock duration and stalled interval in milliseconds.  Says "taken" on stdout for each call.
+// A process with a dispatcher whose calls never end, for tests that kill a worker. Arguments: Redis URL, key
+// prefix, function, lock duration and stalled interval in milliseconds. Prints "taken" for each call.
 
 import { createLog } from '../../services/platform/log.ts'
 import { createDispatcher } from '../../services/queue/dispatcher.ts'
@@ -10,7 +10,7 @@ const dispatcher = createDispatcher({
   redisUrl,
   prefix,
   workerName: `stuck-${process.pid}`,
-  slots: 4,
+  callsMax: 4,
   log: createLog({ name: 'stuck', level: 'silent' }),
   leaseTimes: { lockDurationMs: Number(lockDurationMs), stalledIntervalMs: Number(stalledIntervalMs) },
   run: async () => {

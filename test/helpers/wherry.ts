@@ -1,5 +1,5 @@
-// The product as a user has it: the `wherry` command in a process of its own, and a whole `wherry up`
-// on free ports and a folder of its own, gone when the test is over.
+// The product as a user runs it: the `wherry` command as a child process, and a complete `wherry up` on free
+// ports with a temporary data folder.
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { accessSync, mkdtempSync, rmSync } from 'node:fs'
@@ -16,7 +16,7 @@ import { findProgram } from '../../services/cli/up/parts.ts'
 export const COMMAND = fileURLToPath(new URL('../../services/cli/wherry', import.meta.url))
 export const FREE_PORTS = ['--gateway', '127.0.0.1:0', '--registry', '127.0.0.1:0', '--worker', '127.0.0.1:0']
 
-/** Why a whole Wherry cannot run here; false when it can. */
+/** Reason why `wherry up` cannot run here, or false. */
 export const cannotRun: string | false = reason()
 
 function reason(): string | false {
@@ -33,7 +33,7 @@ function reason(): string | false {
   }
 }
 
-/** The environment without what tap and the caller's shell would add to it. */
+/** The environment without variables of tap and of the caller's shell that would change the result. */
 function cleanEnvironment(more: Record<string, string>): Record<string, string> {
   const kept = Object.entries(process.env).filter(
     (entry): entry is [string, string] =>
@@ -48,7 +48,7 @@ export interface Finished {
   readonly stderr: string
 }
 
-/** Runs `wherry ARGS` to its end.  Stdin is INPUT, or nothing (/dev/null). */
+/** Run `wherry ARGS` until it exits. Stdin is INPUT or /dev/null. */
 export async function runWherry(
   args: readonly string[],
   {
@@ -64,7 +64,7 @@ export async function runWherry(
   })
   child.stdin
     ?.on('error', () => {
-      /* it may end without reading all of it */
+      /* it may exit without reading all of its input */
     })
     .end(input)
   const texts = [child.stdout, child.stderr].map(async (stream) =>
@@ -79,19 +79,19 @@ export interface RunningWherry {
   readonly addresses: Addresses
   readonly data: string
   readonly child: ChildProcess
-  /** Its stderr so far, line by line. */
+  /** Lines of its stderr so far. */
   readonly progress: readonly string[]
   readonly subject: Subject
-  /** Runs a command against this Wherry's gateway. */
+  /** Run a command against this gateway. */
   run(
     args: readonly string[],
     options?: { input?: string | Uint8Array; env?: Record<string, string> },
   ): Promise<Finished>
-  /** SIGTERM; resolves with the exit code. */
+  /** Send SIGTERM and return the exit code. */
   stop(): Promise<number | null>
 }
 
-/** A folder with a short path (there will be unix sockets in it), removed after the test. */
+/** A temporary folder with a path short enough for unix sockets; removed when the test ends. */
 export function shortFolder(t: Test): string {
   const folder = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   t.teardown(() => {
@@ -100,7 +100,7 @@ export function shortFolder(t: Test): string {
   return folder
 }
 
-/** `wherry up --json` on free ports; stopped after the test, also when the test process dies. */
+/** Start `wherry up --json` on free ports; it stops when the test ends, even if the test process dies. */
 export async function startWherry(
   t: Test,
   {
@@ -134,7 +134,7 @@ export async function startWherry(
   const line = await Promise.race([
     once(createInterface({ input: child.stdout }), 'line').then(([text]) => text as string),
     exited.then((code) => {
-      throw new Error(`wherry up ended with ${code}:\n${progress.join('\n')}`)
+      throw new Error(`wherry up exited with ${code}:\n${progress.join('\n')}`)
     }),
   ])
   const addresses = JSON.parse(line) as Addresses

@@ -1,4 +1,4 @@
-// Workers as processes of their own (runtime-process.ts), to be put into cgroups, asked things and killed.
+// Child processes with a container runtime (runtime-process.ts) that tests put into cgroups and kill.
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -21,13 +21,13 @@ export interface Answer {
 export interface Worker {
   readonly child: ChildProcess
   readonly data: string
-  /** Directories of its cgroups: one on v2, one per hierarchy on v1. */
+  /** Its cgroup directories: one on v2, one per hierarchy on v1. */
   roots(): string[]
   ask(message: object): Promise<Answer>
   end(): Promise<void>
 }
 
-/** Run ARGV, in CGROUP from its first instruction when one is given. */
+/** Run ARGV; if CGROUP is given, in that cgroup from the start. */
 export function spawnIn(t: Test, cgroup: string | undefined, ...argv: string[]): ChildProcess {
   const enter = cgroup === undefined ? '' : 'echo 0 > "$0/cgroup.procs" && '
   const child = spawn('/bin/sh', ['-c', `${enter}exec "$@"`, cgroup ?? 'sh', ...argv], {
@@ -44,13 +44,13 @@ export function newFolder(t: Test): string {
   const data = mkdtempSync(join(tmpdir(), 'wherry-test-'))
   chmodSync(data, 0o711)
   t.teardown(async () => {
-    await sweepDead(join(data, 'run')) // of workers that were killed and have no successor
+    await sweepDead(join(data, 'run')) // cgroups of killed workers that have no successor
     rmSync(data, { recursive: true, force: true })
   })
   return data
 }
 
-/** A worker in CGROUP on DATA; rejects with the worker's own words when it cannot start. */
+/** Start a worker in CGROUP on DATA; rejects with the worker's message if it cannot start. */
 export async function startWorker(t: Test, cgroup?: string, data = newFolder(t)): Promise<Worker> {
   const child = spawnIn(t, cgroup, process.execPath, HELPER, data)
   const next = async (): Promise<Answer> => {

@@ -302,7 +302,7 @@ t.test('BullMQ’s own features', async (t) => {
     await queue.add('invoke', 'last in', { lifo: true })
     let lateAtMs = 0
     await rig.dispatcher(['f'], {
-      slots: 1,
+      callsMax: 1,
       run: async ({ request }) => {
         order.push(Buffer.from(request.body).toString())
         if (order.at(-1) === 'late') lateAtMs = Date.now()
@@ -389,8 +389,8 @@ t.test('slots and sharing', async (t) => {
       done[name]++
       return completion()
     }
-    await rig.dispatcher(['f', 'g'], { slots: 3, run: run('a'), workerName: 'a' })
-    await rig.dispatcher(['f', 'g'], { slots: 2, run: run('b'), workerName: 'b' })
+    await rig.dispatcher(['f', 'g'], { callsMax: 3, run: run('a'), workerName: 'a' })
+    await rig.dispatcher(['f', 'g'], { callsMax: 2, run: run('b'), workerName: 'b' })
     for (const name of ['f', 'g'])
       await rig.queue(name).addBulk(Array.from({ length: 50 }, () => ({ name: 'invoke', data: 'x' })))
     await until(() => done.a + done.b === 100)
@@ -404,7 +404,7 @@ t.test('slots and sharing', async (t) => {
     await rig.queue('busy').addBulk(Array.from({ length: 60 }, () => ({ name: 'invoke', data: 'x' })))
     await rig.queue('quiet').addBulk(Array.from({ length: 3 }, () => ({ name: 'invoke', data: 'x' })))
     await rig.dispatcher(['busy', 'quiet'], {
-      slots: 1,
+      callsMax: 1,
       run: async (invocation) => {
         order.push(invocation.function)
         return completion()
@@ -488,7 +488,7 @@ t.test('slots and sharing', async (t) => {
       redisUrl: redis.url,
       prefix: '{x}',
       workerName: 'x',
-      slots: 1,
+      callsMax: 1,
       run: echo,
       log,
     }).stop(10)

@@ -5,8 +5,7 @@ import { request } from 'node:http'
 import { connect } from 'node:net'
 import { Readable } from 'node:stream'
 import t from 'tap'
-import { OUTCOMES } from '../../services/contract/outcome.ts'
-import { OUTCOME_STATUS } from '../../services/gateway/statuses.ts'
+import { OUTCOME_RULES, OUTCOMES } from '../../services/contract/outcome.ts'
 import { BODY_MAX_BYTES, startTestGateway } from '../helpers/gateway.ts'
 import { startRedis } from '../helpers/redis.ts'
 
@@ -86,7 +85,7 @@ t.test('sync calls', async (t) => {
   for (const outcome of OUTCOMES.filter((outcome) => outcome !== 'ok')) {
     await t.test(`a call that ends ${outcome} says so in status, header and body`, async (t) => {
       const reply = await send('POST', `/function/ends-${outcome}`)
-      t.equal(reply.status, OUTCOME_STATUS[outcome])
+      t.equal(reply.status, OUTCOME_RULES[outcome].httpStatus)
       t.equal(reply.headers['x-wherry-outcome'], outcome)
       t.match(JSON.parse(reply.text), {
         error: {

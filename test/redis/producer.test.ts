@@ -45,23 +45,24 @@ t.test('a call that is waited for', async (t) => {
     const ended = await producer.call(call, patient)
     t.match(ended, {
       callId: call.callId,
+      outcome: 'ok',
+      status: 200,
+      exitCode: 0,
+      result: { contentType: 'text/x', body: '' },
+    })
+    t.equal(ended.log, undefined, 'a reply carries the log of a failure only')
+    t.equal(text(ended.body), 'hello')
+    t.ok(ended.phases!.queue >= 0 && ended.phases!.queue < 60_000 && ended.phases!.settle < 60_000)
+    t.match(await producer.find(call.callId), {
       function: 'f',
       state: 'finished',
       outcome: 'ok',
       attempt: 1,
       worker: 'w-7',
-      exitCode: 0,
       imageDigest: 'sha256:ab',
       start: 'cold',
-      result: { contentType: 'text/x', body: '' },
       usage: { cpuMs: 1 },
       log: 'warned\n',
-    })
-    t.equal(text(ended.body), 'hello')
-    t.ok(ended.phases!.queue >= 0 && ended.phases!.queue < 60_000 && ended.phases!.settle < 60_000)
-    t.match(await producer.find(call.callId), {
-      state: 'finished',
-      outcome: 'ok',
       result: { body: 'hello', encoding: 'utf8' },
     })
   })
@@ -119,9 +120,8 @@ t.test('a call that is waited for', async (t) => {
     })
     t.match(await producer.call(call, patient), {
       callId: call.callId,
-      state: 'finished',
       outcome: 'init_fail',
-      message: /path: must be a text/,
+      message: /path: must be a string/,
     })
   })
 
@@ -129,7 +129,7 @@ t.test('a call that is waited for', async (t) => {
     answer = async () =>
       completion({ outcome: 'app_error', exitCode: 3, message: 'exit code 3', body: 'sorry' })
     const ended = await producer.call(invocation('f'), patient)
-    t.match(ended, { outcome: 'app_error', exitCode: 3, message: 'exit code 3' })
+    t.match(ended, { outcome: 'app_error', status: 500, exitCode: 3, message: 'exit code 3' })
     t.equal(text(ended.body), 'sorry')
   })
 
@@ -162,6 +162,7 @@ t.test('calls that do not come back', async (t) => {
     const call = invocation('idle', { body: 'x'.repeat(20_000) })
     t.match(await producer.call(call, { timeoutMs: 10, queueWaitMs: 50 }), {
       outcome: 'no_capacity',
+      status: 503,
       message: /no worker took the call within 50ms/,
     })
     t.match(await producer.find(call.callId), { state: 'finished', outcome: 'no_capacity' })
@@ -175,7 +176,7 @@ t.test('calls that do not come back', async (t) => {
     const ended = producer.call(call, { ...patient, signal: caller.signal })
     await until(() => client.exists(`${rig.prefix}:idle:${call.callId}`))
     caller.abort()
-    t.match(await ended, { outcome: 'cancelled' })
+    t.match(await ended, { outcome: 'cancelled', status: 499 })
     t.equal(await client.llen(`${rig.prefix}:idle:wait`), 0)
   })
 
@@ -284,7 +285,7 @@ t.test('calls that nobody waits for', async (t) => {
       },
     })
     await until(async () => (await producer.find(call.callId))?.state === 'finished')
-    t.match(await producer.find(call.callId), { outcome: 'expired' })
+    t.match(await producer.find(call.callId), { outcome: 'expired', status: 410 })
     t.notOk(ran)
   })
 
@@ -321,7 +322,7 @@ t.test('calls that nobody waits for', async (t) => {
     const small = await rig.producer({ queueMax: 3 })
     for (let i = 0; i < 3; i++) await small.enqueue(invocation('full'))
     const call = invocation('full')
-    await t.rejects(small.enqueue(call), { code: 'ERR_QUEUE_FULL', retryable: true })
+    await t.rejects(small.enqueue(call), { code: 'ERR_QUEUE_FULL', statusCode: 503, retryable: true })
     t.equal(await small.find(call.callId), undefined)
     await small.enqueue(invocation('roomy'))
   })
@@ -396,7 +397,7 @@ t.test('logs, workers and removal', async (t) => {
     const aborted = gate()
     const settled: string[] = []
     await rig.dispatcher(['gone'], {
-      slots: 1,
+      callsMax: 1,
       leaseTimes: { lockDurationMs: 3_000, stalledIntervalMs: 200 },
       run: async (_call, { signal }) => {
         began.resolve()

@@ -7,7 +7,7 @@ import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { createLanes } from '../../services/queue/lanes.ts'
+import { createFunctionQueues } from '../../services/queue/function-queues.ts'
 import { createLeases } from '../../services/queue/leases.ts'
 import { createMarkers } from '../../services/queue/markers.ts'
 import { completion, gate, invocation, log, queueRig, until, type Rig } from '../helpers/queue-rig.ts'
@@ -232,7 +232,11 @@ t.test('workers that fall silent', async (t) => {
 
   t.test('a call that is settled while leases are renewed has not lost its own', async (t) => {
     const rig = queueRig(t, redis)
-    const lane = await createLanes(client, { prefix: rig.prefix, workerName: 'w', times: QUICK }).get('f')
+    const queue = await createFunctionQueues(client, {
+      prefix: rig.prefix,
+      workerName: 'w',
+      times: QUICK,
+    }).get('f')
     let renewals = 0
     const commands = Object.assign(Object.create(client) as typeof client, {
       disconnect() {
@@ -245,8 +249,8 @@ t.test('workers that fall silent', async (t) => {
     })
     const leases = createLeases({ commands, lockDurationMs: 300, log })
     t.teardown(() => leases.stop())
-    const settled = leases.hold(lane, 'settled', 'token')
-    const lost = leases.hold(lane, 'lost', 'token')
+    const settled = leases.hold(queue, 'settled', 'token')
+    const lost = leases.hold(queue, 'lost', 'token')
     await client.lpush(`${rig.prefix}:f:active`, 'settled')
     async function settle(): Promise<void> {
       await client.lrem(`${rig.prefix}:f:active`, 1, 'settled')
@@ -310,7 +314,7 @@ t.test('a Redis that is killed and comes back', async (t) => {
   const go = gate()
   const dispatcher = await rig.dispatcher(['f', 'held'], {
     leaseTimes: QUICK,
-    slots: 2,
+    callsMax: 2,
     run: async (call) => {
       runs.set(call.callId, (runs.get(call.callId) ?? 0) + 1)
       if (call.function !== 'held') return completion({ body: call.request.body })
@@ -425,6 +429,7 @@ t.test('a Redis that is full refuses calls and takes them again later', async (t
   await t.rejects(producer.enqueue(invocation('f')), {
     name: 'Overloaded',
     code: 'ERR_REDIS_FULL',
+    statusCode: 503,
   })
   await client.config('SET', 'maxmemory', '0')
   t.match(await producer.call(invocation('f'), patient), { outcome: 'ok' })
@@ -436,9 +441,11 @@ t.test('a Redis that is full refuses calls and takes them again later', async (t
         return completion({ body: 'once' })
       },
     })
-    const ended = producer.call(invocation('full'), patient)
+    const call = invocation('full')
+    const ended = producer.call(call, patient)
     await until(async () => /errorstat_EXECABORT:count=[1-9]/.test(await client.info('errorstats')))
     await client.config('SET', 'maxmemory', '0')
-    t.match(await ended, { outcome: 'ok', attempt: 1 })
+    t.match(await ended, { outcome: 'ok' })
+    t.match(await producer.find(call.callId), { attempt: 1 })
   })
 })

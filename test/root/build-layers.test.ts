@@ -188,13 +188,13 @@ async function platforms(t: Test, rig: BuildRig): Promise<void> {
     },
   )
 
-  await t.test('and this machine goes on having its own of the same name', async (t) => {
+  await t.test('and this machine keeps its own image of the same name', async (t) => {
     t.equal(rig.store.catalog.image(index)?.manifestDigest, parts[0]!.digest)
     t.equal(await rig.text(await rig.build(`FROM ${host}/base@${index}\n`), '/arch'), own)
     t.equal(rig.store.catalog.image(parts[1]!.digest)?.manifestDigest, parts[1]!.digest)
   })
 
-  await t.test('a RUN for them says that it cannot be, an image for others whom it is for', async (t) => {
+  await t.test('a RUN for another platform fails, and a base image for another is rejected', async (t) => {
     await t.rejects(rig.build(`FROM ${host}/base\nRUN true\n`, {}, other), {
       message:
         /Dockerfile:2: programs for linux\/s390x cannot run on this machine, which is linux\/.*; only stages without RUN/,
@@ -214,7 +214,7 @@ async function platforms(t: Test, rig: BuildRig): Promise<void> {
 }
 
 async function failures(t: Test, rig: BuildRig): Promise<void> {
-  await t.test('a failed step says its line and the last that it wrote', async (t) => {
+  await t.test('a failed step has its line and last output', async (t) => {
     await t.rejects(rig.build(onBase('RUN true', 'RUN echo out; echo err >&2; exit 3')), {
       name: 'BuildStepFailed',
       path: 'Dockerfile:3',
@@ -248,7 +248,7 @@ async function failures(t: Test, rig: BuildRig): Promise<void> {
     )
   })
 
-  await t.test('a name that means "deleted" in a layer cannot be kept', async (t) => {
+  await t.test('a file whose name means "deleted" in a layer is rejected', async (t) => {
     await t.rejects(rig.build(onBase('RUN touch /.wh.bin')), {
       message: /".wh.bin" has a name that layers use/,
     })
@@ -257,7 +257,7 @@ async function failures(t: Test, rig: BuildRig): Promise<void> {
     })
   })
 
-  await t.test('overlayfs’s own signs cannot be made by a step', async (t) => {
+  await t.test('a step cannot create overlayfs markers', async (t) => {
     const built = await rig.build(
       onBase('RUN mkdir /d && mknod /d/etc c 0 0 2>&- || echo no node', 'RUN touch /d/ok'),
     )
@@ -265,7 +265,7 @@ async function failures(t: Test, rig: BuildRig): Promise<void> {
     t.ok((await rig.tree(built)).has('etc'))
   })
 
-  await t.test('a stopped build ends its container and leaves nothing', async (t) => {
+  await t.test('an aborted build ends its container and leaves nothing behind', async (t) => {
     const before = takeCensus(rig.data)
     const stopping = new AbortController()
     const onEvent = (event: BuildEvent): void => {
@@ -299,10 +299,10 @@ async function failures(t: Test, rig: BuildRig): Promise<void> {
 
 t.test('a build', { skip: needsRoot }, async (t) => {
   const rig = await buildRig(t)
-  await t.test('keeps layers that are the same packed and unpacked', (t) => sameTwice(t, rig))
+  await t.test('stores layers that are the same packed and unpacked', (t) => sameTwice(t, rig))
   await t.test('is the same, and open to all users of the image, whatever the umask', (t) => umasks(t, rig))
   await t.test('for other platforms', { skip: noRegistry }, (t) => platforms(t, rig))
-  await t.test('leaves nothing when it fails', (t) => failures(t, rig))
+  await t.test('leaves nothing behind when it fails', (t) => failures(t, rig))
 })
 
 t.test(

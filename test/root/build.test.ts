@@ -38,7 +38,7 @@ async function runs(t: Test, rig: BuildRig): Promise<void> {
       t.notOk(tree.has(path), `mount points leave nothing: ${path}`)
   })
 
-  await t.test('with Docker’s capabilities over its own files and none over the host', async (t) => {
+  await t.test('with Docker’s capabilities over its files and none over the host', async (t) => {
     const { output } = await rig.build(
       onBase(
         'RUN id -u; chown 5:7 /etc/passwd; mkfifo /pipe; cat /proc/self/status /proc/self/uid_map',
@@ -54,7 +54,7 @@ async function runs(t: Test, rig: BuildRig): Promise<void> {
     t.match(output, /no mount\nno device\nchroot\nno setting\n/)
   })
 
-  await t.test('as the user and in the folder that the Dockerfile says', async (t) => {
+  await t.test('as the user and in the folder given in the Dockerfile', async (t) => {
     const built = await rig.build(
       onBase(
         'RUN echo "app:x:1000:1000::/srv/app:/bin/sh" >>/etc/passwd; echo "app:x:1000:" >>/etc/group',
@@ -69,7 +69,7 @@ async function runs(t: Test, rig: BuildRig): Promise<void> {
     t.match(await rig.config(built), { config: { User: 'app', WorkingDir: '/srv/app/data' } })
   })
 
-  await t.test('with variables: ENV stays in the image, ARG does not', async (t) => {
+  await t.test('with variables, of which ENV stays in the image and ARG does not', async (t) => {
     const dockerfile = `ARG TOP=top\n${onBase('ARG TOP', 'ARG GIVEN=default', 'ENV KEPT="a b"', 'RUN echo "$TOP $GIVEN $KEPT" >/out')}`
     const built = await rig.build(
       dockerfile,
@@ -170,7 +170,7 @@ async function copies(t: Test, rig: BuildRig): Promise<void> {
     t.ok(tree.has('parents/src/a.js'))
   })
 
-  await t.test('through links of the image inside of it, and never out of the context', async (t) => {
+  await t.test('through links inside the image, and never out of the context', async (t) => {
     const built = await rig.build(
       onBase(
         'RUN mkdir -p /usr/real && ln -s usr/real /inner && ln -s /usr /abs && ln -s ../../../../usr/real /up',
@@ -193,7 +193,7 @@ async function copies(t: Test, rig: BuildRig): Promise<void> {
     await t.rejects(rig.build(onBase('COPY ../../etc/passwd /x')), { message: /there is no "etc/ })
   })
 
-  await t.test('says which line names a file that is not there, and which was meant', async (t) => {
+  await t.test('names the line of a missing file, and a similar name', async (t) => {
     await t.rejects(rig.build(onBase('', 'COPY hallo.txt /'), { 'hello.txt': '' }), {
       code: 'ERR_INVALID_DOCKERFILE',
       message: /^Dockerfile:3: there is no "hallo.txt" in the context; did you mean hello.txt/,
@@ -265,7 +265,7 @@ async function stages(t: Test, rig: BuildRig): Promise<void> {
       t.ok(packed.includes(Buffer.concat([Buffer.from(`${key}=`), value, Buffer.from('\n')])), key)
   })
 
-  await t.test('begins where another stage ended, and runs its triggers', async (t) => {
+  await t.test('starts where another stage ended, and runs its triggers', async (t) => {
     const built = await rig.build(
       'FROM base AS parent\nENV WHO=parent\nONBUILD RUN echo "triggered $WHO" >/triggered\nFROM parent\nRUN cat /triggered\n',
     )
@@ -280,7 +280,7 @@ async function stages(t: Test, rig: BuildRig): Promise<void> {
   })
 
   await t.test(
-    'and says where an image was wanted that cannot be had, and which stage was probably meant',
+    'and reports the line of an image that could not be pulled, and a similar stage name',
     async (t) => {
       const message = /registry 127\.0\.0\.1:1 cannot be reached/
       await t.rejects(rig.build('# about\nFROM 127.0.0.1:1/none\n'), {
@@ -308,7 +308,7 @@ async function adds(t: Test, rig: BuildRig): Promise<void> {
     { name: 'd/f', data: 'in the archive', uid: 12, gid: 13, mtime: 1_000_000 },
     { name: 'd/l', type: '2', link: '/etc/passwd' },
   ])
-  await t.test('plain, gzip, bzip2 and xz, by their contents and not their names', async (t) => {
+  await t.test('plain, gzip, bzip2 and xz, detected by content, not by name', async (t) => {
     const packed = Object.fromEntries(
       ['gzip', 'bzip2', 'xz'].map((program) => [
         `${program}.bin`,
@@ -335,7 +335,7 @@ async function adds(t: Test, rig: BuildRig): Promise<void> {
     t.equal(tree.get('kept/plain.bin')?.type, 'file')
   })
 
-  await t.test('nothing of an archive leads out of its place', async (t) => {
+  await t.test('an archive cannot write outside its destination', async (t) => {
     const hostile = tar([
       { name: 'l', type: '2', link: '/etc' },
       { name: 'l/passwd', data: 'root::0:0::/:/bin/sh' },
@@ -382,7 +382,7 @@ async function adds(t: Test, rig: BuildRig): Promise<void> {
 }
 
 async function mounts(t: Test, rig: BuildRig): Promise<void> {
-  await t.test('secrets: in memory while the step runs, and nowhere afterwards', async (t) => {
+  await t.test('secrets, in memory while the step runs and nowhere afterwards', async (t) => {
     const secret = 'correct horse battery staple'
     const [major = 0, minor = 0] = release().split('.').map(Number)
     if (major < 6 || (major === 6 && minor < 3)) {
@@ -418,7 +418,7 @@ async function mounts(t: Test, rig: BuildRig): Promise<void> {
     })
   })
 
-  await t.test('caches that stay, folders of the context and of stages, and memory', async (t) => {
+  await t.test('persistent caches, folders of the context and of stages, and tmpfs', async (t) => {
     const dockerfile = (word: string): string =>
       `FROM base AS other\nRUN mkdir /d && echo from other >/d/f\n${onBase(
         `RUN --mount=type=cache,target=/cache,uid=7,mode=0700 echo ${word} >>/cache/log; cat /cache/log; stat -c '%a %u' /cache`,
@@ -497,7 +497,7 @@ async function caches(t: Test, rig: BuildRig): Promise<void> {
   t.equal(changed.cached, 0, 'a changed file changes all behind it')
   t.equal(await rig.text(changed, '/b'), 'b')
   t.match(await rig.build(dockerfile('1'), { a: 'a' }, { usesCache: false }), { cached: 0 })
-  await t.test('and two builds from nothing are the same image with SOURCE_DATE_EPOCH', async (t) => {
+  await t.test('and two builds from scratch give the same image with SOURCE_DATE_EPOCH', async (t) => {
     const from = onBase(
       'WORKDIR /w',
       'COPY . .',
@@ -513,13 +513,11 @@ async function caches(t: Test, rig: BuildRig): Promise<void> {
 
 t.test('a build', { skip: needsRoot }, async (t) => {
   const rig = await buildRig(t)
-  await t.test('runs commands as root of its own user namespace, and keeps what they write', (t) =>
-    runs(t, rig),
-  )
+  await t.test('runs commands as root of a user namespace, and keeps their files', (t) => runs(t, rig))
   await t.test('copies files', (t) => copies(t, rig))
-  await t.test('takes from other stages', (t) => stages(t, rig))
+  await t.test('copies from other stages', (t) => stages(t, rig))
   await t.test('adds archives and URLs', (t) => adds(t, rig))
-  await t.test('mounts what a step asks for', (t) => mounts(t, rig))
-  await t.test('writes the config that the instructions say', (t) => configs(t, rig))
-  await t.test('does nothing twice', (t) => caches(t, rig))
+  await t.test('mounts what a step requests', (t) => mounts(t, rig))
+  await t.test('writes the config given by the instructions', (t) => configs(t, rig))
+  await t.test('repeats nothing', (t) => caches(t, rig))
 })

@@ -72,12 +72,12 @@ async function setup(t: Test) {
 t.test('an image from pull to prune', { skip: missing() }, async (t) => {
   const { dir, data, name, digest } = await setup(t)
   const short = digest.slice(7, 19)
-  t.match(await image(t, data, 'pull', name), { stdout: `had ${name}, ${short}\n` })
+  t.match(await image(t, data, 'pull', name), { stdout: `already have ${name}, ${short}\n` })
   t.match(await image(t, data, 'tag', name, 'mine'), {
-    stdout: `docker.io/library/mine:latest is ${short} now\n`,
+    stdout: `docker.io/library/mine:latest is now ${short}\n`,
   })
   t.match(await image(t, data, 'ls'), {
-    stdout: new RegExp(`^NAME .*\\n${name} .*${short} .*its name\\n.*mine:latest`),
+    stdout: new RegExp(`^NAME .*\\n${name} .*${short} .*tag\\n.*mine:latest`),
     stderr: /^1 image, /,
   })
   t.match(JSON.parse((await image(t, data, 'inspect', '--json', short)).stdout), [
@@ -86,10 +86,10 @@ t.test('an image from pull to prune', { skip: missing() }, async (t) => {
   t.match(await image(t, data, 'history', 'mine'), { stdout: /not in the history/ })
   t.match(await runWherry(['image', 'rm', short, '--data', data]), {
     code: 1,
-    stderr: /^wherry: image rm: image .* has 2 names .*; remove it by its names/,
+    stderr: /^wherry: image rm: image .* has 2 names .*; remove it by name/,
   })
   t.match(await image(t, data, 'rm', 'mine'), {
-    stdout: /^untagged docker.io\/library\/mine:latest; the image stays, it has other names\n/,
+    stdout: /^untagged docker.io\/library\/mine:latest; the image is kept because it has other names\n/,
   })
   t.match(await image(t, data, 'prune'), { stdout: /^0 images, / })
   t.match(await image(t, data, 'prune', '--all', '--dry-run'), {
@@ -106,17 +106,17 @@ t.test('an image from pull to prune', { skip: missing() }, async (t) => {
     [
       ['inspect', 'nothing'],
       1,
-      /^wherry: image inspect: there is no image "nothing" here; wherry image ls shows all/,
+      /^wherry: image inspect: there is no image "nothing" on this machine; wherry image ls lists all/,
     ],
     [['rm', 'UPPER'], 1, /the repository must be lower case/],
     [['pull', 'localhost:1/x'], 1, /^wherry: image pull: registry localhost:1 cannot be reached/],
     [['save', 'x'], 2, /^wherry: image save: required option '-o, --output <file>' not specified/],
     [['prune', '--older', 'soon'], 2, /^wherry: image prune: --older "soon" must be a duration/],
-    [['load', '-i', '/nowhere'], 1, /^wherry: image load: there is no \/nowhere/],
+    [['load', '-i', '/nowhere'], 1, /^wherry: image load: \/nowhere does not exist/],
     [
       ['ls', '--data', join(dir, 'none')],
       1,
-      /^wherry: image ls: there is no image store in .*; say which data folder/,
+      /^wherry: image ls: there is no image store in .*; choose the data folder/,
     ],
     [['frobnicate'], 2, /^wherry: image: unknown command 'frobnicate'; see wherry image --help/],
   ]
@@ -169,7 +169,7 @@ t.test('archives of skopeo and of ours', { skip: missing('skopeo') }, async (t) 
       stdout: new RegExp(`^loaded docker.io/library/sk:folder, ${digest.slice(7, 19)}`),
     })
     t.match(await image(t, other, 'load', '-i', `${dir}/unnamed`), {
-      stdout: new RegExp(`^loaded ${digest}, without a name`),
+      stdout: new RegExp(`^loaded ${digest}, which has no name`),
     })
     t.match(
       await runWherry(['image', 'load', '--json', '--data', other], {
@@ -183,7 +183,7 @@ t.test('archives of skopeo and of ours', { skip: missing('skopeo') }, async (t) 
     await image(t, changed, 'load', '-i', `${dir}/skopeo-docker.tar`)
     await image(t, changed, 'tag', 'sk:docker', 'mine')
     t.match(await image(t, changed, 'load', '-i', archive), {
-      stdout: /^loaded docker.io\/library\/mine:latest, [0-9a-f]{12}; it was [0-9a-f]{12}\n/,
+      stdout: /^loaded docker.io\/library\/mine:latest, [0-9a-f]{12}; previously [0-9a-f]{12}\n/,
     })
   })
   await t.test('saving again gives the same bytes, to stdout too, and never half a file', async (t) => {

@@ -16,9 +16,8 @@ import { openNative } from '../../services/runtime/native.ts'
 import { compileSeccomp } from '../../services/runtime/seccomp.ts'
 import { FUNCTION_PROFILE } from '../../services/runtime/seccomp-profile.ts'
 import { createSlots } from '../../services/runtime/slots.ts'
-import { runStdio } from '../../services/worker/stdio.ts'
 import { takeCensus } from '../helpers/census.ts'
-import { NATIVE_DIR, needsRoot, probeSpec, SLOWNESS } from '../helpers/container.ts'
+import { NATIVE_DIR, needsRoot, probeSpec, SLOWNESS, runOnce } from '../helpers/container.ts'
 import { tar, type TarEntry } from '../helpers/layer.ts'
 import { newFolder } from '../helpers/worker-process.ts'
 
@@ -112,7 +111,7 @@ async function rigFor(t: Test, rootByWorker: boolean) {
     ) {
       const base = probeSpec(layers.slice(0, count), [])
       const spec = change({ ...base, process: { ...base.process, args, env: ['PATH=/bin'] } })
-      const result = await runStdio(runtime, {
+      const result = await runOnce(runtime, {
         spec,
         body: Buffer.alloc(0),
         timeoutMs: 30_000 * SLOWNESS,

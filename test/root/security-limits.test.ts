@@ -5,8 +5,15 @@ import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
 import type { SyscallError } from '../../services/contract/errors.ts'
 import type { RuntimeSpec } from '../../services/contract/runtime-spec.ts'
-import { runStdio } from '../../services/worker/stdio.ts'
-import { needsRoot, pidNamespaceOf, probeSpec, processesIn, rigFor, SLOWNESS } from '../helpers/container.ts'
+import {
+  needsRoot,
+  pidNamespaceOf,
+  probeSpec,
+  processesIn,
+  rigFor,
+  SLOWNESS,
+  runOnce,
+} from '../helpers/container.ts'
 
 const MIB = 1 << 20
 type Change = (spec: RuntimeSpec) => RuntimeSpec
@@ -191,10 +198,10 @@ t.test('the end of a container is the end of all of it', { skip: needsRoot }, as
         signal: new AbortController().signal,
         onStarted: take,
       }
-      const all = await runStdio(rig.runtime, { ...call, spec: probeSpec([rig.probeLayer], ['cat']) })
+      const all = await runOnce(rig.runtime, { ...call, spec: probeSpec([rig.probeLayer], ['cat']) })
       t.ok(all.response.equals(body))
       t.match(
-        await runStdio(rig.runtime, {
+        await runOnce(rig.runtime, {
           ...call,
           spec: probeSpec([rig.probeLayer], ['cat']),
           body: Buffer.from('x'),

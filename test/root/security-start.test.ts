@@ -206,7 +206,7 @@ t.test('a command that cannot be run is named with the reason', { skip: needsRoo
   )
   await t.rejects(
     rig.run(['echo', ...Array.from({ length: 50 }, () => long)]),
-    { name: 'RangeError', message: /too large: \d+ bytes, at most \d+/ },
+    { name: 'StartError', message: /too large: \d+ bytes, at most \d+/ },
     '5 MiB',
   )
   for (const cwd of [

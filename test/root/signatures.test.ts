@@ -315,7 +315,7 @@ t.test(
     t.match(await list(), {
       code: 0,
       stderr:
-        /^wherry: image inspect: what 127.* has about [0-9a-f]{12} is not known: registry .* cannot be reached .*; --offline does not ask\n$/,
+        /^wherry: image inspect: could not list the artifacts of [0-9a-f]{12} in 127.*: registry .*; --offline skips this\n$/,
       types: undefined,
     })
   },

@@ -16,8 +16,7 @@ import { createSlots } from '../../services/runtime/slots.ts'
 import { tryContainer } from '../../services/runtime/trial.ts'
 import { createLog } from '../../services/platform/log.ts'
 import { identityOf, isAlive as isSame } from '../../services/platform/process-identity.ts'
-import { runStdio } from '../../services/worker/stdio.ts'
-import { NATIVE_DIR, needsRoot, probeSpec } from '../helpers/container.ts'
+import { NATIVE_DIR, needsRoot, probeSpec, runOnce } from '../helpers/container.ts'
 import { newFolder, startWorker, type Worker } from '../helpers/worker-process.ts'
 
 const RANGE = 65_536
@@ -193,7 +192,7 @@ t.test('a data folder whose file system cannot map ids', { skip: needsRoot }, as
     'a warning says what that means',
   )
   const run = (...args: string[]) =>
-    runStdio(runtime, {
+    runOnce(runtime, {
       spec: probeSpec([layer], args),
       body: Buffer.alloc(0),
       timeoutMs: 60_000,

@@ -62,7 +62,7 @@ function seen(ignore: string, paths: readonly string[]): string[] {
   })
 }
 
-t.test('patterns of paths match as Go matches them, and ** crosses folders', async (t) => {
+t.test('path patterns match as in Go, and ** crosses folders', async (t) => {
   for (const [pattern, path, isMatch] of [
     ['a', 'a', true],
     ['a', 'ab', false],
@@ -150,7 +150,7 @@ const TREE: Tree = {
   other: { 'three.txt': '3' },
 }
 
-t.test('sources are files, the contents of folders, or what wildcards match', async (t) => {
+t.test('sources are files, contents of folders, or matches of wildcards', async (t) => {
   const context = open(t.testdir(TREE))
   for (const [sources, wanted] of [
     [['a.txt'], ['a.txt']],
@@ -193,7 +193,7 @@ t.test('sources are files, the contents of folders, or what wildcards match', as
   await t.rejects(select(context, ['[a']), { message: /no pattern/ })
 })
 
-t.test('what is ignored is not there, and the message says why', async (t) => {
+t.test('an ignored file does not exist for COPY, and the message says why', async (t) => {
   const dir = t.testdir(TREE)
   const context = open(dir, 'dir\n!dir/sub/deep.txt\n*.md\nDockerfile')
   t.same(await namesOf(context, ['']), [
@@ -225,7 +225,7 @@ t.test('what is ignored is not there, and the message says why', async (t) => {
   await t.rejects(select(context, ['dir/one.txt']), { message: /left out.*line 1/ })
 })
 
-t.test('--exclude leaves out, --parents keeps folders', async (t) => {
+t.test('--exclude omits files, --parents keeps folders', async (t) => {
   const context = open(t.testdir(TREE))
   const excluding = (excludes: string[], sources: string[]): Promise<string[]> =>
     namesOf(context, sources, { excludes })
@@ -253,7 +253,7 @@ t.test('--exclude leaves out, --parents keeps folders', async (t) => {
   await t.rejects(keeping('dir/none.txt'), { message: /no "dir\/none.txt"/ })
 })
 
-t.test('links lead nowhere but into the context', async (t) => {
+t.test('links cannot leave the context', async (t) => {
   const outside = t.testdir({ secret: 'no', context: { file: 'f', dir: { x: '1' } } })
   const dir = join(outside, 'context')
   for (const [name, target] of [
@@ -287,7 +287,7 @@ t.test('links lead nowhere but into the context', async (t) => {
   await t.rejects(select(context, ['loop']), { message: /more than 40 links/ })
 })
 
-t.test('a file that was swapped meanwhile is not read', async (t) => {
+t.test('a file that was replaced meanwhile is not read', async (t) => {
   const outside = t.testdir({ secret: 'no', context: { dir: { f: 'yes' }, g: 'yes' } })
   const dir = join(outside, 'context')
   const context = open(dir)
@@ -322,7 +322,7 @@ t.test('a file that was swapped meanwhile is not read', async (t) => {
   })
 })
 
-t.test('sockets are left out, names that are no text refused', async (t) => {
+t.test('sockets are skipped, names that are not UTF-8 rejected', async (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'context-')) // a socket's path is short
   t.teardown(() => {
     rmSync(dir, { recursive: true })
@@ -341,7 +341,7 @@ t.test('sockets are left out, names that are no text refused', async (t) => {
   t.same(await namesOf(open(dir), ['a']), ['a'], 'where it is not asked for it does no harm')
 })
 
-t.test('Dockerfile and ignore file are found, read, and never outside', async (t) => {
+t.test('Dockerfile and ignore file are found and read, but never outside the context', async (t) => {
   const root = t.testdir({
     Dockerfile: 'FROM outside',
     secret: 'x',

@@ -22,7 +22,7 @@ function text(source: string): string {
   return 'problem' in result ? `!${result.problem}` : result.text
 }
 
-t.test('variables have their values, and none is empty', async (t) => {
+t.test('variables have their values, and unset ones are empty', async (t) => {
   const cases: ReadonlyArray<readonly [string, string]> = [
     ['$x', 'foobar'],
     ['${x}', 'foobar'],
@@ -58,7 +58,7 @@ t.test('variables have their values, and none is empty', async (t) => {
   for (const [source, wanted] of cases) t.equal(text(source), wanted, source)
 })
 
-t.test('a part of a value is cut off or replaced', async (t) => {
+t.test('parts of a value can be removed or replaced', async (t) => {
   const cases: ReadonlyArray<readonly [string, string]> = [
     ['${path#*/}', 'usr/local/lib/a.tar.gz'],
     ['${path##*/}', 'a.tar.gz'],
@@ -92,7 +92,7 @@ t.test('a part of a value is cut off or replaced', async (t) => {
   for (const [source, wanted] of cases) t.equal(text(source), wanted, source)
 })
 
-t.test('quotes and escapes protect, and go', async (t) => {
+t.test('quotes and escapes protect text and are removed', async (t) => {
   const cases: ReadonlyArray<readonly [string, string]> = [
     ["'$x'", '$x'],
     ['"$x"', 'foobar'],
@@ -115,7 +115,7 @@ t.test('quotes and escapes protect, and go', async (t) => {
   t.match(windows, { text: 'a$x \\foobar' }, 'the other escape character')
 })
 
-t.test('what no shell could read is a problem that says why', async (t) => {
+t.test('invalid syntax is a problem with a reason', async (t) => {
   for (const [source, why] of [
     ['${x', /"}" is missing/],
     ['${', /"}" is missing/],
@@ -139,7 +139,7 @@ t.test('what no shell could read is a problem that says why', async (t) => {
     t.match(text(source), why, source)
 })
 
-t.test('words end at spaces that nothing protects, also at those of a variable', async (t) => {
+t.test('words end at unprotected spaces, including those from a variable', async (t) => {
   for (const [source, wanted] of [
     ['a b  c', ['a', 'b', 'c']],
     ['$words x', ['two', 'words', 'x']],
@@ -153,7 +153,7 @@ t.test('words end at spaces that nothing protects, also at those of a variable',
     t.match(expand(source, options), { words: wanted }, source)
 })
 
-t.test('unset variables are named, except where the expression says what then', async (t) => {
+t.test('unset variables are reported, unless the expression has a default', async (t) => {
   t.match(expand('$a ${b} ${c:-x} ${d+x} ${e#x} $x', options), { missing: ['a', 'b', 'e'] })
   t.match(
     expand('echo $a ${b:-c} "$x" \'$x\' a\\ b', {
@@ -167,7 +167,7 @@ t.test('unset variables are named, except where the expression says what then', 
   )
 })
 
-t.test('no input makes it slow, deep or large', async (t) => {
+t.test('no input makes expansion slow, deep or large', async (t) => {
   const nested = '${a:-'.repeat(10_000)
   t.match(text(nested), /deep/)
   t.match(text('${x//' + '*a'.repeat(600) + '/b}'), /longer than 1024/)
@@ -185,7 +185,7 @@ t.test('no input makes it slow, deep or large', async (t) => {
   t.type(parsePattern('a\\'), 'string')
 })
 
-t.test('heredocs are found where BuildKit finds them', async (t) => {
+t.test('heredocs are found as in BuildKit', async (t) => {
   for (const [line, wanted] of [
     ['RUN <<EOF', ['EOF']],
     ['RUN cat <<EOF > /x', ['EOF']],

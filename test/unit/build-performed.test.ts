@@ -38,7 +38,7 @@ const FACTS: HostFacts = {
   procPaths: new Map(),
 }
 
-t.test('a RUN is a plan whose root is written to the disk', async (t) => {
+t.test('a RUN is a plan whose root is on disk', async (t) => {
   const { ops, netnsFd } = buildPlan(buildRunSpec(REQUEST), FACTS)
   const overlay = ops.find((op) => op.kind === 'mount')
   t.match(overlay?.texts?.[3], 'lowerdir=l1:l0,upperdir=disk/upper,workdir=disk/work,userxattr')
@@ -125,7 +125,7 @@ t.test('copies', async (t) => {
   t.same(distinctHighest(['a', 'b', 'a', 'c']), ['b', 'a', 'c'])
 })
 
-t.test('a listing is read in pieces of any size', async (t) => {
+t.test('a listing can arrive in pieces of any size', async (t) => {
   const xattrs = ['user.x', '1', 'y'].join('\0')
   const text = Buffer.from(
     `= ok\nd 755 0 0 0 0 0 0\nf 4711 3 4 5 7 0 ${xattrs.length}\ndir/a b${xattrs}a\nb cl 777 0 0 0 1 6 0\nltarget= missing\n`,
@@ -168,7 +168,7 @@ function contextWith(write: (text: string) => void, isTTY = false): Context {
   }
 }
 
-t.test('what is shown', async (t) => {
+t.test('the progress of a build', async (t) => {
   const events: BuildEvent[] = [
     { kind: 'started', number: 1, title: '[1/1] RUN x' },
     { kind: 'output', number: 1, bytes: Buffer.from('one\r\ntw') },
@@ -186,7 +186,7 @@ t.test('what is shown', async (t) => {
     )
     for (const event of events) progress.onEvent(event)
     progress.end()
-    t.notOk(shown.includes('\u001b[2J'), 'nothing of a step steers the terminal')
+    t.notOk(shown.includes('\u001b[2J'), 'output of a step cannot control the terminal')
     if (isTTY) t.match(shown, /=> 1\.2s \[1\/1\] RUN x\n[^]*warning: careful\n/)
     else
       t.match(
@@ -194,48 +194,42 @@ t.test('what is shown', async (t) => {
         /^#1 \[1\/1\] RUN x\n#1 [\d.]+ one\n#1 [\d.]+ two�\[2J\n#1 DONE 1\.2s\n\nwarning: careful\n$/,
       )
   }
-  await t.test(
-    'a line that is painted over takes one row, wide characters or not; a warning is never cut',
-    (t) => {
-      const columns = 40
-      let shown = ''
-      const { stderr, ...others } = contextWith((text) => {
-        shown += text
-      }, true)
-      const progress = createBuildProgress(
-        { ...others, stderr: Object.assign(stderr, { columns }) },
-        undefined,
-      )
-      const warning = 'careful '.repeat(20)
-      for (const event of [
-        { kind: 'started', number: 1, title: `[1/1] RUN ${'日本語'.repeat(20)}` },
-        { kind: 'output', number: 1, bytes: Buffer.from(`${'🎉'.repeat(60)}\n${'e\u0301'.repeat(60)}\n`) },
-        { kind: 'warning', text: warning },
-        { kind: 'done', number: 1, isCached: false, tookMs: 1 },
-      ] as const)
-        progress.onEvent(event)
-      progress.end()
-      const lines = shown.split('\n')
-      const wide = lines.filter((line) => /日|🎉/u.test(line))
-      t.equal(wide.length, 4, 'begun, with output, and done')
-      // oxlint-disable-next-line no-control-regex
-      for (const line of wide)
-        t.ok(
-          [...line.replaceAll(/\u001b\[\d*[AJ]/g, '')].reduce(
-            (sum, character) => sum + (character > '\u2000' ? 2 : 1),
-            0,
-          ) < columns,
-          line,
-        )
+  await t.test('a repainted line takes one row even with wide characters; a warning is never cut', (t) => {
+    const columns = 40
+    let shown = ''
+    const { stderr, ...others } = contextWith((text) => {
+      shown += text
+    }, true)
+    const progress = createBuildProgress({ ...others, stderr: Object.assign(stderr, { columns }) }, undefined)
+    const warning = 'careful '.repeat(20)
+    for (const event of [
+      { kind: 'started', number: 1, title: `[1/1] RUN ${'日本語'.repeat(20)}` },
+      { kind: 'output', number: 1, bytes: Buffer.from(`${'🎉'.repeat(60)}\n${'e\u0301'.repeat(60)}\n`) },
+      { kind: 'warning', text: warning },
+      { kind: 'done', number: 1, isCached: false, tookMs: 1 },
+    ] as const)
+      progress.onEvent(event)
+    progress.end()
+    const lines = shown.split('\n')
+    const wide = lines.filter((line) => /日|🎉/u.test(line))
+    t.equal(wide.length, 4, 'started, with output, and done')
+    // oxlint-disable-next-line no-control-regex
+    for (const line of wide)
       t.ok(
-        lines.some((line) => line.includes('e\u0301'.repeat(30))),
-        'what takes no column is not counted',
+        [...line.replaceAll(/\u001b\[\d*[AJ]/g, '')].reduce(
+          (sum, character) => sum + (character > '\u2e80' ? 2 : 1),
+          0,
+        ) < columns,
+        line,
       )
-      t.ok(shown.includes(`warning: ${warning}\n`))
-      t.end()
-    },
-  )
-  await t.test('while layers of a base image are painted below it, nothing is painted over', (t) => {
+    t.ok(
+      lines.some((line) => line.includes('e\u0301'.repeat(30))),
+      'combining marks take no columns',
+    )
+    t.ok(shown.includes(`warning: ${warning}\n`))
+    t.end()
+  })
+  await t.test('nothing is repainted while layers of a base image are painted below', (t) => {
     let shown = ''
     const timers = (): number => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length
     const before = timers()
@@ -255,7 +249,7 @@ t.test('what is shown', async (t) => {
     t.match(shown, /^=> \[base\] FROM x {2}0\.0s\n=> 1\.0s \[base\] FROM x\n$/)
     t.end()
   })
-  await t.test('of a bar that writes over itself, the last is shown', (t) => {
+  await t.test('of a progress bar that overwrites itself, only the last state is shown', (t) => {
     let shown = ''
     const progress = createBuildProgress(
       contextWith((text) => {
@@ -320,7 +314,7 @@ t.test('options', async (t) => {
     [{ platform: 'windows' }, /--platform/],
     [{ secret: ['id=a,nonsense=1'] }, /--secret/],
     [{ secret: ['id=a,env=A'] }, /not set/],
-    [{ secret: ['id=a,src=/nowhere'] }, /cannot be read/],
+    [{ secret: ['id=a,src=/nowhere'] }, /could not read the secret/],
     [{ progress: 'fancy' }, /--progress/],
     [{ network: 'x' }, /--network/],
   ]

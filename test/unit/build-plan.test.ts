@@ -71,7 +71,7 @@ function faultOf(act: () => unknown): string {
   return 'nothing is wrong'
 }
 
-t.test('only the stages that the target needs are needed', async (t) => {
+t.test('only stages that the target needs are built', async (t) => {
   const text =
     'FROM a AS one\nFROM b AS two\nCOPY --from=one /x /y\nFROM c AS three\nFROM two AS four\nRUN --mount=from=0,target=/m x\nFROM scratch\nCOPY --from=four / /'
   t.same(plan(text).needed, [0, 1, 3, 4])
@@ -103,7 +103,7 @@ t.test('only the stages that the target needs are needed', async (t) => {
   )
 })
 
-t.test('a stage takes from those above it only', async (t) => {
+t.test('a stage can only copy from stages above it', async (t) => {
   for (const [text, why] of [
     ['FROM a AS b\nCOPY --from=b x y', /cannot take from itself/],
     ['FROM a AS b\nCOPY --from=0 x y', /cannot take from itself/],
@@ -144,7 +144,7 @@ t.test('a stage takes from those above it only', async (t) => {
   )
 })
 
-t.test('ARGs before FROM are for FROM, and for ARGs of stages without a value', async (t) => {
+t.test('ARGs before FROM apply to FROM, and are defaults of ARGs in stages', async (t) => {
   const text =
     'ARG V=1\nARG IMAGE=a:${V}\nFROM --platform=$BUILDPLATFORM $IMAGE\nARG V\nARG TARGETARCH\nARG W=${V}w\nLABEL v=$V t=$TARGETARCH w=$W i=$IMAGE'
   const stage = evaluate(text)
@@ -192,7 +192,7 @@ t.test('ARGs before FROM are for FROM, and for ARGs of stages without a value', 
   )
 })
 
-t.test('build-args that nobody asked for are named', async (t) => {
+t.test('unused build-args are reported', async (t) => {
   const stage = evaluate('ARG a\nFROM b\nONBUILD ARG c\nARG d', {
     args: {
       a: '',
@@ -332,7 +332,7 @@ t.test('mounts have absolute targets, values and sources', async (t) => {
     )
 })
 
-t.test('COPY and ADD have values, absolute destinations and checked sources', async (t) => {
+t.test('COPY and ADD have expanded values, absolute destinations and checked sources', async (t) => {
   const step = (text: string): Step => stepsOf(`WORKDIR /w\nENV D=dir\n${text}`).at(-1)!
   t.match(step('COPY --chown=$D:1 --chmod=0644 a$D ../b $D/'), {
     kind: 'copy',
@@ -475,7 +475,7 @@ t.test('instructions change the config as Docker does', async (t) => {
   ])
 })
 
-t.test('a file cannot make the config grow without end', async (t) => {
+t.test('a Dockerfile cannot make the config grow without limit', async (t) => {
   const doubling = Array.from({ length: 40 }, (_, i) => `ENV v${i + 1}=$v${i}$v${i}`).join('\n')
   t.match(
     faultOf(() => configOf(`ENV v0=${'x'.repeat(1000)}\n${doubling}`)),
@@ -503,7 +503,7 @@ t.test('a file cannot make the config grow without end', async (t) => {
   )
 })
 
-t.test('triggers run first in the child, with its variables, and are gone then', async (t) => {
+t.test('triggers run first in the child, with its variables, and only once', async (t) => {
   const child = evaluate('FROM a AS tools\nFROM base\nRUN own', {
     base: { onbuild: ['ARG V=1', 'COPY --from=tools /x /y', 'ENV V2=$V'] },
     args: { V: '2' },
@@ -530,7 +530,7 @@ t.test('triggers run first in the child, with its variables, and are gone then',
   )
 })
 
-t.test('an image’s config is read with distrust and written without what is empty', async (t) => {
+t.test('an image’s config is read as untrusted and written without empty fields', async (t) => {
   const json = {
     author: 'me',
     config: {
@@ -568,7 +568,7 @@ t.test('an image’s config is read with distrust and written without what is em
   })
 })
 
-t.test('modes change as chmod changes them', async (t) => {
+t.test('modes change as with chmod', async (t) => {
   for (const [text, before, after, isDirectory] of [
     ['755', 0o600, 0o755],
     ['04755', 0, 0o4755],
@@ -590,7 +590,7 @@ t.test('modes change as chmod changes them', async (t) => {
     t.equal(parseChmod(text), undefined, text)
 })
 
-t.test('platforms have many spellings', async (t) => {
+t.test('platforms are accepted in all spellings', async (t) => {
   for (const [text, wanted] of [
     ['amd64', 'linux/amd64'],
     ['linux/x86_64', 'linux/amd64'],

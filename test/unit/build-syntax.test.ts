@@ -32,7 +32,7 @@ function faultOf(text: string | Uint8Array): { path: string; problem: string; ex
 
 const rules = (text: string): string[] => parseDockerfile('Dockerfile', text).warnings.map(({ rule }) => rule)
 
-t.test('lines are joined, comments and empty lines in between left out', async (t) => {
+t.test('lines are joined, without the comments and empty lines in between', async (t) => {
   for (const [text, script] of [
     ['RUN a \\\n  b', 'a   b'],
     ['RUN a \\\n# comment\n  # another\n  b', 'a   b'],
@@ -60,7 +60,7 @@ t.test('lines are joined, comments and empty lines in between left out', async (
   )
 })
 
-t.test('directives stand on top, once, and the escape character is one of two', async (t) => {
+t.test('directives come first and once, and the escape character is one of two', async (t) => {
   t.match(
     parseDockerfile('Dockerfile', '#escape=`\nFROM scratch\nRUN a `\n b \\\nRUN c').stages[0]!.instructions,
     [{ command: { script: 'a  b \\' } }, { command: { script: 'c' } }],
@@ -90,7 +90,7 @@ t.test('directives stand on top, once, and the escape character is one of two', 
   })
 })
 
-t.test('every instruction is read in all its forms', async (t) => {
+t.test('every instruction is parsed in all its forms', async (t) => {
   for (const [text, wanted] of [
     ['RUN ["a", "b c"]', { kind: 'run', command: { form: 'exec', argv: ['a', 'b c'] } }],
     ['RUN [ -f x ] && y', { kind: 'run', command: { form: 'shell', script: '[ -f x ] && y' } }],
@@ -184,7 +184,7 @@ t.test('every instruction is read in all its forms', async (t) => {
   })
 })
 
-t.test('heredocs are taken raw, several of one line in order', async (t) => {
+t.test('heredocs are taken unchanged, several of one line in order', async (t) => {
   t.match(instructions('RUN <<EOF\n# no comment\na \\\n\nEOF\nRUN b'), [
     { heredocs: [{ name: 'EOF', content: '# no comment\na \\\n\n' }], location: { line: 2, endLine: 6 } },
     { command: { script: 'b' } },
@@ -220,7 +220,7 @@ t.test('heredocs are taken raw, several of one line in order', async (t) => {
     t.throws(() => parseTrigger('base', trigger, () => {}), { code: 'ERR_INVALID_DOCKERFILE' }, trigger)
 })
 
-t.test('a wrong line is shown with its number, what is wrong, and what was probably meant', async (t) => {
+t.test('an invalid line is shown with its number, the problem, and a suggestion', async (t) => {
   for (const [text, path, problem] of [
     ['', 'Dockerfile', /no instructions/],
     ['# only\n\n', 'Dockerfile', /no instructions/],
@@ -279,7 +279,7 @@ t.test('a wrong line is shown with its number, what is wrong, and what was proba
   t.match(faultOf(Buffer.from('\uFEFFFROM a', 'utf16le')), { path: 'Dockerfile', problem: /UTF-16/ })
 })
 
-t.test('the excerpt has the lines around and carets under the word, and no control characters', async (t) => {
+t.test('an excerpt has the lines around, carets below the word, and no control characters', async (t) => {
   t.equal(
     faultOf('FROM a\n\nRUN x \\\n  y\nCOPPY b c\nRUN z\nUSER u\nUSER v').excerpt,
     [
@@ -291,6 +291,11 @@ t.test('the excerpt has the lines around and carets under the word, and no contr
       '     7 | USER u',
     ].join('\n'),
   )
+  t.match(
+    excerpt({ source: { name: 'D', lines: ['LABEL 日本 🎉x'] }, location: { line: 1, endLine: 1 } }, '🎉x'),
+    /\n {7}\| {12}\^{3}$/,
+    'carets line up with wide characters',
+  )
   const evil = faultOf('FROM a\nRUNN \u001b[31mred\u202e\n')
   for (const hidden of ['\u001b', '\u202e']) t.notOk(evil.excerpt!.includes(hidden))
   const long = faultOf(`FROM a\nRUNN ${'x'.repeat(1000)}\n${'y\\\n'.repeat(100)}`)
@@ -298,7 +303,7 @@ t.test('the excerpt has the lines around and carets under the word, and no contr
   const source = { name: 'D', lines: Array.from({ length: 100 }, (_, i) => `line ${i + 1}`) }
   t.ok(
     excerpt({ source, location: { line: 10, endLine: 90 } }).split('\n').length < 20,
-    'a long instruction is cut',
+    'a long instruction is truncated',
   )
   const shown = describeFailure(
     failureOf(
@@ -314,7 +319,7 @@ t.test('the excerpt has the lines around and carets under the word, and no contr
   )
   t.equal(
     shown,
-    'wherry: build: the input is wrong\n  Dockerfile:1: there is no instruction "FORM"; did you mean FROM?\n\n>    1 | FORM a\n       | ^^^^\n\n',
+    'wherry: build: invalid input\n  Dockerfile:1: there is no instruction "FORM"; did you mean FROM?\n\n>    1 | FORM a\n       | ^^^^\n\n',
     'as the command line prints it',
   )
 })
@@ -342,7 +347,7 @@ t.test('bad style is a warning', async (t) => {
   t.equal(closest('xyzzy', ['copy', 'cmd']), undefined)
 })
 
-t.test('everything has a bound', async (t) => {
+t.test('everything has a limit', async (t) => {
   t.match(faultOf(`FROM a\n#${'x'.repeat(DOCKERFILE_BYTES_MAX)}`), { problem: /may have/ })
   t.match(faultOf(`FROM a\nRUN ${'x'.repeat(LINE_CHARACTERS_MAX)}`), {
     path: 'Dockerfile:2',

@@ -2,6 +2,7 @@
 
 import { readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
+import { replyOf } from '../../services/contract/call-end.ts'
 import type { CallRecord } from '../../services/contract/call-record.ts'
 import {
   Conflict,
@@ -13,13 +14,13 @@ import {
   StartError,
   TooLarge,
 } from '../../services/contract/errors.ts'
-import { OUTCOMES } from '../../services/contract/outcome.ts'
+import { OUTCOMES, OUTCOME_RULES } from '../../services/contract/outcome.ts'
 import { createBodyBudget } from '../../services/gateway/body-budget.ts'
 import { chooseCallId, HEADERS_MAX, toInvocationRequest } from '../../services/gateway/call-request.ts'
 import { failureOf } from '../../services/gateway/failure.ts'
+import { HttpError } from '../../services/gateway/http-error.ts'
 import { parseJsonBody } from '../../services/gateway/json-body.ts'
 import { createServer } from '../../services/gateway/server.ts'
-import { HttpError, OUTCOME_STATUS } from '../../services/gateway/statuses.ts'
 import { wherryDialect } from '../../services/gateway/wherry-dialect.ts'
 import { createLog } from '../../services/platform/log.ts'
 
@@ -104,7 +105,7 @@ t.test('toInvocationRequest', async (t) => {
 
 t.test('a result in our dialect', async (t) => {
   const callReply = (record: CallRecord, body: Uint8Array, totalMs: number) =>
-    wherryDialect.reply({ callId: 'c1', startedAtMs: 17, totalMs }, { record, body })
+    wherryDialect.reply({ callId: 'c1', startedAtMs: 17, totalMs }, { ...replyOf(record)!, body })
   const record: CallRecord = {
     callId: 'c1',
     function: 'f',
@@ -138,7 +139,7 @@ t.test('a result in our dialect', async (t) => {
   for (const outcome of OUTCOMES.filter((outcome) => outcome !== 'ok')) {
     t.test(`${outcome} gives its status and JSON that names it`, async (t) => {
       const reply = callReply({ ...record, outcome, status: 500 }, none, 1)
-      const httpStatus = OUTCOME_STATUS[outcome]
+      const { httpStatus } = OUTCOME_RULES[outcome]
       t.equal(reply.statusCode, httpStatus)
       t.equal(reply.headers['x-wherry-outcome'], outcome)
       t.equal(reply.headers['retry-after'] !== undefined, httpStatus === 503 || httpStatus === 429)
@@ -312,7 +313,7 @@ t.test('parseJsonBody', async (t) => {
 t.test('the body budget refuses what exceeds it and takes back what is released', async (t) => {
   const budget = createBodyBudget(100)
   const one = budget.take(60)
-  t.throws(() => budget.take(41), { code: 'ERR_NO_SLOT' })
+  t.throws(() => budget.take(41), { code: 'ERR_NO_SLOT', statusCode: 503 })
   one.settle(10) // a chunked body that turned out small
   const two = budget.take(90)
   t.throws(() => budget.take(1), { code: 'ERR_NO_SLOT' })

@@ -1,6 +1,6 @@
-// Who may import whom.  Reads the import lines of every file in services/ (types count like values: a
-// type ties two folders together as well) and holds three tables: folders, npm packages, and where the
-// process's own environment may be looked at.  Knows text only; nothing of services/ is loaded.
+// Import rules. Checks the import lines of every file in services/ against three tables: room ranks, owners
+// of npm packages, and files that may read the process environment. Type imports count too, because they
+// couple rooms like any other import. The test reads text and loads nothing from services/.
 
 import { globSync, readFileSync } from 'node:fs'
 import { builtinModules } from 'node:module'
@@ -10,7 +10,7 @@ import t from 'tap'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
-/** Lower may be imported by higher, never the other way, and never sideways. */
+/** A room may import only rooms of a lower rank. */
 const RANKS: Readonly<Record<string, number>> = {
   contract: 0,
   platform: 1,
@@ -27,7 +27,7 @@ const RANKS: Readonly<Record<string, number>> = {
   cli: 6,
 }
 
-/** The folders that may import a package; `*` is every folder but contract/. */
+/** The rooms that may import a package; `*` is every room but contract/. */
 const OWNERS: Readonly<Record<string, readonly string[]>> = {
   zod: ['contract'],
   pino: ['platform'],
@@ -43,10 +43,10 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   commander: ['cli'],
   yaml: ['cli'],
   'lru-cache': ['*'],
-  'string-width': ['cli', 'build'],
+  'string-width': ['platform'],
 }
 
-/** Files beside services/ that code may read at run time. */
+/** Files outside services/ that may be imported. */
 const OUTSIDE = ['package.json']
 
 /** The module names in SOURCE's import and export lines, dynamic imports included. */
@@ -66,31 +66,31 @@ const folderOf = (path: string): string => path.split('/')[1]!
 function faultOfPackage(folder: string, name: string): string | undefined {
   const packageName = name.split('/', name.startsWith('@') ? 2 : 1).join('/')
   if (name.startsWith('node:')) return undefined
-  if (builtinModules.includes(name)) return 'a module of Node is imported as "node:…"'
+  if (builtinModules.includes(name)) return 'Node modules are imported as "node:…"'
   const owners = OWNERS[packageName]
   if (owners === undefined)
-    return 'no folder owns this package; give it one in this test, with a reason in ARCHITECTURE.md'
+    return 'no room owns this package; name one in this test, and a reason in ARCHITECTURE.md'
   if (owners.includes(folder) || (owners.includes('*') && folder !== 'contract')) return undefined
   return `only ${owners.join(', ')} may import it`
 }
 
 function faultOfFile(file: string, name: string): string | undefined {
-  if (!/\.(?:ts|json)$/.test(name)) return 'an import ends in .ts'
+  if (!/\.(?:ts|json)$/.test(name)) return 'an import path ends in .ts'
   const target = normalize(join(dirname(file), name))
   if (!target.startsWith('services/'))
-    return OUTSIDE.includes(target) ? undefined : 'nothing outside of services/ is imported'
+    return OUTSIDE.includes(target) ? undefined : 'files outside services/ cannot be imported'
   const [from, to] = [folderOf(file), folderOf(target)]
   if (from === to) return undefined
   const [mine, theirs] = [RANKS[from], RANKS[to]]
-  if (mine === undefined || theirs === undefined) return 'a folder that has no place in the order'
+  if (mine === undefined || theirs === undefined) return 'the room has no rank'
   return theirs < mine
     ? undefined
     : theirs === mine
-      ? 'neighbours do not know each other'
-      : 'lower folders do not know higher ones'
+      ? 'rooms of one rank cannot import each other'
+      : 'a room cannot import one of a higher rank'
 }
 
-/** One line `file -> what: why` for every import of FILE ("services/…") that is not allowed. */
+/** One line `file -> import: reason` for every forbidden import of FILE ("services/…"). */
 function importFaults(file: string, source: string): string[] {
   return importsOf(source).flatMap((name) => {
     const why = name.startsWith('.') ? faultOfFile(file, name) : faultOfPackage(folderOf(file), name)
@@ -98,10 +98,10 @@ function importFaults(file: string, source: string): string[] {
   })
 }
 
-/** Where FILE looks at the process's environment or ends the process, which only a main.ts may. */
+/** Lines of FILE that read the environment or end the process, which only main.ts may do. */
 function processFaults(file: string, source: string): string[] {
   if (file.endsWith('/main.ts')) return []
-  // A file that binds the name itself (a runtime spec has a `process`) means its own.
+  // Skip files that declare a variable of that name (a runtime spec has a `process`).
   if (/\b(?:const|let|var)\s+\{[^}]*\bprocess\b[^}]*\}\s*=/.test(source)) return []
   return source.split('\n').flatMap((line, i) => {
     const code = line.replace(/(?:^|\s)(?:\/\/|\*|\/\*\*).*$/, '')
@@ -109,7 +109,9 @@ function processFaults(file: string, source: string): string[] {
       /\bprocess\s*(?:\.\s*|\[\s*['"])(?:env|exit|exitCode)\b|\{[^}]*\b(?:env|exit)\b[^}]*\}\s*=\s*process\b/.test(
         code,
       )
-    return used ? [`${file}:${i + 1} -> process: only a main.ts reads its environment or ends it`] : []
+    return used
+      ? [`${file}:${i + 1} -> process: only main.ts may read the environment or end the process`]
+      : []
   })
 }
 
@@ -117,22 +119,22 @@ const files = globSync('services/**/*.ts', { cwd: ROOT })
   .sort()
   .map((file) => ({ file, source: readFileSync(join(ROOT, file), 'utf8') }))
 
-t.test('every import goes down, to an owned package or to Node', async (t) => {
-  t.ok(files.length > 50, 'the files are found')
+t.test('imports go to lower rooms, owned packages or Node', async (t) => {
+  t.ok(files.length > 50, 'the search finds the files')
   t.same(
     files.flatMap(({ file, source }) => importFaults(file, source)),
     [],
   )
 })
 
-t.test('only a main.ts reads the environment or ends the process', async (t) => {
+t.test('only main.ts reads the environment or ends the process', async (t) => {
   t.same(
     files.flatMap(({ file, source }) => processFaults(file, source)),
     [],
   )
 })
 
-t.test('every dependency of package.json has an owner, and the other way round', async (t) => {
+t.test('the packages with an owner are the dependencies of package.json', async (t) => {
   const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as {
     dependencies: Record<string, string>
   }
@@ -141,10 +143,7 @@ t.test('every dependency of package.json has an owner, and the other way round',
   for (const name of Object.keys(OWNERS)) t.ok(used.has(name), `${name} is used`)
 })
 
-/**
- * What FILE loads before it does anything: its imports that are neither of types nor inside of a function,
- * and theirs.
- */
+/** Everything that importing FILE loads: its static value imports, and transitively theirs. */
 function loadedAtStart(file: string, seen = new Set<string>()): Set<string> {
   if (seen.has(file)) return seen
   seen.add(file)
@@ -159,9 +158,9 @@ function loadedAtStart(file: string, seen = new Set<string>()): Set<string> {
   return seen
 }
 
-t.test('the command line starts without what most commands do not need', async (t) => {
+t.test('the command line starts without modules that most commands do not need', async (t) => {
   const loaded = [...loadedAtStart('services/cli/main.ts')]
-  t.ok(loaded.includes('services/cli/commands/list.ts'), 'the commands are found')
+  t.ok(loaded.includes('services/cli/commands/list.ts'), 'the search finds the commands')
   t.same(
     loaded.filter((name) => /^[a-z@]/.test(name) && !/^(?:node:|services\/|package\.json$)/.test(name)),
     ['commander'],
@@ -173,27 +172,27 @@ t.test('the command line starts without what most commands do not need', async (
       ),
     ),
     [],
-    'they are loaded inside of the commands that need them',
+    'they are loaded inside the commands that need them',
   )
 })
 
-t.test('what is not allowed is found, in each way of writing it', async (t) => {
+t.test('finds forbidden imports in every syntax', async (t) => {
   const cases = [
-    ['services/queue/a.ts', "import { x } from '../registry/registry.ts'", 'neighbours'],
+    ['services/queue/a.ts', "import { x } from '../registry/registry.ts'", 'one rank'],
     ['services/queue/a.ts', "import type { X } from '../worker/worker.ts'", 'higher'],
     ['services/contract/a.ts', "import {\n  type X,\n} from '../platform/log.ts'", 'higher'],
     ['services/contract/a.ts', "import { metrics } from '@opentelemetry/api'", 'only'],
-    ['services/gateway/a.ts', "export { x } from '../worker/worker.ts'", 'neighbours'],
-    ['services/oci/a.ts', "const x = await import('../gateway/gateway.ts')", 'neighbours'],
+    ['services/gateway/a.ts', "export { x } from '../worker/worker.ts'", 'one rank'],
+    ['services/oci/a.ts', "const x = await import('../gateway/gateway.ts')", 'one rank'],
     ['services/worker/a.ts', "import { x } from '../cli/program.ts'", 'higher'],
-    ['services/worker/up/a.ts', "const x = await import('../../gateway/gateway.ts')", 'neighbours'],
+    ['services/worker/up/a.ts', "const x = await import('../../gateway/gateway.ts')", 'one rank'],
     ['services/build/a.ts', "import { x } from '../cli/context.ts'", 'higher'],
     ['services/cli/a.ts', "type X = import('bullmq').Queue", 'only queue'],
     ['services/images/a.ts', "import { x } from './pull'", 'ends in .ts'],
     ['services/images/a.ts', "import { x } from './pull.js'", 'ends in .ts'],
     ['services/images/a.ts', "import fs from 'fs'", 'node:'],
-    ['services/images/a.ts', "import 'left-pad/register'", 'no folder owns'],
-    ['services/utils/a.ts', "import { x } from '../contract/errors.ts'", 'no place'],
+    ['services/images/a.ts', "import 'left-pad/register'", 'no room owns'],
+    ['services/utils/a.ts', "import { x } from '../contract/errors.ts'", 'no rank'],
     ['services/worker/a.ts', "import { x } from '../../test/helpers/redis.ts'", 'outside'],
   ] as const
   for (const [file, source, why] of cases)
@@ -204,7 +203,7 @@ t.test('what is not allowed is found, in each way of writing it', async (t) => {
       "// import { x } from '../gateway/x.ts'\nimport { y } from '../images/pull.ts'",
     ),
     [],
-    'comments do not count',
+    'ignores comments',
   )
   for (const source of [
     'const a = process.env.HOME',

@@ -1,4 +1,4 @@
-// wherry.yaml, stack.yaml and the templates of `wherry init`: what a file means, and how an invalid one is
+// wherry.yaml, stack.yaml and the templates of `wherry init`, as values: what a file means, and how it is
 // refused.
 
 import { execFileSync } from 'node:child_process'
@@ -140,16 +140,20 @@ t.test('variables in a file', async (t) => {
   t.throws(() => substituteVariables('${A} ${B}', {}), { message: /not set: A, B$/ })
 })
 
-t.test('a file that is missing, not YAML or too deeply aliased is refused with its name', async (t) => {
+t.test('a file that is not YAML, expands without limit, or does not exist is rejected by name', async (t) => {
   const bomb = `a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [${'*a,'.repeat(10)}]\nc: &c [${'*b,'.repeat(10)}]\nd: [${'*c,'.repeat(10)}]\n`
   const folder = t.testdir({ 'bad.yaml': 'a: [', 'bomb.yaml': bomb })
-  t.throws(() => readProject(join(folder, 'bad.yaml'), {}), { message: /bad\.yaml is not YAML .*line 1/s })
-  t.throws(() => readProject(join(folder, 'bomb.yaml'), {}), { message: /bomb\.yaml is not YAML .*alias/ })
+  t.throws(() => readProject(join(folder, 'bad.yaml'), {}), {
+    message: /bad\.yaml is not valid YAML .*line 1/s,
+  })
+  t.throws(() => readProject(join(folder, 'bomb.yaml'), {}), {
+    message: /bomb\.yaml is not valid YAML .*alias/,
+  })
   t.throws(() => readProject(join(folder, 'none.yaml'), {}), { message: /none\.yaml cannot be read/ })
   for (const [text, message] of [
-    ['a: [', /env\.yml is not YAML .*line 1/s],
-    ['x: 1', /env\.yml of f must hold "environment:"/],
-    ['environment: { A: [1] }', /env\.yml of f: environment\.A is not one value/],
+    ['a: [', /env\.yml is not valid YAML .*line 1/s],
+    ['x: 1', /env\.yml of f must contain "environment:"/],
+    ['environment: { A: [1] }', /env\.yml of f: environment\.A must be a single value/],
   ] as const) {
     const own = t.testdir({
       'stack.yaml': 'provider: {}\nfunctions:\n  f: { image: x, environment_file: [env.yml] }\n',
@@ -159,7 +163,7 @@ t.test('a file that is missing, not YAML or too deeply aliased is refused with i
   }
 })
 
-/** Runs `wherry ARGV` in an empty environment: exit code and output. */
+/** `wherry ARGV` with nothing around it: its exit code and what it wrote. */
 async function run(argv: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
   const context: Context = {
@@ -175,7 +179,7 @@ async function run(argv: readonly string[]): Promise<{ code: number; stdout: str
   return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') }
 }
 
-t.test('wherry deploy -f refuses an invalid function before anything is built or requested', async (t) => {
+t.test('wherry deploy -f rejects an invalid function before anything is built or requested', async (t) => {
   const file = join(
     t.testdir({
       'wherry.yaml':
@@ -186,11 +190,11 @@ t.test('wherry deploy -f refuses an invalid function before anything is built or
   t.match(await run(['deploy', '-f', file]), {
     code: 1,
     stderr:
-      /wherry\.yaml is wrong\n {2}functions\.bad\.bild: is not a known field\n {2}functions\.bad\.timeout: "soon" is invalid.*\n$/,
+      /wherry\.yaml is invalid\n {2}functions\.bad\.bild: is not a known field\n {2}functions\.bad\.timeout: "soon" is invalid.*\n$/,
   })
 })
 
-t.test('wherry deploy -f refuses an invalid image name before anything is built or requested', async (t) => {
+t.test('wherry deploy -f rejects an invalid image name before anything is built or requested', async (t) => {
   for (const [written, why] of [
     ['{ build: . }', /functions\.A_b\.image: "A_b" .*lower case/],
     ['{ image: "a b" }', /functions\.A_b\.image: "a b" is not an image reference/],
@@ -231,7 +235,7 @@ t.test('wherry init', async (t) => {
       t.match(
         stdout,
         /Next:\n    cd .*\n(?:    .*\n)+    wherry invoke my-function -d '.*'\n$/,
-        'lists the next steps, as its README does',
+        'says what to do next, as its README does',
       )
       for (const file of ['Dockerfile', '.dockerignore', 'wherry.yaml', 'README.md'])
         t.ok(statSync(join(own, file)).isFile(), file)
@@ -249,7 +253,7 @@ t.test('wherry init', async (t) => {
       try {
         execFileSync('sh', ['-c', `command -v ${program!}`])
       } catch {
-        t.comment(`skipped its test: ${program!} is not installed`)
+        t.comment(`its test was not run: this machine has no ${program!}`)
         return
       }
       const env = { PATH: process.env.PATH, HOME: own, GOFLAGS: '-mod=mod', GOCACHE: join(own, 'cache') }
@@ -259,7 +263,7 @@ t.test('wherry init', async (t) => {
       )
     })
   }
-  t.test('quotes a name that YAML would read as a number or a constant', async (t) => {
+  t.test('writes a name that YAML would take for a number or a constant as text', async (t) => {
     for (const name of ['1', '2e3', '0x1f', 'null', 'true', 'false', '2024-01-01', 'no']) {
       t.match(
         await run(['init', name, '--template', 'bash', '--into', join(folder, `named-${name}`)]),
@@ -273,12 +277,12 @@ t.test('wherry init', async (t) => {
       )
     }
   })
-  t.test('never overwrites a folder, and refuses names that cannot be deployed', async (t) => {
+  t.test('never writes over a folder, and refuses names that could not be deployed', async (t) => {
     mkdirSync(join(folder, 'there'))
     writeFileSync(join(folder, 'there/mine'), 'kept')
     t.match(await run(['init', 'x', '--into', join(folder, 'there')]), {
       code: 1,
-      stderr: /is there already/,
+      stderr: /already exists/,
     })
     t.same(readdirSync(join(folder, 'there')), ['mine'])
     for (const name of ['Upper', '../x', 'a_b', '-a', '', 'x'.repeat(64)])

@@ -1,4 +1,4 @@
-// The reporter decides whether a run counts as good, so it is fed with runs that are not.
+// The reporter decides whether a run passes, so most of these runs fail.
 
 import { text } from 'node:stream/consumers'
 import t from 'tap'
@@ -18,7 +18,7 @@ async function report(tap: string, { ci = false } = {}): Promise<Reported> {
       failed = true
     },
   })
-  // In odd pieces: lines arrive cut anywhere.
+  // Write odd pieces, because chunks can split lines anywhere.
   for (let i = 0; i < tap.length; i += 7) reporter.write(tap.slice(i, i + 7))
   reporter.end()
   const all = await text(reporter)
@@ -45,7 +45,7 @@ const GOOD = `TAP version 14
 ok 1 - test/unit/a.test.ts # time=35.982ms
 `
 
-t.test('counts innermost tests and ends with the closing line', async (t) => {
+t.test('counts innermost tests and ends with a summary', async (t) => {
   const { text, last, failed } = await report(GOOD)
   t.equal(last, '3 passed, 0 failed, 1 skipped')
   t.match(
@@ -55,7 +55,7 @@ t.test('counts innermost tests and ends with the closing line', async (t) => {
   t.notOk(failed)
 })
 
-t.test('a failure is shown with its file, its path and its diff', async (t) => {
+t.test('shows a failure with its file, its path and its diff', async (t) => {
   const { text, last, failed } = await report(`# Subtest: test/redis/b.test.ts
     # Subtest: outer
         # Subtest: inner
@@ -93,7 +93,7 @@ not ok 1 - test/redis/b.test.ts # time=1ms
   t.ok(failed)
 })
 
-t.test('several failures are named again behind the tiers', async (t) => {
+t.test('lists several failures again after the tiers', async (t) => {
   const { text } = await report(`# Subtest: test/unit/a.test.ts
     not ok 1 - one
       ---
@@ -109,7 +109,7 @@ not ok 1 - test/unit/a.test.ts # time=1ms
   )
 })
 
-t.test('what tap lets pass or counts as nothing is a failure', async (t) => {
+t.test('fails runs that tap accepts or ignores', async (t) => {
   t.test('a file that asserts nothing', async (t) => {
     const { text, last, failed } = await report(
       '# Subtest: test/unit/c.test.ts\n    1..0 # no tests found\nok 1 - test/unit/c.test.ts # SKIP no tests found\n',
@@ -126,7 +126,7 @@ t.test('what tap lets pass or counts as nothing is a failure', async (t) => {
     t.match(text, /crashed or was killed.*\n {4}exitCode: 1/)
     t.ok(failed)
   })
-  t.test('a file that was killed for its time', async (t) => {
+  t.test('a file that was killed at its timeout', async (t) => {
     const { text, last } = await report(
       '# Subtest: test/unit/c.test.ts\n    ok 1 - fine\n    1..1\nnot ok 1 - timeout!\n  ---\n  expired: test/unit/c.test.ts\n  ...\n',
     )
@@ -146,10 +146,10 @@ t.test('what tap lets pass or counts as nothing is a failure', async (t) => {
   })
 })
 
-t.test('a tier that skipped everything fails under CI, and only there', async (t) => {
+t.test('a tier in which everything was skipped fails only under CI', async (t) => {
   const tap = `${GOOD}# Subtest: test/root/d.test.ts\n    1..0 # needs root\nok 2 - test/root/d.test.ts # SKIP needs root\n`
   const here = await report(tap)
   t.match(here, { last: '3 passed, 0 failed, 2 skipped', failed: false })
-  t.match(here.text, /skipped: the whole file: needs root(?:.*\n)*tier root: .*\(nothing of it ran\)/)
+  t.match(here.text, /skipped: the whole file: needs root(?:.*\n)*tier root: .*\(none ran\)/)
   t.match(await report(tap, { ci: true }), { last: '3 passed, 1 failed, 2 skipped', failed: true })
 })

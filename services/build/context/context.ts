@@ -18,6 +18,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
+import { defined } from '../../contract/defined.ts'
 import { AppError, InvalidRequest } from '../../contract/errors.ts'
 import type { IgnoreRules, Verdict } from './dockerignore.ts'
 
@@ -124,8 +125,7 @@ function entryOf(
     mtimeMs: Number(stats.mtimeNs / 1_000_000n),
     identity: identityOf(stats),
     isHidden,
-    ...(linkTarget !== undefined && { linkTarget }),
-    ...(what !== undefined && { what }),
+    ...defined({ linkTarget, what }),
   }
 }
 

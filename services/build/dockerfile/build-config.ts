@@ -2,7 +2,9 @@
 // (config.md) with Docker's additions, and `author`.  Images are read with distrust: what has the wrong shape
 // is left out, what is too large is refused.  Knows the JSON; refuses to know layers, history and platforms.
 
+import { defined } from '../../contract/defined.ts'
 import { ContentError } from '../../contract/errors.ts'
+import { isPlainObject } from '../../contract/plain-object.ts'
 import type { Healthcheck } from './healthcheck.ts'
 
 export interface BuildConfig {
@@ -44,7 +46,7 @@ export const PORTS_MAX = 131_072
 type Fields = Readonly<Record<string, unknown>>
 
 function fieldsOf(value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {}
+  return isPlainObject(value) ? value : {}
 }
 
 function bounded<T>(items: readonly T[], field: string, max: number = CONFIG_LIST_MAX): readonly T[] {
@@ -135,14 +137,11 @@ export function writeBuildConfig(config: BuildConfig): Readonly<Record<string, u
       ExposedPorts: objectOf(config.exposedPorts.map((port) => [port, {}])),
     }),
     ...(config.env.length > 0 && { Env: config.env }),
-    ...(config.entrypoint !== undefined && { Entrypoint: config.entrypoint }),
-    ...(config.cmd !== undefined && { Cmd: config.cmd }),
+    ...defined({ Entrypoint: config.entrypoint, Cmd: config.cmd }),
     ...(config.volumes.length > 0 && { Volumes: objectOf(config.volumes.map((volume) => [volume, {}])) }),
     ...(config.workingDir !== '' && { WorkingDir: config.workingDir }),
     ...(config.labels.size > 0 && { Labels: objectOf(config.labels) }),
-    ...(config.stopSignal !== undefined && { StopSignal: config.stopSignal }),
-    ...(healthcheck !== undefined && { Healthcheck: healthcheck }),
-    ...(config.shell !== undefined && { Shell: config.shell }),
+    ...defined({ StopSignal: config.stopSignal, Healthcheck: healthcheck, Shell: config.shell }),
     ...(config.onbuild.length > 0 && { OnBuild: config.onbuild }),
   }
 }

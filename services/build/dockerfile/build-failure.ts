@@ -3,6 +3,7 @@
 // means.  Everything shown is cut and cleaned first: a Dockerfile can be a stranger's.
 
 import { InvalidRequest } from '../../contract/errors.ts'
+import { widthOf } from '../../platform/text-width.ts'
 
 /**
  * A text that people wrote, by its lines, and the name they know it by ("Dockerfile", "ONBUILD of node:22").
@@ -63,7 +64,9 @@ export function quoted(text: string): string {
 function caretsOf(line: string, mark: string): string | undefined {
   const shown = shownLine(line)
   const at = mark === '' ? -1 : shown.indexOf(shownLine(mark))
-  return at < 0 ? undefined : `${' '.repeat(at)}${'^'.repeat(mark.length)}`
+  return at < 0
+    ? undefined
+    : `${' '.repeat(widthOf(shown.slice(0, at)))}${'^'.repeat(widthOf(shownLine(mark)))}`
 }
 
 /** The lines of PLACE and some around it, numbered, with ">" at the place and carets under MARK. */

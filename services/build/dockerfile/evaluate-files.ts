@@ -2,6 +2,7 @@
 // Knows paths as text; refuses to know which files there are, and how URLs are fetched.
 
 import { posix } from 'node:path'
+import { defined } from '../../contract/defined.ts'
 import { quoted } from './build-failure.ts'
 import { resolveFrom } from './build-plan.ts'
 import { parseChmod } from './chmod.ts'
@@ -169,8 +170,7 @@ export function filesStep(state: StageState, instruction: CopyInstruction): Own<
     isIntoDirectory,
     isLinked: instruction.isLinked,
     excludes: instruction.excludes,
-    ...(chown !== undefined && { chown }),
-    ...(chmod !== undefined && { chmod }),
+    ...defined({ chown, chmod }),
     createdBy: [
       instruction.kind.toUpperCase(),
       ...flags,
@@ -194,7 +194,7 @@ export function filesStep(state: StageState, instruction: CopyInstruction): Own<
     ...shared,
     sources: local.map(cleanSource),
     urls: urlsOf(instruction, urls, isIntoDirectory),
-    ...(checksum !== undefined && { checksum }),
+    ...defined({ checksum }),
     unpacksLocal: instruction.unpack ?? true,
     unpacksRemote: instruction.unpack ?? false,
   }

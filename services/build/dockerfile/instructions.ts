@@ -2,6 +2,7 @@
 // be wrong without values is found here, for all stages, also those that are not built.
 // Knows the arguments of each instruction (Dockerfile reference); refuses to know stages, images and files.
 
+import { defined } from '../../contract/defined.ts'
 import type { BuildWarning, FaultFacts, Place } from './build-failure.ts'
 import { quoted } from './build-failure.ts'
 import { parseHealthcheck, type Healthcheck } from './healthcheck.ts'
@@ -171,8 +172,7 @@ function fromOf(node: Node, written: Written): FromInstruction {
     kind: 'from',
     ...written,
     base,
-    ...(stageName !== undefined && { stageName }),
-    ...(platform !== undefined && { platform }),
+    ...defined({ stageName, platform }),
   }
 }
 
@@ -211,7 +211,7 @@ function runOf(node: Node, written: Written, warn: Warn): RunInstruction {
     mounts: mounts.map((text) => {
       const from = mountFrom(text)
       if (from !== undefined) checkFrom(node, from)
-      return { text, ...(from !== undefined && { from }) }
+      return { text, ...defined({ from }) }
     }),
   }
 }
@@ -258,7 +258,7 @@ function copyOf(node: Node, written: Written, warn: Warn): CopyInstruction {
     ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
     isLinked: node.flags.isOn('link') ?? false,
     keepsParents: node.flags.isOn('parents') ?? false,
-    ...(unpack !== undefined && { unpack }),
+    ...defined({ unpack }),
     excludes: node.flags.list('exclude'),
   }
 }
@@ -282,7 +282,7 @@ function argOf(node: Node, written: Written, warn: Warn): ArgInstruction {
   return {
     kind: 'arg',
     ...written,
-    args: args.map(({ name, value }) => ({ name, ...(value !== undefined && { value }) })),
+    args: args.map(({ name, value }) => ({ name, ...defined({ value }) })),
   }
 }
 

@@ -2,6 +2,7 @@
 // BuildKit reads them (Dockerfile reference, "Format" and "Parser directives"). Knows lines; refuses to know
 // instructions. A heredoc's body is taken raw, when the caller has found its mark.
 
+import { defined } from '../../contract/defined.ts'
 import { InvalidRequest } from '../../contract/errors.ts'
 import {
   dockerfileFault,
@@ -106,7 +107,7 @@ function readDirectives(source: SourceFile): Directives {
   const syntax = found.get('syntax')
   return {
     escape: found.get('escape') === '`' ? '`' : '\\',
-    ...(syntax !== undefined && { syntax }),
+    ...defined({ syntax }),
     ...checkDirective(found.get('check') ?? ''),
   }
 }

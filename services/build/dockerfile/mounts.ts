@@ -3,6 +3,7 @@
 // Knows keys and their values; refuses to know stages, and what is mounted how.
 
 import { posix } from 'node:path'
+import { defined } from '../../contract/defined.ts'
 import { didYouMean } from './build-failure.ts'
 import { splitCommas } from './words.ts'
 
@@ -106,7 +107,7 @@ function lastPart(path: string): string {
 function createReader(values: ReadonlyMap<string, string>) {
   let found: MountProblem | undefined
   const refuse = (problem: string, mark?: string, hint?: string): void => {
-    found ??= { problem, ...(mark !== undefined && { mark }), hint }
+    found ??= { problem, ...defined({ mark }), hint }
   }
   return {
     refuse,
@@ -205,7 +206,7 @@ function mountOf(type: string, values: ReadonlyMap<string, string>): Mount | Mou
   else if (type === 'cache') mount = cacheOf(values, sourced, reader)
   else if (type === 'tmpfs') {
     const sizeBytes = reader.size()
-    mount = { type, target, ...(sizeBytes !== undefined && { sizeBytes }) }
+    mount = { type, target, ...defined({ sizeBytes }) }
   } else
     mount = {
       type: 'bind',

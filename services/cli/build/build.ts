@@ -1,6 +1,5 @@
-// What `wherry build` does: options become a request, the build's parts are opened on the data folder,
-// progress is shown, and the image's name and digest are printed. Knows wording and files that options name;
-// what a build is, is build's to know.
+// The action of `wherry build`: turns options into a request, opens what a build needs on the data folder,
+// shows progress, and prints the image's name and digest.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir, totalmem } from 'node:os'
@@ -8,6 +7,7 @@ import { join } from 'node:path'
 import { addAbortSignal } from 'node:stream'
 import { readBuildFiles, type BuildFiles } from '../../build/context/build-files.ts'
 import { buildImage, type BuilderDeps, type BuildRequest } from '../../build/builder.ts'
+import { defined } from '../../contract/defined.ts'
 import type { BuiltImage } from '../../build/result.ts'
 import { BuildStepFailed } from '../../build/stages.ts'
 import { createLocalFirst } from '../../images/local-first.ts'
@@ -27,10 +27,10 @@ import { parseBuildFlags, type BuildFlags } from './flags.ts'
 import { createBuildProgress } from './progress.ts'
 
 const STDIN_BYTES_MAX = 4 * 1024 ** 2
-/** Of the machine's memory, for one RUN. */
+/** Share of the machine's memory that one RUN may use. */
 const MEMORY_SHARE = 0.8
 
-/** All of stdin, which has to be a Dockerfile. */
+/** The Dockerfile on stdin. */
 async function readStdin({ stdin }: Context, signal: AbortSignal): Promise<Uint8Array> {
   const pieces: Buffer[] = []
   let sizeBytes = 0
@@ -38,8 +38,8 @@ async function readStdin({ stdin }: Context, signal: AbortSignal): Promise<Uint8
     const bytes = Buffer.from(piece as Uint8Array | string)
     sizeBytes += bytes.length
     if (sizeBytes > STDIN_BYTES_MAX)
-      throw new Failure('build', `stdin has more than ${formatSize(STDIN_BYTES_MAX)}`, {
-        remedy: 'a Dockerfile is expected there',
+      throw new Failure('build', `stdin is larger than ${formatSize(STDIN_BYTES_MAX)}`, {
+        remedy: 'it must be a Dockerfile',
       })
     pieces.push(bytes)
   }
@@ -56,18 +56,17 @@ async function readFiles(
   const content = isEmpty || file === '-' ? await readStdin(context, signal) : undefined
   return readBuildFiles({
     contextDir,
-    ...(file !== undefined && file !== '-' && { file }),
-    ...(content && { content }),
+    ...defined({ file: file === '-' ? undefined : file, content }),
   })
 }
 
-/** A step that failed, as people want to see it: where, the lines around, and the last that it wrote. */
+/** A failed step for people: its place in the Dockerfile with the lines around it, and its last output. */
 function stepFailure(err: BuildStepFailed): Failure {
   const output = err.output.filter((line) => line !== '')
   const shown =
     output.length === 0
       ? err.excerpt
-      : `${err.excerpt}\n\n  the last that it wrote:\n${output.map((line) => `  | ${line}`).join('\n')}`
+      : `${err.excerpt}\n\n  last output:\n${output.map((line) => `  | ${line}`).join('\n')}`
   return new Failure('build', 'a step failed', {
     faults: [{ path: err.path, problem: err.message, excerpt: shown }],
     cause: err,
@@ -88,13 +87,13 @@ function writeDigest(path: string, digest: string): void {
   } catch (err) {
     throw new Failure(
       'build',
-      `the image was built, but --iidfile ${path} cannot be written: ${(err as Error).message}`,
+      `the image was built, but --iidfile ${path} could not be written: ${(err as Error).message}`,
       { cause: err },
     )
   }
 }
 
-/** The options of a command line as a build, from the beginning to what is printed. */
+/** Builds the image in FOLDER as FLAGS say, and prints the result. */
 export async function buildFromFlags(folder: string, flags: BuildFlags, context: Context): Promise<void> {
   const { env, stdout } = context
   const options = parseBuildFlags(flags, env)
@@ -172,7 +171,7 @@ export async function buildFromFlags(folder: string, flags: BuildFlags, context:
     else if (flags.quiet) stdout.write(`${built.digest}\n`)
     else
       stdout.write(
-        `built ${options.names.join(', ') || 'an image without a name'}, ${shortDigest(built.digest)}, ${formatSize(built.sizeBytes)} packed\n`,
+        `built ${options.names.join(', ') || 'an unnamed image'}, ${shortDigest(built.digest)}, ${formatSize(built.sizeBytes)} packed\n`,
       )
   } finally {
     if (isEmpty) rmSync(contextDir, { recursive: true, force: true })

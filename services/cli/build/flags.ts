@@ -1,9 +1,9 @@
-// The options of `wherry build` as values, each wrong one with what would be right. Knows how they are
-// written, and which files and variables they name; refuses to know what a build makes of them.
+// The options of `wherry build` as values. The error for an invalid option says what is valid.
 
 import { readFileSync, statSync } from 'node:fs'
 import type { BuildRequest } from '../../build/builder.ts'
 import { parsePlatform } from '../../build/dockerfile/platform.ts'
+import { defined } from '../../contract/defined.ts'
 import { parseBytes } from '../../contract/quantity.ts'
 import { SECRET_BYTES_MAX } from '../../build/secrets.ts'
 import { formatReference, parseReference } from '../../registry/reference.ts'
@@ -49,11 +49,11 @@ const MEMORY_MIN_BYTES = 16 * 1024 ** 2
 function nameOf(text: string): string {
   const ref = parseReference(text)
   if (ref.digest !== undefined)
-    throw usageFailure('build', `--tag "${text}" has a digest, which is not known before the image is made`)
+    throw usageFailure('build', `--tag "${text}" has a digest, which is not known before the image is built`)
   return formatReference(ref)
 }
 
-/** "NAME=value" pairs; a NAME alone is what LOOKUP says, or left out. */
+/** "NAME=value" pairs. A NAME alone takes its value from LOOKUP, or is omitted if that has none. */
 function pairs(
   texts: readonly string[] | undefined,
   lookup: (name: string) => string | undefined,
@@ -63,7 +63,7 @@ function pairs(
     const equals = text.indexOf('=')
     const name = equals < 0 ? text : text.slice(0, equals)
     const value = equals < 0 ? lookup(name) : text.slice(equals + 1)
-    if (name === '') throw usageFailure('build', `"${text}" has no name in front of its "="`)
+    if (name === '') throw usageFailure('build', `"${text}" has no name before "="`)
     if (value !== undefined) values.set(name, value)
   }
   return values
@@ -75,16 +75,16 @@ function readSecret(id: string, path: string): Uint8Array {
     if (size > SECRET_BYTES_MAX)
       throw new Failure(
         'build',
-        `the secret ${id} has ${formatSize(size)}; it may have ${formatSize(SECRET_BYTES_MAX)}`,
+        `the secret ${id} is ${formatSize(size)}; the limit is ${formatSize(SECRET_BYTES_MAX)}`,
       )
     return readFileSync(path)
   } catch (err) {
     if (err instanceof Failure) throw err
-    throw new Failure('build', `the secret ${id} cannot be read: ${(err as Error).message}`, { cause: err })
+    throw new Failure('build', `could not read the secret ${id}:  ${(err as Error).message}`, { cause: err })
   }
 }
 
-/** "id=npm,src=FILE", "id=npm,env=NAME", "id=npm": then a variable of that name, or else a file. */
+/** "id=npm,src=FILE", "id=npm,env=NAME", or "id=npm" for the variable, or else the file, of that name. */
 function parseSecret(text: string, env: Context['env']): [string, Uint8Array] {
   const fields = new Map(
     text
@@ -103,7 +103,10 @@ function parseSecret(text: string, env: Context['env']): [string, Uint8Array] {
   if (variable === undefined) return [id, readSecret(id, path ?? id)]
   const value = env[variable]
   if (value === undefined)
-    throw new Failure('build', `the secret ${id} should be in the variable ${variable}, which is not set`)
+    throw new Failure(
+      'build',
+      `the secret ${id} comes from the environment variable ${variable}, which is not set`,
+    )
   return [id, Buffer.from(value)]
 }
 
@@ -116,18 +119,18 @@ function parseEpoch(text: string | undefined): number | undefined {
 }
 
 /**
- * FLAGS, and what they take from ENV, as the part of a request that they decide. Throws Failure,
+ * The part of a build request that FLAGS and ENV determine. Throws Failure,
  * InvalidRequest.
  */
 export function parseBuildFlags(flags: BuildFlags, env: Context['env']): Options {
   const network = flags.network ?? 'host'
   if (network !== 'host' && network !== 'none')
-    throw usageFailure('build', `--network is host or none, not "${network}"`)
+    throw usageFailure('build', `--network must be host or none, not "${network}"`)
   if (flags.progress !== undefined && !['plain', 'tty', 'auto'].includes(flags.progress))
-    throw usageFailure('build', `--progress is plain or tty, not "${flags.progress}"`)
+    throw usageFailure('build', `--progress must be plain or tty, not "${flags.progress}"`)
   const platform = flags.platform === undefined ? undefined : parsePlatform(flags.platform)
   if (flags.platform !== undefined && platform === undefined)
-    throw usageFailure('build', `--platform "${flags.platform}" must be like linux/amd64`)
+    throw usageFailure('build', `--platform "${flags.platform}" is invalid; example: linux/amd64`)
   const memoryBytes = flags.memory === undefined ? undefined : parseBytes(flags.memory)
   if (flags.memory !== undefined && !(memoryBytes !== undefined && memoryBytes >= MEMORY_MIN_BYTES))
     throw usageFailure(
@@ -144,9 +147,6 @@ export function parseBuildFlags(flags: BuildFlags, env: Context['env']): Options
     network,
     usesCache: flags.cache,
     alwaysPull: flags.pull === true,
-    ...(flags.target !== undefined && { target: flags.target }),
-    ...(platform && { platform }),
-    ...(memoryBytes !== undefined && { memoryBytes }),
-    ...(clampSeconds !== undefined && { clampSeconds }),
+    ...defined({ target: flags.target, platform, memoryBytes, clampSeconds }),
   }
 }

@@ -1,33 +1,33 @@
-// How a build looks while it runs, in the form that people know from BuildKit: plain lines, each with the
-// number of its step, or on a terminal one line per step that was done and the last lines of the one that
-// runs, painted over themselves. What steps write is a stranger's text: no control character of it reaches
-// the terminal.
+// Progress of a build, in BuildKit's format: plain lines with the number of their step, or on a terminal one line
+// per finished step and, repainted in place, the running step with its last lines of output. Output of steps is
+// untrusted: its control characters never reach the terminal.
 
 import type { BuildEvent } from '../../build/progress.ts'
 import type { Context } from '../context.ts'
-import { fit, printable, progressWidth } from '../terminal.ts'
+import { createPainter } from '../painter.ts'
+import { printable } from '../terminal.ts'
+import { fit } from '../../platform/text-width.ts'
 
 export interface BuildProgress {
   readonly onEvent: (event: BuildEvent) => void
-  /** Leave what is painted where it is until the next event: somebody else paints below it. */
+  /** Leave the painted lines alone until the next event, because another display paints below them. */
   hold(): void
-  /** What is painted is finished; harmless when nothing is. */
+  /** Clear the painted lines; does nothing if there are none. */
   end(): void
 }
 
-const PAINT_MS = 100
-const LIVE_LINES = 6
-/** What is kept free behind a title: two spaces and "7200.0s". */
+const TAIL_LINES = 6
+/** Room for the time after a title: two spaces and "7200.0s". */
 const TIME_COLUMNS = 9
-/** A line that is longer is cut into several. */
+/** Longer lines are split. */
 const LINE_BYTES_MAX = 4096
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)}s`
 
-/** Whole lines of what comes in pieces. */
+/** Splits a stream into lines. */
 function createLines(onLine: (line: string) => void): { add: (bytes: Buffer) => void; end: () => void } {
   let rest: Buffer = Buffer.alloc(0)
-  // A progress bar writes over itself: what is seen of it is what stands behind the last carriage return.
+  // A progress bar overwrites itself: only the text after the last carriage return is visible.
   const say = (bytes: Buffer): void => {
     onLine(printable(bytes.toString('utf8').replace(/\r+$/, '').replace(/^.*\r/s, '')))
   }
@@ -81,59 +81,46 @@ function liveProgress(context: Context): BuildProgress {
   const { stderr } = context
   const running = new Map<number, { title: string; startedAt: number }>()
   let tail: string[] = []
-  let painted = 0
-  let timer: NodeJS.Timeout | undefined
   const lines = createLines((line) => {
-    tail = [...tail, line].slice(-LIVE_LINES)
+    tail = [...tail, line].slice(-TAIL_LINES)
   })
-  const cut = (text: string, columns = 0): string =>
-    fit(text.replaceAll(/[\n\t]/g, ' '), progressWidth(context) - columns)
-  const wipe = (): string => (painted === 0 ? '' : `\u001b[${painted}A\u001b[J`)
+  const oneLine = (text: string): string => text.replaceAll(/[\n\t]/g, ' ')
 
-  function paint(finished = ''): void {
+  const painter = createPainter(stderr, ({ columns, rows }) => {
     const now = performance.now()
-    const live = [...running.values()].map(
-      ({ title, startedAt }) => `${cut(`=> ${title}`, TIME_COLUMNS)}  ${seconds(now - startedAt)}`,
+    const titles = [...running.values()].map(
+      ({ title, startedAt }) =>
+        `${fit(oneLine(`=> ${title}`), columns - TIME_COLUMNS)}  ${seconds(now - startedAt)}`,
     )
-    const shown = running.size === 0 ? [] : [...live, ...tail.map((line) => cut(`   | ${line}`))]
-    stderr.write(`${wipe()}${finished}${shown.map((line) => `${line}\n`).join('')}`)
-    painted = shown.length
-  }
+    const tailRows = running.size === 0 ? 0 : Math.min(TAIL_LINES, rows - titles.length)
+    return [...titles, ...(tailRows > 0 ? tail.slice(-tailRows) : []).map((line) => oneLine(`   | ${line}`))]
+  })
 
   function finish(number: number, how: string): void {
     const title = running.get(number)?.title ?? ''
     running.delete(number)
     lines.end()
     tail = []
-    paint(`${cut(`=> ${how}${title}`)}\n`)
-  }
-
-  function hold(): void {
-    clearInterval(timer)
-    timer = undefined
-    painted = 0
+    painter.paint(`${fit(oneLine(`=> ${how}${title}`), painter.columns())}\n`)
   }
 
   return {
-    hold,
+    hold: painter.release,
     onEvent(event) {
-      timer ??= setInterval(paint, PAINT_MS)
-      if (event.kind === 'warning') return paint(`warning: ${printable(event.text)}\n`) // is not painted over, so it may wrap
+      painter.start()
+      if (event.kind === 'warning') return painter.paint(`warning: ${printable(event.text)}\n`)
       if (event.kind === 'output') return lines.add(event.bytes)
       if (event.kind === 'started') {
         running.set(event.number, { title: printable(event.title), startedAt: performance.now() })
-        paint()
+        painter.paint()
       } else if (event.kind === 'failed') finish(event.number, 'ERROR ')
       else finish(event.number, event.isCached ? 'CACHED ' : `${seconds(event.tookMs)} `)
     },
-    end() {
-      stderr.write(wipe())
-      hold()
-    },
+    end: painter.erase,
   }
 }
 
-/** KIND is "plain", "tty", "quiet", or undefined for what stderr is. */
+/** KIND is "plain", "tty" or "quiet"; undefined depends on whether stderr is a terminal. */
 export function createBuildProgress(context: Context, kind: string | undefined): BuildProgress {
   if (kind === 'quiet') return { onEvent: () => {}, hold: () => {}, end: () => {} }
   return kind === 'tty' || (kind !== 'plain' && context.stderr.isTTY === true)

@@ -1,7 +1,9 @@
-// wherry deploy: a function as options, a file, or both, sent to the gateway, which checks all of it.
+// wherry deploy: sends a function described by options, a file, or both to the gateway, which validates it.
 
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
+import { isPlainObject } from '../../contract/plain-object.ts'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { deployOne, type Deployment } from '../deployment.ts'
@@ -32,40 +34,48 @@ const collect = (value: string, before: string[] | undefined): string[] => [...(
 
 export function addDeploy(program: Command, context: Context): void {
   addConnectOptions(program.command('deploy'))
-    .summary('make a function from an image, or replace it')
+    .summary('deploy a function from an image, or replace it')
     .description(
-      'Makes the function NAME from an image, or replaces it.  The image is looked up now; calls run what its tag names today.',
+      'Deploys the function NAME from an image, or replaces it.  The image’s tag is resolved to a digest now, and calls run that digest.',
     )
-    .argument('[name]', 'name of the function (in the file: "service")')
-    .argument('[args...]', 'arguments of the command, behind --; replace the image’s CMD')
+    .argument('[name]', 'name of the function ("service" in the file)')
+    .argument('[args...]', 'arguments of the command, after --; they replace the image’s CMD')
     .option('--image <reference>', 'image, for example busybox, ghcr.io/me/resize:2 or 127.0.0.1:5000/echo')
-    .option('--namespace <name>', 'namespace, which decides whose signature the image needs')
+    .option('--namespace <name>', 'namespace; determines whose signature the image needs')
     .option(
       '--command <word>',
-      'program to run instead of the image’s ENTRYPOINT; again for each further word',
+      'program to run instead of the image’s ENTRYPOINT; repeat for each further word',
       collect,
     )
-    .option('--env <name=value>', 'environment variable; NAME alone takes the value from here', collect)
+    .option(
+      '--env <name=value>',
+      'environment variable; NAME alone takes the value from the current environment; repeatable',
+      collect,
+    )
     .option('--memory <size>', 'memory limit, for example 64Mi (default 128Mi)')
     .option('--cpu <cpus>', 'CPU limit, for example 0.5 or 500m (default 1)')
-    .option('--pids <n>', 'how many processes it may have (default 128)')
-    .option('--timeout <duration>', 'after this a call is killed, for example 2s (default 1m)')
-    .option('--volume <name:target[:ro]>', 'folder that outlives the containers, at TARGET inside', collect)
-    .option('--user <user[:group]>', 'who runs it inside the container, instead of the image’s USER')
+    .option('--pids <n>', 'maximum number of processes (default 128)')
+    .option('--timeout <duration>', 'time limit of a call, for example 2s (default 1m)')
+    .option(
+      '--volume <name:target[:ro]>',
+      'named volume mounted at TARGET; it outlives the containers; repeatable',
+      collect,
+    )
+    .option('--user <user[:group]>', 'user inside the container, instead of the image’s USER')
     .option('--workdir <path>', 'working directory, instead of the image’s')
-    .option('--read-only', 'no writing to the root file system (/tmp stays writable)')
-    .option('--label <name=value>', 'label to find it by', collect)
+    .option('--read-only', 'make the root file system read-only (/tmp stays writable)')
+    .option('--label <name=value>', 'label of the function; repeatable', collect)
     .option(
       '-f, --file <path>',
-      'JSON file with the function ("-" = stdin), options win over it; or wherry.yaml or OpenFaaS’s stack.yaml: all of its functions, built, pushed and deployed',
+      'JSON file with the function ("-" is stdin), overridden by options; or wherry.yaml or OpenFaaS’s stack.yaml, whose functions are built, pushed and deployed',
     )
     .option(
       '--registry <host>',
-      'with a YAML file: where built images go whose names have no registry (default: that of the running wherry up)',
+      'with a YAML file: registry for built images whose names have none (default: that of the running wherry up)',
     )
-    .option('--no-build', 'with a YAML file: deploy the images as they are in their registries')
-    .option('--no-wait', 'do not wait until the workers have the image')
-    .option('--json', 'print what was deployed as JSON')
+    .option('--no-build', 'with a YAML file: deploy the images that are already in their registries')
+    .option('--no-wait', 'do not wait until the workers have pulled the image')
+    .option('--json', 'print the deployed function as JSON')
     .addHelpText(
       'after',
       `
@@ -74,10 +84,10 @@ Examples:
   wherry deploy count --image 127.0.0.1:5000/tools --command /bin/sh --memory 32Mi --timeout 2s -- -c 'wc -w'
   wherry deploy notes --image busybox --volume notes:/data --env GREETING=hi -- sh -c 'cat >>/data/all; wc -l </data/all'
   wherry deploy -f function.json
-  wherry deploy -f wherry.yaml           # build, push and deploy all of it
-  wherry deploy resize -f stack.yaml     # one function of OpenFaaS’s file
+  wherry deploy -f wherry.yaml           # build, push and deploy all functions in it
+  wherry deploy resize -f stack.yaml     # one function of an OpenFaaS file
 
-Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not found, 2 wrong usage.`,
+Exit codes: 0 deployed, 1 rejected (every invalid field is listed) or image not found, 2 wrong usage.`,
     )
     .action(async (name: string | undefined, args: string[], flags: Flags, command: Command) => {
       if (flags.file !== undefined && /\.ya?ml$/i.test(flags.file)) {
@@ -98,7 +108,7 @@ Exit codes: 0 deployed, 1 refused (every wrong field is listed) or image not fou
 
 const PROJECT_OPTIONS: readonly string[] = ['file', 'gateway', 'data', 'registry', 'build', 'wait', 'json']
 
-/** What describes one function has no meaning for a file with several. */
+/** Options that describe one function make no sense with a file of several. */
 function refuseOthers(command: Command, args: readonly string[]): void {
   const given = command.options.find(
     (option) =>
@@ -108,34 +118,29 @@ function refuseOthers(command: Command, args: readonly string[]): void {
   if (given || args.length > 0)
     throw usageFailure(
       'deploy',
-      `${given ? given.long : 'arguments'} cannot be used with a YAML file; write it into the file`,
+      `${given ? given.long : 'arguments'} cannot be used with a YAML file; put it in the file`,
     )
 }
 
-/** The deployment (OpenFaaS's words) that the options say. */
+/** The options as a deployment, with OpenFaaS's field names. */
 function describeFlags(
   name: string | undefined,
   args: readonly string[],
   flags: Flags,
   { env }: Context,
 ): Deployment {
-  const limits = {
-    ...(flags.memory !== undefined && { memory: flags.memory }),
-    ...(flags.cpu !== undefined && { cpu: flags.cpu }),
-    ...(flags.pids !== undefined && { pids: flags.pids }),
-  }
+  const limits = defined({ memory: flags.memory, cpu: flags.cpu, pids: flags.pids })
   return {
-    ...(name !== undefined && { service: name }),
-    ...(flags.image !== undefined && { image: flags.image }),
-    ...(flags.namespace !== undefined && { namespace: flags.namespace }),
-    ...(flags.command && { command: flags.command }),
+    ...defined({ service: name, image: flags.image, namespace: flags.namespace, command: flags.command }),
     ...(args.length > 0 && { args }),
     ...(flags.env && { envVars: pairs('--env', flags.env, (key) => env[key]) }),
     ...(Object.keys(limits).length > 0 && { limits }),
-    ...(flags.timeout !== undefined && { timeout: flags.timeout }),
-    ...(flags.volume && { volumes: flags.volume.map(parseVolume) }),
-    ...(flags.user !== undefined && { user: flags.user }),
-    ...(flags.workdir !== undefined && { workingDir: flags.workdir }),
+    ...defined({
+      timeout: flags.timeout,
+      volumes: flags.volume?.map(parseVolume),
+      user: flags.user,
+      workingDir: flags.workdir,
+    }),
     ...(flags.readOnly && { readOnlyRootFilesystem: true }),
     ...(flags.label && { labels: pairs('--label', flags.label, () => undefined) }),
   }
@@ -154,7 +159,7 @@ function pairs(
       if (key === '' || value === undefined)
         throw usageFailure(
           'deploy',
-          `${option} "${pair}" must be NAME=VALUE${option === '--env' && key !== '' ? `: here is no variable ${key}` : ''}`,
+          `${option} "${pair}" must be NAME=VALUE${option === '--env' && key !== '' ? `: the environment has no variable ${key}` : ''}`,
         )
       return [key, value]
     }),
@@ -178,7 +183,7 @@ async function readFunction(path: string, { stdin }: Context): Promise<Deploymen
   } catch (err) {
     throw new Failure('deploy', `${path} cannot be read as JSON (${(err as Error).message})`, { cause: err })
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
-    throw new Failure('deploy', `${path} must hold a JSON object that describes a function`)
-  return parsed as Deployment // an object; the gateway checks every field
+  if (!isPlainObject(parsed))
+    throw new Failure('deploy', `${path} must contain a JSON object that describes a function`)
+  return parsed // the gateway checks every field
 }

@@ -1,11 +1,13 @@
-// wherry doctor: can this machine run Wherry, and what to do where it cannot.
+// wherry doctor: checks whether this machine can run Wherry, and says what to do if it cannot.
 
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
 import { DATA_DEFAULT } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { EXIT_FAILED } from '../failure.ts'
-import { formatTable, terminalWidth } from '../terminal.ts'
+import { formatTable } from '../table.ts'
+import { terminalWidth } from '../terminal.ts'
 import { NATIVE_DEFAULT } from './version.ts'
 
 const MARKS = { ok: '✓', warn: '!', fail: '✗' } as const
@@ -22,7 +24,7 @@ export function addDoctor(program: Command, context: Context): void {
     .option('--data <dir>', `data folder to check (or WHERRY_DATA; default ${DATA_DEFAULT})`)
     .option(
       '--redis <url>',
-      'Redis to check (or WHERRY_REDIS_URL); otherwise only whether one can be started',
+      'Redis to check (or WHERRY_REDIS_URL); without it, only whether one can be started is checked',
     )
     .option('--json', 'print the checks as JSON')
     .addHelpText(
@@ -33,7 +35,7 @@ Examples:
   wherry doctor --redis redis://10.0.0.5:6379
   wherry doctor --json | jq -r '.[] | select(.level == "fail") | .remedy'
 
-Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wrong usage.`,
+Exit codes: 0 ready, perhaps with warnings; 1 a check failed (✗), 2 wrong usage.`,
     )
     .action(async ({ data, redis, json }: { data?: string; redis?: string; json?: boolean }) => {
       const { examine } = await import('../examine.ts')
@@ -42,7 +44,7 @@ Exit codes: 0 all well (warnings included), 1 something is missing (✗), 2 wron
         data: resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT)),
         nativeDir: env.WHERRY_NATIVE || NATIVE_DEFAULT,
         env,
-        ...(redisUrl !== undefined && { redisUrl }),
+        ...defined({ redisUrl }),
       })
       if (json) {
         stdout.write(`${JSON.stringify(checks)}\n`)

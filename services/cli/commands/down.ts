@@ -1,4 +1,4 @@
-// wherry down: asks a running `wherry up` to stop and waits until all of it is gone.
+// wherry down: stops a running `wherry up` and waits until all of its processes have ended.
 
 import { accessSync, constants } from 'node:fs'
 import { resolve } from 'node:path'
@@ -20,7 +20,7 @@ export function addDown(program: Command, { env, stderr }: Context): void {
     .description(
       'Stops the wherry up that runs on a data folder: gateway, worker, registry, Redis.  Running calls may finish.',
     )
-    .option('--data <dir>', `its data folder (or WHERRY_DATA; default ${DATA_DEFAULT})`)
+    .option('--data <dir>', `data folder of the wherry up (or WHERRY_DATA; default ${DATA_DEFAULT})`)
     .addHelpText(
       'after',
       `
@@ -28,7 +28,7 @@ Examples:
   wherry down
   wherry down --data /tmp/w
 
-Exit codes: 0 stopped, or nothing was running; 1 something is still there.`,
+Exit codes: 0 stopped, or nothing was running; 1 something is still running.`,
     )
     .action(async ({ data }: { data?: string }) => {
       const dir = resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT))
@@ -36,10 +36,10 @@ Exit codes: 0 stopped, or nothing was running; 1 something is still there.`,
       const holder = readHolder(dir)
       const parts = readState(dir)?.parts.filter(isAlive) ?? []
       if (holder === undefined && parts.length === 0) {
-        stderr.write(`nothing runs on ${dir}\n`)
+        stderr.write(`nothing is running on ${dir}\n`)
         return
       }
-      // Without its supervisor (killed) a part ends by itself, soon; asking makes it sooner.
+      // The parts of a killed supervisor end by themselves soon; the signal makes it sooner.
       for (const process of holder === undefined ? parts : [holder]) signalProcess(process, 'SIGTERM')
       const supervisor = holder === undefined ? [] : await waitUntilGone([holder], STOP_TIMEOUT_MS)
       const left = supervisor.length > 0 ? parts : await waitUntilGone(parts, PARTS_TIMEOUT_MS)
@@ -49,20 +49,20 @@ Exit codes: 0 stopped, or nothing was running; 1 something is still there.`,
           ...parts.filter(isAlive).map((p) => `${p.name} (pid ${p.pid})`),
         ]
         throw new Failure('down', `still running: ${names.join(', ')}`, {
-          remedy: `look at ${dir}/log/up.log; kill -9 ends what does not stop`,
+          remedy: `see ${dir}/log/up.log; kill -9 ends processes that do not stop`,
         })
       }
       stderr.write(`stopped ${dir}\n`)
     })
 }
 
-/** Of a folder that it may not read this user would hear that nothing runs there. */
+/** Without permission to read the folder, the answer would be that nothing is running there. */
 function refuseForeignDir(dir: string): void {
   try {
     accessSync(dir, constants.R_OK | constants.X_OK)
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'EACCES') return // not there: nothing runs on it
-    throw new Failure('down', `the data folder ${dir} may not be read by this user`, {
+    if ((err as NodeJS.ErrnoException).code !== 'EACCES') return // it does not exist, so nothing is running on it
+    throw new Failure('down', `this user may not read the data folder ${dir}`, {
       remedy: 'run it as the user who ran wherry up (sudo)',
       cause: err,
     })

@@ -1,5 +1,5 @@
-// wherry init: a new function's folder, from a template.  Knows what templates there are (the folders of
-// services/cli/templates) and their one placeholder; refuses to know what is in them.
+// wherry init: creates a function's folder from a template. Templates are the folders of
+// services/cli/templates; their only placeholder is {{name}}.
 
 import {
   chmodSync,
@@ -18,9 +18,9 @@ import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
 
 const TEMPLATES = fileURLToPath(new URL('../templates', import.meta.url))
-/** A function's name that is also a repository's and a Go module's. */
+/** A function's name that is also valid for a repository and a Go module. */
 const NAME = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
-/** Names that YAML takes for something else than text (YAML 1.2.2, 10.3.2). */
+/** Names that YAML would not read as a string (YAML 1.2.2, 10.3.2). */
 const NOT_TEXT = /^(?:null|true|false|\d.*)$/
 
 interface Flags {
@@ -32,22 +32,22 @@ export function addInit(program: Command, context: Context): void {
   const templates = readdirSync(TEMPLATES).sort()
   program
     .command('init')
-    .summary('begin a function: handler, test, Dockerfile, wherry.yaml')
+    .summary('create a function: handler, test, Dockerfile, wherry.yaml')
     .description(
-      'Writes a folder with a function that works: a handler and its test, a Dockerfile and a wherry.yaml for wherry deploy -f.',
+      'Creates a folder with a working function: a handler and its test, a Dockerfile, and a wherry.yaml for wherry deploy -f.',
     )
     .argument('<name>', 'name of the function: lower-case letters, digits and "-"')
     .option('--template <template>', `one of ${templates.join(', ')}`, 'node')
-    .option('--into <folder>', 'folder to write, which must not be there yet (default: ./NAME)')
+    .option('--into <folder>', 'folder to create; it must not exist yet (default: ./NAME)')
     .addHelpText(
       'after',
       `
 Examples:
   wherry init hello --template node
   cd hello && wherry deploy -f wherry.yaml && wherry invoke hello -d river
-  make base-images                             # once, where no public registry can be reached
+  make base-images                             # once, if no public registry is reachable
 
-Exit codes: 0 written, 1 the folder is there already or cannot be written, 2 wrong usage.`,
+Exit codes: 0 created, 1 the folder already exists or could not be written, 2 wrong usage.`,
     )
     .action((name: string, flags: Flags) => {
       if (!NAME.test(name))
@@ -58,11 +58,11 @@ Exit codes: 0 written, 1 the folder is there already or cannot be written, 2 wro
       if (!templates.includes(flags.template))
         throw usageFailure(
           'init',
-          `there is no template "${flags.template}"; there are ${templates.join(', ')}`,
+          `there is no template "${flags.template}"; choose one of ${templates.join(', ')}`,
         )
       const folder = flags.into ?? name
       if (existsSync(folder))
-        throw new Failure('init', `${folder} is there already`, {
+        throw new Failure('init', `${folder} already exists`, {
           remedy: 'choose another --into, or remove it',
         })
       writeTemplate(join(TEMPLATES, flags.template), folder, name)
@@ -72,7 +72,7 @@ Exit codes: 0 written, 1 the folder is there already or cannot be written, 2 wro
     })
 }
 
-/** The lines of a README that are commands: its indented ones. */
+/** The commands in a README: its indented lines. */
 function commandsOf(readme: string): string {
   return readFileSync(readme, 'utf8')
     .split('\n')
@@ -81,13 +81,13 @@ function commandsOf(readme: string): string {
     .join('')
 }
 
-/** All of the template or nothing. */
+/** Writes the whole template or nothing. */
 function writeTemplate(template: string, folder: string, name: string): void {
   try {
     mkdirSync(folder)
     for (const file of readdirSync(template)) {
       const from = join(template, file)
-      // A file that begins with a dot would already mean something here.
+      // A .dockerignore would already take effect inside the templates.
       const to = join(folder, file === 'dockerignore' ? '.dockerignore' : file)
       const written = file.endsWith('.yaml') && NOT_TEXT.test(name) ? `"${name}"` : name
       writeFileSync(to, readFileSync(from, 'utf8').replaceAll('{{name}}', written), { flag: 'wx' })

@@ -1,5 +1,5 @@
-// wherry invoke: one call of a function.  stdout is the function's answer, byte for byte; what went
-// wrong, where the time went, and what was used is for stderr.
+// wherry invoke: one call of a function. stdout is the function's answer, byte for byte; errors, timing and
+// usage go to stderr.
 
 import { fstatSync, readFileSync } from 'node:fs'
 import type { Readable } from 'node:stream'
@@ -10,7 +10,8 @@ import { addConnectOptions, connectGateway, type ConnectOptions } from '../conne
 import type { Context } from '../context.ts'
 import { Failure, usageFailure } from '../failure.ts'
 import { errorOfReply, failureOfReply, type GatewayClient, type Reply } from '../gateway-client.ts'
-import { formatMs, formatTable, printable } from '../terminal.ts'
+import { formatTable } from '../table.ts'
+import { formatMs, printable } from '../terminal.ts'
 
 interface Flags extends ConnectOptions {
   readonly body?: string
@@ -23,29 +24,31 @@ interface Flags extends ConnectOptions {
   readonly json?: boolean
 }
 
-/** Read of stdin or a file; the gateway's own limit is lower and has the better words. */
+/** Limit for stdin and files. The gateway's limit is lower and has the better message. */
 const BODY_MAX_BYTES = 256 * 1024 ** 2
 const LOG_LINES_MAX = 20
+const TIMING_COLUMNS = [{ title: 'PHASE' }, { title: 'TIME', right: true }]
+const USAGE_COLUMNS = [{ title: 'USED' }, { title: '', right: true }]
 
 export function addInvoke(program: Command, context: Context): void {
   addConnectOptions(program.command('invoke'))
     .summary('call a function')
     .description(
-      'Calls the function NAME and prints its answer.  The body comes from -d, or from stdin when that is a file or a pipe.',
+      'Calls the function NAME and prints its answer.  The body comes from -d, or from stdin if that is a file or a pipe.',
     )
     .argument('<name>', 'name of the function')
     .option('-d, --body <text>', 'body of the call; @file reads a file, @- stdin')
-    .option('-X, --method <method>', 'HTTP method that the function sees', 'POST')
+    .option('-X, --method <method>', 'HTTP method of the request', 'POST')
     .option(
       '-H, --header <name: value>',
-      'header that the function sees; may be given again',
+      'header of the request; repeatable',
       (value: string, before: string[] | undefined) => [...(before ?? []), value],
     )
-    .option('--path <path>', 'path and query behind the function’s name', '/')
-    .option('--async', 'do not wait: print the id of the call as soon as the queue has it')
+    .option('--path <path>', 'path and query after the function’s name', '/')
+    .option('--async', 'do not wait: print the call’s id as soon as it is queued')
     .option('-i, --include', 'print status and headers before the answer')
-    .option('--timing', 'show on stderr where the time went and what the call used')
-    .option('--json', 'print the call’s record (outcome, phases, result …) instead of the bare answer')
+    .option('--timing', 'show on stderr how long each phase took and what the call used')
+    .option('--json', 'print the call’s record (outcome, phases, result …) instead of the answer')
     .addHelpText(
       'after',
       `
@@ -56,7 +59,7 @@ Examples:
   wherry invoke upper -d hello --timing
   id=$(wherry invoke upper -d hello --async); curl -s http://127.0.0.1:8080/system/calls/$id
 
-Exit codes: 0 the function ended ok, 1 it did not (stderr says how) or the call was refused, 2 wrong usage.`,
+Exit codes: 0 the outcome is ok, 1 it is not (stderr has the reason) or the call was rejected, 2 wrong usage.`,
     )
     .action(async (name: string, flags: Flags) => {
       const gateway = connectGateway('invoke', flags, context)
@@ -96,14 +99,14 @@ async function readBody(written: string | undefined, { stdin }: Context): Promis
   }
 }
 
-/** Is stdin something with an end: a file, a pipe, a socket?  Not a terminal, not /dev/null, not closed. */
+/** Whether stdin is a file, a pipe or a socket, rather than a terminal, /dev/null or closed. */
 function hasInput({ fd, isTTY }: Context['stdin']): boolean {
   if (fd === undefined || isTTY) return fd === undefined
   try {
     const stat = fstatSync(fd)
     return stat.isFile() || stat.isFIFO() || stat.isSocket()
   } catch {
-    return false // closed by whoever started us
+    return false // stdin is closed
   }
 }
 
@@ -155,12 +158,13 @@ async function showReply(
     stdout.write(`${JSON.stringify(record ?? describeReply(name, reply))}\n`)
   else if (!flags.json && error === undefined) stdout.write(reply.body)
   if (flags.timing) {
-    // A function need not end its answer with a newline; in a terminal the table still begins on a line of
-    // its own.
+    // On a terminal the table starts on a new line even if the answer has no newline at its end.
     if (stdout.isTTY === true && !flags.json && error === undefined && reply.body.at(-1) !== 0x0a)
       stderr.write('\n')
-    stderr.write(formatTiming(String(reply.headers['server-timing'] ?? ''), tookMs))
-    if (record?.usage) stderr.write(formatUsage(record.usage))
+    stderr.write(
+      formatTable(TIMING_COLUMNS, timingRows(String(reply.headers['server-timing'] ?? ''), tookMs)),
+    )
+    if (record?.usage) stderr.write(formatTable(USAGE_COLUMNS, usageRows(record.usage)))
   }
 
   if (outcome === 'ok') return
@@ -179,8 +183,8 @@ async function showReply(
 }
 
 /**
- * The record of the call that REPLY ends; undefined when none was kept (refused before the queue, or Redis
- * away).
+ * The record of the call that REPLY belongs to; undefined if none was stored, because the call was rejected
+ * before it was queued or Redis is unreachable.
  */
 async function findRecord(gateway: GatewayClient, { headers }: Reply): Promise<CallRecord | undefined> {
   const callId = headers['x-call-id']
@@ -189,7 +193,7 @@ async function findRecord(gateway: GatewayClient, { headers }: Reply): Promise<C
     method: 'GET',
     path: `/system/calls/${encodeURIComponent(String(callId))}`,
   })
-  return found.status === 200 ? (JSON.parse(found.body.toString('utf8')) as CallRecord) : undefined // the gateway's own shape
+  return found.status === 200 ? (JSON.parse(found.body.toString('utf8')) as CallRecord) : undefined // as the gateway writes it
 }
 
 function describeReply(name: string, { status, headers, body }: Reply): Record<string, unknown> {
@@ -202,20 +206,17 @@ function describeReply(name: string, { status, headers, body }: Reply): Record<s
   }
 }
 
-/** Server-Timing ("queue;dur=0.41, …") and the time as seen from here, as a table. */
-function formatTiming(serverTiming: string, tookMs: number): string {
+/** Server-Timing ("queue;dur=0.41, …") and the time measured here, as rows of a table. */
+function timingRows(serverTiming: string, tookMs: number): readonly string[][] {
   const phases = [...serverTiming.matchAll(/([a-z]+);dur=([\d.]+)/g)].map(([, phase, ms]) => [
     phase!,
     formatMs(Number(ms)),
   ])
-  return formatTable(
-    [{ title: 'PHASE' }, { title: 'TIME', right: true }],
-    [...phases, ['seen here', formatMs(tookMs)]],
-  )
+  return [...phases, ['total here', formatMs(tookMs)]]
 }
 
-/** USAGE as a table; what the host does not count has no line. */
-function formatUsage(usage: Usage): string {
+/** USAGE as rows of a table; what the host does not count is omitted. */
+function usageRows(usage: Usage): readonly string[][] {
   const {
     cpuMs,
     cpuThrottledMs,
@@ -227,18 +228,15 @@ function formatUsage(usage: Usage): string {
     ioReadBytes,
     ioWriteBytes,
   } = usage
-  return formatTable(
-    [{ title: 'USED' }, { title: '', right: true }],
-    [
-      ['cpu', formatMs(cpuMs)],
-      ...(cpuThrottledPeriods > 0
-        ? [['throttled', `${formatMs(cpuThrottledMs)} in ${cpuThrottledPeriods} of ${cpuPeriods} periods`]]
-        : []),
-      ['memory peak', formatBytes(memoryPeakBytes)],
-      ...(oomKills > 0 ? [['killed for memory', String(oomKills)]] : []),
-      ...(pidsPeak !== undefined ? [['processes', String(pidsPeak)]] : []),
-      ...(ioReadBytes !== undefined ? [['disk read', formatBytes(ioReadBytes)]] : []),
-      ...(ioWriteBytes !== undefined ? [['disk written', formatBytes(ioWriteBytes)]] : []),
-    ],
-  )
+  return [
+    ['cpu', formatMs(cpuMs)],
+    ...(cpuThrottledPeriods > 0
+      ? [['throttled', `${formatMs(cpuThrottledMs)} in ${cpuThrottledPeriods} of ${cpuPeriods} periods`]]
+      : []),
+    ['memory peak', formatBytes(memoryPeakBytes)],
+    ...(oomKills > 0 ? [['OOM kills', String(oomKills)]] : []),
+    ...(pidsPeak !== undefined ? [['processes', String(pidsPeak)]] : []),
+    ...(ioReadBytes !== undefined ? [['disk read', formatBytes(ioReadBytes)]] : []),
+    ...(ioWriteBytes !== undefined ? [['disk written', formatBytes(ioWriteBytes)]] : []),
+  ]
 }

@@ -1,10 +1,11 @@
-// wherry list: all functions as a table that fits the terminal.
+// wherry list: all functions in a table that fits the terminal.
 
 import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import type { FunctionStatus } from '../gateway-client.ts'
-import { formatAge, formatTable, terminalWidth } from '../terminal.ts'
+import { formatTable } from '../table.ts'
+import { formatAge, terminalWidth } from '../terminal.ts'
 
 const COLUMNS = [
   { title: 'NAME', shrinks: true },
@@ -19,9 +20,9 @@ const COLUMNS = [
 export function addList(program: Command, context: Context): void {
   addConnectOptions(program.command('list'))
     .alias('ls')
-    .summary('show all functions')
+    .summary('list functions')
     .description(
-      'Shows all functions: image, contract, finished calls, calls that wait and that run, and how long ago each was deployed.',
+      'Lists all functions: image, contract, finished, waiting and active calls, and the time since each was deployed.',
     )
     .option('--json', 'print the gateway’s answer as JSON')
     .addHelpText(
@@ -31,7 +32,7 @@ Examples:
   wherry list
   wherry list --json | jq -r '.[].name'
 
-Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`,
+Exit codes: 0 done, 1 the gateway is unreachable or returned an error, 2 wrong usage.`,
     )
     .action(async (flags: ConnectOptions & { json?: boolean }) => {
       const functions = (await connectGateway('list', flags, context).json({
@@ -59,6 +60,6 @@ Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`
         ),
       )
       if (rows.length === 0)
-        context.stderr.write('no functions yet; make one with: wherry deploy NAME --image REFERENCE\n')
+        context.stderr.write('no functions yet; deploy one with: wherry deploy NAME --image REFERENCE\n')
     })
 }

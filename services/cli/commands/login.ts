@@ -1,4 +1,4 @@
-// wherry login: tries a user and a password at a registry, and keeps them for gateway, worker and command
+// wherry login: checks a user and a password with a registry, and stores them for gateway, worker and command
 // line.
 
 import { text } from 'node:stream/consumers'
@@ -17,21 +17,21 @@ export function addLogin(program: Command, context: Context): void {
   addAccessOptions(program.command('login'))
     .summary('log in to a registry')
     .description(
-      'Tries user and password at a registry and keeps them in the data folder, for gateways, workers and this command.',
+      'Checks a user and a password with a registry and stores them in the data folder, for gateways, workers and this command.',
     )
-    .argument('[registry]', 'for example ghcr.io or registry.lan:5000', 'docker.io')
-    .option('-u, --username <name>', 'user')
+    .argument('[registry]', 'registry, for example ghcr.io or registry.lan:5000', 'docker.io')
+    .option('-u, --username <name>', 'user name')
     .option('--password-stdin', 'read the password, or a token, from stdin')
     .addHelpText(
       'after',
       `
 Examples:
   wherry login ghcr.io -u me --password-stdin <token.txt
-  wherry login registry.lan:5000                 # asks for both
+  wherry login registry.lan:5000                 # prompts for both
 
-Logins of Docker (~/.docker/config.json or DOCKER_CONFIG, credential helpers included) are used as well.
+Docker’s logins (~/.docker/config.json or DOCKER_CONFIG, including credential helpers) are used, too.
 
-Exit codes: 0 logged in, 1 refused or not reachable, 2 wrong usage.`,
+Exit codes: 0 logged in, 1 rejected or unreachable, 2 wrong usage.`,
     )
     .action(async (written: string, flags: Flags) => {
       const registry = await parseRegistry('login', written)
@@ -46,7 +46,7 @@ async function readSecrets(
 ): Promise<{ username: string; password: string }> {
   const isTerminal = context.stdin.isTTY === true
   if (passwordStdin !== true && !isTerminal)
-    throw usageFailure('login', 'stdin is no terminal: give -u and --password-stdin')
+    throw usageFailure('login', 'stdin is not a terminal; use -u and --password-stdin')
   if (passwordStdin === true && username === undefined)
     throw usageFailure('login', '--password-stdin needs -u')
   const user = username ?? (await ask(context, 'Username: '))
@@ -54,10 +54,13 @@ async function readSecrets(
     passwordStdin === true
       ? (await text(context.stdin)).replace(/\r?\n$/, '')
       : await ask(context, 'Password: ', { secret: true })
-  if (!user || !password) throw new Failure('login', 'user and password may not be empty')
+  if (!user || !password) throw new Failure('login', 'user and password must not be empty')
   // oxlint-disable-next-line no-control-regex
   if (user.includes(':') || /[\x00-\x1f\x7f]/.test(`${user}${password}`))
-    throw new Failure('login', 'the user has a ":" in it, or one of them a control character')
+    throw new Failure(
+      'login',
+      'the user must not contain ":", and neither user nor password a control character',
+    )
   return { username: user, password }
 }
 
@@ -77,7 +80,7 @@ async function login(
   try {
     if (client.isPlainHttp(registry))
       context.stderr.write(
-        `wherry: login: ${registry} speaks plain http: everybody on the way can read the password\n`,
+        `wherry: login: ${registry} uses plain HTTP: anyone on the network path can read the password\n`,
       )
     isTried = await client.checkLogin(registry)
   } finally {
@@ -87,14 +90,14 @@ async function login(
   try {
     await writeLogin(file, registry, { username, password })
   } catch (err) {
-    throw new Failure('login', `the login cannot be kept (${(err as Error).message})`, {
+    throw new Failure('login', `the login could not be saved (${(err as Error).message})`, {
       remedy: 'run it as the owner of the data folder, or choose another with --data',
       cause: err,
     })
   }
-  if (isTried) context.stdout.write(`logged in to ${registry} as ${username}; kept in ${file}\n`)
+  if (isTried) context.stdout.write(`logged in to ${registry} as ${username}; saved in ${file}\n`)
   else
     context.stdout.write(
-      `the login of ${username} is kept in ${file}, and was not tried: ${registry} did not ask for one\n`,
+      `saved the login of ${username} in ${file} without checking it: ${registry} requires none\n`,
     )
 }

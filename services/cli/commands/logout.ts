@@ -1,4 +1,4 @@
-// wherry logout: forgets the login of a registry.
+// wherry logout: removes the login of a registry.
 
 import type { Command } from 'commander'
 import type { Context } from '../context.ts'
@@ -7,16 +7,18 @@ import { addAccessOptions, parseRegistry, registryAccess, type AccessOptions } f
 
 export function addLogout(program: Command, context: Context): void {
   addAccessOptions(program.command('logout'))
-    .summary('forget the login of a registry')
-    .description('Forgets what wherry login keeps about a registry.  Logins of Docker stay as they are.')
-    .argument('[registry]', 'for example ghcr.io or registry.lan:5000', 'docker.io')
+    .summary('remove the login of a registry')
+    .description(
+      'Removes the login that wherry login stored for a registry.  Docker’s logins are not changed.',
+    )
+    .argument('[registry]', 'registry, for example ghcr.io or registry.lan:5000', 'docker.io')
     .addHelpText(
       'after',
       `
 Examples:
   wherry logout ghcr.io
 
-Exit codes: 0 forgotten, 1 there was no login, 2 wrong usage.`,
+Exit codes: 0 removed, 1 there was no login, 2 wrong usage.`,
     )
     .action(async (written: string, flags: AccessOptions) => {
       const registry = await parseRegistry('logout', written)

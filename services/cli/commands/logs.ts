@@ -1,7 +1,8 @@
-// wherry logs: what a function wrote to stderr, call by call, as it comes.
+// wherry logs: a function's stderr, call by call.
 
 import { createInterface } from 'node:readline'
 import { InvalidArgumentError, type Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import { failureOfReply } from '../gateway-client.ts'
@@ -9,10 +10,10 @@ import { printable } from '../terminal.ts'
 
 export function addLogs(program: Command, context: Context): void {
   addConnectOptions(program.command('logs'))
-    .summary('show what a function wrote to stderr')
-    .description('Shows what the function NAME wrote to stderr, with the time and the id of each call.')
+    .summary('show a function’s stderr')
+    .description('Shows the stderr of the function NAME, with the time and id of each call.')
     .argument('<name>', 'name of the function')
-    .option('-f, --follow', 'go on as new calls end, until Ctrl-C')
+    .option('-f, --follow', 'keep showing new calls as they end, until Ctrl-C')
     .option('--tail <n>', 'only the last N entries', wholeNumber)
     .addHelpText(
       'after',
@@ -21,13 +22,12 @@ Examples:
   wherry logs resize --tail 20
   wherry logs resize -f
 
-Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`,
+Exit codes: 0 done, 1 no such function or no gateway, 2 wrong usage.`,
     )
     .action(async (name: string, flags: ConnectOptions & { follow?: boolean; tail?: string }) => {
       const query = new URLSearchParams({
         name,
-        ...(flags.follow && { follow: 'true' }),
-        ...(flags.tail !== undefined && { tail: flags.tail }),
+        ...defined({ follow: flags.follow ? 'true' : undefined, tail: flags.tail }),
       })
       const gateway = connectGateway('logs', flags, context)
       const message = await gateway.open({ method: 'GET', path: `/system/logs?${query}`, patient: true })
@@ -40,7 +40,7 @@ Exit codes: 0 shown, 1 no such function or no gateway, 2 wrong usage.`,
           timestamp: string
           instance: string
           text: string
-        } // the gateway's own shape
+        } // as the gateway writes it
         for (const part of text.replace(/\n$/, '').split('\n'))
           context.stdout.write(`${printable(`${timestamp} ${instance} ${part}`)}\n`)
       }

@@ -1,5 +1,4 @@
-// wherry oci: the OCI runtime's command line under our own roof.  Everything behind it is wherry-oci's, its
-// help included; engines take that program directly.
+// wherry oci: hands over to wherry-oci, including --help.  Container engines run that program directly.
 
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -11,11 +10,11 @@ const LAUNCHER = fileURLToPath(new URL('../../oci/wherry-oci', import.meta.url))
 export function addOci(program: Command, { env, onSignal, setExitCode }: Context): void {
   program
     .command('oci')
-    .summary('containers from OCI bundles, on the command line of the OCI runtimes')
+    .summary('run containers from OCI bundles with the command line of OCI runtimes')
     .description(
       'Runs wherry-oci: create, start, state, kill, delete, run, exec, pause, resume, ps, list, update, events, features, spec.',
     )
-    .argument('[arguments...]', 'a command line of wherry-oci')
+    .argument('[arguments...]', 'arguments of wherry-oci')
     .helpOption(false)
     .allowUnknownOption()
     .passThroughOptions()

@@ -1,5 +1,5 @@
-// wherry gateway and wherry worker: one of our processes alone, in the foreground.  The process reads
-// its own options; this only starts it, passes signals on, and ends as it ends.
+// wherry gateway and wherry worker: one process alone, in the foreground. It reads its own options; this
+// command starts it, forwards signals, and exits with its exit code.
 
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -11,7 +11,7 @@ export function addGateway(program: Command, context: Context): void {
     program,
     context,
     'gateway',
-    'serve HTTP and put calls on the queue',
+    'serve HTTP and queue calls',
     `
 Examples:
   wherry gateway --print-config                  # every setting, its variable and its value
@@ -46,11 +46,11 @@ function addProcess(
     .argument('[options...]', `options of the ${name}; --print-config lists them all`)
     .allowUnknownOption()
     .passThroughOptions()
-    .addHelpText('after', `${examples}\n\nExit codes: 0 stopped in order, 1 it could not start or broke off.`)
+    .addHelpText('after', `${examples}\n\nExit codes: 0 stopped, 1 it failed to start or crashed.`)
     .action(async (options: string[]) => {
       const main = fileURLToPath(new URL(`../../${name}/main.ts`, import.meta.url))
-      // Detached, or Ctrl-C would reach it twice: from the terminal and from here. The channel ends it should
-      // this process be killed.
+      // Detached, because otherwise Ctrl-C would reach it twice: from the terminal and from here. If this
+      // process is killed, the closed channel ends it.
       const child = fork(main, options, {
         execArgv: [],
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

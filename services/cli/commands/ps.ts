@@ -1,10 +1,11 @@
-// wherry ps: the containers that run right now, over all workers.
+// wherry ps: the running containers of all workers.
 
 import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
 import type { Context } from '../context.ts'
 import type { WorkerStatus } from '../gateway-client.ts'
-import { formatAge, formatTable, terminalWidth } from '../terminal.ts'
+import { formatTable } from '../table.ts'
+import { formatAge, terminalWidth } from '../terminal.ts'
 
 const COLUMNS = [
   { title: 'WORKER', shrinks: true },
@@ -17,7 +18,9 @@ const COLUMNS = [
 export function addPs(program: Command, context: Context): void {
   addConnectOptions(program.command('ps'))
     .summary('show running containers and their workers')
-    .description('Shows the containers that run right now on all workers, as of their last heartbeat (3 s).')
+    .description(
+      'Shows the containers that are running on all workers, as of their last heartbeat (every 3 s).',
+    )
     .option('--json', 'print the workers and their containers as JSON')
     .addHelpText(
       'after',
@@ -26,7 +29,7 @@ Examples:
   wherry ps
   wherry ps --json | jq '.[].slots'
 
-Exit codes: 0 shown, 1 the gateway cannot be reached or refused, 2 wrong usage.`,
+Exit codes: 0 done, 1 the gateway is unreachable or returned an error, 2 wrong usage.`,
     )
     .action(async (flags: ConnectOptions & { json?: boolean }) => {
       const workers = (await connectGateway('ps', flags, context).json({

@@ -1,5 +1,4 @@
-// wherry push: images of this machine into registries. Knows options and help; what it does is in
-// ../image/push.ts.
+// wherry push: options and help. The action is in ../image/push.ts, which is loaded when it runs.
 
 import type { Command } from 'commander'
 import type { Context } from '../context.ts'
@@ -8,17 +7,17 @@ import { addAccessOptions } from '../registry-access.ts'
 
 export function addPush(program: Command, context: Context): void {
   addAccessOptions(program.command('push'))
-    .summary('send an image to a registry')
+    .summary('push an image to a registry')
     .description(
-      'Sends an image of this machine to a registry, but only the parts that are not there.  Log in with wherry login first.',
+      'Pushes an image from this machine to a registry, except for parts that the registry has.  Log in with wherry login first.',
     )
     .argument(
       '<images...>',
-      'the image, and where to, unless its own name says that; with --index the images to join',
+      'image, and destination unless its name includes one; with --index, the images to combine',
     )
     .option(
       '--index <reference>',
-      'make one name for several platforms out of images of this machine or of registries',
+      'combine images from this machine or from registries into one multi-platform image',
     )
     .option('-q, --quiet', 'show no progress')
     .option('--json', 'print the result as JSON')
@@ -30,7 +29,7 @@ Examples:
   wherry push app ghcr.io/me/app:v1
   wherry push --index ghcr.io/me/app:v1 app-amd64 ghcr.io/me/app:arm64
 
-Exit codes: 0 pushed, 1 refused, not reachable or not whole, 2 wrong usage.`,
+Exit codes: 0 pushed, 1 rejected, unreachable or incomplete, 2 wrong usage.`,
     )
     .action(async (images: string[], flags: PushFlags) => {
       const { pushIndexOf, pushOne } = await import('../image/push.ts')

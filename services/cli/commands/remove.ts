@@ -1,4 +1,4 @@
-// wherry remove: takes functions away, with what waits in their queues.
+// wherry remove: removes functions and the calls in their queues.
 
 import type { Command } from 'commander'
 import { addConnectOptions, connectGateway, type ConnectOptions } from '../connect.ts'
@@ -8,7 +8,7 @@ export function addRemove(program: Command, context: Context): void {
   addConnectOptions(program.command('remove'))
     .alias('rm')
     .summary('remove functions')
-    .description('Removes functions, their logs and the calls that still wait for them.  Volumes stay.')
+    .description('Removes functions, their logs and their waiting calls.  Volumes are kept.')
     .argument('<names...>', 'names of functions')
     .addHelpText(
       'after',

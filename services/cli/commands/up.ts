@@ -1,10 +1,11 @@
-// wherry up: options in, a supervised Wherry out, in the foreground or detached.
+// wherry up: starts all parts under a supervisor, in the foreground or detached.
 
 import { spawn } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { InvalidArgumentError, type Command } from 'commander'
+import { defined } from '../../contract/defined.ts'
 import type { Fault } from '../../contract/errors.ts'
 import type { ListenAddress } from '../../platform/config.ts'
 import { DATA_DEFAULT } from '../connect.ts'
@@ -33,43 +34,43 @@ export function addUp(program: Command, context: Context): void {
     .description(
       'Starts Redis, a registry, a gateway and a worker on this machine and keeps them running until Ctrl-C or wherry down.  Needs root.',
     )
-    .option('--data <dir>', `folder for everything that is kept (or WHERRY_DATA; default ${DATA_DEFAULT})`)
+    .option('--data <dir>', `folder for all data (or WHERRY_DATA; default ${DATA_DEFAULT})`)
     .option(
       '--gateway <host:port>',
-      'where the gateway listens (or WHERRY_GATEWAY_LISTEN; default 127.0.0.1:8080; port 0 = any free one)',
+      'address of the gateway (or WHERRY_GATEWAY_LISTEN; default 127.0.0.1:8080; port 0 is any free port)',
     )
     .option(
       '--registry <host:port|url>',
-      'where the registry listens (default 127.0.0.1:5000), or the URL of one that is already there',
+      'address of the registry (default 127.0.0.1:5000), or the URL of an existing one',
     )
     .option(
       '--redis <url>',
-      'an existing Redis to use (or WHERRY_REDIS_URL); otherwise one is started on a unix socket in the data folder',
+      'existing Redis to use (or WHERRY_REDIS_URL); by default one is started on a unix socket in the data folder',
     )
     .option(
       '--worker <host:port>',
-      'where the worker serves /healthz and /metrics (or WHERRY_WORKER_LISTEN; default 127.0.0.1:8081)',
+      'address of the worker’s /healthz and /metrics (or WHERRY_WORKER_LISTEN; default 127.0.0.1:8081)',
     )
     .option(
       '--slots <n>',
-      'how many containers may run at once (or WHERRY_WORKER_SLOTS; default 4 per CPU)',
+      'maximum number of containers at once (or WHERRY_WORKER_SLOTS; default 4 per CPU)',
       wholeNumber,
     )
     .option(
       '--detach',
-      'return when everything serves and keep it running; its log is log/up.log in the data folder',
+      'return once everything is ready and keep it running; the log is log/up.log in the data folder',
     )
-    .option('--json', 'print one line of JSON with all addresses on stdout when everything serves')
+    .option('--json', 'print one line of JSON with all addresses on stdout once everything is ready')
     .addHelpText(
       'after',
       `
 Examples:
-  wherry up                                      # everything at its usual place, until Ctrl-C
+  wherry up                                      # everything at its default address, until Ctrl-C
   wherry up --data /tmp/w --gateway 127.0.0.1:0 --registry 127.0.0.1:0 --worker 127.0.0.1:0
   wherry up --detach && wherry list && wherry down
   wherry up --redis redis://10.0.0.5:6379 --registry https://registry.example.com
 
-Exit codes: 0 stopped in order, 1 a part could not be started or kept running, 2 wrong options.`,
+Exit codes: 0 stopped, 1 a part failed to start or kept crashing, 2 wrong options.`,
     )
     .action(async (flags: Flags) => {
       await (flags.detach ? upDetached(flags, context) : upHere(flags, context))
@@ -82,7 +83,8 @@ function wholeNumber(text: string): string {
 }
 
 /**
- * FLAGS and the environment as what supervise.ts takes. Loaded late: other commands do not need zod and pino.
+ * FLAGS and the environment as options of supervise.ts. Imports at run time: other commands need neither zod
+ * nor pino.
  */
 async function parseFlags(flags: Flags, env: Context['env']): Promise<UpOptions> {
   const { listenAddress, sharedSettings, duration, url } = await import('../../platform/config.ts')
@@ -97,7 +99,7 @@ async function parseFlags(flags: Flags, env: Context['env']): Promise<UpOptions>
     throw usageFailure('up', `--redis must be ${sharedSettings.redisUrl.expected}`)
   const registry = flags.registry ?? '127.0.0.1:5000'
   if (registry.includes('://') && url(['http:', 'https:']).parse(registry) === undefined)
-    throw usageFailure('up', `--registry "${registry}" must be host:port or a http or https URL`)
+    throw usageFailure('up', `--registry "${registry}" must be host:port or an http or https URL`)
   const slots = flags.slots ?? (env.WHERRY_WORKER_SLOTS || undefined)
   const stopTimeoutMs =
     duration({ min: 0, max: Infinity }).parse(env.WHERRY_STOP_TIMEOUT ?? '') ??
@@ -108,8 +110,7 @@ async function parseFlags(flags: Flags, env: Context['env']): Promise<UpOptions>
     worker: address('--worker', flags.worker ?? (env.WHERRY_WORKER_LISTEN || '127.0.0.1:8081')),
     registry: registry.includes('://') ? new URL(registry) : address('--registry', registry),
     stopTimeoutMs,
-    ...(redis !== undefined && { redis }),
-    ...(slots !== undefined && { slots: Number(slots) }),
+    ...defined({ redis, slots: slots === undefined ? undefined : Number(slots) }),
   }
 }
 
@@ -124,7 +125,7 @@ async function upHere(flags: Flags, { env, stdout, stderr, tellParent, onSignal 
   const asked = new AbortController()
   let running: Up | undefined
   onSignal((signal) => {
-    if (asked.signal.aborted) running?.kill() // a second one: no more waiting
+    if (asked.signal.aborted) running?.kill() // a second signal ends the waiting
     asked.abort(signal)
   })
 
@@ -172,7 +173,7 @@ function aborted(signal: AbortSignal): Promise<void> {
   })
 }
 
-/** What the detached process tells on its channel. */
+/** A message of the detached process on its IPC channel. */
 interface Report {
   readonly progress?: string
   readonly failed?: { what: string; message: string; remedy?: string; faults: Fault[]; exitCode: number }
@@ -180,11 +181,11 @@ interface Report {
 }
 
 /**
- * The same in a process of its own that outlives this one. A Redis URL may hold a password, so it goes by
- * environment.
+ * Runs `wherry up` in a process that outlives this one. A Redis URL may contain a password, so the
+ * environment carries it.
  */
 async function upDetached(flags: Flags, { env, stdout, stderr, onSignal }: Context): Promise<void> {
-  const { data, redis } = await parseFlags(flags, env) // wrong options fail here, in plain sight
+  const { data, redis } = await parseFlags(flags, env) // invalid options fail here, visibly
   const { prepareDataDir, refuseHeldDir } = await import('../up/state.ts')
   prepareDataDir(data)
   refuseHeldDir(data)
@@ -197,7 +198,7 @@ async function upDetached(flags: Flags, { env, stdout, stderr, onSignal }: Conte
     detached: true,
     cwd: '/',
     stdio: ['ignore', log, log, 'ipc'],
-    env: { ...env, ...(redis !== undefined && { WHERRY_REDIS_URL: redis }) },
+    env: { ...env, ...defined({ WHERRY_REDIS_URL: redis }) },
   })
   closeSync(log)
   onSignal(() => {
@@ -205,7 +206,7 @@ async function upDetached(flags: Flags, { env, stdout, stderr, onSignal }: Conte
   })
 
   const addresses = await new Promise<Addresses>((resolve, reject) => {
-    let failure = new Failure('up', 'it ended before everything served', { remedy: `look at ${logPath}` })
+    let failure = new Failure('up', 'it exited before everything was ready', { remedy: `see ${logPath}` })
     child.on('message', (report: Report) => {
       if (report.progress !== undefined) stderr.write(`${report.progress}\n`)
       if (report.failed !== undefined)

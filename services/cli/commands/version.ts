@@ -1,4 +1,4 @@
-// wherry version: what is installed here, for bug reports.
+// wherry version: the installed versions, for bug reports.
 
 import { release } from 'node:os'
 import { fileURLToPath } from 'node:url'
@@ -38,7 +38,7 @@ Exit codes: 0.`,
     })
 }
 
-/** null when it is not built or does not fit; wherry doctor says why. */
+/** null if it is not built or does not match; wherry doctor has the reason. */
 async function nativeAbi(nativeDir: string): Promise<number | null> {
   const { openNative } = await import('../../runtime/native.ts')
   try {

@@ -1,4 +1,4 @@
-// wherry image save and load: images to and from archives.
+// wherry image save and load.
 
 import { createReadStream, statSync } from 'node:fs'
 import { open, rename, rm } from 'node:fs/promises'
@@ -24,8 +24,8 @@ export interface LoadFlags extends StoreOptions {
 }
 
 /**
- * Run WRITE on a draft beside FILE that takes its name when all of it is on the disk; a device or a pipe is
- * written to as it is.
+ * Runs WRITE on a draft next to FILE, which is renamed to FILE once it is complete and on disk. Devices and
+ * pipes are written directly.
  */
 async function writeFileWhole(
   what: string,
@@ -65,7 +65,7 @@ export async function saveImages(
     throw usageFailure(what, `--format "${format}" must be docker or oci`)
   const toStdout = output === '-'
   if (toStdout && context.stdout.isTTY === true)
-    throw usageFailure(what, 'an archive is nothing for a terminal; name a file with -o')
+    throw usageFailure(what, 'cannot write an archive to a terminal; name a file with -o')
   await withStore(what, options, context, async (store) => {
     const images = texts.map((text) => {
       const { image, name } = findImage(what, store, text)
@@ -96,10 +96,10 @@ export async function loadImages({ input, ...options }: LoadFlags, context: Cont
   const what = 'image load'
   const { stdin, stdout, env } = context
   if (input === '-' && stdin.isTTY === true)
-    throw usageFailure(what, 'name an archive with -i, or send it to stdin')
+    throw usageFailure(what, 'name an archive with -i, or pipe it to stdin')
   const path = resolve(input)
   const found = input === '-' ? undefined : statSync(path, { throwIfNoEntry: false })
-  if (input !== '-' && found === undefined) throw new Failure(what, `there is no ${path}`)
+  if (input !== '-' && found === undefined) throw new Failure(what, `${path} does not exist`)
   const source = input === '-' ? stdin : found!.isDirectory() ? path : createReadStream(path)
   await withStore(
     what,
@@ -116,10 +116,12 @@ export async function loadImages({ input, ...options }: LoadFlags, context: Cont
       for (const { digest, names, moved } of loaded) {
         for (const name of names)
           stdout.write(
-            `loaded ${name}, ${shortDigest(digest)}${moved[name] === undefined ? '' : `; it was ${shortDigest(moved[name])}`}\n`,
+            `loaded ${name}, ${shortDigest(digest)}${moved[name] === undefined ? '' : `; previously ${shortDigest(moved[name])}`}\n`,
           )
         if (names.length === 0)
-          stdout.write(`loaded ${digest}, without a name: wherry image tag ${shortDigest(digest)} NAME\n`)
+          stdout.write(
+            `loaded ${digest}, which has no name; give it one with: wherry image tag ${shortDigest(digest)} NAME\n`,
+          )
       }
     },
     { create: true },

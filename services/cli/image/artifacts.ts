@@ -1,6 +1,5 @@
-// What points at images in the registries that have them: SBOMs, provenance, signatures, for `wherry image
-// inspect`. Knows how long a person waits for it, and that an image is shown without it, too. Refuses to know
-// what is in them: nothing here is checked, so nothing here may decide anything.
+// SBOMs, provenance and signatures that registries have for images, for `wherry image inspect`. None of it is
+// verified, so nothing may be decided by it. Registries that are slow are skipped.
 
 import { AppError, RegistryError } from '../../contract/errors.ts'
 import type { StoredImage } from '../../images/catalog.ts'
@@ -17,15 +16,15 @@ interface FoundArtifact {
   readonly sizeBytes: number
 }
 
-/** For all images of a command together. */
+/** Limit for all images of a command together. */
 const WAIT_MAX_MS = 5000
-/** Repositories that are asked about one image. */
+/** Limit of repositories queried for one image. */
 const PLACES_MAX = 4
 
 /**
- * The repositories that may have IMAGE: where it came from, and those of its names. Names of Docker Hub are
- * mostly names of this machine alone, and what was built here came from its base's repository: both are only
- * asked when they agree.
+ * The repositories that may have IMAGE: its source and those of its names. A name on Docker Hub is usually
+ * only a local name, and the source of an image built here is that of its base, so these two count only if
+ * they agree.
  */
 function placesOf({ names, source }: Pick<StoredImage, 'names' | 'source'>): readonly string[] {
   if (names.length === 0) return source === undefined ? [] : [source]
@@ -42,8 +41,8 @@ function placesOf({ names, source }: Pick<StoredImage, 'names' | 'source'>): rea
 }
 
 /**
- * What points at each of IMAGES, by the image's digest. Images that no registry is known to have are left
- * out; so are those whose registries do not answer within WAIT_MAX_MS, with a line on stderr.
+ * The artifacts of IMAGES by the image's digest. Images without a known registry are omitted. So are those
+ * whose registry does not answer within WAIT_MAX_MS, with a line on stderr.
  */
 export async function findArtifacts(
   images: readonly StoredImage[],
@@ -53,13 +52,13 @@ export async function findArtifacts(
   const found = new Map<string, readonly FoundArtifact[]>()
   const registry = openRegistryClient({ ...registryAccess(options, context), requestTimeoutMs: WAIT_MAX_MS })
   const controller = new AbortController()
-  // Not the signal alone: looking for a login does not hear of it.
+  // The signal alone is not enough: the search for a login ignores it.
   const late = new Promise<never>((_resolve, reject) => {
     controller.signal.addEventListener('abort', () => {
       reject(controller.signal.reason)
     })
   })
-  late.catch(() => undefined) // each race below hears of it
+  late.catch(() => undefined) // the races below handle it
   const timer = setTimeout(() => {
     controller.abort(
       new RegistryError(`no answer within ${WAIT_MAX_MS / 1000} s`, {
@@ -91,7 +90,7 @@ export async function findArtifacts(
           } catch (err) {
             if (!(err instanceof AppError)) throw err
             context.stderr.write(
-              `wherry: image inspect: what ${place} has about ${shortDigest(image.digest)} is not known: ${printable(err.message)}; --offline does not ask\n`,
+              `wherry: image inspect: could not list the artifacts of ${shortDigest(image.digest)} in ${place}: ${printable(err.message)}; --offline skips this\n`,
             )
           }
         }),

@@ -1,18 +1,12 @@
-// wherry image ls, inspect and history: what the store has.
+// wherry image ls, inspect and history.
 
+import { defined } from '../../contract/defined.ts'
 import type { StoredImage } from '../../images/catalog.ts'
 import { readDetails } from '../../images/details.ts'
 import type { ImageStore } from '../../images/store.ts'
 import type { Context } from '../context.ts'
-import {
-  formatAge,
-  formatFields,
-  formatSize,
-  formatTable,
-  printable,
-  shortDigest,
-  terminalWidth,
-} from '../terminal.ts'
+import { formatFields, formatTable } from '../table.ts'
+import { formatAge, formatSize, printable, shortDigest, terminalWidth } from '../terminal.ts'
 import { findArtifacts } from './artifacts.ts'
 import { findImage, withStore, type StoreOptions } from './open.ts'
 
@@ -22,7 +16,7 @@ const LIST_COLUMNS = [
   { title: 'SIZE', right: true },
   { title: 'PULLED', right: true },
   { title: 'USED', right: true },
-  { title: 'KEPT FOR' },
+  { title: 'IN USE BY' },
 ]
 const HISTORY_COLUMNS = [
   { title: 'CREATED', right: true },
@@ -31,18 +25,12 @@ const HISTORY_COLUMNS = [
   { title: 'COMMENT' },
 ]
 
-/** Why IMAGE is not removed by itself. */
+/** What keeps IMAGE from being removed by prune. */
 function reasonOf(image: StoredImage): string {
-  return image.isDeployed
-    ? 'a function'
-    : image.isPinned
-      ? 'a process'
-      : image.names.length > 0
-        ? 'its name'
-        : '-'
+  return image.isDeployed ? 'function' : image.isPinned ? 'process' : image.names.length > 0 ? 'tag' : '-'
 }
 
-/** Unpacked, on the disk; layers that others have too are counted in each. */
+/** Unpacked size on disk. A shared layer counts for each of its images. */
 function sizeOf(image: StoredImage, sizes: ReadonlyMap<string, number>): number {
   return [...new Set(image.layers.map((layer) => layer.diffId))].reduce(
     (sum, diffId) => sum + (sizes.get(diffId) ?? 0),
@@ -79,7 +67,7 @@ export async function listImages(options: StoreOptions, context: Context): Promi
     })
     context.stdout.write(formatTable(LIST_COLUMNS, rows, terminalWidth(context)))
     context.stderr.write(
-      `${images.length} image${images.length === 1 ? '' : 's'}, ${formatSize(storeBytes)} on the disk\n`,
+      `${images.length} image${images.length === 1 ? '' : 's'}, ${formatSize(storeBytes)} on disk\n`,
     )
   })
 }
@@ -107,8 +95,7 @@ async function inspectOne(store: ImageStore, image: StoredImage) {
     digest,
     manifestDigest,
     configDigest,
-    ...(source !== undefined && { source }),
-    ...(createdAt !== undefined && { createdAt }),
+    ...defined({ source, createdAt }),
     pulledAt: new Date(image.pulledAtMs).toISOString(),
     usedAt: new Date(image.usedAtMs).toISOString(),
     isDeployed,
@@ -131,7 +118,7 @@ export async function inspectImages(
     const inspected = []
     for (const image of images) {
       const artifacts = found?.get(image.digest)
-      inspected.push({ ...(await inspectOne(store, image)), ...(artifacts && { artifacts }) })
+      inspected.push({ ...(await inspectOne(store, image)), ...defined({ artifacts }) })
     }
     if (options.json) context.stdout.write(`${JSON.stringify(inspected)}\n`)
     else
@@ -144,8 +131,8 @@ export async function showHistory(text: string, options: StoreOptions, context: 
     const { image } = findImage('image history', store, text)
     const sizes = await store.collector.layerSizes()
     const { history, createdAt } = await readDetails(store, image)
-    // Steps without a layer are marked; the others follow the layers. An image without a history still has
-    // its layers.
+    // Steps that made no layer are marked as empty; the others match the layers in order. There may be more
+    // layers than steps.
     let next = 0
     const known = history.map((step) => ({ ...step, ...(!step.isEmpty && { layer: image.layers[next++] }) }))
     const unknown = image.layers.slice(next).map((layer) => ({
@@ -153,12 +140,12 @@ export async function showHistory(text: string, options: StoreOptions, context: 
       comment: 'not in the history',
       isEmpty: false,
       layer,
-      ...(createdAt !== undefined && { createdAt }),
+      ...defined({ createdAt }),
     }))
     const steps = [...known, ...unknown].map(({ layer, ...step }) => ({
       ...step,
       sizeBytes: layer === undefined ? 0 : (sizes.get(layer.diffId) ?? 0),
-      ...(layer && { layer: layer.digest }),
+      ...defined({ layer: layer?.digest }),
     }))
     if (options.json) {
       context.stdout.write(`${JSON.stringify(steps)}\n`)

@@ -1,9 +1,9 @@
-// What every `wherry image` command begins with: the data folder's image store, and the image that a person
-// means by a name, a digest or the beginning of one. Knows options and wording; what is in a store is image's
-// to know.
+// Shared by all `wherry image` commands: opens the image store of the data folder, and finds the image that a
+// name, a digest or the start of a digest refers to.
 
 import { existsSync, mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { digestOfHex, HEX, isDigest } from '../../contract/digest.ts'
 import type { StoredImage } from '../../images/catalog.ts'
 import { formatReference, parseReference } from '../../registry/reference.ts'
 import { createImageStore, type ImageStore } from '../../images/store.ts'
@@ -17,8 +17,7 @@ export interface StoreOptions {
   readonly json?: boolean
 }
 
-const DIGEST = /^sha256:[0-9a-f]{64}$/
-/** Shorter beginnings of digests are more likely a typing error. */
+/** Shorter text is more likely a typing error than the start of a digest. */
 const PREFIX = /^(?:sha256:)?([0-9a-f]{6,64})$/
 const AMBIGUOUS_SHOWN_MAX = 5
 
@@ -27,7 +26,7 @@ export function dataFolder({ data }: StoreOptions, { env }: Context): string {
   return resolve(data ?? (env.WHERRY_DATA || DATA_DEFAULT))
 }
 
-/** Run WORK for the command WHAT on the image store; with CREATE, one that is not there yet is made. */
+/** Runs WORK on the image store for the command WHAT. With CREATE, a missing store is created. */
 export async function withStore<T>(
   what: string,
   options: StoreOptions,
@@ -45,14 +44,14 @@ export async function withStore<T>(
     try {
       mkdirSync(data, { recursive: true, mode: 0o711 })
     } catch (err) {
-      throw new Failure(what, `the data folder ${data} cannot be made (${(err as Error).message})`, {
+      throw new Failure(what, `the data folder ${data} cannot be created (${(err as Error).message})`, {
         remedy: 'choose another with --data',
         cause: err,
       })
     }
   } else if (!existsSync(dir))
     throw new Failure(what, `there is no image store in ${data}`, {
-      remedy: 'say which data folder with --data, or pull an image first',
+      remedy: 'choose the data folder with --data, or pull an image first',
     })
   const store = createImageStore({
     dir,
@@ -67,9 +66,9 @@ export async function withStore<T>(
   }
 }
 
-/** TEXT as the name of an image here, if it can be one: "busybox" → "docker.io/library/busybox:latest". */
+/** TEXT as a full image name, unless it is a digest: "busybox" → "docker.io/library/busybox:latest". */
 export function nameOf(text: string): string | undefined {
-  if (/^[0-9a-f]{64}$/.test(text)) return undefined
+  if (HEX.test(text)) return undefined
   const ref = parseReference(text)
   return ref.digest === undefined ? formatReference(ref) : undefined
 }
@@ -79,7 +78,7 @@ function byPrefix(what: string, images: readonly StoredImage[], text: string): S
   if (prefix === undefined) return undefined
   const found = images.filter((image) =>
     [image.digest, image.manifestDigest, image.configDigest].some((digest) =>
-      digest.startsWith(`sha256:${prefix}`),
+      digest.startsWith(digestOfHex(prefix)),
     ),
   )
   if (found.length <= 1) return found[0]
@@ -87,28 +86,29 @@ function byPrefix(what: string, images: readonly StoredImage[], text: string): S
     .slice(0, AMBIGUOUS_SHOWN_MAX)
     .map((image) => shortDigest(image.digest))
     .join(', ')
-  throw new Failure(what, `${found.length} images begin with "${text}" (${shown})`, {
-    remedy: 'write more of the digest',
+  throw new Failure(what, `${found.length} images start with "${text}" (${shown})`, {
+    remedy: 'give more digits',
   })
 }
 
 /**
- * The image that TEXT means: a name, repository@digest, a digest, or the beginning of one. Throws Failure,
+ * The image that TEXT refers to: a name, repository@digest, a digest, or the start of one. Throws Failure,
  * InvalidRequest.
  */
 export function findImage(
   what: string,
   store: ImageStore,
   text: string,
-): { readonly image: StoredImage; /** When TEXT is one. */ readonly name?: string } {
+): { readonly image: StoredImage; /** If TEXT is one. */ readonly name?: string } {
   const { catalog } = store
-  const written = DIGEST.test(text) ? text : /@(sha256:[0-9a-f]{64})$/.exec(text)?.[1]
+  const last = text.slice(text.lastIndexOf('@') + 1)
+  const written = isDigest(last) ? last : undefined
   const name = written === undefined && !text.startsWith('sha256:') ? nameOf(text) : undefined
   const digest = written ?? (name === undefined ? undefined : catalog.find(name))
   const image = digest === undefined ? byPrefix(what, catalog.images(), text) : catalog.image(digest)
   if (!image)
-    throw new Failure(what, `there is no image "${text}" here`, {
-      remedy: 'wherry image ls shows all; wherry image pull gets one',
+    throw new Failure(what, `there is no image "${text}" on this machine`, {
+      remedy: 'wherry image ls lists all; wherry image pull fetches one',
     })
   return digest !== undefined && name !== undefined ? { image, name } : { image }
 }

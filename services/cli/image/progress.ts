@@ -1,25 +1,23 @@
-// How a pull looks while it runs: on a terminal one line per layer with bytes, speed and time left, painted
-// over itself; elsewhere one line when a layer begins and one when it is there.  Knows the terminal;
-// refuses to know where the bytes come from.
+// Progress of a pull or push: on a terminal one line per layer with bytes, speed and time left, repainted in
+// place; otherwise one line when a layer starts and one when it is done.
 
 import type { LayerProgress } from '../../contract/image.ts'
 import type { Context } from '../context.ts'
-import { cut, formatAge, formatSize, progressHeight, progressWidth, shortDigest } from '../terminal.ts'
+import { createPainter } from '../painter.ts'
+import { formatAge, formatSize, shortDigest } from '../terminal.ts'
 
-const PAINT_MS = 100
-/** More lines than a screen has cannot be painted over. */
 const LINES_MAX = 20
 const BAR_CHARACTERS = 20
-/** A shorter one says nothing. */
+/** Shorter bars are omitted. */
 const BAR_CHARACTERS_MIN = 5
 
-/** A layer as it was last heard of, at `heardAt`; `startedAt` is when its first bytes came. */
+/** A layer's last report, received at `heardAt`; its first bytes arrived at `startedAt`. */
 export type LayerLine = Omit<LayerProgress, 'layer'> & {
   readonly startedAt: number
   readonly heardAt: number
 }
 
-/** "[=====>    ] 3.1 MiB of 9.0 MiB  12.1 MiB/s  1s left", with as much of a bar as fits into WIDTH. */
+/** "[=====>    ] 3.1 MiB of 9.0 MiB  12.1 MiB/s  1s left", with as long a bar as fits into WIDTH. */
 export function describeLayer(
   { state, startedAt, heardAt, receivedBytes, sizeBytes, unpackedBytes }: LayerLine,
   now: number,
@@ -27,7 +25,7 @@ export function describeLayer(
 ): string {
   switch (state) {
     case 'present':
-      return `${formatSize(sizeBytes)}, already there`
+      return `${formatSize(sizeBytes)}, already exists`
     case 'queued':
       return `${formatSize(sizeBytes)}, waiting`
     case 'done':
@@ -46,8 +44,8 @@ export function describeLayer(
 }
 
 /**
- * At most MAX of LAYERS, in their order: those under way before those that wait, and these before those that
- * are there.
+ * At most MAX of LAYERS, in their order. Layers in progress are preferred to queued ones, and queued ones to
+ * finished ones.
  */
 function chooseShown(
   layers: ReadonlyArray<[string, LayerLine]>,
@@ -59,26 +57,18 @@ function chooseShown(
   return layers.filter((layer) => chosen.has(layer))
 }
 
-/** Shows layers on stderr; `end` finishes what is shown and begins anew. */
+/** Shows layers on stderr. `end` leaves the final state on the screen; the display can be used again. */
 export function createProgress(context: Context, { quiet }: { quiet: boolean }) {
   const { stderr } = context
   const isLive = stderr.isTTY === true
   const layers = new Map<string, LayerLine>()
-  let painted = 0
-  let timer: NodeJS.Timeout | undefined
-
-  function paint(): void {
+  const painter = createPainter(stderr, ({ columns, rows }) => {
     const now = performance.now()
-    const width = progressWidth(context)
-    const lines = chooseShown([...layers], Math.min(LINES_MAX, progressHeight(context))).map(
-      ([digest, layer]) => {
-        const name = `${shortDigest(digest)}  `
-        return `\u001b[2K${cut(`${name}${describeLayer(layer, now, width - name.length)}`, width)}\n`
-      },
-    )
-    stderr.write(`${painted > 0 ? `\u001b[${painted}A` : ''}${lines.join('')}`)
-    painted = lines.length
-  }
+    return chooseShown([...layers], Math.min(LINES_MAX, rows)).map(([digest, layer]) => {
+      const name = `${shortDigest(digest)}  `
+      return `${name}${describeLayer(layer, now, columns - name.length)}`
+    })
+  })
 
   return {
     onLayer(progress: LayerProgress): void {
@@ -86,11 +76,11 @@ export function createProgress(context: Context, { quiet }: { quiet: boolean }) 
       const { layer, state, sizeBytes } = progress
       const known = layers.get(layer)
       const begins = known === undefined || known.state === 'queued'
-      // Workers are asked again and again: what is done was done when that was first said.
+      // Workers repeat their last report, so a layer was done when that was first reported.
       const heardAt = state === 'done' && known?.state === 'done' ? known.heardAt : performance.now()
       const line = { ...progress, heardAt, startedAt: begins ? heardAt : known.startedAt }
       layers.set(layer, line)
-      if (isLive) timer ??= setInterval(paint, PAINT_MS)
+      if (isLive) painter.start()
       else if (state === 'receiving' && begins)
         stderr.write(`${shortDigest(layer)}  ${formatSize(sizeBytes)}\n`)
       else if (state === 'done' || state === 'present')
@@ -98,11 +88,9 @@ export function createProgress(context: Context, { quiet }: { quiet: boolean }) 
     },
 
     end(): void {
-      clearInterval(timer)
-      timer = undefined
-      if (isLive && layers.size > 0) paint()
+      if (isLive && layers.size > 0) painter.paint()
+      painter.release()
       layers.clear()
-      painted = 0
     },
   }
 }

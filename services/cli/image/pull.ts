@@ -1,5 +1,6 @@
-// wherry image pull: from a registry into the store, unpacked and packed, with progress.
+// wherry image pull: pulls images into the store, unpacked and packed, with progress.
 
+import { defined } from '../../contract/defined.ts'
 import { createLocalFirst } from '../../images/local-first.ts'
 import { createPuller } from '../../images/pull.ts'
 import { formatReference, parseReference } from '../../registry/reference.ts'
@@ -50,11 +51,11 @@ export async function pullImages(
             const moved = before !== undefined && before !== digest
             if (options.json)
               stdout.write(
-                `${JSON.stringify({ ...(name !== undefined && { name }), digest, pulled, ...(moved && { before }) })}\n`,
+                `${JSON.stringify({ ...defined({ name }), digest, pulled, ...(moved && { before }) })}\n`,
               )
             else
               stdout.write(
-                `${pulled ? 'pulled' : 'had'} ${name ?? formatReference(ref)}, ${shortDigest(digest)}${moved ? `; it was ${shortDigest(before)}` : ''}\n`,
+                `${pulled ? 'pulled' : 'already have'} ${name ?? formatReference(ref)}, ${shortDigest(digest)}${moved ? `; previously ${shortDigest(before)}` : ''}\n`,
               )
           }
         } finally {

@@ -1,4 +1,4 @@
-// wherry push: from this machine's image store, or from registries, to a registry.
+// wherry push: copies images from this machine's store or from registries to a registry.
 
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -36,11 +36,11 @@ interface Pushing {
   readonly registry: RegistryClient
   readonly signal: AbortSignal
   readonly onProgress: (progress: CopyProgress) => void
-  /** Finishes what is shown. */
+  /** Ends the progress display. */
   readonly settle: () => void
 }
 
-/** Run WORK with a client, progress on stderr, and an end at the first signal. */
+/** Runs WORK with a registry client and progress on stderr, until the first signal. */
 async function pushing(
   flags: PushFlags,
   context: Context,
@@ -59,7 +59,7 @@ async function pushing(
       })
     else if (flags.quiet !== true)
       context.stderr.write(
-        `${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already there'}\n`,
+        `${shortDigest(digest)}  ${result === 'mounted' ? 'mounted from another repository' : 'already exists'}\n`,
       )
   }
   try {
@@ -73,8 +73,8 @@ async function pushing(
 }
 
 /**
- * Another repository of TO's registry that may have IMAGE's blobs, so that they can be mounted: one of its
- * names, or where it (or its base) came from.
+ * Another repository of TO's registry that may have IMAGE's blobs, so that they can be mounted: that of one
+ * of its names, or the source of the image or its base.
  */
 function neighbourOf({ names, source }: StoredImage, to: Reference): Reference | undefined {
   return [...names, ...(source === undefined ? [] : [source])]
@@ -82,7 +82,7 @@ function neighbourOf({ names, source }: StoredImage, to: Reference): Reference |
     .find(({ registry, repository }) => registry === to.registry && repository !== to.repository)
 }
 
-/** IMAGE's parts: from STORE, and what is only unpacked there from where it was pulled. */
+/** The parts of IMAGE: from STORE, or from the image's source if STORE has them only unpacked. */
 function partsOf(
   store: ImageStore,
   image: StoredImage,
@@ -92,30 +92,31 @@ function partsOf(
   const stored = storeSource(store, neighbourOf(image, to))
   if (image.source === undefined) return stored
   const { read, blob } = registrySource(registry, parseReference(image.source), signal)
-  // Manifests are not fetched: of an index, only what is here is meant.
+  // Manifests are not fetched: only the platforms of an index that are stored here are pushed.
   return eitherSource(stored, {
     blob,
     read: async (descriptor) => (descriptor.size === undefined ? undefined : await read(descriptor)),
   })
 }
 
-/** TEXT as the place to push to. */
+/** TEXT as the destination. */
 function placeOf(text: string): Reference {
   const to = parseReference(text)
   if (to.digest !== undefined)
-    throw usageFailure(WHAT, `"${text}" has a digest; a digest comes from the image`)
+    throw usageFailure(WHAT, `"${text}" has a digest, but the digest is that of the image`)
   return to
 }
 
 export async function pushOne(images: readonly string[], flags: PushFlags, context: Context): Promise<void> {
   const [text = '', place] = images
-  if (images.length > 2) throw usageFailure(WHAT, 'one image and one place at a time; --index joins several')
+  if (images.length > 2)
+    throw usageFailure(WHAT, 'push takes one image and one destination; --index combines several images')
   const written = place === undefined ? undefined : placeOf(place)
   await withStore(WHAT, flags, context, (store) =>
     pushing(flags, context, async (pushing) => {
       const { image, name } = findImage(WHAT, store, text)
       if (written === undefined && name === undefined)
-        throw usageFailure(WHAT, `"${text}" does not say where to; name a place behind it`)
+        throw usageFailure(WHAT, `"${text}" includes no destination; add one after it`)
       const to = written ?? parseReference(name!)
       store.catalog.pin(image.digest)
       try {
@@ -128,7 +129,7 @@ export async function pushOne(images: readonly string[], flags: PushFlags, conte
         pushing.settle()
         if (missing.length > 0)
           context.stderr.write(
-            `wherry: push: only this machine's platform is here; not pushed: ${missing.join(', ')}\n`,
+            `wherry: push: only the platform of this machine is stored here; not pushed: ${missing.join(', ')}\n`,
           )
         if (flags.json)
           context.stdout.write(
@@ -142,7 +143,7 @@ export async function pushOne(images: readonly string[], flags: PushFlags, conte
   )
 }
 
-/** TEXT as an image of STORE, if there is one by that name, or of its registry. */
+/** The image TEXT from STORE if that has it, otherwise from its registry. */
 async function findPart(
   text: string,
   store: ImageStore | undefined,
@@ -177,7 +178,7 @@ export async function pushIndexOf(
         context.stdout.write(`${JSON.stringify({ name: formatReference(to), digest, manifests: entries })}\n`)
       else context.stdout.write(`pushed ${formatReference(to)}, ${digest}, an index of ${entries.length}\n`)
     })
-  // Images of registries can be joined without a store, and without being root.
+  // Images in registries can be combined without a store and without root.
   const hasStore = process.getuid?.() === 0 && existsSync(join(dataFolder(flags, context), 'images'))
   await (hasStore ? withStore(WHAT, flags, context, work) : work())
 }

@@ -1,4 +1,4 @@
-// wherry image rm, prune and tag: names given and taken, images removed.
+// wherry image rm, prune and tag.
 
 import { parseDurationMs } from '../../contract/quantity.ts'
 import type { Freed } from '../../images/collect.ts'
@@ -37,16 +37,16 @@ export async function removeImages(
           image.names.length > 1
             ? 'it has other names'
             : image.isDeployed
-              ? 'a function needs it'
-              : 'a process needs it'
-        say({ untagged: name, digest: image.digest }, `untagged ${name}; the image stays, ${why}`)
+              ? 'a function uses it'
+              : 'a process uses it'
+        say({ untagged: name, digest: image.digest }, `untagged ${name}; the image is kept because ${why}`)
         continue
       }
       if (name === undefined && image.names.length > 1) {
         throw new Failure(
           'image rm',
           `image ${shortDigest(image.digest)} has ${image.names.length} names (${image.names.join(', ')})`,
-          { remedy: 'remove it by its names' },
+          { remedy: 'remove it by name' },
         )
       }
       const freed = await store.collector.removeImage(image.digest)
@@ -92,7 +92,7 @@ export async function tagImage(
       context.stdout.write(`${JSON.stringify({ name, digest: image.digest, ...(moved && { before }) })}\n`)
     else
       context.stdout.write(
-        `${name} is ${shortDigest(image.digest)} now${moved ? `; it was ${shortDigest(before)}` : ''}\n`,
+        `${name} is now ${shortDigest(image.digest)}${moved ? `; previously ${shortDigest(before)}` : ''}\n`,
       )
   })
 }

@@ -1,11 +1,11 @@
-// A project file deployed: each function's image built, pushed where workers find it, and the function
-// deployed, one after the other. Knows the order and where an image without a registry goes; building,
-// pushing and deploying are the commands' own.
+// Deploys a project file: builds each function's image, pushes it to a registry that workers can reach, and
+// deploys the function, one function after the other.
 
 import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Writable } from 'node:stream'
+import { defined } from '../../contract/defined.ts'
 import { InvalidRequest } from '../../contract/errors.ts'
 import { parseDeployment } from '../../contract/deployment.ts'
 import type { ProjectBuild, ProjectFunction } from '../../contract/project-file.ts'
@@ -36,17 +36,14 @@ function ownRegistry({ registry, data }: ProjectFlags, { env }: Context): string
   if (found !== undefined) return found
   throw new Failure(
     'deploy',
-    `no wherry up runs on ${folder}, so an image without a registry in its name can go nowhere`,
+    `no wherry up is running on ${folder}, so there is no registry for images whose names have none`,
     {
-      remedy: 'give --registry HOST, or write the registry into the image’s name',
+      remedy: 'give --registry HOST, or add the registry to the image’s name',
     },
   )
 }
 
-/**
- * Where the image that is called WRITTEN is kept: "app:1" → "127.0.0.1:5000/app:1"; a name with a registry
- * stays.
- */
+/** The full name of the image WRITTEN: "app:1" → "127.0.0.1:5000/app:1"; a name with a registry is kept. */
 export function placeOf(written: string, registry: () => string): string {
   const ref = parseReference(written)
   const hasRegistry = ref.registry !== 'docker.io' || /^(?:index\.)?docker\.io\//.test(written)
@@ -63,9 +60,13 @@ function composeTemplate(
 ): string {
   const from = resolve(folder, 'template', template)
   if (!existsSync(join(from, 'Dockerfile'))) {
-    throw new Failure('deploy', `there is no ${join('template', template, 'Dockerfile')} beside the file`, {
-      remedy: `faas-cli template store pull ${template} brings it; a function with a Dockerfile of its own has lang: dockerfile`,
-    })
+    throw new Failure(
+      'deploy',
+      `${join('template', template, 'Dockerfile')} does not exist next to the file`,
+      {
+        remedy: `faas-cli template store pull ${template} fetches it; a function with its own Dockerfile has lang: dockerfile`,
+      },
+    )
   }
   const composed = mkdtempSync(join(tmpdir(), 'wherry-template-'))
   try {
@@ -75,7 +76,7 @@ function composeTemplate(
     rmSync(composed, { recursive: true, force: true })
     throw new Failure(
       'deploy',
-      `the template ${template} and ${context} cannot be put together (${(err as Error).message})`,
+      `the template ${template} and ${context} cannot be combined (${(err as Error).message})`,
       { cause: err },
     )
   }
@@ -99,11 +100,13 @@ async function buildFunction(
       folder,
       {
         tag: [image],
-        ...(build.dockerfile !== undefined && { file: join(folder, build.dockerfile) }),
-        ...(build.target !== undefined && { target: build.target }),
+        ...defined({
+          file: build.dockerfile === undefined ? undefined : join(folder, build.dockerfile),
+          target: build.target,
+          data: flags.data,
+        }),
         buildArg: Object.entries(build.args).map(([name, value]) => `${name}=${value}`),
         cache: true,
-        ...(flags.data !== undefined && { data: flags.data }),
       },
       context,
     )
@@ -112,7 +115,7 @@ async function buildFunction(
   }
 }
 
-/** Refuses F of the file PATH while nothing has been built for it, rather than after. */
+/** Rejects an invalid F of the file PATH before anything is built. */
 function checkFunction(path: string, f: ProjectFunction): void {
   try {
     const { digest } = parseReference(f.image)
@@ -123,7 +126,7 @@ function checkFunction(path: string, f: ProjectFunction): void {
     parseDeployment({ ...f.deployment, image: f.image })
   } catch (err) {
     if (!(err instanceof InvalidRequest)) throw err
-    throw new Failure('deploy', `${path} is wrong`, {
+    throw new Failure('deploy', `${path} is invalid`, {
       faults: err.faults.map((fault) => ({ ...fault, path: `functions.${f.name}.${fault.path}` })),
       cause: err,
     })
@@ -131,8 +134,8 @@ function checkFunction(path: string, f: ProjectFunction): void {
 }
 
 /**
- * Deploys the functions of the YAML file PATH, or only ONLY of them. Throws Failure at the first that fails;
- * those before it stay.
+ * Deploys the functions of the YAML file PATH, or only the function ONLY. Throws Failure at the first that
+ * fails; earlier ones stay deployed.
  */
 export async function deployProject(
   path: string,
@@ -150,7 +153,7 @@ export async function deployProject(
     })
   for (const f of chosen) checkFunction(path, f)
   const client = connectGateway('deploy', flags, context)
-  // With --json, stdout is for what was deployed alone.
+  // With --json, stdout has only the deployments.
   const aside: Context = flags.json
     ? { ...context, stdout: new Writable({ write: (_chunk, _encoding, done) => done() }) }
     : context
@@ -160,7 +163,7 @@ export async function deployProject(
     const image = f.build === undefined ? f.image : placeOf(f.image, () => ownRegistry(flags, context))
     if (isBuilt) {
       await buildFunction(project, f.build, image, flags, aside)
-      await pushOne([image], flags.data === undefined ? {} : { data: flags.data }, aside)
+      await pushOne([image], defined({ data: flags.data }), aside)
     }
     await deployOne(client, { ...f.deployment, image }, flags, context)
   }

@@ -1,5 +1,5 @@
-// Reads wherry.yaml or stack.yaml from the disk: variables in its text, YAML, environment files. Knows files
-// and where a path in them begins; refuses to know what the fields mean (contract/project-file.ts).
+// Reads wherry.yaml or stack.yaml: substitutes variables, parses YAML, and reads environment files. The
+// fields are parsed in contract/project-file.ts.
 
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
@@ -13,14 +13,14 @@ const ALIASES_MAX = 100
 const FILE_CHARACTERS_MAX = 1024 ** 2
 
 export interface Project {
-  /** Folder that the file's relative paths begin at. */
+  /** Base of the file's relative paths. */
   readonly folder: string
   readonly functions: readonly ProjectFunction[]
 }
 
 /**
- * `${NAME}` and `${NAME:-default}` of ENV, as faas-cli and compose have it; `$$` is a dollar. In comments,
- * nothing is replaced.
+ * Replaces `${NAME}` and `${NAME:-default}` with values of ENV, as faas-cli and compose do; `$$` is a dollar
+ * sign. Comments are left alone.
  */
 export function substituteVariables(text: string, env: Readonly<Record<string, string | undefined>>): string {
   const missing = new Set<string>()
@@ -57,7 +57,7 @@ function parseProject(parsed: unknown, path: string): readonly ProjectFunction[]
     return parseProjectFile(parsed)
   } catch (err) {
     if (!(err instanceof InvalidRequest)) throw err
-    throw new Failure('deploy', `${path} is wrong`, { faults: err.faults, cause: err })
+    throw new Failure('deploy', `${path} is invalid`, { faults: err.faults, cause: err })
   }
 }
 
@@ -66,12 +66,13 @@ function parseYaml(path: string, text: string): unknown {
   try {
     return parse(text, { maxAliasCount: ALIASES_MAX, prettyErrors: true })
   } catch (err) {
-    throw new Failure('deploy', `${path} is not YAML (${(err as Error).message})`, { cause: err })
+    throw new Failure('deploy', `${path} is not valid YAML (${(err as Error).message})`, { cause: err })
   }
 }
 
 /**
- * The functions of the YAML file PATH. Throws Failure: unreadable, not YAML, or wrong, with its wrong fields.
+ * The functions of the YAML file PATH. Throws Failure if it is unreadable, not YAML, or invalid, with the
+ * invalid fields.
  */
 export function readProject(path: string, env: Readonly<Record<string, string | undefined>>): Project {
   const parsed = parseYaml(path, substituteVariables(readText(path), env))
@@ -84,14 +85,14 @@ export function readProject(path: string, env: Readonly<Record<string, string | 
   }
 }
 
-/** What VALUE has under KEY, if it is an object. */
+/** VALUE's own field KEY, if VALUE is an object. */
 function field(value: unknown, key: string): unknown {
   return typeof value === 'object' && value !== null
     ? Object.getOwnPropertyDescriptor(value, key)?.value
     : undefined
 }
 
-/** The fprocess that OpenFaaS's template.yml gives to a function that says none. */
+/** Applies the fprocess of OpenFaaS's template.yml to a function without a command. */
 function withTemplateProcess(f: ProjectFunction, folder: string): ProjectFunction {
   const path = resolve(folder, 'template', f.build?.template ?? '', 'template.yml')
   if (f.build?.template === undefined || f.deployment['command'] !== undefined || !existsSync(path)) return f
@@ -100,8 +101,8 @@ function withTemplateProcess(f: ProjectFunction, folder: string): ProjectFunctio
 }
 
 /**
- * OpenFaaS's environment_file: YAML with `environment:`; a later file wins over those before it and over what
- * the function itself says, as with faas-cli.
+ * OpenFaaS's environment_file: YAML with `environment:`. Later files override earlier ones and the function's
+ * own environment, as with faas-cli.
  */
 function withEnvironmentFiles(f: ProjectFunction, folder: string): ProjectFunction {
   if (f.environmentFiles.length === 0) return f
@@ -110,10 +111,10 @@ function withEnvironmentFiles(f: ProjectFunction, folder: string): ProjectFuncti
     const path = resolve(folder, file)
     const environment = field(parseYaml(path, readText(path)), 'environment')
     if (typeof environment !== 'object' || environment === null)
-      throw new Failure('deploy', `${file} of ${f.name} must hold "environment:" with names and values`)
+      throw new Failure('deploy', `${file} of ${f.name} must contain "environment:" with names and values`)
     for (const [name, value] of Object.entries(environment)) {
       if (typeof value === 'object' && value !== null)
-        throw new Failure('deploy', `${file} of ${f.name}: environment.${name} is not one value`)
+        throw new Failure('deploy', `${file} of ${f.name}: environment.${name} must be a single value`)
       variables[name] = String(value ?? '')
     }
   }

@@ -1,6 +1,5 @@
-// One supervised child process: started, waited for until it serves, started again when it dies (with
-// growing pauses, and not for ever), stopped in order.  Knows processes and time; refuses to know what
-// the child is for: parts.ts says how to spawn it and how to see that it serves.
+// One supervised child process: started, restarted when it dies (with growing pauses and a limit), and
+// stopped. parts.ts says how to spawn it and how to tell that it is ready.
 
 import type { ChildProcess } from 'node:child_process'
 import { createInterface } from 'node:readline'
@@ -9,21 +8,21 @@ import type { Fault } from '../../contract/errors.ts'
 import { Failure, failureOf } from '../failure.ts'
 import { identityOf, type ProcessIdentity } from '../../platform/process-identity.ts'
 
-/** More restarts than this within the window, and the part is given up. */
+/** After more restarts than this within the window, the supervisor gives up. */
 const RESTARTS_MAX = 5
 const RESTART_WINDOW_MS = 30_000
 const BACKOFF_MIN_MS = 100
 const BACKOFF_MAX_MS = 5_000
-/** Last lines of a child, shown when it does not start. */
+/** Last lines of a child, shown if it fails to start. */
 const TAIL_LINES_MAX = 8
 const LINE_MAX = 8_192
-/** From a child's exit to the end of its output. */
+/** Time from a child's exit to the end of its output. */
 const LAST_WORDS_MS = 500
 
 export interface PartSpec {
   readonly name: string
   readonly spawn: () => ChildProcess
-  /** Resolves with the part's address once CHILD serves.  It need not watch for the child's end. */
+  /** Resolves with the part's address once CHILD is ready.  It need not watch for CHILD's exit. */
   readonly ready: (child: ChildProcess, signal: AbortSignal) => Promise<string>
   readonly readyTimeoutMs: number
   /** From SIGTERM to SIGKILL. */
@@ -31,17 +30,17 @@ export interface PartSpec {
 }
 
 export interface PartEvents {
-  /** A line of the child's output, after it served for the first time. */
+  /** A line of the child's output, once it has been ready for the first time. */
   readonly onLine: (name: string, line: string) => void
-  /** It died and was started again; WHY is the sentence that says how ("it was killed by SIGKILL"). */
+  /** It died and was restarted; WHY says how it died ("it was killed by SIGKILL"). */
   readonly onRestart: (name: string, why: string) => void
-  /** It cannot be kept alive. */
+  /** It died too often. */
   readonly onGiveUp: (failure: Failure) => void
 }
 
 export interface Part {
   readonly name: string
-  /** Resolves with the address once it serves.  Throws Failure with the child's own last words. */
+  /** Resolves with the address once it is ready.  Throws Failure with the child's last output. */
   start(): Promise<string>
   stop(): Promise<void>
   /** SIGKILL, now. */
@@ -49,10 +48,10 @@ export interface Part {
   readonly identity: ProcessIdentity | undefined
 }
 
-/** One life of the child. */
+/** One run of the child. */
 interface Run {
   readonly child: ChildProcess
-  /** How it ended, as the end of a sentence. */
+  /** How it ended: "exited with code 1". */
   readonly ended: Promise<string>
   readonly lastLines: string[]
 }
@@ -77,7 +76,7 @@ export function createPart(spec: PartSpec, { onLine, onRestart, onGiveUp }: Part
     return address
   }
 
-  /** The part ended: start it again, until that works, or until it has been too often. */
+  /** Restarts the part after its end, until that works or has failed too often. */
   async function keepAlive(how: string, lastLines: readonly string[]): Promise<void> {
     let failure = new Failure(name, `it ${how}`, { faults: asFaults(lastLines) })
     while (!stopping.signal.aborted) {
@@ -147,13 +146,13 @@ function launch(spec: PartSpec, onLine: (line: string) => void): Run {
 }
 
 /**
- * Resolves with the address once the child serves; otherwise it is killed, and its last words are the
- * failure's.
+ * Resolves with the address once the child is ready. Otherwise kills it and throws a Failure with its last
+ * output.
  */
 async function serving(spec: PartSpec, { child, ended, lastLines }: Run): Promise<string> {
   const waiting = new AbortController()
   const slow = setTimeout(() => {
-    waiting.abort(new Error(`did not serve within ${spec.readyTimeoutMs / 1000} s`))
+    waiting.abort(new Error(`was not ready within ${spec.readyTimeoutMs / 1000} s`))
   }, spec.readyTimeoutMs)
   try {
     return await Promise.race([
@@ -177,15 +176,15 @@ async function serving(spec: PartSpec, { child, ended, lastLines }: Run): Promis
   }
 }
 
-/** Resolves with how the child ended, as the end of a sentence, once its last words are in too. */
+/** Resolves with how the child ended, once its remaining output has been read. */
 function endOf(child: ChildProcess): Promise<string> {
   return new Promise((resolve) => {
     child.once('error', (err) => {
       resolve(`could not be run (${err.message})`)
     })
     child.once('exit', (code, signal) => {
-      const how = signal === null ? `ended with exit code ${code}` : `was killed by ${signal}`
-      // Whoever inherited its pipes may keep them open; the end itself must not wait for that.
+      const how = signal === null ? `exited with code ${code}` : `was killed by ${signal}`
+      // A process that inherited its pipes may keep them open; do not wait for that.
       const late = setTimeout(resolve, LAST_WORDS_MS, how)
       child.once('close', () => {
         clearTimeout(late)

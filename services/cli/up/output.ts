@@ -1,5 +1,4 @@
-// What `wherry up` shows while it runs: a line per part that serves, and the parts' own log lines in a
-// form for people.  Knows pino's JSON lines; refuses to know the parts.
+// Output of `wherry up`: a line per part that is ready, and the JSON log lines of the parts in readable form.
 
 import { formatMs, printable } from '../terminal.ts'
 
@@ -12,7 +11,7 @@ const LEVELS: Readonly<Record<number, string>> = {
   60: 'fatal',
 }
 const NAME_WIDTH = 9
-/** Fields of every line that say nothing to the reader of one machine. */
+/** Fields of every line that are of no use on a single machine. */
 const DULL_FIELDS = new Set(['level', 'time', 'pid', 'hostname', 'name', 'msg'])
 
 /** "✓ redis     unix:///var/lib/wherry/redis/redis.sock   31.2 ms" */
@@ -20,14 +19,14 @@ export function formatReady(name: string, address: string, tookMs: number): stri
   return `✓ ${name.padEnd(NAME_WIDTH)} ${address}  ${formatMs(tookMs)}`
 }
 
-/** A child's LINE: its JSON as "gateway   info  message field=value", anything else as it is. */
+/** A child's LINE: JSON as "gateway   info  message field=value", anything else unchanged. */
 export function formatChildLine(name: string, line: string): string {
   const prefix = name.padEnd(NAME_WIDTH)
   let entry: unknown
   try {
     entry = JSON.parse(line)
   } catch {
-    return `${prefix} ${printable(line)}` // not a log line of ours
+    return `${prefix} ${printable(line)}` // not a JSON log line
   }
   if (typeof entry !== 'object' || entry === null || !('level' in entry) || !('msg' in entry))
     return `${prefix} ${printable(line)}`

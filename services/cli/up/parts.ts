@@ -1,6 +1,4 @@
-// The four parts of `wherry up`: which program, which settings, and how to see that it serves.
-// Knows command lines of redis-server and docker-registry and the environment of our own processes;
-// refuses to know when they are started and stopped.
+// The four parts of `wherry up`: which program, which settings, and how to tell that it is ready.
 
 import { fork, spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
@@ -25,20 +23,21 @@ const REGISTRY_CONFIG = fileURLToPath(new URL('../../../infra/registry/config.ym
 const PATH_ALWAYS = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 const POLL_MS = 5
 const PROBE_TIMEOUT_MS = 1_000
-/** A large append-only file takes a while to read. */
+/** A large append-only file takes a while to load. */
 const REDIS_READY_TIMEOUT_MS = 120_000
 const READY_TIMEOUT_MS = 30_000
 const STOP_TIMEOUT_MS = 10_000
-/** On top of what gateway and worker give themselves (WHERRY_STOP_TIMEOUT). */
+/** In addition to the stop timeout of gateway and worker (WHERRY_STOP_TIMEOUT). */
 const STOP_MARGIN_MS = 5_000
 
 /**
- * In no process group of the terminal: Ctrl-C reaches the supervisor alone, which stops the parts in order.
+ * Outside of the terminal's process group: Ctrl-C reaches only the supervisor, which stops the parts in
+ * order.
  */
 const detached = true
 const stdio = ['ignore', 'pipe', 'pipe'] satisfies StdioOptions
 
-/** Path of PROGRAM; undefined when the machine does not have it. */
+/** Path of PROGRAM; undefined if it is not installed. */
 export function findProgram(program: string, env: Environment): string | undefined {
   const folders = [...(env.PATH ?? '').split(delimiter), ...PATH_ALWAYS.split(':')].filter((folder) =>
     folder.startsWith('/'),
@@ -62,7 +61,7 @@ function program(part: string, name: string, env: Environment): string {
   return path
 }
 
-/** A daemon that is not ours: setpriv makes the kernel end it when the supervisor dies, even of SIGKILL. */
+/** A third-party daemon: setpriv makes the kernel stop it when the supervisor dies, even by SIGKILL. */
 function spawnDaemon(
   part: string,
   argv: readonly string[],
@@ -77,7 +76,7 @@ function spawnDaemon(
   })
 }
 
-/** Redis on a unix socket below DIR, with an append-only file there. */
+/** Redis on a unix socket in DIR, with its append-only file there. */
 export function redisPart(dir: string, env: Environment): PartSpec {
   const server = program('redis', 'redis-server', env)
   const socket = socketPath(dir)
@@ -99,7 +98,7 @@ export function redisPart(dir: string, env: Environment): PartSpec {
   }
 }
 
-/** Does a Redis behind SOCKET answer PING?  While it reads its file it answers -LOADING. */
+/** Whether a Redis on SOCKET answers PING.  While it loads its file it answers -LOADING. */
 function pings(socket: string): Promise<boolean> {
   return new Promise((resolve) => {
     const connection = connect(socket, () => connection.write('PING\r\n'))
@@ -118,7 +117,7 @@ function pings(socket: string): Promise<boolean> {
   })
 }
 
-/** The registry at ADDRESS (its port is not 0), with its blobs below DIR. */
+/** The registry at ADDRESS (whose port is not 0), with its blobs in DIR. */
 export function registryPart(dir: string, address: ListenAddress, env: Environment): PartSpec {
   const server = program('registry', 'docker-registry', env)
   const reachable = formatAddress(reachableAddress(address))
@@ -138,12 +137,12 @@ export function registryPart(dir: string, address: ListenAddress, env: Environme
   }
 }
 
-/** Where something that listens on ADDRESS is reached from this machine. */
+/** The address at which this machine reaches a server that listens on ADDRESS. */
 function reachableAddress({ host, port }: ListenAddress): ListenAddress {
   return { host: host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host, port }
 }
 
-/** HTTP status of a GET of URL; undefined when nothing answers. */
+/** HTTP status of a GET of URL; undefined if there is no answer. */
 export function statusOf(url: string): Promise<number | undefined> {
   return new Promise((resolve) => {
     const get = (url.startsWith('https:') ? httpsRequest : httpRequest)(
@@ -167,14 +166,14 @@ async function until(works: () => Promise<boolean>, signal: AbortSignal): Promis
   while (!(await works())) await delay(POLL_MS, undefined, { signal })
 }
 
-/** Our own process NAME, told about itself by ENV; it says on its channel when it serves. */
+/** Wherry's process NAME, configured by ENV; it reports on its IPC channel when it is ready. */
 export function ownPart(name: 'gateway' | 'worker', env: Environment, stopTimeoutMs: number): PartSpec {
   const main = fileURLToPath(new URL(`../../${name}/main.ts`, import.meta.url))
   return {
     name,
     readyTimeoutMs: READY_TIMEOUT_MS,
     stopTimeoutMs: stopTimeoutMs + STOP_MARGIN_MS,
-    // It stops by itself when its channel closes, that is when the supervisor dies.
+    // It stops by itself when its channel closes because the supervisor died.
     spawn: () => fork(main, [], { stdio: [...stdio, 'ipc'], detached, execArgv: [], env }),
     ready: (child) =>
       new Promise((resolve) => {

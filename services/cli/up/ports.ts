@@ -1,5 +1,4 @@
-// Addresses to listen on, before anything listens: is the port free, and which one is, for port 0.
-// Knows TCP; refuses to know who will listen.
+// Checks ports before anything listens: that they are free, and which one to use for port 0.
 
 import { createServer, type Server } from 'node:net'
 import type { ListenAddress } from '../../platform/config.ts'
@@ -16,8 +15,8 @@ export interface Probe {
 }
 
 /**
- * The PROBES' addresses, each with a port that is free now (its own one unless that is 0), all different.
- * Throws Failure that names the part whose port is taken.  Nothing holds the ports afterwards.
+ * The addresses of PROBES, all with different free ports; port 0 is replaced by one. Throws a Failure that
+ * names the part whose port is taken. The ports are not reserved afterwards.
  */
 export async function probePorts(probes: readonly Probe[]): Promise<ListenAddress[]> {
   const servers: Server[] = []
@@ -49,7 +48,7 @@ function hold({ part, option, address: { host, port } }: Probe, servers: Server[
             : `cannot listen on ${formatAddress({ host, port })} (${err.message})`
       reject(
         new Failure(part, why, {
-          remedy: `choose another with ${option} HOST:PORT (port 0 takes any free one), or stop what listens there`,
+          remedy: `choose another with ${option} HOST:PORT (port 0 picks a free one), or stop the process that listens there`,
           cause: err,
         }),
       )

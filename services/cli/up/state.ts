@@ -1,6 +1,5 @@
-// What a running `wherry up` leaves in its data folder: up.pid (who holds the folder) and state.json
-// (where everything is).  Knows how two `up`s on one folder are kept apart and how a dead one's
-// leftovers are told from a living one's; refuses to know what the parts do.
+// Files of a running `wherry up` in its data folder: up.pid (which process holds the folder) and state.json
+// (addresses and processes). A pid with its start time tells a live holder from a stale file.
 
 import {
   existsSync,
@@ -44,12 +43,10 @@ export const socketPath = (dir: string): string => join(dir, 'redis', 'redis.soc
 const pidPath = (dir: string): string => join(dir, 'up.pid')
 const statePath = (dir: string): string => join(dir, 'state.json')
 
-/**
- * Makes the data folder DIR and those of the parts in it.  Throws Failure when it is not safe or not usable.
- */
+/** Creates the data folder DIR and the parts' folders in it.  Throws Failure if it is unsafe or unusable. */
 export function prepareDataDir(dir: string): void {
   if (Buffer.byteLength(socketPath(dir)) > SOCKET_PATH_MAX) {
-    throw new Failure('up', `the path of the data folder ${dir} is too long for a unix socket below it`, {
+    throw new Failure('up', `the path of the data folder ${dir} is too long for a unix socket in it`, {
       remedy: 'choose a shorter --data',
     })
   }
@@ -57,8 +54,8 @@ export function prepareDataDir(dir: string): void {
     makeFolder(dir)
     const { uid, mode } = statSync(dir)
     if (uid !== process.getuid?.() || (mode & OTHERS_MAY_WRITE) !== 0) {
-      throw new Failure('up', `others may write into the data folder ${dir}`, {
-        remedy: 'give --data a folder of its own, or: chown root and chmod 700 it',
+      throw new Failure('up', `other users may write to the data folder ${dir}`, {
+        remedy: 'choose another folder with --data, or chown root and chmod 700 it',
       })
     }
     for (const part of ['redis', 'registry', 'log']) makeFolder(join(dir, part))
@@ -71,23 +68,20 @@ export function prepareDataDir(dir: string): void {
   }
 }
 
-/**
- * mkdir -p, for the owner alone. (Node's own loops for ever on a file system that answers ENOENT, such as
- * /proc.)
- */
+/** mkdir -p with mode 0700. Node's own loops forever on a file system that returns ENOENT, such as /proc. */
 function makeFolder(dir: string): void {
   if (existsSync(dir)) return
   makeFolder(dirname(dir))
   try {
     mkdirSync(dir, { mode: 0o700 })
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err // somebody else made it just now
+    if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err // another process created it just now
   }
 }
 
 /**
- * Takes DIR for this process.  Throws Failure when a living `up` has it.
- * The pid file appears by link(2) with its contents, so nobody ever reads half of one.
+ * Locks DIR for this process. Throws Failure if a live `up` holds it. link(2) makes the pid file appear with
+ * its contents, so it is never read half-written.
  */
 export function lockDataDir(dir: string): { release: () => void } {
   const own = identityOf(process.pid)!
@@ -98,7 +92,7 @@ export function lockDataDir(dir: string): { release: () => void } {
     for (let attempt = 0; !tryLink(mine, pidPath(dir)); attempt++) {
       refuseHeldDir(dir)
       if (attempt === LOCK_ATTEMPTS_MAX)
-        throw new Failure('up', `several wherry up start on ${dir} at once`, { remedy: 'try again' })
+        throw new Failure('up', `several wherry up are starting on ${dir} at once`, { remedy: 'try again' })
       removeStale(dir, mine)
     }
   } finally {
@@ -112,7 +106,7 @@ export function lockDataDir(dir: string): { release: () => void } {
   }
 }
 
-/** Throws Failure when a living `up` has DIR. */
+/** Throws Failure if a live `up` holds DIR. */
 export function refuseHeldDir(dir: string): void {
   const holder = readHolder(dir)
   if (holder === undefined) return
@@ -131,15 +125,13 @@ function tryLink(from: string, to: string): boolean {
   }
 }
 
-/**
- * Moves a dead holder's pid file away.  Should a living one have taken its place in between, that goes back.
- */
+/** Removes a dead holder's pid file.  If a live holder's has replaced it meanwhile, that is put back. */
 function removeStale(dir: string, mine: string): void {
   const aside = `${mine}.stale`
   try {
     renameSync(pidPath(dir), aside)
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return // another starter was quicker
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return // another process was quicker
     throw err
   }
   const moved = parseHolder(readFileSync(aside, 'utf8'))
@@ -152,14 +144,14 @@ function parseHolder(text: string): ProcessIdentity | undefined {
   return match ? { pid: Number(match[1]), startTime: match[2]! } : undefined
 }
 
-/** The living `up` that holds DIR. */
+/** The live `up` that holds DIR. */
 export function readHolder(dir: string): ProcessIdentity | undefined {
   const text = readOwn(pidPath(dir))
   const holder = text === undefined ? undefined : parseHolder(text)
   return holder !== undefined && isAlive(holder) ? holder : undefined
 }
 
-/** Contents of a file that this user or root wrote; undefined when it is not there or somebody else's. */
+/** Contents of a file that this user or root owns; undefined if it does not exist or has another owner. */
 function readOwn(path: string): string | undefined {
   try {
     const { uid } = lstatSync(path)
@@ -176,7 +168,7 @@ export function writeState(dir: string, state: UpState): void {
   renameSync(draft, statePath(dir))
 }
 
-/** The state that an `up` on DIR wrote, living or dead. */
+/** The state that an `up` on DIR wrote, live or dead. */
 export function readState(dir: string): UpState | undefined {
   const text = readOwn(statePath(dir))
   if (text === undefined) return undefined
@@ -184,6 +176,6 @@ export function readState(dir: string): UpState | undefined {
     const state = JSON.parse(text) as UpState // our own file, 0600
     return typeof state.gateway === 'string' && Array.isArray(state.parts) ? state : undefined
   } catch {
-    return undefined // cut off by a power failure: as good as not there
+    return undefined // truncated by a power failure; treated as missing
   }
 }

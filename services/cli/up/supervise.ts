@@ -1,6 +1,5 @@
-// `wherry up`: all parts on one machine, started in order, kept alive, stopped in reverse.
-// Knows which part needs which; refuses to know how a part is spawned (parts.ts), how one child is kept
-// alive (child.ts) and how progress looks (the caller shows it).
+// `wherry up`: all parts on one machine, started in order, kept alive, and stopped in reverse. parts.ts says
+// how a part is spawned, child.ts keeps one alive, and the caller shows the progress.
 
 import { join } from 'node:path'
 import type { ListenAddress } from '../../platform/config.ts'
@@ -18,7 +17,7 @@ export interface UpOptions {
   readonly data: string
   readonly gateway: ListenAddress
   readonly worker: ListenAddress
-  /** Where to start one, or the URL of one that is there. */
+  /** Where to start one, or the URL of an existing one. */
   readonly registry: ListenAddress | URL
   /** An existing Redis; otherwise one is started. */
   readonly redis?: string
@@ -27,7 +26,7 @@ export interface UpOptions {
 }
 
 export interface UpEvents {
-  /** A part serves, after TOOKMS. */
+  /** A part is ready, after TOOKMS. */
   readonly onReady: (name: string, address: string, tookMs: number) => void
   readonly onNote: (text: string) => void
   readonly onLine: (name: string, line: string) => void
@@ -35,21 +34,21 @@ export interface UpEvents {
 
 export interface Up {
   readonly addresses: Addresses
-  /** Rejects when a part cannot be kept alive. */
+  /** Rejects when a part has died too often. */
   readonly failed: Promise<never>
-  /** Gateway, worker, registry, redis; then the data folder is free again. */
+  /** Stops gateway, worker, registry and redis, then unlocks the data folder. */
   stop(): Promise<void>
-  /** No more waiting: SIGKILL to all. */
+  /** Sends SIGKILL to all parts at once. */
   kill(): void
 }
 
-const INTERRUPTED = new Failure('up', 'it was stopped before everything served')
-/** What a dead `up` left running gets this long to notice that it is gone. */
+const INTERRUPTED = new Failure('up', 'stopped before everything was ready')
+/** Time for the parts of a dead `up` to end by themselves. */
 const ORPHANS_TIMEOUT_MS = 5_000
 
 /**
- * Starts everything; SIGNAL breaks the start off.
- * Throws Failure that names the part and what to do; whatever was started is stopped then.
+ * Starts everything; SIGNAL aborts the start. Throws a Failure that names the part and what to do, after
+ * stopping what was started.
  */
 export async function startUp(
   options: UpOptions,
@@ -64,7 +63,7 @@ export async function startUp(
   const started: Part[] = []
   const giveUp = Promise.withResolvers<never>()
   giveUp.promise.catch(() => {
-    /* whoever waits on `failed` hears of it; before that, a failed start tells more */
+    /* `failed` reports it; before that, a failed start has more detail */
   })
   let addresses: Addresses | undefined
 
@@ -82,7 +81,7 @@ export async function startUp(
     onLine: events.onLine,
     onGiveUp: giveUp.reject,
     onRestart(name, why) {
-      events.onNote(`${name}: ${why} and was started again`)
+      events.onNote(`${name}: ${why} and was restarted`)
       saveState()
     },
   }
@@ -104,7 +103,7 @@ export async function startUp(
   const stop = async (): Promise<void> => {
     for (const name of ['gateway', 'worker', 'registry', 'redis'])
       await started.find((part) => part.name === name)?.stop()
-    // A worker that was killed and has no successor left its cgroups to us.
+    // A worker that was killed and not restarted has left its cgroups.
     await sweepDead(join(options.data, 'run'))
     lock.release()
   }
@@ -115,7 +114,7 @@ export async function startUp(
   try {
     await endOrphans(options.data, events)
     const { gateway, worker, registry } = await freeAddresses(options)
-    // A program that is missing fails here, before anything was started.
+    // A missing program fails here, before anything is started.
     const redisFrom = options.redis ?? redisPart(options.data, env)
     const registryFrom = registry instanceof URL ? registry : registryPart(options.data, registry, env)
     const [redis, registryAddress] = await all([
@@ -155,14 +154,14 @@ export async function startUp(
   }
 }
 
-/** Like Promise.all, but waits for all of them also when one fails: nothing may start behind our back. */
+/** Like Promise.all, but waits for both even if one fails, so that nothing starts after the failure. */
 async function all<A, B>(both: [A | Promise<A>, B | Promise<B>]): Promise<[A, B]> {
   const settled = await Promise.allSettled(both)
   for (const result of settled) if (result.status === 'rejected') throw result.reason
   return Promise.all(both)
 }
 
-/** All addresses with real ports.  A port that is taken fails here, before anything was started. */
+/** All addresses with real ports.  A port that is taken fails here, before anything is started. */
 async function freeAddresses({
   gateway,
   worker,
@@ -190,26 +189,26 @@ async function existingRegistry(url: URL): Promise<string> {
     throw new Failure(
       'registry',
       `${url.origin} ${status === undefined ? 'does not answer' : `answers ${status} to GET /v2/`}`,
-      { remedy: 'start it, or leave --registry out to have one started' },
+      { remedy: 'start it, or omit --registry to start one here' },
     )
   }
   return url.host
 }
 
 /**
- * A supervisor that was killed leaves parts that end by themselves, soon; two Redis on one file would be
- * worse than a pause.
+ * Waits for the parts of a killed supervisor, which end by themselves soon: two Redis servers on one file
+ * would be worse than a pause.
  */
 async function endOrphans(dir: string, { onNote }: UpEvents): Promise<void> {
   const orphans = readState(dir)?.parts ?? []
   const left = await waitUntilGone(orphans, ORPHANS_TIMEOUT_MS)
   if (left.length === 0) return
-  onNote(`ending what an earlier wherry up left running (pid ${left.map((p) => p.pid).join(', ')})`)
+  onNote(`killing processes of an earlier wherry up (pid ${left.map((p) => p.pid).join(', ')})`)
   for (const orphan of left) signalProcess(orphan, 'SIGKILL')
   const stuck = await waitUntilGone(left, ORPHANS_TIMEOUT_MS)
   if (stuck.length > 0)
     throw new Failure(
       'up',
-      `processes of an earlier wherry up do not end (pid ${stuck.map((p) => p.pid).join(', ')})`,
+      `processes of an earlier wherry up are still running (pid ${stuck.map((p) => p.pid).join(', ')})`,
     )
 }

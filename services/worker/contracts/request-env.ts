@@ -2,7 +2,7 @@
 // Http_Path, Http_Query, Http_Host, Http_ContentLength and one Http_<Header_With_Underscores> per header.
 // Pure.  A header can only ever make a variable that begins with "Http_".
 
-import type { Invocation } from '../contract/invocation.ts'
+import type { Invocation } from '../../contract/invocation.ts'
 
 const HEADERS_MAX = 128
 /** Http_Proxy would be taken for a proxy setting by libraries that ignore case (httpoxy, CVE-2016-5385). */

@@ -1,78 +1,77 @@
-// BullMQ, made cheap for many queues: one lane per function, all over one shared connection, made when
-// there is work and forgotten when there are too many.  A lane fetches without blocking and without a
-// processor; who may fetch when is the dispatcher's business, what a job means is job-data's.
+// BullMQ for thousands of queues: one FunctionQueue per function, all over one shared connection, created when
+// there is work and evicted when there are too many.  A FunctionQueue takes jobs without blocking and without a
+// processor.
 //
-// BullMQ's Worker is needed (not only its backend) because fetching a job of a scheduler also plans the
-// next one.  A sibling backend (`forQueue`) shares the connection and owns nothing, so a lane needs no close.
+// It needs BullMQ's Worker, not only the backend, because taking a job of a scheduler also schedules the next
+// one.  A sibling backend (`forQueue`) shares the connection and owns nothing, so nothing here is ever closed.
 
 import { createRedisBackend, Job, Queue, RedisQueueBackend, Worker } from 'bullmq'
+import { LRUCache } from 'lru-cache'
+import { defined } from '../contract/defined.ts'
 import { isRedisAway, type RedisClient } from '../platform/redis.ts'
 
 export interface LeaseTimes {
-  /** How long a worker may be silent before its jobs are given to others. */
+  /** How long a worker may be silent before its jobs are given back to their queues. */
   readonly lockDurationMs: number
   /** How often functions with running jobs are checked for silent workers. */
   readonly stalledIntervalMs: number
 }
 
-/** How often a job may be taken from a silent worker before it fails for good. */
+/** How many silent workers a job survives; after the next one it fails for good. */
 const STALLED_MAX = 3
-const LANES_MAX = 1_024
-/**
- * Where a job that was just taken can stand in "active": the newest is first, others may have come in
- * between.
- */
+const QUEUES_MAX = 1_024
+/** How far from the head of "active" a job that was just taken can be; other workers push there, too. */
 const RECENT_MAX = 256
 
 export type Taken =
-  /** Nothing to do now; `againAtMs`: a delayed job or the end of a rate limit. */
+  /** No job is due; `againAtMs`: when a delayed job is, or when a rate limit ends. */
   | { readonly kind: 'none'; readonly againAtMs?: number }
   | { readonly kind: 'job'; readonly job: Job; readonly dataText: string }
-  /** A job that cannot even be read, taken all the same so that it can be failed. */
+  /** A job whose fields BullMQ cannot parse; taken so that it can be failed. */
   | { readonly kind: 'unreadable'; readonly job: Job; readonly problem: string }
 
-export interface Lane {
+export interface FunctionQueue {
   readonly function: string
   readonly backend: RedisQueueBackend
   /** Move the next job to active under TOKEN.  Throws what Redis throws. */
   take(token: string): Promise<Taken>
-  /** Give jobs of silent workers back to the queue. */
+  /** Put jobs of silent workers back in the queue; returns their ids. */
   recover(): Promise<readonly string[]>
 }
 
-export interface Lanes {
-  get(name: string): Promise<Lane>
+export interface FunctionQueues {
+  get(name: string): Promise<FunctionQueue>
 }
 
-/** A shared BullMQ backend over CLIENT, made when first asked for and again when making it failed. */
+/** A shared BullMQ backend over CLIENT, created on first use, and again if that failed. */
 export function createBackendSource(
   client: RedisClient,
   options: { prefix: string; workerName?: string; times?: LeaseTimes },
 ): () => Promise<RedisQueueBackend> {
-  let making: Promise<RedisQueueBackend> | undefined
+  let opening: Promise<RedisQueueBackend> | undefined
 
-  async function make(): Promise<RedisQueueBackend> {
+  async function open(): Promise<RedisQueueBackend> {
     const backend = createRedisBackend('shared', {
       connection: client,
       prefix: options.prefix,
-      ...(options.workerName !== undefined && { name: options.workerName }),
+      ...defined({ name: options.workerName }),
       ...(options.times !== undefined && {
         lockDuration: options.times.lockDurationMs,
         stalledInterval: options.times.stalledIntervalMs,
         maxStalledCount: STALLED_MAX,
       }),
     } as Parameters<typeof createRedisBackend>[1])
-    backend.on('error', () => undefined) // the connection's owner is told; without a listener it would be thrown
+    backend.on('error', () => undefined) // the connection's owner logs it; without a listener it would be thrown
     await backend.waitUntilReady()
     return backend
   }
 
   return () => {
-    making ??= make().catch((error: unknown) => {
-      making = undefined
+    opening ??= open().catch((error: unknown) => {
+      opening = undefined
       throw error
     })
-    return making
+    return opening
   }
 }
 
@@ -80,11 +79,11 @@ export function createBackendSource(
 function siblingBackend(shared: RedisQueueBackend, name: string): RedisQueueBackend {
   const sibling = shared.forQueue(name)
   if (!(sibling instanceof RedisQueueBackend))
-    throw new TypeError('BullMQ gave a backend that is not for Redis')
+    throw new TypeError('BullMQ returned a backend that is not for Redis')
   return sibling
 }
 
-/** A BullMQ queue for adding jobs to NAME; needs no close. */
+/** A BullMQ queue for adding jobs to NAME; needs no closing. */
 export function openQueue(
   shared: RedisQueueBackend,
   client: RedisClient,
@@ -96,8 +95,9 @@ export function openQueue(
   )
 }
 
+/** Makes public what BullMQ's Worker keeps to itself. */
 class FetchingWorker extends Worker {
-  /** The job of RAW, after planning the next one if a scheduler made it. */
+  /** The job of RAW, after scheduling the next one if a job scheduler added it. */
   async open(
     raw: Parameters<Worker['nextJobFromJobData']>[0],
     jobId: string,
@@ -107,12 +107,12 @@ class FetchingWorker extends Worker {
   }
 }
 
-function createLane(
+function createFunctionQueue(
   shared: RedisQueueBackend,
   client: RedisClient,
   name: string,
   options: { prefix: string; workerName: string; times: LeaseTimes },
-): Lane {
+): FunctionQueue {
   const backend = siblingBackend(shared, name)
   const worker = new FetchingWorker(
     name,
@@ -136,7 +136,7 @@ function createLane(
     return { kind: 'unreadable', job, problem: error instanceof Error ? error.message : String(error) }
   }
 
-  /** BullMQ choked on a job after moving it: find it by the lock that carries our token. */
+  /** BullMQ failed to parse a job that it had moved: find it by its lock, which has our token. */
   async function findByToken(token: string): Promise<string | undefined> {
     const ids = await client.lrange(backend.keys['active'] ?? '', 0, RECENT_MAX - 1)
     if (ids.length === 0) return undefined
@@ -174,22 +174,19 @@ function createLane(
   }
 }
 
-export function createLanes(
+export function createFunctionQueues(
   client: RedisClient,
   options: { prefix: string; workerName: string; times: LeaseTimes },
-): Lanes {
+): FunctionQueues {
   const source = createBackendSource(client, options)
-  const lanes = new Map<string, Lane>()
+  // A queue that is evicted while one of its jobs runs lives on in that job's lease.
+  const queues = new LRUCache<string, FunctionQueue>({ max: QUEUES_MAX })
   return {
     async get(name) {
       const shared = await source()
-      const lane = lanes.get(name) ?? createLane(shared, client, name, options)
-      // The order of the map is the order of use. A lane that is forgotten while it runs a job lives on in
-      // that job.
-      lanes.delete(name)
-      lanes.set(name, lane)
-      if (lanes.size > LANES_MAX) lanes.delete(lanes.keys().next().value ?? '')
-      return lane
+      const queue = queues.get(name) ?? createFunctionQueue(shared, client, name, options)
+      queues.set(name, queue)
+      return queue
     },
   }
 }
