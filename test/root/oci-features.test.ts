@@ -110,7 +110,7 @@ t.test('limits of a running container', { skip }, async (t) => {
   t.test('that cannot be are named, and change nothing', async (t) => {
     for (const [args, input, why] of [
       [['--memory', 'x'], '', /--memory x is not a size/],
-      [[], '', /nothing to change is given/],
+      [[], '', /no limit to change/],
       [['--memory', '512m', '--memory-swap', '64m'], '', /memory\.swap: 67108864 is below memory\.limit/],
       [
         ['--resources', '-'],

@@ -700,7 +700,7 @@ t.test('talks to engines', { skip: skipSlow }, async (t) => {
       linux: { seccomp: { enabled: true } },
     })
     t.match(rig.oci(['spec']), { code: 0 })
-    t.match(rig.oci(['spec']), { code: 1, stderr: /is there already/ })
+    t.match(rig.oci(['spec']), { code: 1, stderr: /already exists/ })
     t.match(rig.oci(['--version']).stdout, /^wherry-oci version .*\nspec: 1\./)
   })
   t.test('its folders are for root alone', async (t) => {

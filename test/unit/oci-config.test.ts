@@ -5,8 +5,8 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { parseFlags, type Flag } from '../../services/oci/command-line.ts'
 import { parseConfig, parseProcess } from '../../services/oci/config/config.ts'
-import { parseSignal } from '../../services/oci/manage.ts'
-import { createStore, type ContainerRecord } from '../../services/oci/store.ts'
+import { parseSignal } from '../../services/oci/signals.ts'
+import { createRecords, type ContainerRecord } from '../../services/containers/records.ts'
 import { specTemplate } from '../../services/oci/config/template.ts'
 import { buildContainerPlan, buildEntryPlan } from '../../services/runtime/bundle/plan.ts'
 import { limitsV1, limitsV2 } from '../../services/runtime/cgroup/limits.ts'
@@ -64,7 +64,7 @@ t.test('a config.json', async (t) => {
   })
   t.test('a process of its own is read by the same rules', async (t) => {
     t.match(parseProcess('{"args":["a"],"cwd":"/"}').process, { args: ['a'], user: { uid: 0 }, rlimits: [] })
-    t.throws(() => parseProcess('{"args":[1],"cwd":"/"}'), /process\.args\[0\]: 1 is not a text/)
+    t.throws(() => parseProcess('{"args":[1],"cwd":"/"}'), /process\.args\[0\]: 1 is not a string/)
     t.throws(() => parseProcess('{'), /is not JSON/)
   })
 })
@@ -323,18 +323,18 @@ t.test('list shows what can be read when a record is damaged or goes meanwhile',
     folder: { 'state.json': {} },
   })
   const broken: string[] = []
-  const store = createStore(root)
+  const records = createRecords(root, (text, bundle) => parseConfig(text, bundle).spec)
   t.same(
-    store.list((id) => broken.push(id)),
+    records.list((id) => broken.push(id)),
     [good],
   )
   t.same(broken, [...damaged.keys(), 'folder'].map(String))
   for (const id of broken)
-    t.throws(() => store.load(id), {
+    t.throws(() => records.load(id), {
       name: 'DamagedRecord',
       message: new RegExp(`^the record of container "${id}" is damaged \\(.*delete --force removes`),
     })
-  t.throws(() => store.load('half'), /does not exist/)
+  t.throws(() => records.load('half'), /does not exist/)
 })
 
 t.test('the launcher hands over to the project’s Node', async (t) => {

@@ -6,6 +6,7 @@ import { isAbsolute, join } from 'node:path'
 import { InvalidRequest, type Fault } from '../../contract/errors.ts'
 import {
   HOOK_NAMES,
+  SPEC_VERSION,
   type BundleProcess,
   type BundleSpec,
   type Hook,
@@ -16,9 +17,8 @@ import { makesMounts } from '../../runtime/bundle/mounts.ts'
 import { readLinux } from './linux.ts'
 import { checkMounts, MOUNTS_MAX, readMount } from './mounts.ts'
 import { readProcess } from './process.ts'
-import { createCursor, parseDocument, type Cursor } from './cursor.ts'
+import { createCursor, parseDocument, type Cursor } from '../../contract/cursor.ts'
 
-export const SPEC_VERSION = '1.3.0'
 /**
  * Later ones of the same major version keep the meaning of what is known here (semver.org, 7); engines write
  * the one that they were built with.

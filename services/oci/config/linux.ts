@@ -12,7 +12,7 @@ import type {
 } from '../../contract/bundle-spec.ts'
 import { DEVICE_NUMBER_MAX, readResources } from './resources.ts'
 import { readSeccomp } from './seccomp.ts'
-import type { Cursor } from './cursor.ts'
+import type { Cursor } from '../../contract/cursor.ts'
 
 const NAMESPACES: readonly BundleNamespaceType[] = [
   'mount',

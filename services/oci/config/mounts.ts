@@ -5,7 +5,7 @@ import type { BundleMount, BundleSpec } from '../../contract/bundle-spec.ts'
 import { makesMounts, needsStage } from '../../runtime/bundle/mounts.ts'
 import { IDMAP_OPTIONS } from '../../runtime/bundle/mount-options.ts'
 import { readMappings } from './linux.ts'
-import type { Cursor } from './cursor.ts'
+import type { Cursor } from '../../contract/cursor.ts'
 
 /** Mounts, masked paths and devices have to fit into one plan (WY_SLOTS_MAX). */
 export const MOUNTS_MAX = 512

@@ -6,7 +6,7 @@ import type { BundleProcess, BundleRlimit, Scheduler } from '../../contract/bund
 import type { Capabilities, User } from '../../contract/runtime-spec.ts'
 import { isCapability } from '../../runtime/capability.ts'
 import { RLIMIT } from '../../runtime/ops.ts'
-import type { Cursor } from './cursor.ts'
+import type { Cursor } from '../../contract/cursor.ts'
 
 const ID_MAX = 4_294_967_294
 /** WY_LIST_MAX of the plan. */

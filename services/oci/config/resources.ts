@@ -1,7 +1,7 @@
 // `linux.resources` of config.json (config-linux.md, Control groups): the limits of a container's cgroup.
 
 import type { BundleResources, DeviceRule, Throttle } from '../../contract/bundle-spec.ts'
-import type { Cursor } from './cursor.ts'
+import type { Cursor } from '../../contract/cursor.ts'
 
 /** Of a major or minor number (20 bits, <linux/kdev_t.h>). */
 export const DEVICE_NUMBER_MAX = 1_048_575

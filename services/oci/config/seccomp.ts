@@ -13,7 +13,7 @@ import {
   usesListener,
   WAIT_KILLABLE,
 } from '../../runtime/bundle/seccomp.ts'
-import type { Cursor } from './cursor.ts'
+import type { Cursor } from '../../contract/cursor.ts'
 
 const ERRNO_MAX = 4095
 const ARGUMENT_MAX = 5

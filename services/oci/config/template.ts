@@ -5,7 +5,7 @@ import { CAPABILITIES } from '../../runtime/capability.ts'
 import { MOUNT_OPTIONS } from '../../runtime/bundle/mount-options.ts'
 import { SECCOMP_ARCHITECTURES, SECCOMP_FLAGS } from '../../runtime/bundle/seccomp.ts'
 import { MASKED_PATHS, READONLY_PATHS } from '../../runtime/spec.ts'
-import { SPEC_VERSION } from './config.ts'
+import { SPEC_VERSION } from '../../contract/bundle-spec.ts'
 
 const NAMESPACES = ['pid', 'network', 'ipc', 'uts', 'mount', 'cgroup'] as const
 const KEPT_CAPABILITIES = ['CAP_AUDIT_WRITE', 'CAP_KILL', 'CAP_NET_BIND_SERVICE']
