@@ -27,11 +27,7 @@ t.test('a packed program', async (t) => {
   const body = readFileSync(`${output}.js`, 'utf8')
   t.notMatch(body, /[^\0-\x7f]/)
   writeFileSync(`${output}.js`, "() => { console.log('packed') }\n")
-  t.equal(
-    node(script, '--version').stdout,
-    'packed\n',
-    'runs the packed script and ignores a stale cache',
-  )
+  t.equal(node(script, '--version').stdout, 'packed\n', 'runs the packed script and ignores a stale cache')
   const loader = readFileSync(script, 'utf8')
   writeFileSync(script, loader.replace(/("services\/containers\/create\.ts",)\d+/, '$17'))
   t.match(node(script, '--version').stdout, /^wherry-oci version /, 'runs the sources when one has changed')
