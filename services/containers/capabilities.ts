@@ -1,5 +1,5 @@
-// Capabilities that a process requests and the runtime cannot grant, because it runs without them itself (in a
-// container or a restricted virtual machine). The spec: leave them out and warn (config.md, Process).
+// Capabilities that a process requests and the runtime cannot grant, because it runs without them itself (in
+// a container or a restricted virtual machine). The spec: leave them out and warn (config.md, Process).
 
 import { readFileSync } from 'node:fs'
 import type { BundleProcess } from '../contract/bundle-spec.ts'

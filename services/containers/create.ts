@@ -1,5 +1,5 @@
-// `create` (OCI runtime spec, runtime.md, Operations and Lifecycle steps 1 to 5): a bundle becomes a container
-// that waits for `start`. If a step fails, everything that the steps before it created is removed.
+// `create` (OCI runtime spec, runtime.md, Operations and Lifecycle steps 1 to 5): a bundle becomes a
+// container that waits for `start`. If a step fails, everything that the steps before it created is removed.
 
 import { closeSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { constants } from 'node:os'

@@ -1,5 +1,5 @@
-// What each command of wherry-oci gets: the containers, the log, and the process around it as main.ts passes it
-// in.
+// What each command of wherry-oci gets: the containers, the log, and the process around it as main.ts passes
+// it in.
 
 import { createContainers, type Containers } from '../containers/containers.ts'
 import { openNative, type Native } from '../runtime/native.ts'

@@ -1,5 +1,5 @@
-// `create` and `run`: read a bundle and create a container from it; `run` also starts it, stays until it exits,
-// and deletes it.
+// `create` and `run`: read a bundle and create a container from it; `run` also starts it, stays until it
+// exits, and deletes it.
 
 import { closeSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -19,7 +19,9 @@ export interface CreateOptions {
   readonly pidFile: string | undefined
   readonly consoleSocket: string | undefined
   readonly preserveFds: number
-  /** The first LISTENFDS of the preserved descriptors are sockets of systemd or its like (sd_listen_fds(3)). */
+  /**
+   * The first LISTENFDS of the preserved descriptors are sockets of systemd or its like (sd_listen_fds(3)).
+   */
   readonly listenFds: number
   readonly newKeyring: boolean
   /** This command does not stay until the container exits. */

@@ -15,7 +15,9 @@ import { consoleFor, copyTerminal, withOwnSize } from './terminal.ts'
 const ID = /^\d{1,10}$/
 
 export interface ExecOptions {
-  /** A file with a process as in config.json. Without one, the options below change the container's process. */
+  /**
+   * A file with a process as in config.json. Without one, the options below change the container's process.
+   */
   readonly processFile: string | undefined
   readonly args: readonly string[]
   readonly env: readonly string[]

@@ -1,5 +1,5 @@
-// How a command fails: a message on stderr and a line in the log file that engines read. containerd and podman
-// distinguish failures by words in the message ("does not exist", "not running", "executable file not
+// How a command fails: a message on stderr and a line in the log file that engines read. containerd and
+// podman distinguish failures by words in the message ("does not exist", "not running", "executable file not
 // found"), so these words are part of the interface.
 
 import { appendFileSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// The terminal of `run` and `exec` in the foreground: copies between the outer end of the container's terminal
-// and our own stdin and stdout.
+// The terminal of `run` and `exec` in the foreground: copies between the outer end of the container's
+// terminal and our own stdin and stdout.
 
 import { createReadStream, fstatSync, writeSync } from 'node:fs'
 import { Writable, type Readable } from 'node:stream'
@@ -12,7 +12,9 @@ const STDIN = 0
 const STDOUT = 1
 /** Between two attempts to write to a full pipe or terminal. */
 const RETRY_MS = 5
-/** After the program exited, a terminal without output for this long is kept open by a process left behind. */
+/**
+ * After the program exited, a terminal without output for this long is kept open by a process left behind.
+ */
 const QUIET_MS = 200
 /** More than a terminal can buffer of a program that has exited. */
 const LAST_BYTES_MAX = 256 * 1024
@@ -82,7 +84,8 @@ function openInput(): Readable {
 
 /**
  * Copy in both directions, each no faster than its reader. If our stdout loses its reader, the terminal hangs
- * up, and its processes get SIGHUP. The returned function waits for the last output and restores our terminal.
+ * up, and its processes get SIGHUP. The returned function waits for the last output and restores our
+ * terminal.
  */
 export function copyTerminal(master: number): () => Promise<void> {
   const { isatty, ReadStream } = loadTty()

@@ -1,6 +1,6 @@
-// Real engines with wherry-oci as their runtime: podman, and a private Docker daemon with its own data, socket
-// and runtime folder.  The tests use only the engines' commands, because how an engine calls its runtime is
-// its own affair.
+// Real engines with wherry-oci as their runtime: podman, and a private Docker daemon with its own data,
+// socket and runtime folder. The tests use only the engines' commands, because how an engine calls its
+// runtime is its own affair.
 
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,5 +1,5 @@
-// wherry-oci on bundles: the life cycle, the effects of config.json as seen from inside, errors, and that nothing
-// is left behind.
+// wherry-oci on bundles: the life cycle, the effects of config.json as seen from inside, errors, and that
+// nothing is left behind.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'

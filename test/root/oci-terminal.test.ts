@@ -1,5 +1,5 @@
-// The terminal of `wherry-oci run` and `exec` in the foreground, between pipes that flood, stall or close.  Also
-// what commands leave behind that fail, exit early, or run concurrently.
+// The terminal of `wherry-oci run` and `exec` in the foreground, between pipes that flood, stall or close.
+// Also what commands leave behind that fail, exit early, or run concurrently.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,6 +1,6 @@
-// The validation programs of OCI's runtime-tools, where they are built: every check that passes with runc on this
-// host passes with wherry-oci.  Some programs fail with every runtime, because this kernel or host lacks a
-// feature, so only a worse result than runc's is a failure.
+// The validation programs of OCI's runtime-tools, where they are built: every check that passes with runc on
+// this host passes with wherry-oci. Some programs fail with every runtime, because this kernel or host lacks
+// a feature, so only a worse result than runc's is a failure.
 
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync, mkdtempSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// The containers room as a daemon uses it: hooks leave the event loop free and are bounded, and no file of the
-// room blocks, prints, or reads the process's arguments and environment.
+// The containers room as a daemon uses it: hooks leave the event loop free and are bounded, and no file of
+// the room blocks, prints, or reads the process's arguments and environment.
 
 import { globSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'

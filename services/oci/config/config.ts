@@ -1,6 +1,7 @@
 // Parses config.json of a bundle (OCI runtime spec, config.md) into a BundleSpec. All faults are reported at
-// once, each with the path of its field. Unknown fields are ignored, as the spec requires. A field of the spec
-// that this runtime does not support is a fault: without it the container would differ from what was requested.
+// once, each with the path of its field. Unknown fields are ignored, as the spec requires. A field of the
+// spec that this runtime does not support is a fault: without it the container would differ from what was
+// requested.
 
 import { isAbsolute, join } from 'node:path'
 import { defined } from '../../contract/defined.ts'
@@ -20,7 +21,10 @@ import { checkMounts, MOUNTS_MAX, readMount } from './mounts.ts'
 import { readProcess } from './process.ts'
 import { createCursor, parseDocument, type Cursor } from '../../contract/cursor.ts'
 
-/** Minor versions keep the meaning of known fields (semver.org, 7). Engines write the version they were built with. */
+/**
+ * Minor versions keep the meaning of known fields (semver.org, 7). Engines write the version they were built
+ * with.
+ */
 const VERSIONS = /^1\.(\d{1,4})\.\d{1,4}(?:[-+][0-9A-Za-z.+-]{1,64})?$/
 const MINOR_KNOWN = 3
 const MINOR_POSTSTART_STOPS = 3

@@ -43,7 +43,9 @@ const DEVICES_MAX = 256
 const PATHS_MAX = 128
 /** Thirty years, safely below the kernel's KTIME_SEC_MAX. */
 const SECONDS_MAX = 946_080_000
-/** Settings that belong to a namespace, so that writing them does not affect the host: pattern → namespace. */
+/**
+ * Settings that belong to a namespace, so that writing them does not affect the host: pattern → namespace.
+ */
 const SYSCTL_NAMESPACES: ReadonlyArray<readonly [RegExp, BundleNamespaceType]> = [
   [/^net\./, 'network'],
   [/^fs\.mqueue\./, 'ipc'],

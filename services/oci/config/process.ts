@@ -48,7 +48,8 @@ function readUser(user: Cursor): User & { umask: number | undefined } {
 
 /**
  * "Any value which cannot be mapped … or cannot be granted otherwise, MUST be logged as a warning"
- * (config.md, Linux Process). capset(2) and prctl(2) PR_CAP_AMBIENT define which set must be a subset of which.
+ * (config.md, Linux Process). capset(2) and prctl(2) PR_CAP_AMBIENT define which set must be a subset of
+ * which.
  */
 function readCapabilities(sets: Cursor, warnings: string[]): Capabilities {
   const warn = (name: string, left: readonly string[], why: string): void => {
