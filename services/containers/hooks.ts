@@ -52,7 +52,8 @@ function follow(child: ChildProcess, hook: Hook, state: string): Promise<string 
 
 /** Run HOOK. Resolves with the reason of its failure, undefined for success. */
 async function runHook(hook: Hook, { state, environment }: HookInput): Promise<string | undefined> {
-  const { spawn } = process.getBuiltinModule('node:child_process') // loading it takes 4 ms; few containers have hooks
+  // Loaded on demand: it takes 4 ms, and few containers have hooks.
+  const { spawn } = process.getBuiltinModule('node:child_process')
   const env =
     hook.env === undefined
       ? environment

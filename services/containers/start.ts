@@ -25,7 +25,8 @@ export async function startCreated(context: Context, id: string): Promise<void> 
   try {
     await runHooks('poststart', spec.hooks.poststart, input)
   } catch (err) {
-    await signalAll(record.cgroup, constants.signals.SIGKILL) // since spec 1.3 the failure stops the container
+    // Since version 1.3 of the spec, the failure stops the container.
+    await signalAll(record.cgroup, constants.signals.SIGKILL)
     throw err
   }
 }
