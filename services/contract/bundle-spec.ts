@@ -5,6 +5,9 @@
 
 import type { NamespaceType, Process, Rlimit } from './runtime-spec.ts'
 
+/** The version of the OCI runtime spec that containers and their states follow. */
+export const SPEC_VERSION = '1.3.0'
+
 export interface BundleSpec {
   readonly process: BundleProcess
   /** A directory on the host, absolute. */

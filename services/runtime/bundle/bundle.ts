@@ -1,6 +1,6 @@
 // A bundle's container, step by step: a wherry-init in its namespaces and cgroup, the plan sent to it, the
 // word to start.  The steps are apart because engines ask for them one by one, from processes of their own;
-// what has to be kept in between is the caller's business (services/oci/store.ts).
+// what has to be kept in between is the caller's business (services/containers/records.ts).
 
 import { closeSync, constants, existsSync, fstatSync, openSync, readlinkSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
@@ -33,7 +33,7 @@ const NAMESPACE_FILES: Readonly<Record<BundleNamespaceType, string>> = {
   time: 'time',
 }
 
-/** A wherry-init that waits for its plan. */
+/** A wherry-init that waits for its plan. The caller closes both descriptors. */
 export interface Entered {
   readonly pid: number
   readonly pidfd: number
@@ -237,24 +237,32 @@ const killed = (cause?: unknown): StartError =>
     cause,
   )
 
+/** Resolves when FD is readable or its other end is closed. */
+const readable = (native: Native, fd: number): Promise<void> =>
+  new Promise((resolve) => {
+    const stop = native.onReadable(fd, () => {
+      stop()
+      resolve()
+    })
+  })
+
 /** Send PLAN and wait until wherry-init has done it as far as WANTED. */
-function perform(
+async function perform(
   native: Native,
   entered: Entered,
   plan: Plan,
   args: readonly string[],
   wanted: 'waiting' | 'closed',
-): void {
+): Promise<void> {
   try {
     native.send(entered.socket, plan)
+    await readable(native, entered.socket)
     if (native.report(entered.socket, plan.ops.map(describeOp)) !== wanted) throw killed()
   } catch (err) {
     // Nobody is there to take the plan in.
     throw err instanceof SyscallError && err.syscall === 'send' && err.errno === 'EPIPE'
       ? killed(err)
       : explain(err, args)
-  } finally {
-    closeSync(entered.socket)
   }
 }
 
@@ -306,12 +314,12 @@ export interface PrepareRequest extends Given {
  * Make the container ready: after this it is "created" and waits on START_SOCKET. Returns names of its
  * operations for `startContainer`.
  */
-export function prepareContainer(
+export async function prepareContainer(
   native: Native,
   entered: Entered,
   spec: BundleSpec,
   request: PrepareRequest,
-): readonly string[] {
+): Promise<readonly string[]> {
   const files = new Set(
     spec.mounts
       .filter(
@@ -347,7 +355,7 @@ export function prepareContainer(
       cgroupNamespace: spec.linux.namespaces.some(({ type }) => type === 'cgroup'),
       cgroupTop: topOfCgroups(request.cgroup),
     })
-    perform(native, entered, plan, spec.process.args, 'waiting')
+    await perform(native, entered, plan, spec.process.args, 'waiting')
     return plan.ops.map(describeOp)
   } finally {
     for (const fd of [startFd, ...(timeFd === undefined ? [] : [timeFd]), ...idmaps.values()]) closeSync(fd)
@@ -355,13 +363,14 @@ export function prepareContainer(
   }
 }
 
-/** Let the container in DIRECTORY execute its program.  Returns when it has; throws when it could not. */
-export function startContainer(
+/** Let the container in DIRECTORY execute its program.  Resolves when it has; rejects when it could not. */
+export async function startContainer(
   native: Native,
   { directory, opNames, args }: { directory: string; opNames: readonly string[]; args: readonly string[] },
-): void {
+): Promise<void> {
   const socket = native.connect(directory, START_SOCKET)
   try {
+    await readable(native, socket)
     native.report(socket, opNames)
   } catch (err) {
     throw explain(err, args)
@@ -371,13 +380,13 @@ export function startContainer(
 }
 
 /** Make ENTERED, which has joined the container of SPEC whose first process is PID, execute PROCESS. */
-export function execProcess(
+export async function execProcess(
   native: Native,
   entered: Entered,
   process: BundleProcess,
   container: { readonly spec: BundleSpec; readonly pid: number },
   given: Given,
-): void {
+): Promise<void> {
   const {
     spec: {
       linux: { seccomp },
@@ -389,7 +398,7 @@ export function execProcess(
   const rootFd = makesMounts(spec) ? undefined : openSync(`/proc/${pid}/root`, 'r')
   const filter = openFilter(native, seccomp, given.agentState)
   try {
-    perform(
+    await perform(
       native,
       entered,
       buildExecPlan(process, { ...given, ...filter, timeFd, rootFd }),
