@@ -1,5 +1,5 @@
-// A function whose image is in a private registry: refused, logged in, deployed, run by a worker that pulls
-// it itself.
+// A function with an image in a private registry: rejected without a login, deployed after a login, and run
+// by a worker that pulls the image.
 
 import t from 'tap'
 import { makeBusyboxLayer } from '../../infra/demo/image.ts'
@@ -47,7 +47,7 @@ t.test('a private image can be deployed and run after a login', async (t) => {
     }),
     { code: 0 },
   )
-  t.match(await deploy(), { code: 0 }, 'the gateway that is running knows of it')
+  t.match(await deploy(), { code: 0 }, 'the running gateway uses the login')
   t.match(
     await wherry.run(['invoke', 'upper', '-d', 'private']),
     { code: 0, stdout: 'PRIVATE' },
