@@ -1,4 +1,5 @@
-// Resolves users and groups by the current /etc/passwd and /etc/group of a stage (runtime/user.ts has the rules).
+// Resolves users and groups by the current /etc/passwd and /etc/group of a stage (runtime/user.ts has the
+// rules).
 
 import type { User } from '../contract/runtime-spec.ts'
 import { readImageFile } from '../images/pull.ts'

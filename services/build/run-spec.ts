@@ -1,4 +1,6 @@
-// A RUN step as a runtime spec: Docker's build container in a user namespace. Root inside has Docker's 14 capabilities over the files and processes of its namespace and none over the host; set-user-ID programs work. Pure: values in, a value out.
+// A RUN step as a runtime spec: Docker's build container in a user namespace. Root inside has Docker's 14
+// capabilities over the files and processes of its namespace and none over the host; set-user-ID programs
+// work. Pure: values in, a value out.
 
 import type { Capabilities, Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
 import { BASE_MOUNTS, BASE_RLIMITS, cpuLimit, MASKED_PATHS, READONLY_PATHS } from '../runtime/spec.ts'

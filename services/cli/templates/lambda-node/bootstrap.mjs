@@ -1,6 +1,6 @@
 // Passes events to the handler: one event from stdin or, if AWS_LAMBDA_RUNTIME_API is set (on AWS and in its
-// emulator), one after the other from the Lambda Runtime API. _HANDLER names the handler as "file.export" (default
-// index.handler).
+// emulator), one after the other from the Lambda Runtime API. _HANDLER names the handler as "file.export"
+// (default index.handler).
 const { env, stdin, stdout } = process
 const [file, name] = (env._HANDLER ?? 'index.handler').split('.')
 const handler = (await import(`./${file}.mjs`))[name]
