@@ -136,7 +136,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     })
     t.match(await runWherry(['build', '--data', place.data, '/nowhere']), {
       code: 1,
-      stderr: /there is no such folder/,
+      stderr: /no such folder/,
     })
     t.match(await runWherry(['build', '--data', place.data, '--network', 'bridge', '.']), {
       code: 2,
