@@ -3,13 +3,14 @@
 // then manifest.json says which images, and the manifests of the layout keep their digests.
 // Knows these documents; every text in them is a stranger's.  Refuses to know tar and the store.
 
+import { digestOf, hexOf } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor, Index, Manifest } from '../contract/image.ts'
 import type { ArchiveFiles } from './archive-files.ts'
-import { OCI_INDEX, parseImageConfig, parseManifest } from '../registry/manifest.ts'
+import { OCI_INDEX, parseImageConfig, parseManifest, MANIFEST_BYTES_MAX } from '../registry/manifest.ts'
 import { hostPlatform } from '../registry/platform.ts'
 import { formatReference, parseReference } from '../registry/reference.ts'
-import { digestOf, MANIFEST_BYTES_MAX } from '../registry/registry.ts'
 
 /**
  * An image of an archive, with a manifest of its own or one that has still to be made of config and layers.
@@ -44,7 +45,7 @@ function invalid(why: string, cause?: unknown): never {
 }
 
 function fieldsOf(value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {}
+  return isPlainObject(value) ? value : {}
 }
 
 function parseJson(bytes: Uint8Array, name: string): unknown {
@@ -73,7 +74,7 @@ function checkedName(written: string): string {
   return invalid(`${JSON.stringify(written.slice(0, 100))} is a digest, not a name for an image`)
 }
 
-const blobFile = (digest: string): string => `blobs/sha256/${digest.slice('sha256:'.length)}`
+const blobFile = (digest: string): string => `blobs/sha256/${hexOf(digest)}`
 
 async function readDocument(files: ArchiveFiles, descriptor: Descriptor): Promise<Buffer> {
   const bytes = await files.read(blobFile(descriptor.digest), DOCUMENT_BYTES_MAX)

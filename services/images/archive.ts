@@ -6,6 +6,7 @@ import { createReadStream } from 'node:fs'
 import { addAbortSignal, type Readable, type Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { pack, type Pack } from 'tar-stream'
+import { digestOf, hexOf } from '../contract/digest.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor } from '../contract/image.ts'
 import { readContents, type ArchivedImage } from './archive-contents.ts'
@@ -15,7 +16,6 @@ import { createLocalFirst, type ImageSource } from './local-first.ts'
 import { OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, parseManifest } from '../registry/manifest.ts'
 import { createPuller } from './pull.ts'
 import { parseReference } from '../registry/reference.ts'
-import { digestOf } from '../registry/registry.ts'
 import type { ImageStore } from './store.ts'
 
 export interface SaveRequest {
@@ -112,7 +112,7 @@ function layoutIndex(parts: readonly Part[]): object {
 }
 
 function dockerManifest(parts: readonly Part[]): object {
-  const file = ({ digest }: Descriptor): string => `blobs/sha256/${digest.slice('sha256:'.length)}`
+  const file = ({ digest }: Descriptor): string => `blobs/sha256/${hexOf(digest)}`
   return parts.map(({ names, config, layers }) => ({
     Config: file(config),
     RepoTags: names.length === 0 ? null : names,
@@ -138,7 +138,7 @@ async function fillTar(tar: Pack, { store, format }: SaveRequest, parts: readonl
   for (const [digest, size] of [...blobs].sort(([a], [b]) => (a < b ? -1 : 1))) {
     await pipeline(
       createReadStream(store.blobPath(digest)),
-      tar.entry({ ...FIXED, name: `blobs/sha256/${digest.slice('sha256:'.length)}`, mode: 0o644, size }),
+      tar.entry({ ...FIXED, name: `blobs/sha256/${hexOf(digest)}`, mode: 0o644, size }),
     )
   }
   addText(tar, 'index.json', layoutIndex(parts))

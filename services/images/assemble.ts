@@ -1,12 +1,13 @@
 // An index made of images that exist: one name for several platforms (image-spec, image-index.md). Knows
 // which platform an image is for: its config says so. Refuses to know how images travel: that is copy.ts.
 
+import { defined } from '../contract/defined.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor } from '../contract/image.ts'
 import { copyImage, type CopyRequest, type CopyResult } from './copy.ts'
 import { OCI_INDEX, parseImageConfig } from '../registry/manifest.ts'
 import { platformText } from '../registry/platform.ts'
-import { pushManifest } from './push.ts'
+import { pushManifest } from '../registry/push-manifest.ts'
 
 export interface IndexRequest extends Omit<CopyRequest, 'source' | 'digest'> {
   /** Images, or indexes whose entries are taken over. */
@@ -35,7 +36,7 @@ async function entriesOf(
       mediaType: document.mediaType,
       digest,
       size: bytes.length,
-      platform: { os, architecture, ...(variant !== undefined && { variant }) },
+      platform: { os, architecture, ...defined({ variant }) },
     },
   ]
 }

@@ -4,30 +4,20 @@
 // that it is gone; nobody ever sees half of one.  The slow part, rm(1), comes after.
 // Refuses to know functions and registries.
 
-import { execFile } from 'node:child_process'
 import { renameSync, statSync } from 'node:fs'
-import { readdir, stat, statfs } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { statfs } from 'node:fs/promises'
 import type { DatabaseSync } from 'node:sqlite'
-import { promisify } from 'node:util'
 import { Conflict } from '../contract/errors.ts'
 import { dropDeadOwners, loadImages, type StoredImage } from './catalog.ts'
 import type { CatalogFile } from './catalog-file.ts'
+import { createListing, sumOf, type Item, type Listing } from './listing.ts'
 import { SETTLE_MS } from './rebuild.ts'
-
-const run = promisify(execFile)
 
 /**
  * Something that no image has may still be on its way into one, unless it is older (or from a time to come:
  * the clock was set back).
  */
 const ORPHAN_AGE_MIN_MS = 3_600_000
-const LAYERS_PER_DU = 256
-/** Of st_blocks (inode(7)). */
-const BLOCK_BYTES = 512
-const HEX = /^[0-9a-f]{64}$/
-const DU_OUTPUT_CHARACTERS_MAX = 1024 ** 2
-
 export interface PruneOptions {
   /** Images with a name too, not only those without. */
   readonly all?: boolean
@@ -60,16 +50,6 @@ export interface Usage {
 /** A watermark: bytes of the store, or percent of its disk. */
 export type Watermark = { readonly bytes: number } | { readonly percent: number }
 
-interface Item {
-  readonly path: string
-  readonly bytes: number
-  readonly changedAtMs: number
-}
-interface Listing {
-  readonly layers: ReadonlyMap<string, Item>
-  readonly blobs: ReadonlyMap<string, Item>
-}
-
 export interface CollectorDeps {
   readonly file: CatalogFile
   /** Folders of blobs and layers; the store's own. */
@@ -80,25 +60,6 @@ export interface CollectorDeps {
   /** A new path in tmp/. */
   readonly temporaryPath: () => string
   readonly removeTrees: (paths: readonly string[]) => Promise<void>
-}
-
-/** Bytes on the disk of each of FOLDERS, by path; one that is gone meanwhile is left out. */
-async function measure(folders: readonly string[]): Promise<ReadonlyMap<string, number>> {
-  const options = { maxBuffer: DU_OUTPUT_CHARACTERS_MAX }
-  const output = await run('du', ['-s', '-B1', '--', ...folders], options).catch((error: unknown) => {
-    // du(1) says of what is gone, and counts the rest.
-    if (
-      error instanceof Error &&
-      'stdout' in error &&
-      typeof error.stdout === 'string' &&
-      'code' in error &&
-      error.code === 1
-    )
-      return { stdout: error.stdout }
-    throw error
-  })
-  const lines = [...output.stdout.matchAll(/^(\d+)\t(.+)$/gm)]
-  return new Map(lines.map(([, bytes, path]) => [path!, Number(bytes)]))
 }
 
 /** Every blob that IMAGE consists of. */
@@ -132,67 +93,9 @@ function neededBy(db: DatabaseSync, kept: readonly StoredImage[]): ReadonlySet<s
   ])
 }
 
-function sumOf(items: Iterable<Item>): number {
-  let bytes = 0
-  for (const item of items) bytes += item.bytes
-  return bytes
-}
-
 /** Takes things out of the store over FILE. */
 export function createCollector({ file, blobs, layers, prepare, temporaryPath, removeTrees }: CollectorDeps) {
-  /** What FOLDER has of NAMES, with the SIZES that are known, else what their own inodes take. */
-  async function statAll(
-    folder: string,
-    names: readonly string[],
-    sizes?: ReadonlyMap<string, number>,
-  ): Promise<Map<string, Item>> {
-    const items = new Map<string, Item>()
-    for (const name of names.filter((name) => HEX.test(name))) {
-      const path = join(folder, name)
-      const found = await stat(path).catch(() => undefined)
-      const digest = `sha256:${name}`
-      if (found)
-        items.set(digest, {
-          path,
-          bytes: sizes?.get(digest) ?? found.blocks * BLOCK_BYTES,
-          changedAtMs: found.ctimeMs,
-        })
-    }
-    return items
-  }
-
-  function knownSizes(): Map<string, number> {
-    const rows = file.read((db) => db.prepare('SELECT diff_id, disk_bytes FROM layer_sizes').all())
-    return new Map(rows.map((row) => [String(row['diff_id']), Number(row['disk_bytes'])]))
-  }
-
-  /** How much disk each layer takes; measured once, then known. */
-  async function layerSizes(): Promise<ReadonlyMap<string, number>> {
-    const names = (await readdir(layers)).filter((name) => HEX.test(name))
-    const known = knownSizes()
-    const unknown = names.filter((name) => !known.has(`sha256:${name}`))
-    for (let i = 0; i < unknown.length; i += LAYERS_PER_DU) {
-      const batch = unknown.slice(i, i + LAYERS_PER_DU)
-      const sizes = [...(await measure(batch.map((name) => join(layers, name))))].map(
-        ([path, bytes]) => [`sha256:${basename(path)}`, bytes] as const,
-      )
-      file.free((db) => {
-        const insert = db.prepare('INSERT OR REPLACE INTO layer_sizes (diff_id, disk_bytes) VALUES (?, ?)')
-        for (const [diffId, bytes] of sizes) insert.run(diffId, bytes)
-      })
-      for (const [diffId, bytes] of sizes) known.set(diffId, bytes)
-    }
-    return known
-  }
-
-  async function list(): Promise<Listing> {
-    await prepare()
-    const sizes = await layerSizes()
-    return {
-      layers: await statAll(layers, await readdir(layers), sizes),
-      blobs: await statAll(blobs, await readdir(blobs)),
-    }
-  }
+  const { list, listSome, layerSizes } = createListing({ file, blobs, layers, prepare })
 
   /** Those of LISTING that are in CONCERNED or old, and that nobody needs. */
   function deadItems(
@@ -385,12 +288,7 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
      * Remove those of DIGESTS (layers, blobs) that no image has and nobody holds: what a failed pull wrote.
      */
     async dropUnused(digests: readonly string[]): Promise<Freed> {
-      await prepare()
-      const names = [...new Set(digests)].map((digest) => digest.slice('sha256:'.length))
-      const listing = {
-        layers: await statAll(layers, names, knownSizes()),
-        blobs: await statAll(blobs, names),
-      }
+      const listing = await listSome(digests)
       return await remove(listing, () => [], { concerned: digests })
     },
   }

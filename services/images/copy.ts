@@ -2,16 +2,19 @@
 // them, so that nobody ever sees an image that is not whole. Knows where parts come from (a store, another
 // registry) as one shape. Refuses to know how a blob travels: that is upload.ts.
 
+import { defined } from '../contract/defined.ts'
+import { digestOf } from '../contract/digest.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor, Index, Manifest } from '../contract/image.ts'
 import { readBounded } from '../registry/bounded-body.ts'
-import { parseManifest } from '../registry/manifest.ts'
+import { uploadBlob, type Blob, type UploadResult, blobOfFile } from '../registry/upload.ts'
+import { pushManifest } from '../registry/push-manifest.ts'
+import { parseManifest, MANIFEST_BYTES_MAX } from '../registry/manifest.ts'
+import { verifyDigest } from '../registry/verify-digest.ts'
 import { platformText } from '../registry/platform.ts'
-import { blobOfFile, pushManifest } from './push.ts'
 import { formatReference, type Reference } from '../registry/reference.ts'
-import { digestOf, MANIFEST_BYTES_MAX, verify, type RegistryClient } from '../registry/registry.ts'
+import type { RegistryClient } from '../registry/registry.ts'
 import { createSlots } from '../platform/single-flight.ts'
-import { uploadBlob, type Blob, type UploadResult } from '../registry/upload.ts'
 
 /** Where an image's parts are. */
 export interface PartSource {
@@ -71,7 +74,7 @@ export function storeSource(store: BlobStore, origin?: Reference): PartSource {
     read: ({ digest }) => store.readBlob(digest),
     blob: async ({ digest, size }) =>
       (await store.hasBlob(digest, size)) ? blobOfFile(store.blobPath(digest)) : undefined,
-    ...(origin && { origin }),
+    ...defined({ origin }),
   }
 }
 
@@ -89,7 +92,7 @@ export function registrySource(registry: RegistryClient, ref: Reference, signal?
         what,
         ref.registry,
       )
-      verify(bytes, digest, what)
+      verifyDigest(bytes, digest, what)
       return bytes
     },
     blob: async (descriptor) => ({ open: () => registry.blob(ref, descriptor, signal) }),
@@ -133,8 +136,7 @@ async function copyBlob(
     }),
   }
   const result = await uploadBlob(registry, to, blob, {
-    ...(mountFrom !== undefined && { mountFrom }),
-    ...(signal && { signal }),
+    ...defined({ mountFrom, signal }),
     onSent: (sentBytes) => onProgress?.({ digest, sizeBytes: size, sentBytes }),
   })
   onProgress?.({ digest, sizeBytes: size, sentBytes: result === 'uploaded' ? size : 0, result })

@@ -2,6 +2,7 @@
 // from the config in the store (image-spec, config.md).  Every text in it is a stranger's: bounded here,
 // made printable by whoever shows it.  Refuses to know what any of it means for a container.
 
+import { isPlainObject } from '../contract/plain-object.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { ImageConfig } from '../contract/image.ts'
 import type { StoredImage } from './catalog.ts'
@@ -33,7 +34,7 @@ const TEXT_CHARACTERS_MAX = 16_384
 type Fields = Readonly<Record<string, unknown>>
 
 function fieldsOf(value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {}
+  return isPlainObject(value) ? value : {}
 }
 
 function textOf(value: unknown): string {

@@ -5,10 +5,9 @@
 
 import { Transform, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { AppError, ContentError } from '../contract/errors.ts'
 import type { Descriptor } from '../contract/image.ts'
-import { layerCompression, type Compression } from '../registry/manifest.ts'
+import { layerCompression } from '../registry/manifest.ts'
 import type { Reference } from '../registry/reference.ts'
 import type { RegistryClient } from '../registry/registry.ts'
 import type { ImageStore } from './store.ts'
@@ -16,7 +15,6 @@ import { unreachable } from '../registry/transport.ts'
 import { IMAGE_BYTES_MAX, IMAGE_ENTRIES_MAX, startUnpacker } from './unpack.ts'
 
 const LAYER_TIMEOUT_MS = 30 * 60_000
-const INFLATED_CHUNK_BYTES = 1024 ** 2
 
 export interface LayerDeps {
   readonly store: ImageStore
@@ -55,13 +53,6 @@ export function createBudget(
     if (entriesLeft < 0)
       throw new ContentError(`the image has more than ${maxEntries} entries`, 'ERR_CONTENT_LIMIT')
   }
-}
-
-/** The stream that undoes COMPRESSION; none for 'none'. */
-export function createDecompressor(compression: Compression): Transform[] {
-  if (compression === 'gzip') return [createGunzip({ chunkSize: INFLATED_CHUNK_BYTES })]
-  if (compression === 'zstd') return [createZstdDecompress({ chunkSize: INFLATED_CHUNK_BYTES })]
-  return []
 }
 
 function mismatch(descriptor: Descriptor, what: string): ContentError {

@@ -5,10 +5,10 @@
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { DatabaseSync } from 'node:sqlite'
+import { digestOf, digestOfHex, HEX, hexOf } from '../contract/digest.ts'
 import type { ImageConfig, Index, Manifest } from '../contract/image.ts'
 import { insertImage, type NewImage } from './catalog.ts'
-import { parseImageConfig, parseManifest } from '../registry/manifest.ts'
-import { digestOf, MANIFEST_BYTES_MAX } from '../registry/registry.ts'
+import { parseImageConfig, parseManifest, MANIFEST_BYTES_MAX } from '../registry/manifest.ts'
 
 const BLOBS_MAX = 100_000
 const OPENING_BRACE = 0x7b
@@ -35,7 +35,7 @@ function readDocument(blobs: string, hex: string): Buffer | undefined {
   }
   if (first[0] !== OPENING_BRACE) return undefined
   const bytes = readFileSync(path)
-  return digestOf(bytes) === `sha256:${hex}` ? bytes : undefined
+  return digestOf(bytes) === digestOfHex(hex) ? bytes : undefined
 }
 
 function parsed<T>(parse: () => T): T | undefined {
@@ -51,7 +51,7 @@ function findImages(dir: string): NewImage[] {
   const blobs = join(dir, 'blobs', 'sha256')
   const hexes = existsSync(blobs)
     ? readdirSync(blobs)
-        .filter((name) => /^[0-9a-f]{64}$/.test(name))
+        .filter((name) => HEX.test(name))
         .slice(0, BLOBS_MAX)
     : []
   const manifests = new Map<string, Manifest>()
@@ -61,15 +61,14 @@ function findImages(dir: string): NewImage[] {
     const bytes = readDocument(blobs, hex)
     if (!bytes) continue
     const manifest = parsed(() => parseManifest(bytes))
-    if (manifest && 'manifests' in manifest) indexes.set(`sha256:${hex}`, manifest)
-    else if (manifest) manifests.set(`sha256:${hex}`, manifest)
+    if (manifest && 'manifests' in manifest) indexes.set(digestOfHex(hex), manifest)
+    else if (manifest) manifests.set(digestOfHex(hex), manifest)
     else {
       const config = parsed(() => parseImageConfig(bytes))
-      if (config) configs.set(`sha256:${hex}`, config)
+      if (config) configs.set(digestOfHex(hex), config)
     }
   }
-  const isThere = (diffId: string): boolean =>
-    existsSync(join(dir, 'layers', 'sha256', diffId.slice('sha256:'.length)))
+  const isThere = (diffId: string): boolean => existsSync(join(dir, 'layers', 'sha256', hexOf(diffId)))
   const images = new Map<string, NewImage>()
   for (const [
     digest,

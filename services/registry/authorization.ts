@@ -6,6 +6,7 @@
 // named.
 
 import { isIP } from 'node:net'
+import { LRUCache } from 'lru-cache'
 import { parseChallenges, type Challenge } from './challenge.ts'
 import type { Credential, Credentials } from './credentials.ts'
 import type { Registries } from './registry-config.ts'
@@ -27,11 +28,6 @@ export interface AuthorizationDeps {
   readonly transport: Transport
   readonly credentials: Credentials
   readonly registries: Registries
-}
-
-interface Kept {
-  readonly value: string
-  readonly expiresAtMs: number
 }
 
 const KEPT_MAX = 256
@@ -98,13 +94,11 @@ function checkRealm(
 
 /** Authorizations for requests over TRANSPORT. */
 export function createAuthorization({ transport, credentials, registries }: AuthorizationDeps) {
-  const kept = new Map<string, Kept>()
+  const kept = new LRUCache<string, string>({ max: KEPT_MAX })
   const flight = createSingleFlight<string>()
 
   function keep(key: string, value: string, lifetimeMs: number): string {
-    kept.delete(key)
-    if (kept.size >= KEPT_MAX) kept.delete(kept.keys().next().value!)
-    kept.set(key, { value, expiresAtMs: Date.now() + lifetimeMs })
+    kept.set(key, value, { ttl: Math.max(1, Math.floor(lifetimeMs)) })
     return value
   }
 
@@ -138,11 +132,8 @@ export function createAuthorization({ transport, credentials, registries }: Auth
     )
   }
 
-  /** The value for SCOPE if there is one already. */
-  function find(scope: Scope): string | undefined {
-    const found = kept.get(keyOf(scope)) ?? kept.get(basicKeyOf(scope))
-    return found && found.expiresAtMs > Date.now() ? found.value : undefined
-  }
+  /** The value for SCOPE that is known and has not expired. */
+  const find = (scope: Scope): string | undefined => kept.get(keyOf(scope)) ?? kept.get(basicKeyOf(scope))
 
   return {
     find,

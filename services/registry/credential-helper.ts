@@ -3,6 +3,7 @@
 // Its standard error is not shown to anybody: helpers have written secrets there.
 
 import { spawn } from 'node:child_process'
+import { defined } from '../contract/defined.ts'
 
 export interface HelperRequest {
   /** "ecr-login": the program is docker-credential-ecr-login, found on PATH. */
@@ -75,7 +76,7 @@ function run(
       resolve({
         code,
         output: Buffer.concat(pieces).toString('utf8'),
-        ...(broken !== undefined && { broken }),
+        ...defined({ broken }),
       })
     })
   })

@@ -4,6 +4,7 @@
 // Files are read anew at each question, because somebody may log in while a worker runs; questions are rare.
 
 import { readFile } from 'node:fs/promises'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { askHelper } from './credential-helper.ts'
 import { createSingleFlight } from '../platform/single-flight.ts'
 
@@ -39,10 +40,6 @@ const DOCKER_HUB_HOSTS = ['index.docker.io', 'docker.io', 'registry-1.docker.io'
 
 type Fields = Readonly<Record<string, unknown>>
 
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
 /** A text that can be part of a header's value or of a form. */
 function secretText(value: unknown): string | undefined {
   return typeof value === 'string' &&
@@ -69,7 +66,7 @@ export function isKeyOf(key: string, registry: string): boolean {
 
 /** The value of REGISTRY in TABLE: under its own name, or under an older way to write it. */
 function entryOf(table: unknown, registry: string): unknown {
-  if (!isFields(table)) return undefined
+  if (!isPlainObject(table)) return undefined
   const names = registry === 'docker.io' ? [DOCKER_HUB_KEY, registry] : [registry]
   const name =
     names.find((n) => Object.hasOwn(table, n)) ??
@@ -81,7 +78,7 @@ function entryOf(table: unknown, registry: string): unknown {
 
 /** An entry of `auths`: `auth` is base64 of "user:password". */
 function credentialOf(entry: unknown): Credential | undefined {
-  if (!isFields(entry)) return undefined
+  if (!isPlainObject(entry)) return undefined
   const bearer = secretText(entry['registrytoken'])
   if (bearer !== undefined) return { kind: 'bearer', token: bearer }
   const identity = secretText(entry['identitytoken'])
@@ -116,7 +113,7 @@ export async function readConfigFile(file: string): Promise<Fields | undefined> 
   } catch {
     value = undefined // the parser's message would quote the file, secrets included
   }
-  if (!isFields(value))
+  if (!isPlainObject(value))
     throw new Error(`${file} is not a JSON object of at most ${FILE_CHARACTERS_MAX} characters`)
   return value
 }

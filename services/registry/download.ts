@@ -3,6 +3,7 @@
 
 import { createHash } from 'node:crypto'
 import { open } from 'node:fs/promises'
+import { digestOfHex } from '../contract/digest.ts'
 import { ContentError, RegistryError } from '../contract/errors.ts'
 import { createConnections, type ConnectionDeps } from './connections.ts'
 import { readProxyRule } from './proxy.ts'
@@ -91,7 +92,7 @@ async function downloadFile(
     } finally {
       await file.close()
     }
-    const digest = `sha256:${hash.digest('hex')}`
+    const digest = digestOfHex(hash.digest('hex'))
     if (checksum !== undefined && digest !== checksum)
       throw new ContentError(
         `${url} should have the checksum ${checksum}, but what came has ${digest}`,

@@ -4,6 +4,7 @@
 import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { DOCKER_HUB_KEY, isKeyOf, readConfigFile } from './credentials.ts'
 
 async function replace(file: string, config: object): Promise<void> {
@@ -32,7 +33,7 @@ async function without(
 ): Promise<{ config: Record<string, unknown>; others: Record<string, unknown>; removed: number }> {
   const config = (await readConfigFile(file)) ?? {}
   const { auths } = config
-  const entries = Object.entries(typeof auths === 'object' && auths !== null ? auths : {})
+  const entries = Object.entries(isPlainObject(auths) ? auths : {})
   const others = entries.filter(([key]) => !isKeyOf(key, registry))
   return { config, others: Object.fromEntries(others), removed: entries.length - others.length }
 }

@@ -3,6 +3,9 @@
 // A manifest is a stranger's text: every list and number has a bound, only fields named here are read,
 // and a document that two readers could take for two things is refused (CVE-2021-41190).
 
+import { isDigest } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
+import { defined } from '../contract/defined.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor, ImageConfig, Index, Manifest, Platform } from '../contract/image.ts'
 
@@ -15,6 +18,9 @@ export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+
 export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json'
 /** What we ask a registry for, best first. */
 export const MANIFEST_TYPES: readonly string[] = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST]
+
+/** Of one manifest, index or config. */
+export const MANIFEST_BYTES_MAX = 4 * 1024 ** 2
 
 export const SCHEMA_1 = 'has Docker’s schema version 1 or none; push it again with a current tool'
 
@@ -34,7 +40,6 @@ const STRINGS_MAX = 4096
 const ANNOTATIONS_MAX = 256
 /** MAX_ARG_STRLEN of execve(2): no longer string can be an argument or a variable. */
 const STRING_CHARACTERS_MAX = 131_072
-const DIGEST = /^sha256:[0-9a-f]{64}$/
 
 /** The fields that decide what a document is. */
 const NAMES: readonly string[] = [
@@ -56,10 +61,6 @@ function unsupported(message: string): never {
   throw new ContentError(message, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }
 
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
 function parseFields(bytes: Uint8Array, what: string): Fields {
   let value: unknown
   try {
@@ -67,7 +68,7 @@ function parseFields(bytes: Uint8Array, what: string): Fields {
   } catch (error) {
     throw new ContentError(`${what} is not JSON`, 'ERR_INVALID_CONTENT', error)
   }
-  return isFields(value) ? value : invalid(what, 'is not a JSON object')
+  return isPlainObject(value) ? value : invalid(what, 'is not a JSON object')
 }
 
 /** Absent and null are the same to Go, which writes most of these. */
@@ -96,7 +97,7 @@ function optionalWord(value: unknown, what: string): string {
 
 function parsePlatform(value: unknown, what: string): Platform | undefined {
   if (value === undefined || value === null) return undefined
-  if (!isFields(value)) invalid(what, 'is not an object')
+  if (!isPlainObject(value)) invalid(what, 'is not an object')
   const variant = optionalWord(value['variant'], `${what}.variant`)
   return {
     os: optionalWord(value['os'], `${what}.os`),
@@ -107,7 +108,7 @@ function parsePlatform(value: unknown, what: string): Platform | undefined {
 
 function parseAnnotations(value: unknown, what: string): Readonly<Record<string, string>> | undefined {
   if (value === undefined || value === null) return undefined
-  if (!isFields(value)) invalid(what, 'is not an object')
+  if (!isPlainObject(value)) invalid(what, 'is not an object')
   const entries = Object.entries(value)
   if (entries.length > ANNOTATIONS_MAX)
     throw new ContentError(`${what} has more than ${ANNOTATIONS_MAX} entries`, 'ERR_CONTENT_LIMIT')
@@ -115,17 +116,16 @@ function parseAnnotations(value: unknown, what: string): Readonly<Record<string,
 }
 
 function parseDescriptor(value: unknown, what: string): Descriptor {
-  if (!isFields(value)) invalid(what, 'is not a descriptor')
+  if (!isPlainObject(value)) invalid(what, 'is not a descriptor')
   const { digest, size } = value
   const mediaType = optionalWord(value['mediaType'], `${what}.mediaType`)
   if (mediaType === '') invalid(`${what}.mediaType`, 'is missing')
-  if (typeof digest !== 'string' || !DIGEST.test(digest))
-    invalid(`${what}.digest`, 'is not sha256: and 64 hexadecimal digits')
+  if (!isDigest(digest)) invalid(`${what}.digest`, 'is not sha256: and 64 hexadecimal digits')
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
     invalid(`${what}.size`, 'is not a whole number of bytes')
   const platform = parsePlatform(value['platform'], `${what}.platform`)
   const annotations = parseAnnotations(value['annotations'], `${what}.annotations`)
-  return { mediaType, digest, size, ...(platform && { platform }), ...(annotations && { annotations }) }
+  return { mediaType, digest, size, ...defined({ platform, annotations }) }
 }
 
 function parseDescriptors(value: unknown, what: string, max: number): readonly Descriptor[] {
@@ -227,10 +227,10 @@ export function layerCompression(layer: Descriptor): Compression {
 /** An image config (image-spec, config.md) with defaults filled in.  Throws ContentError. */
 export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   const fields = parseFields(bytes, 'image config')
-  const config = isFields(fields['config']) ? fields['config'] : {}
-  const rootfs = isFields(fields['rootfs']) ? fields['rootfs'] : invalid('image config', 'has no rootfs')
+  const config = isPlainObject(fields['config']) ? fields['config'] : {}
+  const rootfs = isPlainObject(fields['rootfs']) ? fields['rootfs'] : invalid('image config', 'has no rootfs')
   const diffIds = optionalTexts(rootfs['diff_ids'], 'rootfs.diff_ids')
-  if (diffIds.length > LAYERS_MAX || !diffIds.every((id) => DIGEST.test(id)))
+  if (diffIds.length > LAYERS_MAX || !diffIds.every((id) => isDigest(id)))
     invalid('rootfs.diff_ids', 'is not a list of digests')
   const variant = optionalWord(fields['variant'], 'variant')
   const workingDir = optionalText(config['WorkingDir'], 'config.WorkingDir')

@@ -4,6 +4,7 @@
 // pull all of them can.
 
 import { join } from 'node:path'
+import { defined } from '../contract/defined.ts'
 import { REGISTRIES_FILE_DEFAULT } from '../platform/config.ts'
 import { createCredentials, type Credentials } from './credentials.ts'
 import { readProxyRule } from './proxy.ts'
@@ -46,7 +47,7 @@ export function openRegistryClient(access: RegistryAccess, credentials?: Credent
     registries: readRegistries(registriesFile, { optional: registriesFile === REGISTRIES_FILE_DEFAULT }),
     credentials: credentials ?? createCredentials({ files: loginFiles(access), env }),
     proxyOf: readProxyRule(env),
-    ...(requestTimeoutMs !== undefined && { requestTimeoutMs }),
+    ...defined({ requestTimeoutMs }),
     ...(rootsFile !== undefined && { roots: readPem('SSL_CERT_FILE', rootsFile) }),
   })
 }

@@ -2,6 +2,8 @@
 // (distribution/reference, the grammar in reference.go and normalize.go).
 // Knows which registry a name means and whether it speaks http.  Refuses to know what is behind it.
 
+import { HEX, isDigest } from '../contract/digest.ts'
+import { defined } from '../contract/defined.ts'
 import { InvalidRequest } from '../contract/errors.ts'
 import { isLoopback } from './proxy.ts'
 
@@ -23,8 +25,6 @@ const LABEL = '(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])'
 const REGISTRY = new RegExp(`^(?:${LABEL}(?:\\.${LABEL})*|\\[[a-fA-F0-9:]+\\])(?::([0-9]{1,5}))?$`)
 const COMPONENT = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*$/
 const TAG = /^[\w][\w.-]{0,127}$/
-const DIGEST = /^sha256:[0-9a-f]{64}$/
-const HEX_ID = /^[0-9a-f]{64}$/
 
 function refuse(text: string, why: string): never {
   const shown = text.length > 100 ? `${text.slice(0, 100)}…` : text
@@ -73,7 +73,7 @@ export function parseReference(text: string): Reference {
       text,
       'write it without "https://"; which registries speak plain http is said in the file of registries',
     )
-  if (HEX_ID.test(text)) refuse(text, 'an image id says nothing to a registry; write repository@sha256:…')
+  if (HEX.test(text)) refuse(text, 'an image id says nothing to a registry; write repository@sha256:…')
   const at = text.indexOf('@')
   const digest = at < 0 ? undefined : text.slice(at + 1)
   const named = at < 0 ? text : text.slice(0, at)
@@ -83,10 +83,10 @@ export function parseReference(text: string): Reference {
   const { registry, repository } = splitRegistry(hasTag ? named.slice(0, colon) : named)
   checkName(text, registry, repository)
   if (tag !== undefined && !TAG.test(tag)) refuse(text, `"${tag.slice(0, 130)}" is not a tag`)
-  if (digest !== undefined && !DIGEST.test(digest))
+  if (digest !== undefined && !isDigest(digest))
     refuse(text, 'the digest must be sha256: and 64 hexadecimal digits')
   if (digest === undefined) return { registry, repository, tag: tag ?? 'latest' }
-  return { registry, repository, ...(tag !== undefined && { tag }), digest }
+  return { registry, repository, ...defined({ tag }), digest }
 }
 
 /** The reference in full: "docker.io/library/busybox:latest". */

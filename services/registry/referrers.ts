@@ -3,8 +3,10 @@
 // cosign's older tags (sha256-<hex>.sig, .att, .sbom), and the attestations that BuildKit puts into an index.
 // Refuses to know what is in them, and believes none of it.
 
+import { digestOf, isDigest } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import type { Reference } from './reference.ts'
-import { digestOf, type RegistryClient } from './registry.ts'
+import type { RegistryClient } from './registry.ts'
 
 /** A manifest that has an image as its subject. */
 export interface Referrer {
@@ -46,7 +48,6 @@ const ANNOTATION_CHARACTERS_MAX = 65_536
 const OCI_INDEX = 'application/vnd.oci.image.index.v1+json'
 const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
 const INDEXES = `${OCI_INDEX}, application/vnd.docker.distribution.manifest.list.v2+json`
-const DIGEST = /^sha256:[0-9a-f]{64}$/
 /** cosign's tags, and what their manifests are. */
 const COSIGN_TAGS: ReadonlyArray<readonly [suffix: string, artifactType: string]> = [
   ['sig', 'application/vnd.dev.cosign.simplesigning.v1+json'],
@@ -55,8 +56,6 @@ const COSIGN_TAGS: ReadonlyArray<readonly [suffix: string, artifactType: string]
 ]
 
 type Fields = Readonly<Record<string, unknown>>
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 const word = (value: unknown): string =>
   typeof value === 'string' && value.length <= WORD_CHARACTERS_MAX && /^[\x21-\x7e]*$/.test(value)
     ? value
@@ -64,7 +63,7 @@ const word = (value: unknown): string =>
 const tagOf = (digest: string): string => digest.replace(':', '-')
 
 function annotationsOf(value: unknown): Record<string, string> {
-  if (!isFields(value)) return {}
+  if (!isPlainObject(value)) return {}
   const texts = Object.entries(value).filter(
     (entry): entry is [string, string] =>
       typeof entry[1] === 'string' && entry[1].length <= ANNOTATION_CHARACTERS_MAX,
@@ -75,7 +74,7 @@ function annotationsOf(value: unknown): Record<string, string> {
 function parseJson(bytes: Uint8Array): Fields {
   try {
     const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
-    return isFields(value) ? value : {}
+    return isPlainObject(value) ? value : {}
   } catch {
     return {} // not ours to complain about: a thing that nobody can read points at nothing
   }
@@ -85,7 +84,7 @@ function parseReferrers(bytes: Uint8Array): Referrer[] {
   const { manifests } = parseJson(bytes)
   if (!Array.isArray(manifests)) return []
   return manifests.slice(0, REFERRERS_MAX).flatMap((item: unknown) => {
-    if (!isFields(item) || typeof item['digest'] !== 'string' || !DIGEST.test(item['digest'])) return []
+    if (!isPlainObject(item) || !isDigest(item['digest'])) return []
     return [
       {
         digest: item['digest'],
@@ -99,18 +98,13 @@ function parseReferrers(bytes: Uint8Array): Referrer[] {
 
 function parseArtifact(bytes: Uint8Array, digest: string): ArtifactManifest {
   const fields = parseJson(bytes)
-  const config = isFields(fields['config']) ? fields['config'] : {}
+  const config = isPlainObject(fields['config']) ? fields['config'] : {}
   const layers = Array.isArray(fields['layers']) ? fields['layers'].slice(0, LAYERS_MAX) : []
   return {
     digest,
     artifactType: word(fields['artifactType']) || word(config['mediaType']),
     layers: layers.flatMap((layer: unknown) => {
-      if (
-        !isFields(layer) ||
-        typeof layer['digest'] !== 'string' ||
-        !DIGEST.test(layer['digest']) ||
-        !Number.isSafeInteger(layer['size'])
-      )
+      if (!isPlainObject(layer) || !isDigest(layer['digest']) || !Number.isSafeInteger(layer['size']))
         return []
       return [
         {
@@ -153,7 +147,7 @@ export async function readArtifact(
   const bytes = await registry.find(ref, `manifests/${name}`, OCI_MANIFEST, signal)
   if (bytes === undefined) return undefined
   const digest = digestOf(bytes)
-  return DIGEST.test(name) && name !== digest ? undefined : parseArtifact(bytes, digest)
+  return isDigest(name) && name !== digest ? undefined : parseArtifact(bytes, digest)
 }
 
 /** Where cosign keeps what belongs to DIGEST, SUFFIX being "sig", "att" or "sbom". */

@@ -6,6 +6,8 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
+import { isPlainObject } from '../contract/plain-object.ts'
+import { defined } from '../contract/defined.ts'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import { canonicalRegistry, isRegistryName, isRepositoryName, registryUrl } from './reference.ts'
 
@@ -44,10 +46,6 @@ const FILE_CHARACTERS_MAX = 1024 ** 2
 const KEYS = ['mirrors', 'http', 'insecure', 'ca', 'cert', 'key', 'tokenHosts']
 
 type Fields = Readonly<Record<string, unknown>>
-
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
 
 function textsOf(value: unknown, path: string, faults: Fault[]): readonly string[] {
   if (value === undefined) return []
@@ -111,7 +109,7 @@ function checkTls(
   if (ca !== undefined && !isCertificate(ca))
     faults.push({ path: `${path}.ca`, problem: 'is not a certificate' })
   try {
-    createSecureContext({ ...(ca !== undefined && { ca }), ...certificate })
+    createSecureContext({ ...defined({ ca }), ...certificate })
   } catch (error) {
     faults.push({
       path,
@@ -148,7 +146,7 @@ function settingsOf(fields: Fields, path: string, faults: Fault[]): RegistrySett
     if (!isRegistryName(host))
       faults.push({ path: `${path}.tokenHosts`, problem: `"${host.slice(0, 100)}" is not host[:port]` })
   const tls = {
-    ...(ca !== undefined && { ca }),
+    ...defined({ ca }),
     ...(cert !== undefined && key !== undefined && { certificate: { cert, key } }),
   }
   checkTls(path, tls, faults)
@@ -158,7 +156,7 @@ function settingsOf(fields: Fields, path: string, faults: Fault[]): RegistrySett
     ),
     insecure: flagOf(fields['insecure'], `${path}.insecure`, faults) ?? false,
     tokenHosts: tokenHosts.map((host) => host.toLowerCase()),
-    ...(http !== undefined && { http }),
+    ...defined({ http }),
     ...tls,
   }
 }
@@ -170,8 +168,8 @@ export function parseRegistries(value: unknown): Registries {
   const faults: Fault[] = []
   const byName = new Map<string, RegistrySettings>()
   const byHost = new Map<string, RegistrySettings>()
-  const table = isFields(value) ? (value['registries'] ?? {}) : undefined
-  if (!isFields(value) || !isFields(table) || Object.keys(table).length > REGISTRIES_MAX) {
+  const table = isPlainObject(value) ? (value['registries'] ?? {}) : undefined
+  if (!isPlainObject(value) || !isPlainObject(table) || Object.keys(table).length > REGISTRIES_MAX) {
     throw new InvalidRequest([
       {
         path: '',
@@ -184,7 +182,7 @@ export function parseRegistries(value: unknown): Registries {
   for (const [name, fields] of Object.entries(table)) {
     const path = `registries["${name.slice(0, 100)}"]`
     if (!isRegistryName(name)) faults.push({ path, problem: 'is not host[:port]' })
-    else if (!isFields(fields)) faults.push({ path, problem: 'is not an object' })
+    else if (!isPlainObject(fields)) faults.push({ path, problem: 'is not an object' })
     else {
       const settings = settingsOf(fields, path, faults)
       byName.set(canonicalRegistry(name), settings)

@@ -5,6 +5,9 @@
 // github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md, secure-systems-lab/dsse protocol.md
 
 import { createPublicKey, verify as verifyBytes, type KeyObject as PublicKey } from 'node:crypto'
+import { hexOf } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
+import { verifyDigest } from './verify-digest.ts'
 import { ContentError, InvalidRequest, RegistryError } from '../contract/errors.ts'
 import { readBounded } from './bounded-body.ts'
 import type { Reference } from './reference.ts'
@@ -15,7 +18,7 @@ import {
   type ArtifactLayer,
   type ArtifactManifest,
 } from './referrers.ts'
-import { verify as verifyDigest, type RegistryClient } from './registry.ts'
+import type { RegistryClient } from './registry.ts'
 
 export type { PublicKey }
 
@@ -69,7 +72,7 @@ function isSignedBy(keys: readonly PublicKey[], bytes: Uint8Array, signature: Ui
 function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
+    return isPlainObject(value) ? value : undefined
   } catch {
     return undefined // signed or not, it says nothing about an image
   }
@@ -107,9 +110,7 @@ function isSignatureStatement(payload: Uint8Array, digest: string): boolean {
   const subjects = at(statement, 'subject')
   const isAbout =
     Array.isArray(subjects) &&
-    subjects
-      .slice(0, SIGNATURES_MAX)
-      .some((subject) => at(subject, 'digest', 'sha256') === digest.slice('sha256:'.length))
+    subjects.slice(0, SIGNATURES_MAX).some((subject) => at(subject, 'digest', 'sha256') === hexOf(digest))
   return isAbout && at(statement, 'predicateType') === 'https://sigstore.dev/cosign/sign/v1'
 }
 

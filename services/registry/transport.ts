@@ -7,6 +7,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Readable } from 'node:stream'
 import type { Dispatcher } from 'undici'
+import { defined } from '../contract/defined.ts'
 import { AppError, RegistryError } from '../contract/errors.ts'
 import type { Connections } from './connections.ts'
 import { isLoopback } from './proxy.ts'
@@ -163,7 +164,7 @@ export function createTransport({
         path: url.pathname + url.search,
         method: request.method,
         headers: { 'user-agent': 'wherry', 'accept-encoding': 'identity', ...headers },
-        ...(body !== undefined && { body }),
+        ...defined({ body }),
         headersTimeout: timeoutMs,
         signal: AbortSignal.any([late.signal, ...(signal ? [signal] : [])]),
       })

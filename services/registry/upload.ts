@@ -3,11 +3,15 @@
 // and what a registry says about them. Refuses to know what is in a blob: the registry computes its digest at
 // the end and refuses what is not it.
 
+import { createReadStream } from 'node:fs'
 import { pipeline, Transform, type Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { defined } from '../contract/defined.ts'
+import { registryError } from './registry-error.ts'
+import type { Call } from './call.ts'
 import { RegistryError } from '../contract/errors.ts'
 import type { Reference } from './reference.ts'
-import { registryError, type Call, type RegistryClient } from './registry.ts'
+import type { RegistryClient } from './registry.ts'
 import { discardBody, type RegistryResponse } from './transport.ts'
 
 export interface Blob {
@@ -46,8 +50,16 @@ const PAUSE_MS = 300
 const RATE_MIN_BYTES_PER_S = 64 * 1024
 const ANSWER_TIMEOUT_MS = 60_000
 
+/** How to open a blob that is FILE. */
+export function blobOfFile(file: string): Pick<Blob, 'open' | 'openRange'> {
+  return {
+    open: () => createReadStream(file),
+    openRange: (start, end) => createReadStream(file, { start, end: end - 1 }),
+  }
+}
+
 function callFor({ signal }: Upload, request: Omit<Call, 'actions' | 'signal'>): Call {
-  return { ...request, actions: 'pull,push', ...(signal && { signal }) }
+  return { ...request, actions: 'pull,push', ...defined({ signal }) }
 }
 
 /** BODY, with onSent told of each piece that goes; START bytes of the blob went before. */
@@ -140,7 +152,7 @@ async function openSession(upload: Upload, mountFrom?: string): Promise<Registry
       method: 'POST',
       target: `/v2/${ref.repository}/blobs/uploads/${query}`,
       headers: { 'content-length': '0' },
-      ...(mountFrom !== undefined && { mountFrom }),
+      ...defined({ mountFrom }),
     }),
   )
   if (answer.status === 202 || (answer.status === 201 && mountFrom !== undefined)) {

@@ -2,11 +2,12 @@
 // Knows which deployments are new to this worker; refuses to know how an image is pulled. What fails here
 // fails again, with its reason, in the first call: prefetching is never the only try.
 
+import type { PullProgress } from '../images/layer-fetcher.ts'
 import { AppError } from '../contract/errors.ts'
 import type { FunctionRecord } from '../contract/function-spec.ts'
 import type { LayerProgress } from '../contract/image.ts'
 import type { PullReport, PullReports } from '../functions/pull-reports.ts'
-import type { PullProgress, Puller } from '../images/pull.ts'
+import type { Puller } from '../images/pull.ts'
 import { parseReference } from '../registry/reference.ts'
 import type { Log } from '../platform/log.ts'
 

@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import { makeBusyboxLayer } from '../../infra/demo/image.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import { createRegistryClient } from '../../services/registry/registry.ts'
 import { PASSWORD, passwordPart, USER } from '../helpers/registry-auth.ts'

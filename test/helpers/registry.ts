@@ -8,8 +8,8 @@ import { createServer, type IncomingMessage, type RequestListener, type ServerRe
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { hostPlatform } from '../../services/registry/platform.ts'
-import { digestOf } from '../../services/registry/registry.ts'
 
 const REGISTRY_PROGRAM = '/usr/bin/docker-registry'
 const LOG_CHARACTERS_MAX = 65_536

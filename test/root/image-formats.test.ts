@@ -7,7 +7,7 @@ import { appendFile, chmod, lstat, mkdir, readdir, readFile, readlink, truncate 
 import { join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import t from 'tap'
-import { digestOf } from '../../services/registry/registry.ts'
+import { digestOf } from '../../services/contract/digest.ts'
 import {
   noUnpacker as skip,
   paxRecord,

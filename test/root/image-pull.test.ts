@@ -8,11 +8,15 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { hostPlatform } from '../../services/registry/platform.ts'
-import { createPuller, readImageFile } from '../../services/images/pull.ts'
-import { pushBlob, pushImage, pushManifest } from '../../services/images/push.ts'
+import { createPuller } from '../../services/images/pull.ts'
+import { readImageFile } from '../../services/images/image-file.ts'
+import { uploadBlob } from '../../services/registry/upload.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
+import { pushManifest } from '../../services/registry/push-manifest.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import { createRegistryClient, digestOf } from '../../services/registry/registry.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 import { createImageStore } from '../../services/images/store.ts'
 import { GZIP_LAYER, gzipLayer, PLAIN_LAYER, tar, zstdLayer, type TarEntry } from '../helpers/layer.ts'
 import { noRegistry, startFake, startFakeImage, startRegistry } from '../helpers/registry.ts'
@@ -197,7 +201,7 @@ t.test('pull from a real registry', { skip: skipReal }, async (t) => {
       }),
     )
     for (const bytes of [layer.bytes, config])
-      await pushBlob(registry, ref, { digest: digestOf(bytes), size: bytes.length, open: () => bytes })
+      await uploadBlob(registry, ref, { digest: digestOf(bytes), size: bytes.length, open: () => bytes })
     const mediaType = 'application/vnd.docker.distribution.manifest.v2+json'
     const digest = await pushManifest(
       registry,

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'no
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { openRegistryClient } from '../../services/registry/open-registry.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import type { RegistryClient } from '../../services/registry/registry.ts'
 import { gzipLayer } from '../helpers/layer.ts'

@@ -7,13 +7,16 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { makeBusyboxLayer, pushBusybox } from '../../infra/demo/image.ts'
 import { NotSigned, RegistryError } from '../../services/contract/errors.ts'
 import { createSignatureCheck } from '../../services/gateway/signatures.ts'
-import { pushBlob, pushImage, pushManifest } from '../../services/images/push.ts'
+import { uploadBlob } from '../../services/registry/upload.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
+import { pushManifest } from '../../services/registry/push-manifest.ts'
 import { parseReference, type Reference } from '../../services/registry/reference.ts'
 import { cosignTag, listArtifacts } from '../../services/registry/referrers.ts'
-import { createRegistryClient, digestOf, type RegistryClient } from '../../services/registry/registry.ts'
+import { createRegistryClient, type RegistryClient } from '../../services/registry/registry.ts'
 import { parseRegistries } from '../../services/registry/registry-config.ts'
 import { isSigned } from '../../services/registry/signature.ts'
 import { createLog } from '../../services/platform/log.ts'
@@ -57,7 +60,7 @@ async function attach(
   more: Record<string, unknown> = {},
 ): Promise<{ digest: string; size: number }> {
   for (const blob of [bytes, EMPTY])
-    await pushBlob(registry, ref, { digest: digestOf(blob), size: blob.length, open: () => blob })
+    await uploadBlob(registry, ref, { digest: digestOf(blob), size: blob.length, open: () => blob })
   const manifest = Buffer.from(
     JSON.stringify({
       schemaVersion: 2,

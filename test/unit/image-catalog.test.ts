@@ -9,8 +9,8 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { createReadyImages } from '../../services/images/ready.ts'
-import { digestOf } from '../../services/registry/registry.ts'
 import { createImageStore } from '../../services/images/store.ts'
 
 const HEX = (n: number): string => n.toString(16).padStart(64, '0')

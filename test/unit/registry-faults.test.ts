@@ -7,13 +7,10 @@ import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import type { Credentials } from '../../services/registry/credentials.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import {
-  createRegistryClient,
-  digestOf,
-  type RegistryClientOptions,
-} from '../../services/registry/registry.ts'
+import { createRegistryClient, type RegistryClientOptions } from '../../services/registry/registry.ts'
 import { parseRegistries } from '../../services/registry/registry-config.ts'
 import { startFake } from '../helpers/registry.ts'
 
