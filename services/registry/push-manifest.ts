@@ -27,7 +27,7 @@ export async function pushManifest(
   const taken = answer.header('docker-content-digest') ?? digest
   if (taken === digest) return digest
   throw new RegistryError(
-    `registry ${ref.registry} took a manifest with the digest ${digest} for ${taken.slice(0, 100)}`,
+    `registry ${ref.registry} stored the manifest ${digest} as ${taken.slice(0, 100)}`,
     { registryCode: 'DIGEST_INVALID', retryable: false },
   )
 }

@@ -36,7 +36,7 @@ function parseErrors(
       }),
     }
   } catch {
-    return {} // a proxy's HTML page: the status has to do
+    return {} // a proxy's HTML page: only the status is known
   }
 }
 
@@ -57,22 +57,22 @@ function problemText(
     case 'UNAUTHORIZED':
     case 'DENIED':
       return authorization?.startsWith('Basic ')
-        ? `registry ${ref.registry} refuses the login for ${image} (${code}); check user and password, then wherry login ${ref.registry}`
-        : `registry ${ref.registry} refuses access to ${image} (${code}); it may not exist, or be private (wherry login ${ref.registry})`
+        ? `registry ${ref.registry} refuses the login for ${image} (${code}); check user and password, then run wherry login ${ref.registry}`
+        : `registry ${ref.registry} refuses access to ${image} (${code}); it may not exist, or be private (run wherry login ${ref.registry})`
     case 'TOOMANYREQUESTS':
-      return `registry ${ref.registry} has a rate limit that was reached (${code}); try again later`
+      return `registry ${ref.registry} reached its rate limit (${code}); try again later`
     default: {
-      // What servers for https answer to plain http; without a word of ours nobody finds out.
+      // https servers answer 400 to plain http; without this hint the cause is hard to find.
       const hint =
         code === 'UNKNOWN' && status === 400 && url.protocol === 'http:'
-          ? '; we spoke plain http, if it wants https, say so in the file of registries ("http": false)'
+          ? '; the request used plain http: if the registry uses https, set "http": false in the file of registries'
           : ''
       return `registry ${ref.registry} answered ${status} for ${image} (${code}${detail === undefined ? '' : `: ${detail}`})${hint}`
     }
   }
 }
 
-/** TEXT of a registry without the AUTHORIZATION that it may quote. */
+/** TEXT from a registry, without the AUTHORIZATION that it may quote. */
 function withoutSecrets(text: string, authorization: string | undefined): string {
   const value = authorization?.slice(authorization.indexOf(' ') + 1) ?? ''
   const password = authorization?.startsWith('Basic ')
@@ -85,7 +85,7 @@ function withoutSecrets(text: string, authorization: string | undefined): string
     .reduce((rest, secret) => rest.replaceAll(secret, '***'), text)
 }
 
-/** The body says why; the status says enough when it cannot be had. */
+/** The error body, or nothing when it cannot be read: then the status must do. */
 async function readErrorBody(ref: Reference, response: RegistryResponse): Promise<Uint8Array> {
   try {
     return await readBounded(
@@ -100,7 +100,7 @@ async function readErrorBody(ref: Reference, response: RegistryResponse): Promis
   }
 }
 
-/** RESPONSE, which is an error, as RegistryError with the registry's own code.  Reads the body. */
+/** The error RESPONSE as RegistryError with the registry's own code.  Reads the body. */
 export async function registryError(ref: Reference, response: RegistryResponse): Promise<RegistryError> {
   const { code, detail } = parseErrors(await readErrorBody(ref, response), response.authorization)
   const registryCode =

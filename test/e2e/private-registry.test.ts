@@ -39,7 +39,7 @@ t.test('a private image can be deployed and run after a login', async (t) => {
   const deploy = () => wherry.run(['deploy', 'upper', '--image', image, '--', 'tr', 'a-z', 'A-Z'])
   t.match(await deploy(), {
     code: 1,
-    stderr: new RegExp(`registry ${host} wants a login: .*; wherry login ${host}`),
+    stderr: new RegExp(`registry ${host} requires a login: .*; run wherry login ${host}`),
   })
   t.match(
     await runWherry(['login', host, '-u', USER, '--password-stdin', '--data', wherry.data], {

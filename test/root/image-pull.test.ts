@@ -428,7 +428,7 @@ t.test('a registry that lies', { skip }, async (t) => {
               .end(),
           ),
       },
-      { code: 'ERR_REGISTRY', registryCode: 'UNAUTHORIZED', message: /neither https nor its own host/ },
+      { code: 'ERR_REGISTRY', registryCode: 'UNAUTHORIZED', message: /neither https nor on its own host/ },
     ],
     [
       'a 401 that wants a password',

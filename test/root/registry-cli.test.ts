@@ -122,7 +122,7 @@ t.test('wherry push', { skip }, async (t) => {
     t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), {
       code: 1,
       stderr: new RegExp(
-        `^wherry: push: registry ${closed} wants a login: .*; wherry login ${closed} \\(ERR_REGISTRY\\)$`,
+        `^wherry: push: registry ${closed} requires a login: .*; run wherry login ${closed} \\(ERR_REGISTRY\\)$`,
         'm',
       ),
     })

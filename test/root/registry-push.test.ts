@@ -224,7 +224,7 @@ t.test('a blob', { skip }, async (t) => {
     })
     const error = {
       registryCode: 'REDIRECT',
-      message: `registry ${front} redirected what is sent to it to http://${other}, which is not followed; use that address instead`,
+      message: `registry ${front} redirected an upload to http://${other}, which is not followed; use that address instead`,
     }
     await t.rejects(uploadBlob(setup(t), parseReference(`${front}/a`), await bigBlob(t)), error)
     t.equal(asked, 0)

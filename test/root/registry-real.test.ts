@@ -196,7 +196,8 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
     const before = tokens.requests.length
     await t.rejects(other.client.resolve(parseReference(`${elsewhere}/team/app:v1`)), {
       registryCode: 'UNAUTHORIZED',
-      message: /another domain, which is not sent the login; name 127\.0\.0\.1:\d+ in tokenHosts/,
+      message:
+        /another domain, which does not get the login; if that is right, add 127\.0\.0\.1:\d+ to tokenHosts/,
     })
     t.equal(tokens.requests.length, before)
     t.match(
@@ -212,7 +213,7 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
       const stranger = setup(t, { registries: { [host]: { http: false } } }).client
       await t.rejects(stranger.resolve(parseReference(image)), {
         registryCode: 'UNREACHABLE',
-        message: /self-signed certificate.*; name its CA in the file of registries, or in SSL_CERT_FILE/,
+        message: /self-signed certificate.*; set its CA in the file of registries, or in SSL_CERT_FILE/,
       })
       const byFile = setup(t, {
         registries: { [host]: { http: false } },
@@ -280,7 +281,7 @@ t.test('mirrors', { skip }, async (t) => {
     t.match(await client.resolve(parseReference(`${origin}/app:both`)), { digest: onlyOrigin })
     await t.rejects(client.resolve(parseReference(`${origin}/none`)), {
       registryCode: 'MANIFEST_UNKNOWN',
-      message: /does not have image none:latest.*; before that, of its mirrors: registry .* wants a login/,
+      message: /does not have image none:latest.*; its mirrors failed before: registry .* requires a login/,
     })
   })
 
@@ -314,7 +315,7 @@ t.test('Docker’s credential helpers are asked, within bounds', { skip }, async
     })
   }
   const bad: ReadonlyArray<readonly [string, string, RegExp]> = [
-    ['that fails', 'echo secret-text; exit 3', /docker-credential-test failed with exit code 3\)/],
+    ['that fails', 'echo secret-text; exit 3', /docker-credential-test exited with code 3\)/],
     ['that talks without end', 'exec cat /dev/zero', /printed more than 262144 bytes/],
     ['that answers nonsense', 'echo secret-text', /did not answer with a user name and a secret/],
   ]

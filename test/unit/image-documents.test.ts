@@ -310,7 +310,7 @@ t.test('platforms', async (t) => {
   t.test('a platform that is not there is named with those that are', async (t) => {
     t.throws(() => chosen('s390x'), {
       code: 'ERR_UNSUPPORTED_MEDIA_TYPE',
-      message: /not there for linux\/s390x; it is for linux\/amd64\/v3/,
+      message: /not available for linux\/s390x; it is for linux\/amd64\/v3/,
     })
   })
 })

@@ -369,7 +369,8 @@ t.test('a registry in trouble', async (t) => {
     })
     await t.rejects(client.resolve(ref), {
       registryCode: 'UNKNOWN',
-      message: /answered 400 .*; we spoke plain http, if it wants https, say so in the file of registries/,
+      message:
+        /answered 400 .*; the request used plain http: if the registry uses https, set "http": false in/,
     })
   })
 
@@ -532,19 +533,19 @@ t.test('credentials', async (t) => {
     [
       'another port of this machine over http',
       'http://127.0.0.1:1/token',
-      /another domain, which is not sent the login/,
+      /another domain, which does not get the login/,
     ],
     [
       'another domain over https',
       'https://thief.example.com/token',
-      /another domain, which is not sent the login/,
+      /another domain, which does not get the login/,
     ],
     [
       'a service of the inner network (CVE-2026-12566)',
       'http://169.254.169.254/latest',
-      /neither https nor its own host/,
+      /neither https nor on its own host/,
     ],
-    ['an address with a password of its own', 'https://a:b@127.0.0.1/', /neither https nor its own host/],
+    ['an address with a password of its own', 'https://a:b@127.0.0.1/', /neither https nor on its own host/],
     ['nothing', '', /names no realm/],
   ] as const) {
     t.test(`are not sent to a realm that is ${name}`, async (t) => {

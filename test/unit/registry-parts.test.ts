@@ -284,7 +284,7 @@ t.test('logins in files', async (t) => {
     const found = credentials.find('a')
     while (!existsSync(join(folder, 'begun'))) await sleep(5)
     credentials.close?.()
-    t.match(await found, { problems: ['docker-credential-slow was ended'] })
+    t.match(await found, { problems: ['docker-credential-slow was stopped'] })
   })
 
   t.test('are written and removed without touching the others', async (t) => {
