@@ -10,7 +10,7 @@ import type { CatalogFile } from './catalog-file.ts'
 
 const run = promisify(execFile)
 const LAYERS_PER_DU = 256
-/** Of st_blocks (inode(7)). */
+/** The unit of st_blocks (inode(7)). */
 const BLOCK_BYTES = 512
 const DU_OUTPUT_CHARACTERS_MAX = 1024 ** 2
 
@@ -34,11 +34,11 @@ export interface ListingDeps {
   readonly prepare: () => Promise<void>
 }
 
-/** Bytes on the disk of each of FOLDERS, by path; one that is gone meanwhile is left out. */
+/** Bytes on the disk of each of FOLDERS, by path, without those that have been removed meanwhile. */
 async function measure(folders: readonly string[]): Promise<ReadonlyMap<string, number>> {
   const options = { maxBuffer: DU_OUTPUT_CHARACTERS_MAX }
   const output = await run('du', ['-s', '-B1', '--', ...folders], options).catch((error: unknown) => {
-    // du(1) says of what is gone, and counts the rest.
+    // du(1) complains about missing folders and counts the rest.
     if (
       error instanceof Error &&
       'stdout' in error &&
@@ -61,7 +61,7 @@ export function sumOf(items: Iterable<Item>): number {
 
 /** Lists the folders BLOBS and LAYERS. */
 export function createListing({ file, blobs, layers, prepare }: ListingDeps) {
-  /** What FOLDER has of NAMES, with the SIZES that are known, else what their own inodes take. */
+  /** The NAMES that exist in FOLDER, with their known SIZES or else the blocks of their inodes. */
   async function statAll(
     folder: string,
     names: readonly string[],
@@ -87,7 +87,7 @@ export function createListing({ file, blobs, layers, prepare }: ListingDeps) {
     return new Map(rows.map((row) => [String(row['diff_id']), Number(row['disk_bytes'])]))
   }
 
-  /** How much disk each layer takes; measured once, then known. */
+  /** The bytes of each layer on the disk, by diffID. */
   async function layerSizes(): Promise<ReadonlyMap<string, number>> {
     const names = (await readdir(layers)).filter((name) => HEX.test(name))
     const known = knownSizes()

@@ -269,7 +269,7 @@ t.test(
     t.match(JSON.parse((await images('ls', '--json')).stdout), [{ isDeployed: true, isPinned: true }])
     t.match(await images('rm', digest), {
       code: 1,
-      stderr: /is needed by a function that is deployed; remove the function first \(ERR_IMAGE_IN_USE\)/,
+      stderr: /is used by a deployed function; remove the function first \(ERR_IMAGE_IN_USE\)/,
     })
     // The function gets another image and the others go: a removal of this one would end its call, too.
     const other = `${wherry.addresses.registry}/other`

@@ -269,7 +269,7 @@ t.test('an image', { skip }, async (t) => {
     }
     await t.rejects(copyImage({ registry, source, digest, to: parseReference(`${host}/b`) }), {
       code: 'ERR_INVALID_CONTENT',
-      message: /is neither here nor in/,
+      message: /is neither in the store nor in/,
     })
     await t.rejects(registry.resolve(parseReference(`${host}/b`)), {
       code: 'ERR_REGISTRY',

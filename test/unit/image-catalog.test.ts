@@ -225,7 +225,7 @@ t.test('a damaged catalog is made anew with a note, and what could be read of it
   writeFileSync(file, 'not a database '.repeat(1000))
   const second = setup(t, first.dir)
   t.equal(second.catalog.image(digest)?.digest, digest)
-  t.match(second.notes, [/is damaged .*: it is made anew/])
+  t.match(second.notes, [/is damaged .*: it is rebuilt/])
   second.catalog.tag('localhost:5000/a:v2', digest)
   second.store.close()
   // One bad page in the middle: the names, which are elsewhere, can still be read.
@@ -239,7 +239,7 @@ t.test('a damaged catalog is made anew with a note, and what could be read of it
   writeFileSync(file, bytes)
   const third = setup(t, first.dir)
   t.equal(third.catalog.image(digest)?.digest, digest)
-  t.match(third.notes, [/made anew/])
+  t.match(third.notes, [/rebuilt/])
   t.equal(third.catalog.find('localhost:5000/a:v2'), digest)
 })
 
@@ -312,7 +312,7 @@ t.test('for a minute after a catalog was made anew nothing is removed', async (t
   const { store } = setup(t, first.dir)
   await t.rejects(store.collector.prune(), {
     code: 'ERR_IMAGE_IN_USE',
-    message: /was just made anew.*try again in \d+ s/,
+    message: /was just rebuilt.*try again in \d+ s/,
   })
   await t.rejects(store.collector.removeImage(digest), { code: 'ERR_IMAGE_IN_USE' })
   t.equal(await store.collector.collect({ high: { bytes: 1 }, low: { bytes: 1 } }), undefined)
