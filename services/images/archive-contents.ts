@@ -1,7 +1,7 @@
-// The images of an archive, from docker save's manifest.json (of any version) or from the index.json of an OCI
-// image layout (image-spec, image-layout.md).  Docker 25 and skopeo write both into one archive: then
-// manifest.json lists the images, and the manifests of the layout keep their digests.
-// All of these documents are untrusted.
+// The images of an archive, from docker save's manifest.json (of any version) or from the index.json of an
+// OCI image layout (image-spec, image-layout.md). Docker 25 and skopeo write both into one archive: then
+// manifest.json lists the images, and the manifests of the layout keep their digests. All of these documents
+// are untrusted.
 
 import { digestOf, hexOf } from '../contract/digest.ts'
 import { isPlainObject } from '../contract/plain-object.ts'

@@ -1,7 +1,7 @@
-// The files of an image archive: a tar, plain or compressed, or a folder.
-// A tar is untrusted, so nothing is written under the names in it: each file becomes a numbered one in a draft
-// folder of the store.  Links are not created; the link that docker save writes for a layer shared by two
-// images is recorded as another name of the same file.
+// The files of an image archive: a tar, plain or compressed, or a folder. A tar is untrusted, so nothing is
+// written under the names in it: each file becomes a numbered one in a draft folder of the store. Links are
+// not created; the link that docker save writes for a layer shared by two images is recorded as another name
+// of the same file.
 
 import { createReadStream, createWriteStream } from 'node:fs'
 import { constants, open, realpath, stat } from 'node:fs/promises'

@@ -1,6 +1,6 @@
-// Saves images to archives and loads them.  A saved archive is an OCI image layout that docker load, podman load
-// and skopeo also accept; loading takes either format, of any age.  A loaded layer is checked and unpacked like
-// a pulled one.  archive-contents.ts reads the documents in an archive.
+// Saves images to archives and loads them. A saved archive is an OCI image layout that docker load, podman
+// load and skopeo also accept; loading takes either format, of any age. A loaded layer is checked and
+// unpacked like a pulled one. archive-contents.ts reads the documents in an archive.
 
 import { createReadStream } from 'node:fs'
 import { addAbortSignal, type Readable, type Writable } from 'node:stream'

@@ -1,4 +1,4 @@
-// Pushes an index of existing images: one name for several platforms (image-spec, image-index.md).  The config
+// Pushes an index of existing images: one name for several platforms (image-spec, image-index.md). The config
 // of each image says which platform it is for.
 
 import { defined } from '../contract/defined.ts'

@@ -100,7 +100,10 @@ export function createBlobs(folder: string, temporaryPath: () => Promise<string>
       }
     },
 
-    /** Whether blob DIGEST exists with SIZEBYTES. Its bytes were checked when they came and are not read again. */
+    /**
+     * Whether blob DIGEST exists with SIZEBYTES. Its bytes were checked when they came and are not read
+     * again.
+     */
     async hasBlob(digest: string, sizeBytes?: number): Promise<boolean> {
       try {
         const found = await stat(blobPath(digest))

@@ -179,8 +179,8 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
   }
 
   /**
-   * Build a new database in tmp/, then replace the one with the inode SEEN: other processes see the old one or
-   * the new one.
+   * Build a new database in tmp/, then replace the one with the inode SEEN: other processes see the old one
+   * or the new one.
    */
   function rebuild(seen: number | undefined): void {
     const draft = join(dir, 'tmp', temporaryName())

@@ -282,8 +282,8 @@ export function createCatalog({
 
     /**
      * Become the only process on this host that fetches layer DIFFID; waits while another one has the claim.
-     * The caller must then check whether the layer exists now. Throws Overloaded after 35 minutes, or SIGNAL's
-     * reason.
+     * The caller must then check whether the layer exists now. Throws Overloaded after 35 minutes, or
+     * SIGNAL's reason.
      */
     async claimLayer(diffId: string, signal?: AbortSignal): Promise<void> {
       const giveUpAt = performance.now() + CLAIM_WAIT_MAX_MS

@@ -1,6 +1,7 @@
-// Removes unneeded images from the store, and the layers and blobs that no image has any more.  The decision is
-// made inside one transaction of the catalog, and what is removed is renamed into tmp/ before the transaction
-// ends: a pull that has pinned a layer sees all of it or none.  The slow part, rm(1), comes afterwards.
+// Removes unneeded images from the store, and the layers and blobs that no image has any more. The decision
+// is made inside one transaction of the catalog, and what is removed is renamed into tmp/ before the
+// transaction ends: a pull that has pinned a layer sees all of it or none. The slow part, rm(1), comes
+// afterwards.
 
 import { renameSync, statSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
@@ -138,8 +139,8 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
   }
 
   /**
-   * Remove the images that SELECT returns and the items of LISTING that only they need; also CONCERNED digests
-   * that nothing needs.
+   * Remove the images that SELECT returns and the items of LISTING that only they need; also CONCERNED
+   * digests that nothing needs.
    */
   async function remove(
     listing: Listing,
@@ -250,8 +251,8 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
     prune,
 
     /**
-     * When more than HIGH is used, remove unneeded images without a name, least recently used first, until LOW
-     * is reached.
+     * When more than HIGH is used, remove unneeded images without a name, least recently used first, until
+     * LOW is reached.
      */
     async collect({ high, low }: { high: Watermark; low: Watermark }): Promise<Freed | undefined> {
       const used = await usage()

@@ -1,5 +1,5 @@
-// Pushes an existing image with all its parts: blobs first, then manifests, then the indexes that name them, so
-// an incomplete image is never visible.  Parts come from a store or from another registry.
+// Pushes an existing image with all its parts: blobs first, then manifests, then the indexes that name them,
+// so an incomplete image is never visible. Parts come from a store or from another registry.
 
 import { defined } from '../contract/defined.ts'
 import { digestOf } from '../contract/digest.ts'

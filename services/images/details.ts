@@ -1,5 +1,6 @@
-// The details of an image for display: creation time, platform, history.  They come from the config in the store
-// (image-spec, config.md), which is untrusted: strings are bounded here and made printable by the caller.
+// The details of an image for display: creation time, platform, history. They come from the config in the
+// store (image-spec, config.md), which is untrusted: strings are bounded here and made printable by the
+// caller.
 
 import { isPlainObject } from '../contract/plain-object.ts'
 import { ContentError } from '../contract/errors.ts'

@@ -85,7 +85,9 @@ export function createDocuments({ store, registry, signal }: DocumentsDeps) {
   }
 
   return {
-    /** The manifest for WANTED below DIGEST, a manifest or an index.  HOLD gets each digest before its use. */
+    /**
+     * The manifest for WANTED below DIGEST, a manifest or an index.  HOLD gets each digest before its use.
+     */
     async find(ref: Reference, digest: string, wanted: HostPlatform, hold: Hold): Promise<FoundManifest> {
       hold(digest)
       const top = await manifestOf(ref, digest)

@@ -30,8 +30,8 @@ async function findInLayer(layer: string, parts: readonly string[]): Promise<Sta
 /**
  * The text of IMAGE's file PATH ("/etc/passwd") as its container would see it, or undefined. Never follows a
  * symlink. Layers are immutable and owned by root, so checking before opening is safe. Opaque directories are
- * ignored: a file that only a lower layer has is found even if a directory above hides it. Throws ContentError
- * ERR_CONTENT_LIMIT above 1 MiB.
+ * ignored: a file that only a lower layer has is found even if a directory above hides it. Throws
+ * ContentError ERR_CONTENT_LIMIT above 1 MiB.
  */
 export async function readImageFile(image: Pick<Image, 'layers'>, path: string): Promise<string | undefined> {
   const parts = path.split('/').filter((part) => part !== '' && part !== '.')

@@ -1,7 +1,7 @@
 // One layer from its registry to its folder, in one stream and one pass:
-//   blob -> [size] -> wherry-unpack: [digest] inflate -> [diffID, ratio, limits] -> files
-// The unpacker reports the digests it computed; the folder gets its final name only when they match manifest and
-// config.  On any failure the unpacker is killed and its folder removed.
+//   blob -> [size] -> wherry-unpack: [digest] inflate -> [diffID, ratio, limits] -> files The unpacker
+//   reports the digests it computed; the folder gets its final name only when they match manifest and config.
+//   On any failure the unpacker is killed and its folder removed.
 
 import { Transform, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'

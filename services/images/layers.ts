@@ -1,5 +1,5 @@
-// The store's unpacked layers, one folder per diffID.  A folder under its final name is whole, on the disk, and
-// never written to again.
+// The store's unpacked layers, one folder per diffID. A folder under its final name is whole, on the disk,
+// and never written to again.
 
 import { mkdir, rename, stat } from 'node:fs/promises'
 import { isMissing, isOccupied, pathOf, removeTrees, syncFolder } from './disk.ts'

@@ -96,8 +96,8 @@ export function createPuller({
   }
 
   /**
-   * An image for another platform is recorded under the digest of its manifest: the digest of its index stands
-   * for the image of this machine.
+   * An image for another platform is recorded under the digest of its manifest: the digest of its index
+   * stands for the image of this machine.
    */
   async function fetchImage(
     ref: Reference,
@@ -130,7 +130,10 @@ export function createPuller({
     return { image, pulled: pulled || fetched }
   }
 
-  /** Whole layers of an interrupted pull shorten the next one; those of a pull that cannot succeed are removed. */
+  /**
+   * Whole layers of an interrupted pull shorten the next one; those of a pull that cannot succeed are
+   * removed.
+   */
   async function dropUseless(failure: unknown, digests: readonly string[]): Promise<void> {
     if (failure instanceof AppError && failure.retryable) return
     // The error of the pull matters more; what cannot be removed now goes with the next collection.

@@ -1,5 +1,5 @@
-// The images that this process has ready, found again in microseconds.  Each is pinned in the catalog once, not
-// per call.  An image is retained while a container of it runs; others may be let go, and then removed.
+// The images that this process has ready, found again in microseconds. Each is pinned in the catalog once,
+// not per call. An image is retained while a container of it runs; others may be let go, and then removed.
 // This is not a plain LRU cache: a retained image is never evicted.
 
 import type { Image } from '../contract/image.ts'

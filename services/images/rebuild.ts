@@ -1,6 +1,6 @@
-// Rebuilds the catalog from the disk: manifests and configs say which images exist, folders say which of their
-// layers do.  What only the old catalog knew (names, sources, deployed and pinned images) is taken from it as
-// far as it can be read.  Runs once, synchronously, when the catalog is missing or damaged.
+// Rebuilds the catalog from the disk: manifests and configs say which images exist, folders say which of
+// their layers do. What only the old catalog knew (names, sources, deployed and pinned images) is taken from
+// it as far as it can be read. Runs once, synchronously, when the catalog is missing or damaged.
 
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'

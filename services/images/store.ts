@@ -82,7 +82,9 @@ export function createImageStore({ dir, onNote = () => {} }: ImageStoreDeps) {
   })
 
   return {
-    /** Make the folders and sweep tmp/.  Done on first use anyway; calling it early finds a bad folder early. */
+    /**
+     * Make the folders and sweep tmp/.  Done on first use anyway; calling it early finds a bad folder early.
+     */
     open: prepared,
 
     ...createBlobs(blobs, temporaryPath),

@@ -1,5 +1,5 @@
-// Starts wherry-unpack (native/unpack/main.c): one child process per layer, which inflates, hashes and unpacks
-// it into a folder.  The caller compares the digests that it reports.
+// Starts wherry-unpack (native/unpack/main.c): one child process per layer, which inflates, hashes and
+// unpacks it into a folder. The caller compares the digests that it reports.
 
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'

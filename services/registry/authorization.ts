@@ -1,8 +1,8 @@
-// The Authorization header of requests to registries: none until a registry answers with a challenge, then the
-// value that its challenge and our credentials give, from a bounded cache.
-// The registry chooses the realm of its token service, so the realm is checked. Without credentials it must be
-// https or the registry's own host, or a hostile registry could point us at any service inside the network.
-// With credentials it must be the registry's own host, a host in its domain, or one that the operator named.
+// The Authorization header of requests to registries: none until a registry answers with a challenge, then
+// the value that its challenge and our credentials give, from a bounded cache. The registry chooses the realm
+// of its token service, so the realm is checked. Without credentials it must be https or the registry's own
+// host, or a hostile registry could point us at any service inside the network. With credentials it must be
+// the registry's own host, a host in its domain, or one that the operator named.
 
 import { isIP } from 'node:net'
 import { LRUCache } from 'lru-cache'

@@ -1,6 +1,6 @@
 // One blob as one stream of exactly as many bytes as its descriptor says, over several responses if needed:
-// after a cut connection the rest is requested (RFC 9110 §14, Range).  The reader must verify the digest.
-// A registry cannot hold the reader for ever: resumes are counted, each must bring bytes, and a trickle counts
+// after a cut connection the rest is requested (RFC 9110 §14, Range). The reader must verify the digest. A
+// registry cannot hold the reader for ever: resumes are counted, each must bring bytes, and a trickle counts
 // as a cut.
 
 import { Readable } from 'node:stream'

@@ -1,4 +1,4 @@
-// Connections to registries: CA, client certificate, proxy and time limits, as undici agents.  Settings of one
+// Connections to registries: CA, client certificate, proxy and time limits, as undici agents. Settings of one
 // host are never used for another: each configured host has a separate agent.
 
 import { setMaxListeners } from 'node:events'

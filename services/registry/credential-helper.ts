@@ -1,6 +1,6 @@
-// Runs a credential helper, the program docker-credential-NAME, for one registry (the protocol is in the README
-// of docker-credential-helpers).  Time and output are bounded.  Its standard error is never shown: helpers
-// have written secrets there.
+// Runs a credential helper, the program docker-credential-NAME, for one registry (the protocol is in the
+// README of docker-credential-helpers). Time and output are bounded. Its standard error is never shown:
+// helpers have written secrets there.
 
 import { spawn } from 'node:child_process'
 import { defined } from '../contract/defined.ts'

@@ -95,7 +95,8 @@ function credentialOf(entry: unknown): Credential | undefined {
 }
 
 /**
- * The JSON object in FILE, or undefined when the file does not exist.  Throws an Error that says what is wrong.
+ * The JSON object in FILE, or undefined when the file does not exist. Throws an Error that says what is
+ * wrong.
  */
 export async function readConfigFile(file: string): Promise<Fields | undefined> {
   let text: string

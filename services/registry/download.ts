@@ -1,4 +1,4 @@
-// Downloads a file by http or https, for ADD in builds.  It uses the transport of registries and so its rules:
+// Downloads a file by http or https, for ADD in builds. It uses the transport of registries and so its rules:
 // checked redirects, never from https to http, bounded waits and retries.
 
 import { createHash } from 'node:crypto'

@@ -1,5 +1,5 @@
-// Mirrors of a registry are tried first, each once, in the operator's order; the registry itself comes last and
-// decides.  A mirror that failed rests for a while.  A mirror is a registry like any other: it uses its own
+// Mirrors of a registry are tried first, each once, in the operator's order; the registry itself comes last
+// and decides. A mirror that failed rests for a while. A mirror is a registry like any other: it uses its own
 // http, CA and credentials, never those of the origin.
 
 import { AppError, RegistryError } from '../contract/errors.ts'

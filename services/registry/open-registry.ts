@@ -1,5 +1,5 @@
 // A registry client with the settings of this machine: the file of registries, logins, proxies, CAs, and the
-// usual environment variables (DOCKER_CONFIG, HTTPS_PROXY, SSL_CERT_FILE …).  Gateway, worker and command line
+// usual environment variables (DOCKER_CONFIG, HTTPS_PROXY, SSL_CERT_FILE …). Gateway, worker and command line
 // all open their clients here, so an image that one of them can pull, all of them can.
 
 import { join } from 'node:path'

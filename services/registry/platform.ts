@@ -119,8 +119,8 @@ function runsVariant({ architecture, variants }: HostPlatform, variant: string):
 }
 
 /**
- * Throws ContentError when CONFIG, of an image that was named directly, is not for HOST; ISHERE says that HOST
- * is this machine.
+ * Throws ContentError when CONFIG, of an image that was named directly, is not for HOST; ISHERE says that
+ * HOST is this machine.
  */
 export function checkPlatform(config: ImageConfig, host: HostPlatform, isHere = true): void {
   const { os, architecture, variant } = config

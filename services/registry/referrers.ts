@@ -1,4 +1,4 @@
-// Artifacts that point at an image without being part of it: signatures, SBOMs, provenance.  They are found by
+// Artifacts that point at an image without being part of it: signatures, SBOMs, provenance. They are found by
 // the referrers API of the distribution-spec 1.1, its fallback for older registries (an index under the tag
 // sha256-<hex>), cosign's tags (sha256-<hex>.sig, .att, .sbom), and BuildKit's attestations in an index.
 // Nothing found here is verified.

@@ -38,8 +38,8 @@ export interface RegistryClientOptions {
 
 export interface RegistryClient {
   /**
-   * An authorized request in REF's repository, at the registry itself and not at a mirror. Returns any status;
-   * the caller reads the body.
+   * An authorized request in REF's repository, at the registry itself and not at a mirror. Returns any
+   * status; the caller reads the body.
    */
   readonly call: CallRegistry
 
@@ -59,8 +59,8 @@ export interface RegistryClient {
   find(ref: Reference, name: string, accept: string, signal?: AbortSignal): Promise<Buffer | undefined>
 
   /**
-   * The blob of DESCRIPTOR: exactly its size in bytes, over as many connections as that takes. The caller must
-   * verify the digest while reading. Throws RegistryError, ContentError; so does the stream.
+   * The blob of DESCRIPTOR: exactly its size in bytes, over as many connections as that takes. The caller
+   * must verify the digest while reading. Throws RegistryError, ContentError; so does the stream.
    */
   blob(ref: Reference, descriptor: Descriptor, signal?: AbortSignal): Promise<Readable>
 

@@ -138,8 +138,8 @@ async function readLayer({ registry, ref, signal }: Look, layer: ArtifactLayer):
 }
 
 /**
- * The result of READ, or undefined when the content is invalid: otherwise anyone who may push could hide valid
- * signatures behind an invalid one.
+ * The result of READ, or undefined when the content is invalid: otherwise anyone who may push could hide
+ * valid signatures behind an invalid one.
  */
 async function readable<T>(read: Promise<T>): Promise<T | undefined> {
   try {

@@ -58,7 +58,8 @@ export async function discardBody(response: RegistryResponse): Promise<void> {
 }
 
 /**
- * The result of WORK, or SIGNAL's reason as soon as it aborts: undici heeds a signal only once it is connected.
+ * The result of WORK, or SIGNAL's reason as soon as it aborts: undici heeds a signal only once it is
+ * connected.
  */
 export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return await work
@@ -132,7 +133,8 @@ function withoutAuthorization(headers: Readonly<Record<string, string>>): Record
 }
 
 /**
- * A Transport over CONNECTIONS. REQUESTTIMEOUTMS bounds the wait for headers and for each next piece of a body.
+ * A Transport over CONNECTIONS. REQUESTTIMEOUTMS bounds the wait for headers and for each next piece of a
+ * body.
  */
 export function createTransport({
   requestTimeoutMs,

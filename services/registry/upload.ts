@@ -1,5 +1,5 @@
-// Uploads one blob into one repository (distribution-spec 1.1, "Pushing Blobs"): not at all when it exists, by
-// mounting it from another repository, in chunks that resume after a cut, or in one piece.  The registry
+// Uploads one blob into one repository (distribution-spec 1.1, "Pushing Blobs"): not at all when it exists,
+// by mounting it from another repository, in chunks that resume after a cut, or in one piece. The registry
 // verifies the digest at the end.
 
 import { createReadStream } from 'node:fs'
