@@ -2,7 +2,7 @@
 // rules).
 
 import type { User } from '../contract/runtime-spec.ts'
-import { readImageFile } from '../images/pull.ts'
+import { readImageFile } from '../images/image-file.ts'
 import { resolveUser } from '../runtime/user.ts'
 
 /** WRITTEN ("", "app", "1000:1000" …) in the stage of LAYERS.  Throws StartError. */

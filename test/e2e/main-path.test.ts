@@ -268,7 +268,7 @@ t.test('an image can be removed once no function and no running call uses it', a
   t.match(JSON.parse((await images('ls', '--json')).stdout), [{ isDeployed: true, isPinned: true }])
   t.match(await images('rm', digest), {
     code: 1,
-    stderr: /is needed by a function that is deployed; remove the function first \(ERR_IMAGE_IN_USE\)/,
+    stderr: /is used by a deployed function; remove the function first \(ERR_IMAGE_IN_USE\)/,
   })
   // Give the function another image and remove all others. Removing the function itself would end its call.
   const other = `${wherry.addresses.registry}/other`

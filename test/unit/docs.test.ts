@@ -238,8 +238,6 @@ t.test('ARCHITECTURE.md gives a reason for every installed package', async (t) =
 
 /** Files that are still over the limit. */
 const LONG_FILES: readonly string[] = [
-  'services/images/pull.ts',
-  'services/registry/registry.ts',
   'services/runtime/bundle/bundle.ts',
   'services/runtime/plan.ts',
 ]
@@ -247,8 +245,6 @@ const LONG_FILES: readonly string[] = [
 /** Functions that are still over the limit, by a part of their first line. */
 const LONG_FUNCTIONS: readonly string[] = [
   'main (void)',
-  'createPuller',
-  'createRegistryClient',
   '}) {',
   'buildContainerPlan',
   'openNative',
