@@ -7,7 +7,9 @@ import { createAttempt, type AttemptDeps } from './attempt.ts'
 import type { Announced, CallSource } from './taken-call.ts'
 
 export interface CallServer {
-  /** Takes no more calls, waits up to TIMEOUTMS for running ones, then aborts the rest and gives them back. */
+  /**
+   * Takes no more calls, waits up to TIMEOUTMS for running ones, then aborts the rest and gives them back.
+   */
   stop(timeoutMs: number): Promise<void>
 }
 
