@@ -112,7 +112,7 @@ export function createMarkers({
       )
   }
 
-  /** Wait RECONNECT_WAIT_MS, or if UNTILREADY only until CLIENT is connected. */
+  /** Wait for CLIENT's next connection, at most RECONNECT_WAIT_MS; with UNTILREADY an open one will do. */
   async function pause(client: RedisClient, untilReady: boolean): Promise<void> {
     if (untilReady && client.status === 'ready') return
     const { promise, resolve } = Promise.withResolvers<void>()

@@ -31,12 +31,12 @@ return 'claimed'
 } as const
 
 /**
- * settle: write the end of an attempt, if the attempt still owns its job. KEYS lock, active, record, result,
- * counts, logs, wait, prioritized, marker, body ARGV jobId, token, lock ms, record text, record ms, result
- * bytes, reply channel, counted function, log text,
- *      callId, log length, body ms, reply text
- * An empty string skips its part.  Also raises the marker when calls wait: BullMQ's move to "finished" does
- * not for a queue that was at its global concurrency.
+ * settle: write the end of an attempt, if the attempt still owns its job.
+ * KEYS lock, active, record, result, counts, logs, wait, prioritized, marker, body
+ * ARGV jobId, token, lock ms, record text, record ms, result bytes, reply channel, counted function,
+ *      log text, callId, log length, body ms, reply text
+ * An empty string skips its part. Also raises the marker when calls wait: BullMQ's move to "finished" does
+ * not do so for a queue that was at its global concurrency.
  * Returns 1, or 0 when another attempt owns the job or the job is gone.
  */
 export const SETTLE = {

@@ -40,7 +40,7 @@ export interface TakenCall {
 
 /** Work that a lane has announced. */
 export interface Announced {
-  /** The call, or undefined when another worker was faster.  Throws what Redis throws. */
+  /** The call, or undefined when none is due any more.  Throws what Redis throws. */
   take(): Promise<TakenCall | undefined>
   /** Leave it to another worker. */
   pass(): void
