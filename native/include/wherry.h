@@ -10,8 +10,8 @@
  * area, NUL-terminated; offset 0 is the empty text and means "none".  A list is that many texts
  * one behind the other.  A blob is an offset and a length.  Byte order is the machine's own.
  *
- * Slots are names for file descriptors while a plan is performed: an operation that makes one
- * writes its slot, a later one reads it.  The caller's own descriptors come in through WY_OP_FD.
+ * Handles are names for file descriptors while a plan is performed: an operation that makes one
+ * writes its handle, a later one reads it.  The caller's own descriptors come in through WY_OP_FD.
  */
 #ifndef WHERRY_H
 #define WHERRY_H
@@ -24,18 +24,18 @@
 
 #define WY_PLAN_SIZE_MAX (4u << 20)
 #define WY_OPS_MAX 4096u
-#define WY_SLOTS_MAX 1024u
+#define WY_HANDLES_MAX 1024u
 #define WY_LIST_MAX 4096u
-#define WY_SLOT_NONE 0xffffffffu
+#define WY_HANDLE_NONE 0xffffffffu
 
 /* In the comments: t0..t3 are texts, [p] runs in the caller before the clone, [c] in the child, [i] in a
  * child that has become wherry-init (init/main.c): a process of its own, which may allocate and wait. */
 enum wy_op_kind
 {
-  /* [p] slot = the caller's descriptor num (kept open by the caller) */
+  /* [p] handle = the caller's descriptor num (kept open by the caller) */
   WY_OP_FD = 1,
-  /* [p] slot = detached clone of the mount at t0; attributes: wide set, wide2 cleared; propagation num
-   * (MS_SHARED …, MS_REC for all below); WY_IDMAP, WY_IDMAP_SLOT, WY_RECURSIVE, WY_RECURSIVE_ATTRIBUTES */
+  /* [p] handle = detached clone of the mount at t0; attributes: wide set, wide2 cleared; propagation num
+   * (MS_SHARED …, MS_REC for all below); WY_IDMAP, WY_IDMAP_HANDLE, WY_RECURSIVE, WY_RECURSIVE_ATTRIBUTES */
   WY_OP_TREE,
   /* [p] open t0, a v1 "tasks" or v2 "cgroup.procs" file; [c] write "0" to it */
   WY_OP_CGROUP_JOIN,
@@ -48,13 +48,13 @@ enum wy_op_kind
   WY_OP_PROPAGATION,
   /* [c] become root of the user namespace (gid 0, uid 0, no other groups) */
   WY_OP_SETUP_IDS,
-  /* [c] slot = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
+  /* [c] handle = new file system t0 with num options "key=value" or "flag" from t1; attributes wide */
   WY_OP_FSMOUNT,
-  /* [c] make directory t0, mode num, below slot; owner num2, if not 0 */
+  /* [c] make directory t0, mode num, below handle; owner num2, if not 0 */
   WY_OP_MKDIR,
-  /* [c] fchdir to slot */
-  WY_OP_CHDIR_SLOT,
-  /* [c] move_mount slot onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC,
+  /* [c] fchdir to handle */
+  WY_OP_FCHDIR,
+  /* [c] move_mount handle onto t0; WY_MAKE_DIR, WY_MAKE_FILE, WY_NO_SYMLINKS, WY_OPTIONAL, WY_NOT_ON_PROC,
    * WY_COPY_MODE */
   WY_OP_ATTACH,
   /* [c] mount(2) source t0, target t1, type t2, data t3, flags wide; names relative to the cwd */
@@ -62,7 +62,7 @@ enum wy_op_kind
   /* [c] attach a clone of t0 below `from` (or the root) onto t1, attributes wide; flags as ATTACH,
    * WY_FOLLOW */
   WY_OP_BIND,
-  /* [c] slot = detached clone of t0 below `from` (or the root); attributes and propagation as TREE;
+  /* [c] handle = detached clone of t0 below `from` (or the root); attributes and propagation as TREE;
    * WY_RECURSIVE, WY_FOLLOW */
   WY_OP_SUBTREE,
   /* [c] set attributes wide, clear wide2, on the mount at t0; WY_RECURSIVE_ATTRIBUTES */
@@ -83,7 +83,7 @@ enum wy_op_kind
   WY_OP_NO_NEW_PRIVS,
   /* [c] signal num when the calling thread dies */
   WY_OP_PARENT_DEATH,
-  /* [c] descriptor num (0..2) = slot */
+  /* [c] descriptor num (0..2) = handle */
   WY_OP_STDIO,
   /* [c] every descriptor above 2 + num is closed, with WY_KEEP_UNTIL_EXEC at exec */
   WY_OP_CLOSE_FDS,
@@ -93,13 +93,13 @@ enum wy_op_kind
   WY_OP_SECCOMP,
   /* [c] programs to try: num texts at t0; argv: num2 texts at t1; environment: `wide` texts at t2 */
   WY_OP_EXEC,
-  /* [p] the child is born in the pid namespace behind slot (a namespace or a pidfd) */
+  /* [p] the child is born in the pid namespace behind handle (a namespace or a pidfd) */
   WY_OP_PID_NAMESPACE,
-  /* [c] setns(2) to slot with the CLONE_NEW* flags in wide */
+  /* [c] setns(2) to handle with the CLONE_NEW* flags in wide */
   WY_OP_SETNS,
-  /* [c] slot stays open across exec, under the caller's number for it */
+  /* [c] handle stays open across exec, under the caller's number for it */
   WY_OP_INHERIT,
-  /* [c] execute slot itself; otherwise as WY_OP_EXEC */
+  /* [c] execute handle itself; otherwise as WY_OP_EXEC */
   WY_OP_EXEC_FD,
   /* [c] t0 */
   WY_OP_DOMAINNAME,
@@ -111,31 +111,31 @@ enum wy_op_kind
   WY_OP_KEYRING,
   /* [c] descriptors 0..2 belong to uid num, where they can */
   WY_OP_STDIO_OWNER,
-  /* [c] write t1 into the file t0 below slot */
+  /* [c] write t1 into the file t0 below handle */
   WY_OP_WRITE,
   /* [c] node t0, mode num (with its S_IF type), device wide, owner num2:from */
   WY_OP_MKNOD,
   /* [c] link t1 that says t0 */
   WY_OP_SYMLINK,
-  /* [c] hide t0: a directory behind an empty one, anything else behind slot (a file tree) */
+  /* [c] hide t0: a directory behind an empty one, anything else behind handle (a file tree) */
   WY_OP_MASK,
   /* [c] a terminal becomes descriptors 0..2 and controls the session; its master is sent over the socket
-   * slot; num rows, num2 columns (0: leave); owner wide; WY_MAKE_FILE: also /dev/console */
+   * handle; num rows, num2 columns (0: leave); owner wide; WY_MAKE_FILE: also /dev/console */
   WY_OP_CONSOLE,
   /* [c] one of num texts at t0 can be executed */
   WY_OP_CHECK_PROGRAM,
-  /* [i] report that all went well so far, then wait for a connection on the listening socket slot; what fails
+  /* [i] report that all went well so far, then wait for a connection on the listening socket handle; what fails
    * from here on is reported there, and the connection ends at exec */
   WY_OP_WAIT,
   /* [i] run program t0 (num 1) with num2 texts at t1 and `wide` variables at t2, text t3 on stdin; killed
    * after `from` milliseconds (0: never); it must exit with 0 */
   WY_OP_HOOK,
-  /* [c] on the mount that is slot: attributes wide set, wide2 cleared, propagation num;
+  /* [c] on the mount that is handle: attributes wide set, wide2 cleared, propagation num;
    * WY_RECURSIVE_ATTRIBUTES */
   WY_OP_SETATTR,
   /* [c] descriptors 0 to num - 1, those that are there, stay open across exec */
   WY_OP_KEEP_FDS,
-  /* [i] copy what is in the directory t0 into slot, with num != 0 also its owner and mode */
+  /* [i] copy what is in the directory t0 into handle, with num != 0 also its owner and mode */
   WY_OP_COPY_UP,
   /* [c] the working directory becomes the root; for a mount namespace that is not ours to pivot */
   WY_OP_CHROOT,
@@ -145,10 +145,10 @@ enum wy_op_kind
   WY_OP_IO_PRIORITY,
   /* [i] an environment without HOME gets that of user num in /etc/passwd */
   WY_OP_HOME,
-  /* [i] as WY_OP_SECCOMP; the listener goes to the socket slot, which t1 names, with the text t2 */
+  /* [i] as WY_OP_SECCOMP; the listener goes to the socket handle, which t1 names, with the text t2 */
   WY_OP_SECCOMP_LISTEN,
   /* [p] the next num operations, [c] ones on mounts, are performed by a process with the caller's ids in a
-   * mount namespace of its own, which ends behind them; the slots that they made stay */
+   * mount namespace of its own, which ends behind them; the handles that they made stay */
   WY_OP_ASIDE,
   WY_OP_KINDS
 };
@@ -173,8 +173,8 @@ enum wy_op_flags
   WY_KEEP_UNTIL_EXEC = 1u << 7,
   /* WY_OP_CHECK_PROGRAM has looked at the programs; a filter may forbid to look again */
   WY_CHECKED = 1u << 8,
-  /* map ids through the user namespace that is the slot `from`; with WY_RECURSIVE also below */
-  WY_IDMAP_SLOT = 1u << 9,
+  /* map ids through the user namespace that is the handle `from`; with WY_RECURSIVE also below */
+  WY_IDMAP_HANDLE = 1u << 9,
   /* t0 may be a symbolic link */
   WY_FOLLOW = 1u << 10,
   /* a target on a proc file system is an error (EXDEV) */
@@ -189,7 +189,7 @@ struct wy_op
 {
   uint32_t kind;
   uint32_t flags;
-  uint32_t slot;
+  uint32_t handle;
   uint32_t from;
   uint32_t num;
   uint32_t num2;
@@ -205,7 +205,7 @@ struct wy_plan
   uint32_t size; /* of the whole buffer */
   uint32_t op_count;
   uint32_t text_offset;
-  uint32_t slot_count;
+  uint32_t handle_count;
   uint64_t clone_flags; /* CLONE_NEW* only */
   int32_t cgroup_fd;    /* v2: CLONE_INTO_CGROUP; -1 for none */
   int32_t idmap_fd;     /* user namespace whose maps WY_IDMAP uses; -1 for none */

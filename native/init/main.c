@@ -76,7 +76,7 @@ receive_fds (int socket, int fds[BATCH])
 
 /* The caller's operations have been performed; their descriptors come in the order of the operations. */
 static int
-fill_slots (struct wy_stage *stage, int socket)
+fill_handles (struct wy_stage *stage, int socket)
 {
   int fds[BATCH], count = 0, next = 0;
   for (uint32_t i = 0; i < stage->plan->op_count && wy_op_is_callers (stage->ops[i].kind); i++)
@@ -88,7 +88,7 @@ fill_slots (struct wy_stage *stage, int socket)
           if (count <= 0)
             return wy_fail (stage, "recvmsg", count < 0 ? count : -EPIPE);
         }
-      stage->fds[stage->ops[i].slot] = fds[next++];
+      stage->fds[stage->ops[i].handle] = fds[next++];
     }
   return 0;
 }
@@ -130,7 +130,7 @@ main (int argc, char **argv)
     return EXIT_FAILED;
   struct wy_stage stage = wy_stage_of (plan, &err);
   stage.report = control;
-  if (wy_plan_check (plan, size, &err) == 0 && fill_slots (&stage, control) == 0)
+  if (wy_plan_check (plan, size, &err) == 0 && fill_handles (&stage, control) == 0)
     perform (&stage);
   wy_sys (SYS_sendto, stage.report, &err, sizeof err, MSG_NOSIGNAL, NULL, 0);
   return EXIT_FAILED;

@@ -4,7 +4,7 @@
  * mount namespace of whoever mounts it (clone_private_mount() in fs/namespace.c), and nothing may be
  * attached in the caller's, where it would outlive a kill -9.  The child has a namespace, but is already
  * in its user namespace, where trusted.* attributes cannot be written.  So a process with the caller's
- * rights and memory does them and ends; what it put into slots is open in the caller, detached
+ * rights and memory does them and ends; what it put into handles is open in the caller, detached
  * from any namespace, and everything else went with it.
  */
 #include <errno.h>
@@ -42,7 +42,7 @@ run_aside (void *argument)
           return 127;
         }
       if (op->kind == WY_OP_FSMOUNT || op->kind == WY_OP_SUBTREE)
-        aside->stage->owned[op->slot] = true;
+        aside->stage->owned[op->handle] = true;
     }
   aside->done = true;
   return 0;

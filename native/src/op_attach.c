@@ -197,5 +197,5 @@ wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
 int
 wy_do_attach (struct wy_stage *stage, const struct wy_op *op)
 {
-  return wy_attach (stage, stage->fds[op->slot], wy_text (stage, op->text[0]), op->flags);
+  return wy_attach (stage, stage->fds[op->handle], wy_text (stage, op->text[0]), op->flags);
 }

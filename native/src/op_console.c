@@ -87,7 +87,7 @@ wy_do_console (struct wy_stage *stage, const struct wy_op *op)
     return wy_fail (stage, "fchown", result);
   if (op->flags & WY_MAKE_FILE && (result = attach_console (stage, terminal)) < 0)
     return (int)result;
-  result = wy_send_fd (stage->fds[op->slot], master);
+  result = wy_send_fd (stage->fds[op->handle], master);
   if (result < 0)
     return wy_fail (stage, "sendmsg", result);
   return take_terminal (stage, terminal);

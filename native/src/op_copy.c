@@ -120,7 +120,7 @@ wy_do_copy_up (struct wy_stage *stage, const struct wy_op *op)
   if (from < 0)
     return wy_fail (stage, "openat2", from);
   struct stat st;
-  wy_cleanup_close int to = openat (stage->fds[op->slot], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  wy_cleanup_close int to = openat (stage->fds[op->handle], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   int result = to < 0 || fstat (from, &st) < 0 ? -errno : copy_tree (from, to, 0);
   if (result == 0 && op->num != 0
       && (fchown (to, st.st_uid, st.st_gid) < 0 || fchmod (to, st.st_mode & 07777) < 0))

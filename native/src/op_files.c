@@ -20,7 +20,7 @@ int
 wy_do_write (struct wy_stage *stage, const struct wy_op *op)
 {
   const char *value = wy_text (stage, op->text[1]);
-  wy_cleanup_close int fd = (int)wy_open_in_root (stage->fds[op->slot], wy_text (stage, op->text[0]),
+  wy_cleanup_close int fd = (int)wy_open_in_root (stage->fds[op->handle], wy_text (stage, op->text[0]),
                                                   O_WRONLY, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
   if (fd < 0)
     return wy_fail (stage, "openat2", fd);
@@ -97,7 +97,7 @@ wy_do_mask (struct wy_stage *stage, const struct wy_op *op)
   wy_cleanup_close int empty = -1;
   if (S_ISDIR (st.st_mode) && (empty = (int)empty_directory ()) < 0)
     return wy_fail (stage, "fsmount", empty);
-  result = wy_sys (SYS_move_mount, empty >= 0 ? empty : stage->fds[op->slot], "", target, "",
+  result = wy_sys (SYS_move_mount, empty >= 0 ? empty : stage->fds[op->handle], "", target, "",
                    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
   return result < 0 ? wy_fail (stage, "move_mount", result) : 0;
 }

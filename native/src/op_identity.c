@@ -176,7 +176,7 @@ wy_do_keyring (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_setns (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_setns, stage->fds[op->slot], op->wide);
+  long result = wy_sys (SYS_setns, stage->fds[op->handle], op->wide);
   return result < 0 ? wy_fail (stage, "setns", result) : 0;
 }
 
@@ -191,7 +191,7 @@ wy_prepare_pid_namespace (struct wy_stage *stage, const struct wy_op *op)
   if (fd < 0)
     return wy_fail (stage, "open", fd);
   stage->own_pidns = (int)fd;
-  long result = wy_sys (SYS_setns, stage->fds[op->slot], CLONE_NEWPID);
+  long result = wy_sys (SYS_setns, stage->fds[op->handle], CLONE_NEWPID);
   return result < 0 ? wy_fail (stage, "setns", result) : 0;
 }
 

@@ -35,7 +35,7 @@ wy_do_wait (struct wy_stage *stage, const struct wy_op *op)
   wy_close (&stage->report);
   long result;
   do
-    result = wy_sys (SYS_accept4, stage->fds[op->slot], NULL, NULL, SOCK_CLOEXEC);
+    result = wy_sys (SYS_accept4, stage->fds[op->handle], NULL, NULL, SOCK_CLOEXEC);
   while (result == -EINTR || result == -ECONNABORTED);
   if (result < 0)
     return wy_fail (stage, "accept4", result);

@@ -138,7 +138,7 @@ wy_do_seccomp_listen (struct wy_stage *stage, const struct wy_op *op)
 {
   struct sock_fprog program = { .len = (unsigned short)(op->num / sizeof (struct sock_filter)),
                                 .filter = (struct sock_filter *)(uintptr_t)wy_text (stage, op->text[0]) };
-  struct messenger messenger = { .socket = stage->fds[op->slot],
+  struct messenger messenger = { .socket = stage->fds[op->handle],
                                  .state = wy_text (stage, op->text[2]),
                                  .listener = PENDING,
                                  .result = PENDING };

@@ -24,8 +24,8 @@
 int
 wy_prepare_fd (struct wy_stage *stage, const struct wy_op *op)
 {
-  stage->fds[op->slot] = (int)op->num;
-  stage->owned[op->slot] = false;
+  stage->fds[op->handle] = (int)op->num;
+  stage->owned[op->handle] = false;
   return 0;
 }
 
@@ -60,7 +60,7 @@ set_propagation (int fd, uint64_t propagation)
 static long
 map_ids (const struct wy_stage *stage, const struct wy_op *op, int fd)
 {
-  if (!(op->flags & WY_IDMAP_SLOT))
+  if (!(op->flags & WY_IDMAP_HANDLE))
     return 0;
   uint32_t below = op->flags & WY_RECURSIVE ? (uint32_t)WY_RECURSIVE_ATTRIBUTES : 0;
   return set_attributes (fd, 0, 0, WY_IDMAP | below, stage->fds[op->from]);
@@ -74,8 +74,8 @@ wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
   long fd = wy_sys (SYS_open_tree, AT_FDCWD, wy_text (stage, op->text[0]), flags);
   if (fd < 0)
     return wy_fail (stage, "open_tree", fd);
-  stage->fds[op->slot] = (int)fd;
-  stage->owned[op->slot] = true;
+  stage->fds[op->handle] = (int)fd;
+  stage->owned[op->handle] = true;
   long result = set_attributes ((int)fd, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
   if (result >= 0)
     result = map_ids (stage, op, (int)fd);
@@ -87,9 +87,10 @@ wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_setattr (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = set_attributes (stage->fds[op->slot], op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
+  long result
+      = set_attributes (stage->fds[op->handle], op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
   if (result >= 0)
-    result = set_propagation (stage->fds[op->slot], op->num);
+    result = set_propagation (stage->fds[op->handle], op->num);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
 }
 
@@ -137,14 +138,14 @@ wy_do_fsmount (struct wy_stage *stage, const struct wy_op *op)
   long fd = wy_sys (SYS_fsmount, context, FSMOUNT_CLOEXEC, op->wide);
   if (fd < 0)
     return wy_fail (stage, "fsmount", fd);
-  stage->fds[op->slot] = (int)fd;
+  stage->fds[op->handle] = (int)fd;
   return 0;
 }
 
 int
 wy_do_mkdir (struct wy_stage *stage, const struct wy_op *op)
 {
-  int dir = stage->fds[op->slot];
+  int dir = stage->fds[op->handle];
   const char *name = wy_text (stage, op->text[0]);
   long result = wy_sys (SYS_mkdirat, dir, name, op->num);
   if (result < 0)
@@ -160,9 +161,9 @@ wy_do_mkdir (struct wy_stage *stage, const struct wy_op *op)
 }
 
 int
-wy_do_chdir_slot (struct wy_stage *stage, const struct wy_op *op)
+wy_do_fchdir (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_fchdir, stage->fds[op->slot]);
+  long result = wy_sys (SYS_fchdir, stage->fds[op->handle]);
   return result < 0 ? wy_fail (stage, "fchdir", result) : 0;
 }
 
@@ -197,7 +198,7 @@ clone_tree (struct wy_stage *stage, const struct wy_op *op, int dir, const char 
 static int
 subtree (struct wy_stage *stage, const struct wy_op *op)
 {
-  return clone_tree (stage, op, op->from == WY_SLOT_NONE ? AT_FDCWD : stage->fds[op->from],
+  return clone_tree (stage, op, op->from == WY_HANDLE_NONE ? AT_FDCWD : stage->fds[op->from],
                      wy_text (stage, op->text[0]));
 }
 
@@ -207,7 +208,7 @@ wy_do_subtree (struct wy_stage *stage, const struct wy_op *op)
   int tree = subtree (stage, op);
   if (tree < 0)
     return tree;
-  stage->fds[op->slot] = tree;
+  stage->fds[op->handle] = tree;
   return 0;
 }
 

@@ -16,7 +16,7 @@
 int
 wy_prepare_join (struct wy_stage *stage, const struct wy_op *op)
 {
-  if (stage->join_count == WY_SLOTS_MAX)
+  if (stage->join_count == WY_HANDLES_MAX)
     return wy_fail (stage, "too many joins", -E2BIG);
   long fd = wy_sys (SYS_open, wy_text (stage, op->text[0]), O_WRONLY | O_CLOEXEC);
   if (fd < 0)
@@ -102,9 +102,9 @@ wy_do_parent_death (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_stdio (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_dup3, stage->fds[op->slot], op->num, 0);
+  long result = wy_sys (SYS_dup3, stage->fds[op->handle], op->num, 0);
   /* dup3 refuses a descriptor onto itself; then only close-on-exec must go. */
-  if (result == -EINVAL && stage->fds[op->slot] == (int)op->num)
+  if (result == -EINVAL && stage->fds[op->handle] == (int)op->num)
     result = wy_sys (SYS_fcntl, op->num, F_SETFD, 0);
   return result < 0 ? wy_fail (stage, "dup3", result) : 0;
 }
@@ -215,7 +215,7 @@ wy_do_exec_fd (struct wy_stage *stage, const struct wy_op *op)
 {
   stage->at_exec = 1;
   return wy_fail (stage, "execveat",
-                  wy_sys (SYS_execveat, stage->fds[op->slot], "", stage->argv, stage->envp, AT_EMPTY_PATH));
+                  wy_sys (SYS_execveat, stage->fds[op->handle], "", stage->argv, stage->envp, AT_EMPTY_PATH));
 }
 
 /* So that a command that is missing is said before the container counts as created.  What the kernel
@@ -244,7 +244,7 @@ wy_do_check_program (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_inherit (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_fcntl, stage->fds[op->slot], F_SETFD, 0);
+  long result = wy_sys (SYS_fcntl, stage->fds[op->handle], F_SETFD, 0);
   return result < 0 ? wy_fail (stage, "fcntl", result) : 0;
 }
 

@@ -2,7 +2,7 @@
  *
  * The plan is the same that wy_start takes.  Its [p] operations are performed here, where the host's
  * files can be opened; what they made is sent along in the order of the operations, and wherry-init
- * (init/main.c) puts it into the slots and performs the others.
+ * (init/main.c) puts it into the handles and performs the others.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -76,7 +76,7 @@ prepare_callers (struct wy_stage *stage, int *made, unsigned *count)
         return wy_fail (stage, "only for a clone", -EINVAL);
       if (wy_op_table[op->kind].prepare (stage, op) < 0)
         return -1;
-      made[(*count)++] = stage->fds[op->slot];
+      made[(*count)++] = stage->fds[op->handle];
     }
   stage->err->op = -1;
   return 0;
@@ -85,7 +85,7 @@ prepare_callers (struct wy_stage *stage, int *made, unsigned *count)
 static int
 send_plan (struct wy_stage *stage, int socket, uint64_t size)
 {
-  int made[WY_SLOTS_MAX];
+  int made[WY_HANDLES_MAX];
   unsigned count = 0;
   if (prepare_callers (stage, made, &count) < 0)
     return -1;

@@ -17,9 +17,9 @@ struct wy_stage
   const struct wy_plan *plan;
   const struct wy_op *ops;
   const char *text;
-  int fds[WY_SLOTS_MAX];
-  bool owned[WY_SLOTS_MAX];   /* opened here, so closed here */
-  int join_fds[WY_SLOTS_MAX]; /* of WY_OP_CGROUP_JOIN, by order of appearance */
+  int fds[WY_HANDLES_MAX];
+  bool owned[WY_HANDLES_MAX];   /* opened here, so closed here */
+  int join_fds[WY_HANDLES_MAX]; /* of WY_OP_CGROUP_JOIN, by order of appearance */
   unsigned join_count;
   unsigned joined;
   int stdio[3]; /* the child's ends, -1 when the plan brings its own */
@@ -77,7 +77,7 @@ wy_next (const char *t)
 
 wy_op_function wy_prepare_fd, wy_prepare_tree, wy_prepare_aside, wy_prepare_join, wy_prepare_exec;
 wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do_fsmount, wy_do_mkdir,
-    wy_do_chdir_slot, wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot,
+    wy_do_fchdir, wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot,
     wy_do_unshare, wy_do_hostname, wy_do_loopback, wy_do_rlimit, wy_do_ids, wy_do_capabilities,
     wy_do_no_new_privs, wy_do_parent_death, wy_do_stdio, wy_do_close_fds, wy_do_chdir, wy_do_seccomp,
     wy_do_exec;

@@ -329,7 +329,7 @@ wy_stage_release (struct wy_stage *stage)
   if (stage->own_pidns >= 0 && wy_sys (SYS_setns, stage->own_pidns, CLONE_NEWPID) < 0)
     abort ();
   wy_close (&stage->own_pidns);
-  for (unsigned i = 0; i < stage->plan->slot_count; i++)
+  for (unsigned i = 0; i < stage->plan->handle_count; i++)
     if (stage->owned[i])
       wy_close (&stage->fds[i]);
   for (unsigned i = 0; i < stage->join_count; i++)

@@ -40,14 +40,14 @@ plan_in (int folder)
                              .size = sizeof s,
                              .op_count = OPS,
                              .text_offset = offsetof (struct sample, text),
-                             .slot_count = 1,
+                             .handle_count = 1,
                              .cgroup_fd = -1,
                              .idmap_fd = -1,
                              .netns_fd = -1 };
   memcpy (s.text, "\0a\0b\0/bin/echo\0ran", 19);
-  s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .slot = 0, .num = (uint32_t)folder };
-  s.ops[1] = (struct wy_op){ .kind = WY_OP_WRITE, .slot = 0, .text = { 1, 1 } };
-  s.ops[2] = (struct wy_op){ .kind = WY_OP_WRITE, .slot = 0, .text = { 3, 3 } };
+  s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .handle = 0, .num = (uint32_t)folder };
+  s.ops[1] = (struct wy_op){ .kind = WY_OP_WRITE, .handle = 0, .text = { 1, 1 } };
+  s.ops[2] = (struct wy_op){ .kind = WY_OP_WRITE, .handle = 0, .text = { 3, 3 } };
   s.ops[3] = (struct wy_op){ .kind = WY_OP_PARENT_DEATH, .num = SIGKILL };
   s.ops[4] = (struct wy_op){ .kind = WY_OP_EXEC, .num = 1, .num2 = 2, .text = { 5, 5 } };
   return s;

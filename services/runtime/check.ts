@@ -5,7 +5,7 @@
 import { StartError, type Fault } from '../contract/errors.ts'
 import type { Mount, RuntimeSpec } from '../contract/runtime-spec.ts'
 import { isCapability } from './capability.ts'
-import { CLONE, RLIMIT } from './ops.ts'
+import { CLONE, RLIMIT } from './linux.ts'
 import { ID_COUNT } from './user.ts'
 
 /** WY_LIST_MAX in native/include/wherry.h. */

@@ -241,20 +241,10 @@ const LONG_FILES: readonly string[] = [
   'services/images/pull.ts',
   'services/oci/program.ts',
   'services/registry/registry.ts',
-  'services/runtime/bundle/bundle.ts',
-  'services/runtime/plan.ts',
 ]
 
 /** Functions that are still over the limit, by a part of their first line. */
-const LONG_FUNCTIONS: readonly string[] = [
-  'main (void)',
-  'createPuller',
-  'createRegistryClient',
-  '}) {',
-  'buildContainerPlan',
-  'openNative',
-  'Promise<Running',
-]
+const LONG_FUNCTIONS: readonly string[] = ['createPuller', 'createRegistryClient', '}) {', 'Promise<Running']
 
 interface Block {
   readonly from: number

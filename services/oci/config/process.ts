@@ -5,7 +5,7 @@ import { isAbsolute } from 'node:path'
 import type { BundleProcess, BundleRlimit, Scheduler } from '../../contract/bundle-spec.ts'
 import type { Capabilities, User } from '../../contract/runtime-spec.ts'
 import { isCapability } from '../../runtime/capability.ts'
-import { RLIMIT } from '../../runtime/ops.ts'
+import { RLIMIT } from '../../runtime/linux.ts'
 import type { Cursor } from './cursor.ts'
 
 const ID_MAX = 4_294_967_294

@@ -2,7 +2,7 @@
 // below"), sorted by who acts on them: attributes of the mount, propagation, and the file system's own.
 // Pure; knows no paths.
 
-import { ATTR, MS } from '../ops.ts'
+import { ATTR, MS } from '../linux.ts'
 
 export interface MountOptions {
   /** MOUNT_ATTR_* of this mount to set and to clear … */
