@@ -1,9 +1,8 @@
-/* op_console.c - a terminal for the container, made inside and handed out.
+/* op_console.c - a terminal for the container, created inside and its master sent out.
  *
- * The pair belongs to the container's own devpts, so its names are true inside.  The far end is
- * opened through the near one (TIOCGPTPEER, Linux 4.13), never by a name in /dev/pts that somebody
- * could have put another file at (CVE-2025-52565).
- */
+ * The pair belongs to the container's own devpts, so its names are valid inside. The far end is opened
+ * through the near one (TIOCGPTPEER, Linux 4.13), never by a name in /dev/pts where another file could have
+ * been placed (CVE-2025-52565). */
 #include <asm/ioctls.h>
 #include <asm/termbits.h>
 #include <errno.h>
@@ -42,7 +41,7 @@ open_multiplexer (void)
   return result;
 }
 
-/* /dev/console is the same terminal, by the descriptor and not by its name. */
+/* /dev/console is the same terminal, bound from the descriptor and not from its name. */
 static int
 attach_console (struct wy_stage *stage, int terminal)
 {

@@ -1,10 +1,8 @@
 /* op_mount.c - operations on mounts.
  *
- * The rule that keeps a hostile image inside: before the pivot nothing is ever looked up by a
- * path that leads through the image.  Whatever comes from the host is opened in the caller as a
- * detached tree (open_tree(2)) and attached after the pivot, when every path the kernel resolves
- * begins and ends inside the container's own root.
- */
+ * The rule that confines a hostile image: before the pivot no path is resolved through the image. Whatever
+ * comes from the host is opened in the caller as a detached tree (open_tree(2)) and attached after the pivot,
+ * when every path the kernel resolves begins and ends inside the container's root. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
@@ -15,8 +13,8 @@
 #include "stage.h"
 #include "sys.h"
 
-/* <sys/mount.h> of glibc 2.36 and <linux/mount.h> agree on these since 5.12, under include guards
- * of their own; only what both lack on older machines is named here. */
+/* Since 5.12 <sys/mount.h> of glibc 2.36 and <linux/mount.h> define the same constants; only what both lack
+ * on older machines is defined here. */
 #ifndef MOUNT_ATTR_IDMAP
 #define MOUNT_ATTR_IDMAP 0x00100000
 #endif
@@ -44,7 +42,7 @@ set_attributes (int fd, uint64_t attributes, uint64_t cleared, uint32_t flags, i
   return wy_sys (SYS_mount_setattr, fd, "", at, &attr, sizeof attr);
 }
 
-/* PROPAGATION as mount(2) takes it: MS_SHARED and the like, MS_REC for the mounts below as well. */
+/* PROPAGATION as in mount(2): MS_SHARED and the like, with MS_REC also for the mounts below. */
 static long
 set_propagation (int fd, uint64_t propagation)
 {
@@ -55,8 +53,8 @@ set_propagation (int fd, uint64_t propagation)
                  AT_EMPTY_PATH | (propagation & MS_REC ? (unsigned)AT_RECURSIVE : 0u), &attr, sizeof attr);
 }
 
-/* Ids through a user namespace of the tree's own.  Apart from the other attributes, which may be meant for
- * fewer mounts. */
+/* Map ids through the tree's own user namespace; separate from the other attributes, which may apply to fewer
+ * mounts. */
 static long
 map_ids (const struct wy_stage *stage, const struct wy_op *op, int fd)
 {
@@ -104,7 +102,7 @@ wy_do_propagation (struct wy_stage *stage, const struct wy_op *op)
 static long
 configure (int context, const char *option)
 {
-  /* fsconfig wants key and value apart, and the text area may not be written to. */
+  /* fsconfig takes key and value separately, and the text area is read-only. */
   char key[64];
   unsigned i = 0;
   for (; option[i] != '\0' && option[i] != '='; i++)
@@ -150,7 +148,7 @@ wy_do_mkdir (struct wy_stage *stage, const struct wy_op *op)
   long result = wy_sys (SYS_mkdirat, dir, name, op->num);
   if (result < 0)
     return wy_fail (stage, "mkdirat", result);
-  /* The umask is the caller's; a mode such as 1777 must not depend on it. */
+  /* A mode such as 1777 must not depend on the caller's umask. */
   result = wy_sys (SYS_fchmodat, dir, name, op->num);
   if (result < 0)
     return wy_fail (stage, "fchmodat", result);
@@ -175,7 +173,7 @@ wy_do_mount (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "mount", result) : 0;
 }
 
-/* A detached clone of PATH below DIR.  Return: its descriptor, or -errno with the call named. */
+/* Make a detached clone of PATH below DIR. Return: its descriptor, or -errno with the call recorded. */
 static int
 clone_tree (struct wy_stage *stage, const struct wy_op *op, int dir, const char *path)
 {
@@ -212,8 +210,7 @@ wy_do_subtree (struct wy_stage *stage, const struct wy_op *op)
   return 0;
 }
 
-/* What a link in the image leads to: found first, without magic links, which could be ways to descriptors of
- * ours. */
+/* Open the target of a link in the image first, without magic links, which could lead to our descriptors. */
 static int
 linked_subtree (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -268,7 +265,7 @@ wy_do_pivot (struct wy_stage *stage, const struct wy_op *op)
   result = wy_sys (SYS_fchdir, old_root);
   if (result < 0)
     return wy_fail (stage, "fchdir", result);
-  /* Without this the detach below would travel back to the host. */
+  /* Without this the detach below would propagate to the host. */
   result = wy_sys (SYS_mount, NULL, ".", NULL, MS_REC | MS_PRIVATE, NULL);
   if (result < 0)
     return wy_fail (stage, "mount", result);

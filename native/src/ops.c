@@ -1,4 +1,4 @@
-/* ops.c - which function does which operation, and in which half. */
+/* ops.c - the functions of each operation, for both halves. */
 #include "stage.h"
 
 const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {

@@ -1,10 +1,8 @@
-/* plan.c - is this buffer a plan that can be performed without reading outside of it?
+/* plan.c - checks that a buffer is a plan that can be performed without reading outside of it.
  *
- * The buffer comes from our own encoder, yet it is treated as hostile: whoever finds a way to
- * spoil it must find an error here, before the clone, and not a process with half a root.  What
- * is checked is shape (bounds, handles written before they are read, order of the two halves); what
- * the operations mean is the encoder's business.
- */
+ * The buffer comes from our own encoder, yet it is treated as hostile: a spoilt plan must fail here, before
+ * the clone, not in a process with half a root. The check covers shape (bounds, handles opened before they
+ * are used, order of the two halves); meaning is up to the encoder. */
 #include <errno.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -18,7 +16,7 @@
 #define NAMESPACES                                                                                           \
   (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWCGROUP)
 
-/* What an operation uses; everything is bounds-checked by this table and nothing else. */
+/* What an operation uses. All bounds checks follow from this table. */
 enum uses
 {
   HANDLE_OUT = 1 << 0,
@@ -33,10 +31,10 @@ enum uses
   IDS_T0 = 1 << 9,   /* from 32-bit numbers at t0 */
   SETS_T0 = 1 << 10, /* five 64-bit numbers at t0 */
   LISTS_EXEC = 1 << 11,
-  CALLER = 1 << 12,  /* runs in the caller, so may only stand before the child's operations */
+  CALLER = 1 << 12,  /* runs in the caller, so it must come before the child's operations */
   INIT = 1 << 13,    /* only for wherry-init */
   LIST_T0 = 1 << 14, /* num texts at t0 */
-  LAST = 1 << 15     /* ends the plan, and only this does */
+  LAST = 1 << 15     /* must be the last operation, and only it may be */
 };
 
 static const uint16_t uses_of[WY_OP_KINDS] = {
@@ -103,7 +101,7 @@ struct check
   uint32_t text_size;
   bool made[WY_HANDLES_MAX];
   bool in_child;
-  uint32_t aside; /* operations that still belong to WY_OP_ASIDE */
+  uint32_t aside; /* operations left of the current WY_OP_ASIDE */
   struct wy_error *err;
 };
 
@@ -117,8 +115,8 @@ refuse (struct check *c, int op, int code, const char *what)
   return -1;
 }
 
-/* COUNT texts one behind the other from OFFSET, all inside the area?  The area ends with a NUL
- * (checked once), so a text that begins inside it also ends inside it. */
+/* Are COUNT consecutive texts from OFFSET all inside the area? The area ends with a NUL (checked once), so a
+ * text that begins inside it also ends inside it. */
 static bool
 list_fits (const struct check *c, uint32_t offset, uint64_t count)
 {
@@ -192,7 +190,7 @@ meaning_fault (const struct check *c, const struct wy_op *op)
     return "descriptor count";
   if (op->kind == WY_OP_USER_MAPS && !(c->plan->clone_flags & CLONE_NEWUSER))
     return "maps without userns";
-  /* clone3(2) could not tell a time namespace's offsets before somebody is in it. */
+  /* Not in clone flags: a time namespace's offsets must be written before a process is in it. */
   if ((op->kind == WY_OP_UNSHARE || op->kind == WY_OP_SETNS)
       && op->wide & ~(uint64_t)(NAMESPACES | CLONE_NEWTIME))
     return "namespace flags";
@@ -207,7 +205,7 @@ meaning_fault (const struct check *c, const struct wy_op *op)
   return NULL;
 }
 
-/* Does OP stand where it may? */
+/* Is OP allowed at this position? */
 static const char *
 order_fault (struct check *c, const struct wy_op *op)
 {
