@@ -1,6 +1,6 @@
-// Is a runtime spec one that can be performed?  Every field that is wrong is named, by its path, before
-// anything is taken for the container.  Knows what the kernel and the plan's layout take; does not know
-// who wrote the spec: names and numbers in it may come from an image, which is a stranger's.
+// Checks a runtime spec against the limits of the kernel and of the plan's layout. Every wrong field is named
+// by its path before the container takes anything. Names and numbers may come from an image, so all of them
+// are untrusted.
 
 import { StartError, type Fault } from '../contract/errors.ts'
 import type { Mount, RuntimeSpec } from '../contract/runtime-spec.ts'
@@ -12,12 +12,12 @@ import { ID_COUNT } from './user.ts'
 const LIST_MAX = 4096
 export const LAYERS_MAX = 128
 const HOSTNAME_BYTES_MAX = 64
-/** NGROUPS_MAX of the kernel. */
+/** NGROUPS_MAX */
 const GROUPS_MAX = 65_536
 const CPU_PERIOD_MIN_US = 1000
 const CPU_PERIOD_MAX_US = 1_000_000
 const PIDS_MAX = 4_194_304
-/** What a message quotes of a name. */
+/** Characters of a name that a message quotes. */
 const QUOTED_MAX = 80
 const CAPABILITY_SETS = ['bounding', 'permitted', 'inheritable', 'effective', 'ambient'] as const
 const MOUNT_TYPES: readonly string[] = ['bind', 'proc', 'dev', 'scratch'] satisfies ReadonlyArray<

@@ -42,8 +42,8 @@ export interface Container {
 
 export interface Runtime {
   /**
-   * Throws StartError when the image or function is the reason, RuntimeFull when no slot is free, SyscallError
-   * otherwise.
+   * Throws StartError when the image or function is the reason, RuntimeFull when no slot is free,
+   * SyscallError otherwise.
    */
   start(spec: RuntimeSpec): Container
   readonly running: number

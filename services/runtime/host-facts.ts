@@ -20,8 +20,8 @@ export interface HostFacts {
   readonly cgroupTasks: readonly string[]
   readonly seccomp: Uint8Array
   /**
-   * This kernel's tmpfs keeps no user.* attributes (before Linux 6.6): the worker mounts the root, because its
-   * overlay may use trusted.*.
+   * This kernel's tmpfs keeps no user.* attributes (before Linux 6.6): the worker mounts the root, because
+   * its overlay may use trusted.*.
    */
   readonly rootByWorker: boolean
   /** Which of a spec's masked and read-only paths this kernel has, and whether they are directories. */

@@ -1,5 +1,5 @@
-// The only door to libwherry.so. Numbers and bytes go in; a child, an exit or a SyscallError comes out. Calls are
-// synchronous and short, on the main thread: containers die with the thread that started them (prctl(2),
+// The only door to libwherry.so. Numbers and bytes go in; a child, an exit or a SyscallError comes out. Calls
+// are synchronous and short, on the main thread: containers die with the thread that started them (prctl(2),
 // PR_SET_PDEATHSIG).
 
 import { constants } from 'node:os'
@@ -53,8 +53,8 @@ export interface Native {
   /** Sends SIGNAL; false when the process has already ended. */
   kill(pidfd: number, signal: number): boolean
   /**
-   * Sets the oom_score_adj of PID, which was just started and no longer shares its memory. Does nothing when it
-   * has ended. Throws SyscallError.
+   * Sets the oom_score_adj of PID, which was just started and no longer shares its memory. Does nothing when
+   * it has ended. Throws SyscallError.
    */
   oomScore(pid: number, score: number): void
   newUserNamespace(base: number, count: number): number
@@ -77,8 +77,8 @@ export interface Native {
    */
   send(socket: number, plan: Plan): void
   /**
-   * Blocks until the wherry-init at the other end of SOCKET waits ("waiting"), or its end is closed because it
-   * executed its program or died ("closed"). Throws SyscallError naming the failed one of OP_NAMES.
+   * Blocks until the wherry-init at the other end of SOCKET waits ("waiting"), or its end is closed because
+   * it executed its program or died ("closed"). Throws SyscallError naming the failed one of OP_NAMES.
    */
   report(socket: number, opNames: readonly string[]): 'waiting' | 'closed'
   /** Two connected sockets. */

@@ -1,6 +1,6 @@
 // The root file system of a container: the host's trees it is made of, and the overlay that joins them. On
-// kernels before 6.6 a tmpfs keeps no user.* attributes, which an overlay of a user namespace needs; there the
-// worker mounts the overlay and the container attaches it.
+// kernels before 6.6 a tmpfs keeps no user.* attributes, which an overlay of a user namespace needs; there
+// the worker mounts the overlay and the container attaches it.
 
 import { StartError } from '../contract/errors.ts'
 import type { Mount, RuntimeSpec } from '../contract/runtime-spec.ts'

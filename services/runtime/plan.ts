@@ -17,15 +17,17 @@ import { processOps } from './plan-process.ts'
 import { hostTrees, rootOps, workerRootOps } from './plan-root.ts'
 import { ID_COUNT } from './user.ts'
 
-/** What programs expect, and the mode of what is made on their behalf; the worker's own umask is unrelated. */
+/**
+ * What programs expect, and the mode of what is made on their behalf; the worker's own umask is unrelated.
+ */
 const UMASK = 0o022
 
 /** The operations of a whole start. */
 function startOps(spec: RuntimeSpec, facts: HostFacts, newNetwork: boolean): Op[] {
   const take = countHandles()
   const host = hostTrees(spec, facts, take)
-  // A folder on disk keeps user.* attributes on all kernels. And without mapped ids the container's root could
-  // not change what an overlay of the host shows.
+  // A folder on disk keeps user.* attributes on all kernels. And without mapped ids the container's root
+  // could not change what an overlay of the host shows.
   const byWorker = facts.rootByWorker && host.writable === undefined && facts.idmapFd >= 0
   const root = (byWorker ? workerRootOps : rootOps)(spec, facts, take, host)
   const inner = innerTrees(spec, take, root.scratch)

@@ -1,5 +1,6 @@
 // One table: which field of an operation goes where in its record (struct wy_op in native/include/wherry.h).
-// encode.ts knows no other source. A new operation needs its fields in ops.ts, a line here, and its half in C.
+// encode.ts knows no other source. A new operation needs its fields in ops.ts, a line here, and its half in
+// C.
 
 import type { Op, OpKind, OpOf } from './ops.ts'
 

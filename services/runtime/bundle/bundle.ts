@@ -1,6 +1,6 @@
-// A bundle's container, step by step: a wherry-init in its namespaces and cgroup, the plan sent to it, the word
-// to start. The steps are separate because engines request them one by one, from processes of their own; the
-// caller keeps what is needed in between (services/oci/store.ts).
+// A bundle's container, step by step: a wherry-init in its namespaces and cgroup, the plan sent to it, the
+// word to start. The steps are separate because engines request them one by one, from processes of their own;
+// the caller keeps what is needed in between (services/oci/store.ts).
 
 import { closeSync, openSync, statSync } from 'node:fs'
 import { join } from 'node:path'

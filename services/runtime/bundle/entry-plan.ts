@@ -57,8 +57,9 @@ function joinOps(joins: readonly Join[]): readonly Op[] {
 /** Which created namespaces are made by the clone and which by the child later. */
 function splitCreated({ joined, created }: EntryFacts) {
   const joinsUser = joined.some(({ types }) => types.includes('user'))
-  // Inside a joined user namespace the others can be made only once it is joined. And an ipc namespace belongs
-  // to the user namespace of its creator, with its message queues, so it must not be created by root outside.
+  // Inside a joined user namespace the others can be made only once it is joined. And an ipc namespace
+  // belongs to the user namespace of its creator, with its message queues, so it must not be created by root
+  // outside.
   const late = (type: BundleNamespaceType): boolean =>
     type === 'cgroup' || joinsUser || (type === 'ipc' && created.includes('user'))
   const others = created.filter((type) => type !== 'time')

@@ -64,8 +64,8 @@ type Take = () => Handle
 /**
  * Which side opens the host's trees. /proc/self/mountinfo lists mounts in the order of their creation, and
  * programs expect the order of config.json there, so the child opens trees between its own mounts, before its
- * mount namespace is detached from the host's. In a user namespace it may lack the permission, and in a joined
- * mount namespace it would open that namespace's trees; then the caller opens them before all others.
+ * mount namespace is detached from the host's. In a user namespace it may lack the permission, and in a
+ * joined mount namespace it would open that namespace's trees; then the caller opens them before all others.
  */
 export interface TreeSide {
   readonly inChild: boolean

@@ -50,7 +50,9 @@ export function checkMountNamespace({ linux: { namespaces } }: BundleSpec): void
   }
 }
 
-/** Opens the namespace of TYPE at PATH, entry I of linux.namespaces.  Throws InvalidRequest when it is none. */
+/**
+ * Opens the namespace of TYPE at PATH, entry I of linux.namespaces.  Throws InvalidRequest when it is none.
+ */
 export function openNamespace(type: BundleNamespaceType, path: string, i: number): number {
   const refuse = (problem: string): never => {
     throw new InvalidRequest([{ path: `linux.namespaces[${i}].path`, problem }])
@@ -81,6 +83,8 @@ export function isForeign(pid: number, type: BundleNamespaceType): boolean {
 export const openNamespaceOf = (pid: number, type: BundleNamespaceType): number =>
   openSync(`/proc/${pid}/ns/${NAMESPACE_FILES[type]}`, 'r')
 
-/** The types in which PID differs from us and that a process may join while it shares memory: all but time. */
+/**
+ * The types in which PID differs from us and that a process may join while it shares memory: all but time.
+ */
 export const foreignTypes = (pid: number): readonly BundleNamespaceType[] =>
   NAMESPACE_TYPES.filter((type) => type !== 'time' && isForeign(pid, type))

@@ -1,8 +1,8 @@
-// A bundle's container takes two plans. The clone performs the first (entry-plan.ts): it enters namespaces and
-// becomes wherry-init. The second goes to that wherry-init over its socket and does the rest, because only a
-// process of its own can run hooks in between and wait for "start". Pure, and in the order that ../plan.ts
-// explains: host files are opened on the host's side, /proc is mounted while the host's own is visible, and
-// after the pivot every path ends inside the container's root.
+// A bundle's container takes two plans. The clone performs the first (entry-plan.ts): it enters namespaces
+// and becomes wherry-init. The second goes to that wherry-init over its socket and does the rest, because
+// only a process of its own can run hooks in between and wait for "start". Pure, and in the order that
+// ../plan.ts explains: host files are opened on the host's side, /proc is mounted while the host's own is
+// visible, and after the pivot every path ends inside the container's root.
 
 import type { BundleProcess, BundleSpec, Hook } from '../../contract/bundle-spec.ts'
 import { ATTR, CLONE_TIME, MS } from '../linux.ts'
@@ -185,8 +185,8 @@ export function buildContainerPlan(spec: BundleSpec, facts: ContainerFacts): Pla
 }
 
 /**
- * A further process in a container, whose namespaces wherry-init has already joined. ROOTFD is the container's
- * root where that differs from the mount namespace's.
+ * A further process in a container, whose namespaces wherry-init has already joined. ROOTFD is the
+ * container's root where that differs from the mount namespace's.
  */
 export function buildExecPlan(
   process: BundleProcess,
