@@ -54,7 +54,7 @@ open_or_make (const struct copy *c, const char *path, uid_t uid, gid_t gid, cons
   if (mkdirat (parent, last, 0755) < 0)
     {
       if (errno == EEXIST)
-        wy_refuse (shown, "leads over a symbolic link of the image to something that is not there");
+        wy_refuse (shown, "leads through a symbolic link of the image whose target does not exist");
       wy_fail ("mkdir", shown);
     }
   wy_count_entry (shown);

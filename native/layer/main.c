@@ -6,9 +6,9 @@
  *                                                          files from a stage or a folder into a stage
  *
  * A stage is a list of layers, lowest first: folders of the image store, joined by overlayfs. A step writes
- * into UPPER, a folder on the disk. Untrusted programs wrote everything in those folders, and this one runs as
- * root: so it mounts in its own mount namespace, makes the stage (or UPPER) its root, drops all capabilities
- * that it does not need, and lets the kernel resolve every name inside that root (openat2).
+ * into UPPER, a folder on the disk. Untrusted programs wrote everything in those folders, and this one runs
+ * as root: so it mounts in its own mount namespace, makes the stage (or UPPER) its root, drops all
+ * capabilities that it does not need, and lets the kernel resolve every name inside that root (openat2).
  * services/build/layer-tool.ts decides what to do, this program performs it.
  *
  * Reading order: root.c (confinement), names.c, xattr.c, links.c, then pack.c with tar.c, list.c, operation.c

@@ -58,7 +58,7 @@ wy_operation_read (struct wy_operation *o)
       if (len < 0 && i == 0 && feof (stdin))
         return false;
       if (len <= 0 || fields[i][len - 1] != '\0')
-        wy_refuse ("", "is an operation that was cut");
+        wy_refuse ("", "is a truncated operation");
       if ((size_t)len > WY_PATH_BYTES_MAX)
         wy_refuse (fields[i], "is longer than 4096 bytes");
     }

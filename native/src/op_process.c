@@ -69,7 +69,7 @@ wy_do_maps (struct wy_stage *stage, const struct wy_op *op)
   while (stage->maps_written == 0)
     if (wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAIT, 0, &patience, NULL, 0) == -ETIMEDOUT
         && wy_starter_died (stage))
-      return wy_fail (stage, "nobody starts this", -ESRCH);
+      return wy_fail (stage, "starter died", -ESRCH);
   return stage->maps_written > 0 ? 0 : wy_fail (stage, "uid_map", stage->maps_written);
 }
 
@@ -95,7 +95,7 @@ wy_do_parent_death (struct wy_stage *stage, const struct wy_op *op)
   long result = wy_sys (SYS_prctl, PR_SET_PDEATHSIG, op->num, 0, 0, 0);
   if (result < 0)
     return wy_fail (stage, "prctl(PDEATHSIG)", result);
-  return wy_starter_died (stage) ? wy_fail (stage, "nobody starts this", -ESRCH) : 0;
+  return wy_starter_died (stage) ? wy_fail (stage, "starter died", -ESRCH) : 0;
 }
 
 int

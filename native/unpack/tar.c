@@ -190,7 +190,7 @@ finish_data (struct wy_unpack *u)
 {
   uint64_t left = u->data_left + u->padding_left;
   if (wy_stream_skip (&u->stream, left) < left)
-    wy_refuse (WY_INVALID, u->entry.name, "is cut: the archive ends inside it");
+    wy_refuse (WY_INVALID, u->entry.name, "is truncated: the archive ends inside it");
   u->data_left = 0;
   u->padding_left = 0;
 }
@@ -205,7 +205,8 @@ settle_type (struct wy_entry *e)
     {
       e->type = '5'; /* V7 had no directories */
       if (e->size > 0)
-        wy_refuse (WY_INVALID, e->name, "is a directory to some and a file with contents to others");
+        wy_refuse (WY_INVALID, e->name,
+                   "is a directory with contents, which readers of tar understand differently");
     }
   if (e->type == 'S')
     wy_refuse (WY_INVALID, e->name, "is a sparse file; these are not supported");
@@ -280,7 +281,7 @@ wy_tar_data (struct wy_unpack *u, const unsigned char **out)
 {
   size_t len = wy_stream_chunk (&u->stream, out, u->data_left);
   if (len == 0 && u->data_left > 0)
-    wy_refuse (WY_INVALID, u->entry.name, "is cut: the archive ends inside it");
+    wy_refuse (WY_INVALID, u->entry.name, "is truncated: the archive ends inside it");
   u->data_left -= len;
   return len;
 }

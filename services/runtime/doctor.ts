@@ -30,7 +30,7 @@ const KERNEL_PIDS_PEAK = [6, 1] as const
 const PROBE_ID_BASE = 16_777_216
 /** What a data folder without id-mapped mounts means; for the doctor and a worker's log. */
 export const UNMAPPED =
-  'files of images belong to nobody inside containers and cannot be changed, and volumes cannot be written by them'
+  'inside containers files of images belong to the overflow user (65534) and cannot be changed, and volumes cannot be written'
 
 /** Runs ASK, which returns what it found or a warning, or throws. */
 function finding(name: string, remedy: string, ask: () => string | { warn: string }): Finding {
@@ -122,7 +122,7 @@ function askIdmap(native: Native, dataDir: string): string | { warn: string } {
   // The data folder may not exist yet: probe the file system that it will be on, and leave nothing.
   const errno = refusesIdmap(native, nearestFolder(dataDir))
   if (errno === undefined) return `works on the file system of ${dataDir}`
-  return { warn: `the file system of ${dataDir} cannot be mounted with mapped ids (${errno}): ${UNMAPPED}` }
+  return { warn: `the file system of ${dataDir} does not support id-mapped mounts (${errno}): ${UNMAPPED}` }
 }
 
 /** Which fields of a call's Usage this host provides. */

@@ -63,13 +63,13 @@ export async function openRuntime({
   for (const directory of [devRoot, stageDir, emptyDir])
     mkdirSync(directory, { recursive: true, mode: 0o711 })
   const sweep = await sweepDead(runDir)
-  if (sweep.instances > 0) log.warn(sweep, 'removed what workers that died had left')
+  if (sweep.instances > 0) log.warn(sweep, 'removed leftovers of dead workers')
   const native = openNative(nativeDir)
   const unmapped = refusesIdmap(native, runDir)
   if (unmapped !== undefined)
     log.warn(
       { errno: unmapped, dataDir },
-      `the data folder's file system cannot be mounted with mapped ids: ${UNMAPPED}`,
+      `the data folder's file system does not support id-mapped mounts: ${UNMAPPED}`,
     )
   const instance = instanceName()
   const host = {
@@ -100,7 +100,10 @@ export async function openRuntime({
     forgetInstance(runDir, instance)
     throw err
   }
-  const cgroups = createCgroupPool({ driver, onLeak: (what) => log.error({ what }, 'left behind') })
+  const cgroups = createCgroupPool({
+    driver,
+    onLeak: (what) => log.error({ what }, 'a cgroup could not be removed or created'),
+  })
   log.info({ layout: driver.layout, slots: count, instance }, 'container runtime is ready')
   const runtime = createRuntime({ native, slots, cgroups, host })
   return {

@@ -26,7 +26,7 @@ function load() {
     return koffi.load('libseccomp.so.2')
   } catch (cause) {
     throw new Unsupported(
-      'libseccomp.so.2 is not there; run "make setup" (Debian package libseccomp2)',
+      'libseccomp.so.2 was not found; run "make setup" (Debian package libseccomp2)',
       cause,
     )
   }

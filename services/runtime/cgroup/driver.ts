@@ -94,7 +94,7 @@ export function makeCgroup(directory: string): void {
     mkdirSync(directory)
   } catch (err) {
     const errno = (err as NodeJS.ErrnoException).code ?? 'EIO'
-    throw new SyscallError(`cannot make the cgroup ${directory}: ${errno}`, {
+    throw new SyscallError(`cannot create the cgroup ${directory}: ${errno}`, {
       errno,
       syscall: 'mkdir',
       op: 'cgroup',

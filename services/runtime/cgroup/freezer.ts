@@ -34,7 +34,7 @@ async function settle(done: () => boolean, thaw: () => void, what: string): Prom
     await (round < QUICK_ROUNDS ? setImmediate() : setTimeout(SLOW_ROUND_MS))
   }
   thaw()
-  throw new Unsupported(`${what} did not come to rest; a process of it cannot be stopped now (state D in ps)`)
+  throw new Unsupported(`${what} could not be frozen: a process is in uninterruptible sleep (state D in ps)`)
 }
 
 export function createV2Freezer(directory: string): Freezer {

@@ -109,7 +109,7 @@ export function createCgroupPool({
       try {
         shape.ready.push(renewed(shape) ?? make(shape.resources))
       } catch (err) {
-        onLeak(`no cgroup could be made ahead: ${String(err)}`) // the next take retries and reports why
+        onLeak(`no cgroup could be created ahead: ${String(err)}`) // the next take retries and reports why
       }
     })
   }

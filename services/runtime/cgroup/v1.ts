@@ -297,7 +297,7 @@ function makeRoots({ host, instance, folder, announce }: Omit<V1Deps, 'native'>)
     } catch (cause) {
       for (const made of all) removeCgroup(made)
       throw new Unsupported(
-        `cannot make the cgroup ${root}; the worker needs to be root on a host with writable cgroups`,
+        `cannot create the cgroup ${root}; the worker needs to be root on a host with writable cgroups`,
         cause,
       )
     }
