@@ -1,6 +1,6 @@
-// How the end of an attempt is told: from a completion to the record that is stored, the reply that is
-// published to a waiting gateway, and the return value that a BullMQ producer reads.  Pure.
-// The shapes on the way of a result: ContainerExit, Completion, CallRecord, CallReply, FinishedCall.
+// From the completion of an attempt to the record that is stored, the reply that is published to a waiting
+// gateway, and the return value that a BullMQ producer reads. Pure. The types of a result, in order:
+// ContainerExit, Completion, CallRecord, CallReply, FinishedCall.
 
 import { isUtf8 } from 'node:buffer'
 import type { CallRecord, CallReply, Completion, Phases } from './call-record.ts'
@@ -11,7 +11,7 @@ import { OUTCOME_RULES, type Outcome } from './outcome.ts'
 /** A record as it is stored; `resultStored`: the result's bytes are in a key beside it. */
 export type StoredRecord = CallRecord & { readonly resultStored?: true }
 
-/** What the queue knows of an attempt; times in Unix milliseconds, with fractions. */
+/** What the queue knows about an attempt; times in Unix milliseconds, with fractions. */
 export interface AttemptFacts {
   readonly callId: string
   readonly function: string
@@ -33,7 +33,7 @@ const round = (ms: number): number => Math.round(Math.max(0, ms) * 1000) / 1000
 
 const encodingOf = (bytes: Uint8Array): 'utf8' | 'base64' => (isUtf8(bytes) ? 'utf8' : 'base64')
 
-/** BYTES as a string where they are UTF-8, as base64 otherwise. */
+/** BYTES as a string if they are UTF-8, otherwise as base64. */
 export function encodeBody(bytes: Uint8Array): {
   readonly body: string
   readonly encoding: 'utf8' | 'base64'
@@ -57,7 +57,7 @@ function phasesOf(facts: AttemptFacts, { phases = NO_PHASES, endedAt }: Completi
 export const storedResultOf = ({ body = NO_BYTES }: Completion): Uint8Array =>
   body.byteLength > INLINE_MAX_BYTES ? body : NO_BYTES
 
-/** The record of an attempt that ended with COMPLETION; `queued` when another attempt follows. */
+/** The record of an attempt that ended with COMPLETION; STATE is `queued` if another attempt follows. */
 export function recordOf(
   facts: AttemptFacts,
   completion: Completion,
@@ -98,7 +98,7 @@ export function recordOf(
   }
 }
 
-/** RECORD of a call that no worker ended. */
+/** RECORD after its call ended without a worker. */
 export function endedRecord(record: CallRecord, outcome: Outcome, message: string): StoredRecord {
   return {
     ...record,
@@ -110,12 +110,12 @@ export function endedRecord(record: CallRecord, outcome: Outcome, message: strin
   }
 }
 
-/** The reply to a call that no worker ended. */
+/** The reply to a call that ended without a worker. */
 export function endedReply({ callId }: CallRecord, outcome: Outcome, message: string): CallReply {
   return { callId, outcome, status: OUTCOME_RULES[outcome].httpStatus, message }
 }
 
-/** What a waiting caller needs of RECORD; undefined while it has not ended. */
+/** The reply to the waiting caller of RECORD's call; undefined until it has ended. */
 export function replyOf(record: StoredRecord): CallReply | undefined {
   const { callId, state, outcome, status, message, exitCode, signal, phases, result, resultStored } = record
   if (state !== 'finished' || outcome === undefined) return undefined
@@ -128,8 +128,8 @@ export function replyOf(record: StoredRecord): CallReply | undefined {
 }
 
 /**
- * The return value of a job, as docs/queue-contract.md has it.  WITHOUTBODY: the result is stored for the
- * gateway and is not kept twice.
+ * The return value of a job as in docs/queue-contract.md; WITHOUTBODY if the result is stored for the gateway
+ * and must not be stored twice.
  */
 export function returnValueOf(record: StoredRecord, completion: Completion, withoutBody: boolean): object {
   const { outcome, status, callId, phases, result } = record

@@ -178,10 +178,18 @@ export function parseDeployment(body: unknown): FunctionSpec {
 
 /** SPEC in the words of the wire, without `service` and OpenFaaS's counters, which the gateway adds. */
 export function describeSpec(spec: FunctionSpec): Record<string, unknown> {
-  const { name: _name, limits, timeoutMs, ...same } = spec
-  return {
-    ...same,
-    limits: { memory: formatBytes(limits.memoryBytes), cpu: formatCpus(limits.cpus), pids: limits.pids },
-    timeout: formatDuration(timeoutMs),
-  }
+  const { name: _name, ...fields } = spec
+  return Object.fromEntries(
+    Object.entries(fields).map(([key, value]) =>
+      key === 'limits'
+        ? [key, describeLimits(spec.limits)]
+        : key === 'timeoutMs'
+          ? ['timeout', formatDuration(spec.timeoutMs)]
+          : [key, value],
+    ),
+  )
+}
+
+function describeLimits({ memoryBytes, cpus, pids }: FunctionSpec['limits']): Record<string, unknown> {
+  return { memory: formatBytes(memoryBytes), cpu: formatCpus(cpus), pids }
 }

@@ -61,7 +61,7 @@ const absolutePath = string
 const bounded = (min: number, max: number, least: string, most: string) =>
   z.number().min(min, `must be at least ${least}`).max(max, `must be at most ${most}`)
 
-const limits = z.strictObject({
+const limits = z.object({
   memoryBytes: bounded(MEMORY_MIN_BYTES, MEMORY_MAX_BYTES, '4Mi', '1Ti').int(),
   cpus: bounded(CPU_MIN, CPU_MAX, String(CPU_MIN), String(CPU_MAX)),
   pids: bounded(PIDS_MIN, PIDS_MAX, String(PIDS_MIN), String(PIDS_MAX)).int('must be a whole number'),
@@ -137,8 +137,9 @@ export type Contract = FunctionSpec['contract']
 export type Limits = FunctionSpec['limits']
 export type VolumeMount = FunctionSpec['volumes'][number]
 
+/** Unknown fields are dropped: a newer version may have written them. */
 const functionRecord = z.object({
-  spec: functionSpec,
+  spec: functionSpec.strip(),
   imageDigest: z.string(),
   createdAtMs: z.number(),
   updatedAtMs: z.number(),

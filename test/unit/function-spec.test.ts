@@ -242,6 +242,7 @@ t.test('a stored definition must satisfy the same rules, and the reason is repor
   }
   t.equal(problemOf({}), undefined)
   t.equal(problemOf({ later: 1 }), undefined, 'a newer version may have added a field')
+  t.equal(problemOf({ spec: { ...record.spec, later: 1 } }), undefined, 'also to the spec')
   t.match(problemOf({}, 'g'), /spec\.name/)
   t.match(problemOf({ imageDigest: 1 }), /imageDigest: must be a string/)
   t.match(
