@@ -1,5 +1,5 @@
-// Limits that change and statistics, on cgroup v2 as the kernel writes its files (cgroup-v2.rst): this tier
-// has no such host, so plain files stand for them. test/root/oci-features.test.ts asks a kernel.
+// Updates of limits and statistics on cgroup v2, with plain files in the kernel's format (cgroup-v2.rst).
+// test/root/oci-features.test.ts tests them on a kernel.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -22,7 +22,7 @@ const NOTHING: BundleResources = {
   unified: {},
 }
 
-/** A v2 cgroup with FILES; `text` reads one. */
+/** A v2 cgroup of plain FILES; `text` reads one. */
 function cgroup(
   t: Test,
   files: Readonly<Record<string, string>>,
@@ -34,7 +34,7 @@ function cgroup(
   }
 }
 
-t.test('what is told together keeps what holds now', async (t) => {
+t.test('values that are written together keep the current ones', async (t) => {
   const { tree, text } = cgroup(t, {
     'cpu.max': 'max 100000\n',
     'memory.max': '1000000\n',
@@ -44,18 +44,14 @@ t.test('what is told together keeps what holds now', async (t) => {
   })
   updateCgroup(tree, { ...NOTHING, cpu: { quota: 50_000 }, memory: { swap: 1_500_000 } }, false)
   t.equal(text('cpu.max'), '50000 100000')
-  t.equal(
-    text('memory.swap.max').slice(0, 6),
-    '500000',
-    'swap alone, without the memory that has not changed',
-  )
+  t.equal(text('memory.swap.max').slice(0, 6), '500000', 'swap only, without the unchanged memory')
   writeFileSync(join(tree.directories[0]!.path, 'cpu.max'), '50000 100000')
   updateCgroup(tree, { ...NOTHING, cpu: { period: 200_000 }, pids: { limit: 7 } }, false)
   t.equal(text('cpu.max'), '50000 200000')
   t.equal(text('pids.max')[0], '7')
 })
 
-t.test('what cannot be is named', async (t) => {
+t.test('impossible limits are named', async (t) => {
   const { tree } = cgroup(t, {
     'memory.max': 'max\n',
     'memory.current': '5000\n',
@@ -84,7 +80,7 @@ t.test('what cannot be is named', async (t) => {
   })
 })
 
-t.test('statistics have runc’s shape', async (t) => {
+t.test('statistics have runc’s format', async (t) => {
   const { tree } = cgroup(t, {
     'cpu.stat':
       'usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 4\nnr_throttled 3\nthrottled_usec 2\n',
