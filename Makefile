@@ -40,7 +40,7 @@ native: ## the C library and its programs, into build/native
 
 pack: build/wherry-oci.cjs ## wherry-oci as one compiled script, which starts in half the time
 
-build/wherry-oci.cjs: infra/pack/pack.ts package-lock.json $(foreach room,contract platform runtime oci,$(wildcard services/$(room)/*.ts services/$(room)/*/*.ts))
+build/wherry-oci.cjs: infra/pack/pack.ts package-lock.json $(foreach room,contract platform runtime containers oci,$(wildcard services/$(room)/*.ts services/$(room)/*/*.ts))
 	@node --disable-warning=ExperimentalWarning infra/pack/pack.ts services/oci/main.ts build/wherry-oci
 
 build: setup-dev ## check types, lint and format (nothing is emitted: Node runs the .ts files)

@@ -36,7 +36,7 @@ restore_policy () {
   [ ! -e "$POLICY.before-wherry" ] || mv "$POLICY.before-wherry" "$POLICY"
 }
 
-# Packages bring services along (redis-server.service …); 101 tells their scripts to start none.
+# Packages contain services (redis-server.service …); 101 tells their install scripts not to start them.
 forbid_service_starts () {
   trap restore_policy EXIT
   [ ! -e "$POLICY" ] || mv "$POLICY" "$POLICY.before-wherry"
@@ -50,15 +50,15 @@ apt_install () {
 
 install_packages () {
   local wanted=("$@")
-  [ "$(id -u)" = 0 ] || die "Debian packages are missing (${wanted[*]}); run make setup as root, or: apt-get install ${wanted[*]}"
-  command -v apt-get >/dev/null || die "this machine has no apt-get; Wherry's setup knows Debian 12 and 13; install by hand: ${wanted[*]}"
+  [ "$(id -u)" = 0 ] || die "Debian packages are missing (${wanted[*]}); run make setup as root, or apt-get install ${wanted[*]}"
+  command -v apt-get >/dev/null || die "this machine has no apt-get; make setup supports Debian 12 and 13; elsewhere install ${wanted[*]} yourself"
   say "installing ${wanted[*]}"
   forbid_service_starts
-  # The package lists may be recent enough; fetch them only when they are not.
+  # Fetch package lists only if the installation fails with the existing ones.
   if ! apt_install "${wanted[@]}"; then
     say 'fetching package lists'
-    apt-get update -q >build/apt.log 2>&1 || { tail -n 5 build/apt.log >&2; die 'apt-get update failed; is there a network, and does /etc/apt/sources.list name a reachable mirror?'; }
-    apt_install "${wanted[@]}" || { tail -n 15 build/apt.log >&2; die "apt-get install failed (all of it: $PWD/build/apt.log)"; }
+    apt-get update -q >build/apt.log 2>&1 || { tail -n 5 build/apt.log >&2; die 'apt-get update failed; check the network and the mirror in /etc/apt/sources.list'; }
+    apt_install "${wanted[@]}" || { tail -n 15 build/apt.log >&2; die "apt-get install failed; see $PWD/build/apt.log"; }
   fi
   restore_policy
   trap - EXIT
@@ -105,7 +105,7 @@ link_commands () {
 }
 
 mkdir -p build
-# Two setups at once would fight over node_modules.
+# Concurrent setups would conflict in node_modules.
 exec 9>build/setup.lock
 flock 9
 

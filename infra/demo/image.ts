@@ -5,7 +5,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from './push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import { createRegistryClient } from '../../services/registry/registry.ts'
 

@@ -1,6 +1,6 @@
-// Archives that ADD unpacks: told by their contents and not by their names, decompressed here or by the
-// system's own programs, and unpacked by wherry-unpack into an empty folder, as a layer would be: nothing in
-// one can lead out of it. Knows magic numbers; refuses to know where the files go then.
+// Archives that ADD unpacks. They are detected by content, not by name, decompressed here or by the system's
+// programs, and unpacked by wherry-unpack into an empty folder. As with a layer, nothing in an archive can
+// write outside of it.
 
 import { spawn } from 'node:child_process'
 import { closeSync, createReadStream, openSync, readSync } from 'node:fs'
@@ -14,11 +14,11 @@ import { startUnpacker } from '../images/unpack.ts'
 export interface UnpackRequest {
   readonly nativeDir: string
   readonly signal: AbortSignal
-  /** Of the archive, at its beginning; stays the caller's. */
+  /** A descriptor of the archive, at its start; the caller closes it. */
   readonly fd: number
   /** For messages. */
   readonly name: string
-  /** A folder to be made. */
+  /** A folder, which will be created. */
   readonly folder: string
 }
 
@@ -33,7 +33,7 @@ const MAGIC: ReadonlyArray<readonly [Packing, readonly number[]]> = [
 const PACKAGES: Readonly<Record<string, string>> = { bzip2: 'bzip2', xz: 'xz-utils' }
 const PROGRAM_PATH = '/usr/local/bin:/usr/bin:/bin'
 const BLOCK_BYTES = 512
-/** Where a tar header has its checksum, whose own eight bytes count as spaces. */
+/** Position of the checksum in a tar header; its own eight bytes count as spaces. */
 const SUM_AT = 148
 const SUM_BYTES = 8
 
@@ -41,7 +41,7 @@ function packingOf(head: Uint8Array): Packing {
   return MAGIC.find(([, magic]) => magic.every((byte, i) => head[i] === byte))?.[0] ?? 'none'
 }
 
-/** Is BLOCK a tar header?  (POSIX ustar: the sum of its bytes.) */
+/** Whether BLOCK is a tar header, by its checksum (POSIX ustar). */
 function isTarHeader(block: Uint8Array): boolean {
   if (block.length < BLOCK_BYTES) return false
   const digits =
@@ -53,14 +53,16 @@ function isTarHeader(block: Uint8Array): boolean {
 }
 
 /**
- * FD's file from its beginning: descriptors that are only copied share one place in it, and a stream closes
- * its own.
+ * FD's file from its start. It is opened again, because copies of a descriptor share their position, and a
+ * stream closes its descriptor.
  */
 function reopen(fd: number): number {
   return openSync(`/proc/self/fd/${fd}`, 'r')
 }
 
-/** FD through the system's PROGRAM: Node has neither bzip2 nor xz.  `ended` throws when it failed. */
+/**
+ * FD decompressed by the system's PROGRAM, because Node has neither bzip2 nor xz. `ended` throws if it fails.
+ */
 function throughProgram(fd: number, program: string): { stream: Readable; ended: Promise<void> } {
   const own = reopen(fd)
   const child = spawn(program, ['-dc'], {
@@ -73,32 +75,32 @@ function throughProgram(fd: number, program: string): { stream: Readable; ended:
     child.once('error', (error) => {
       reject(
         new Unsupported(
-          `this archive needs the program ${program}, which cannot be started; install it (apt-get install ${PACKAGES[program]})`,
+          `this archive needs the program ${program}, which could not be started; install it (apt-get install ${PACKAGES[program]})`,
           error,
         ),
       )
     })
     child.once('close', (code, signal) => {
-      // Whoever reads may have seen enough.
+      // The reader may have stopped early.
       if (code === 0 || signal === 'SIGPIPE') resolve()
       else reject(new ContentError(`the archive is not valid ${program}`, 'ERR_INVALID_CONTENT'))
     })
   })
-  ended.catch(() => {}) // asked for when the stream has been read
+  ended.catch(() => {}) // awaited after the stream has been read
   return { stream: child.stdout!, ended }
 }
 
-/** The contents of FD, from its beginning. */
+/** The decompressed contents of FD from its start. */
 function decompressed(fd: number, packing: Packing): { stream: Readable; ended: Promise<void> } {
   if (packing === 'bzip2' || packing === 'xz') return throughProgram(fd, packing)
   const source = createReadStream('', { fd: reopen(fd) })
   if (packing === 'none') return { stream: source, ended: Promise.resolve() }
   const stream = packing === 'gzip' ? createGunzip() : createZstdDecompress()
-  pipe(source, stream, () => {}) // whoever reads the second hears of its errors, and closes both
+  pipe(source, stream, () => {}) // the reader of the second stream gets the errors and closes both
   return { stream, ended: Promise.resolve() }
 }
 
-/** The first block of what FD holds. */
+/** The first block of the decompressed FD. */
 async function firstBlock(fd: number, packing: Packing): Promise<Buffer> {
   const { stream, ended } = decompressed(fd, packing)
   const pieces: Buffer[] = []
@@ -106,13 +108,13 @@ async function firstBlock(fd: number, packing: Packing): Promise<Buffer> {
   for await (const piece of stream as AsyncIterable<Buffer>) {
     pieces.push(piece)
     size += piece.length
-    if (size >= BLOCK_BYTES) break // which ends the stream
+    if (size >= BLOCK_BYTES) break // this closes the stream
   }
   if (size < BLOCK_BYTES) await ended
   return Buffer.concat(pieces)
 }
 
-/** How the archive FD is packed; undefined when it is none. */
+/** How the archive FD is compressed; undefined if it is not an archive. */
 async function archivePacking(fd: number): Promise<Packing | undefined> {
   try {
     const buffer = Buffer.alloc(BLOCK_BYTES)
@@ -121,13 +123,13 @@ async function archivePacking(fd: number): Promise<Packing | undefined> {
     return isTarHeader(packing === 'none' ? head : await firstBlock(fd, packing)) ? packing : undefined
   } catch (error) {
     if (error instanceof AppError) throw error
-    return undefined // it only begins like one: a file as any other
+    return undefined // it only starts like an archive, so it is an ordinary file
   }
 }
 
 /**
- * Unpack the archive FD into FOLDER; false, and nothing done, when it is none. Throws ContentError,
- * SyscallError, Unsupported.
+ * Unpacks the archive FD into FOLDER. Returns false, without creating FOLDER, if it is not an archive. Throws
+ * ContentError, SyscallError, Unsupported.
  */
 export async function unpackArchive({
   nativeDir,
@@ -149,7 +151,7 @@ export async function unpackArchive({
     const result = await unpacker.result
     if (signal.aborted) throw signal.reason
     if (error instanceof AppError) throw error
-    // When the unpacker refused it, the stream broke because of that.
+    // If the unpacker rejected the archive, that is why the stream broke.
     const refused = !result.ok && result.error instanceof AppError ? result.error : undefined
     throw refused ?? new ContentError(`the archive ${name} is damaged`, 'ERR_INVALID_CONTENT', error)
   }

@@ -1,7 +1,6 @@
-// What a stage begins with: an image of the store, under its local name or fetched from its registry, with
-// the parts of its config that a build carries on. A name that somebody gave here means that image, as
-// `docker build` has it; the registry is asked when there is none, or when the build says so. Refuses to know
-// stages and instructions.
+// Base images: an image of the store by its local name, or pulled from its registry, with the parts of its
+// config that a build inherits. As in `docker build`, a local image of that name is preferred; the registry
+// is used if there is none, or if the build requests it.
 
 import { ContentError } from '../contract/errors.ts'
 import type { Manifest, Platform } from '../contract/image.ts'
@@ -14,7 +13,7 @@ import type { RegistryClient } from '../registry/registry.ts'
 import type { ImageStore } from '../images/store.ts'
 import { readBuildConfig, type BuildConfig } from './dockerfile/build-config.ts'
 
-/** One layer of an image that is being built; those that are made here are all gzip. */
+/** One layer of an image that is being built. Layers made by the build are gzip. */
 export interface StageLayer {
   readonly diffId: string
   readonly digest: string
@@ -26,9 +25,9 @@ export interface StageLayer {
 export type HistoryEntry = Readonly<Record<string, unknown>>
 
 export interface Base {
-  /** Of the manifest or index it was asked for by; undefined for scratch. */
+  /** Digest of the requested manifest or index; undefined for scratch. */
   readonly digest?: string
-  /** "registry/repository" where packed layers can be had. */
+  /** "registry/repository" that has the packed layers. */
   readonly source?: string
   readonly config: BuildConfig
   readonly layers: readonly StageLayer[]
@@ -40,7 +39,7 @@ export interface BaseDeps {
   readonly store: ImageStore
   readonly registry: RegistryClient
   readonly puller: Puller
-  /** Ask the registry also where there is an image of that name. */
+  /** Use the registry even if there is a local image of that name. */
   readonly alwaysPull: boolean
   readonly signal: AbortSignal
 }
@@ -64,13 +63,13 @@ export function createBases({ store, registry, puller, alwaysPull, signal }: Bas
     const bytes = await store.readBlob(digest)
     if (bytes === undefined)
       throw new ContentError(
-        `${name} lost a part in the image store (${digest}); pull it again`,
+        `a part of ${name} is missing in the image store (${digest}); pull the image again`,
         'ERR_INVALID_CONTENT',
       )
     return bytes
   }
 
-  /** The manifest of an image that is here: DIGEST itself, or in the index DIGEST that for WANTED. */
+  /** The manifest of a stored image: DIGEST itself, or the one for WANTED in the index DIGEST. */
   async function manifestOf(
     digest: string,
     wanted: HostPlatform,
@@ -87,7 +86,7 @@ export function createBases({ store, registry, puller, alwaysPull, signal }: Bas
 
   return {
     /**
-     * The image REFERENCE, with all its layers on the disk. Throws InvalidRequest, RegistryError,
+     * The image REFERENCE, with all its layers on disk. Throws InvalidRequest, RegistryError,
      * ContentError.
      */
     async find(reference: string, platform: Platform): Promise<Base> {

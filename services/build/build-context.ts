@@ -1,5 +1,5 @@
-// What all steps of one build have in common: the parts of the machine that they use and what the build was
-// asked for. References that builder.ts puts together; knows no step.
+// What all steps of one build share: the parts of the machine that they use and the request. builder.ts
+// assembles it.
 
 import type { Download } from '../registry/download.ts'
 import type { Runtime } from '../runtime/container.ts'
@@ -23,7 +23,7 @@ export interface BuildShared {
   readonly nativeDir: string
   /** Started when the first RUN needs it. */
   readonly runtime: () => Promise<Runtime>
-  /** The layers of a stage that was built, or of an image, which then is fetched. */
+  /** The layers of a built stage, or of an image, which is pulled if needed. */
   readonly layersOf: (
     source: StageSource,
   ) => Promise<{ readonly layers: readonly StageLayer[]; readonly name: string }>
@@ -41,7 +41,7 @@ export interface StepStage {
   readonly onOutput: (bytes: Buffer) => void
 }
 
-/** The files of SOURCE, a stage or an image, to be looked through in DRAFT. */
+/** The files of SOURCE, a stage or an image. DRAFT is used to mount its layers. */
 export async function stageFiles(
   shared: BuildShared,
   draft: string,

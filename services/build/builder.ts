@@ -1,6 +1,5 @@
 // `wherry build` from its request to an image in the store: reads the two files, plans, opens what steps need
-// when the first one needs it, and gives all of it back, whatever happens. The door of this room. Refuses to
-// know command lines.
+// when the first one needs it, and releases all of it in the end.
 
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -39,7 +38,7 @@ export interface BuilderDeps {
   /** For ADD of URLs. */
   readonly download: Download
   readonly nativeDir: string
-  /** The node's data folder; the build's own is in it. */
+  /** The node's data folder, which contains the build's folder. */
   readonly dataDir: string
   readonly log: Log
 }
@@ -50,7 +49,7 @@ export interface BuildRequest {
   /** Full references with a tag. */
   readonly names: readonly string[]
   readonly target?: string
-  /** This machine's where nothing is said. */
+  /** Default: this machine's. */
   readonly platform?: Platform
   readonly buildArgs: ReadonlyMap<string, string>
   readonly labels: ReadonlyMap<string, string>
@@ -60,7 +59,7 @@ export interface BuildRequest {
   readonly alwaysPull: boolean
   readonly memoryBytes: number
   readonly cpus: number
-  /** SOURCE_DATE_EPOCH: no time in the image is later. */
+  /** SOURCE_DATE_EPOCH: the latest time in the image. */
   readonly clampSeconds?: number
   readonly signal: AbortSignal
   readonly onEvent: OnBuildEvent
@@ -69,8 +68,8 @@ export interface BuildRequest {
 /** One container at a time. */
 const SLOTS = 1
 /**
- * What the user's umask hides from others it would hide from the users of an image: name servers and secrets
- * in a RUN, "/" of a layer.
+ * The user's umask must not apply: it would hide name servers and secrets in a RUN, or a layer's "/", from
+ * users of the image.
  */
 const UMASK = 0o022
 
@@ -79,7 +78,7 @@ function machinePlatform(): Platform {
   return { os, architecture }
 }
 
-/** A runtime that is opened when it is needed, if it ever is. */
+/** A runtime that is opened at first use. */
 function lazyRuntime(
   { nativeDir, log }: BuilderDeps,
   dataDir: string,
@@ -94,10 +93,10 @@ function lazyRuntime(
 }
 
 /**
- * Build the image that REQUEST describes, keep it and name it. The process has UMASK from then on: another
- * build may run when this one ends. Throws InvalidRequest (the Dockerfile or the context is wrong),
- * BuildStepFailed, RegistryError, ContentError, SyscallError, Unsupported, or the signal's reason; then
- * nothing was named.
+ * Builds the image that REQUEST describes, stores it and names it. The process keeps UMASK, because another
+ * build may still run when this one ends. Throws InvalidRequest (the Dockerfile or the context is wrong),
+ * BuildStepFailed, RegistryError, ContentError, SyscallError, Unsupported, or the signal's reason; nothing is
+ * named then.
  */
 export async function buildImage(deps: BuilderDeps, request: BuildRequest): Promise<BuiltImage> {
   const { store, registry, puller, download, nativeDir } = deps
@@ -146,7 +145,7 @@ export async function buildImage(deps: BuilderDeps, request: BuildRequest): Prom
   try {
     const { layers, history, end, platform, createdAt, source } = await stages.stage(plan.target)
     for (const name of unusedBuildArgs(plan, await stages.declaredArgs()))
-      progress.warn(`--build-arg ${quoted(name)} is used by no ARG`)
+      progress.warn(`--build-arg ${quoted(name)} is not used by any ARG`)
     const config = { ...end.config, labels: new Map([...end.config.labels, ...request.labels]) }
     const created = clampSeconds === undefined ? createdAt : new Date(clampSeconds * 1000).toISOString()
     return await keepImage(store, {
@@ -159,7 +158,7 @@ export async function buildImage(deps: BuilderDeps, request: BuildRequest): Prom
       names: request.names,
     })
   } finally {
-    // Also of a build that failed: what it warns of may be the reason.
+    // Also after a failure: a warning may be the reason.
     for (const warning of plan.warnings) progress.warn(formatWarning(warning))
     secrets.close()
     await runtime.close()

@@ -1,6 +1,6 @@
-// Folders of RUN --mount=type=cache: kept from build to build by their id, shared or taken by one build at a
-// time, and removed when no build used them for two weeks. The store's catalog says who has one for himself,
-// by claims that a killed build loses. Refuses to know what is in them: it is whatever steps left there.
+// Folders of RUN --mount=type=cache. They persist between builds under their id, are shared or locked, and
+// are removed when no build has used them for two weeks. A lock is a claim in the store's catalog, which a
+// killed build loses.
 
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -14,7 +14,7 @@ const UNUSED_MAX_MS = 14 * 24 * 3_600_000
 
 export interface CacheFolder {
   readonly path: string
-  /** Nobody has used it before. */
+  /** It has never been used. */
   readonly isNew: boolean
   release(): void
 }
@@ -22,8 +22,8 @@ export interface CacheFolder {
 export type CacheFolders = ReturnType<typeof createCacheFolders>
 
 /**
- * PATH with its owner and mode, all of it or nothing; false when another build was first. A draft that a
- * killed build left is trimmed like a cache.
+ * Creates PATH with its owner and mode atomically; returns false if another build was first. The draft of a
+ * killed build is trimmed like a cache.
  */
 async function makeFolder(
   path: string,
@@ -47,8 +47,8 @@ async function makeFolder(
 export function createCacheFolders({ dir, catalog }: { dir: string; catalog: Catalog }) {
   return {
     /**
-     * The folder of MOUNT; waits while another build has it and not all may. (Docker gives a second build a
-     * copy of its own when a cache is `private`; here it waits, too.) Throws SIGNAL's reason.
+     * The folder of MOUNT. Waits while another build has it locked. (With a `private` cache, Docker gives the
+     * second build a new folder; here it waits.) Throws SIGNAL's reason.
      */
     async take(
       mount: Pick<CacheMount, 'id' | 'sharing' | 'mode' | 'uid' | 'gid'>,
@@ -71,7 +71,7 @@ export function createCacheFolders({ dir, catalog }: { dir: string; catalog: Cat
       }
     },
 
-    /** Remove folders that no build used for two weeks. */
+    /** Removes folders that no build has used for two weeks. */
     async trim(): Promise<void> {
       const nowMs = Date.now()
       for (const name of await readdir(dir).catch(() => [])) {

@@ -1,7 +1,7 @@
-// The layer cache: which layer a step made the last time, by what it was made from. A key is the digest of
-// everything that a step can see: the layers below it by content, its own text with values filled in, the
+// The layer cache: maps the inputs of a step to the layer that it made last time. A key is the digest of
+// everything that the step can see: the layers below by content, its text with values filled in, and the
 // files it copies. So a changed LABEL above a RUN does not run it again, and a changed file does. Entries
-// name layers of the store; one whose layer was removed is no entry. Refuses to know steps.
+// name layers of the store; an entry whose layer was removed does not count.
 
 import { randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
@@ -10,13 +10,13 @@ import { digestOf, hexOf, isDigest } from '../contract/digest.ts'
 import type { ImageStore } from '../images/store.ts'
 import type { BuiltLayer } from './layers.ts'
 
-/** Raised when the same key would no longer give the same layer. */
+/** Incremented when the same key would no longer give the same layer. */
 const VERSION = 1
 const ENTRIES_MAX = 4096
 
 export type BuildCache = ReturnType<typeof createBuildCache>
 
-/** A step that wrote nothing is remembered, too. */
+/** `layer` is undefined for a step that wrote nothing. */
 export type CachedLayer = { readonly layer: BuiltLayer | undefined }
 
 function parseEntry(text: string): CachedLayer | undefined {
@@ -31,7 +31,7 @@ function parseEntry(text: string): CachedLayer | undefined {
       ? { layer: { diffId, digest, sizeBytes, createdAt } }
       : undefined
   } catch {
-    return undefined // cut off by a crash of the machine
+    return undefined // truncated by a crash of the machine
   }
 }
 
@@ -46,12 +46,12 @@ export function createBuildCache({
   clampSeconds: number | undefined
 }) {
   return {
-    /** The key of what PARTS says: any JSON, in a fixed order of fields. */
+    /** The key of PARTS: any JSON with a fixed order of fields. */
     key: (parts: readonly unknown[]): string =>
       hexOf(digestOf(JSON.stringify([VERSION, clampSeconds ?? null, ...parts]))),
 
     /**
-     * What the step with KEY made, if its layer is still whole; it will not be removed while this process
+     * The result of the step with KEY, if its layer is still complete. The layer is pinned while this process
      * lives.
      */
     async find(key: string): Promise<CachedLayer | undefined> {
@@ -73,7 +73,7 @@ export function createBuildCache({
       await rename(draft, join(dir, key))
     },
 
-    /** Forget the entries used longest ago above 4096, and drafts that a killed build left. */
+    /** Removes the least recently used entries above 4096, and drafts of killed builds. */
     async trim(): Promise<void> {
       const names = await readdir(dir).catch(() => [])
       if (names.length <= ENTRIES_MAX) return

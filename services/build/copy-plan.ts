@@ -1,6 +1,5 @@
-// What COPY and ADD mean, as single operations: which file goes where, as whose, with which mode (Dockerfile
-// reference, "COPY", "Destination"). Pure: selected files in, operations and their fingerprint out. Refuses
-// to know where files come from and who copies them.
+// COPY and ADD as single operations: which file goes where, with which owner and mode (Dockerfile reference,
+// "COPY", "Destination"). Pure: selected files in, operations and their fingerprint out.
 
 import { posix } from 'node:path'
 import type { ContextEntry } from './context/context.ts'
@@ -10,21 +9,21 @@ import type { CopyOperation } from './layer-tool.ts'
 export interface CopyPlanOptions {
   /** Absolute and normal. */
   readonly destination: string
-  /** undefined keeps the source's. */
+  /** undefined keeps that of the source. */
   readonly owner: { readonly uid: number; readonly gid: number } | undefined
   readonly mode?: (mode: number, isDirectory: boolean) => number
   readonly keepXattrs: boolean
-  /** All of ENTRY that the layer will show, but its name, mode and times. */
+  /** Everything about ENTRY that the layer will show, except name, mode and times. */
   readonly contentOf: (entry: ContextEntry) => Promise<string>
 }
 
 export interface CopyPlan {
   readonly operations: readonly CopyOperation[]
-  /** All that decides what the layer will have but times: for the cache. */
+  /** Everything that determines the layer except times, for the cache. */
   readonly fingerprint: readonly unknown[]
 }
 
-/** PARTS as a path in the stage, which has no slash in front. */
+/** PARTS as a path in the stage, without a leading slash. */
 function joined(...parts: readonly string[]): string {
   return posix
     .join('/', ...parts)
@@ -32,7 +31,7 @@ function joined(...parts: readonly string[]): string {
     .replace(/\/$/, '')
 }
 
-/** SELECTION as operations in order: folders before what is in them. */
+/** SELECTION as operations in order: folders before their contents. */
 export async function planCopy(selection: CopySelection, options: CopyPlanOptions): Promise<CopyPlan> {
   const { destination, owner, keepXattrs } = options
   const operations: CopyOperation[] = []

@@ -1,12 +1,12 @@
-// What `wherry-layer list` prints, read as it comes: entries of a stage with the digests of their contents.
-// The framing is described in native/layer/list.c.  Nothing of a file is kept but its digest.
+// Parses the output of `wherry-layer list` as a stream: entries of a stage with the digests of their
+// contents. native/layer/list.c describes the format. Contents are hashed, not stored.
 
 import { createHash, type Hash } from 'node:crypto'
 import type { Readable } from 'node:stream'
 
 export interface ListedEntry {
   readonly type: 'file' | 'directory' | 'link' | 'fifo'
-  /** Relative to the path that was asked for, whose own is "". */
+  /** Relative to the requested path, which itself is "". */
   readonly path: string
   readonly mode: number
   readonly uid: number
@@ -14,7 +14,7 @@ export interface ListedEntry {
   readonly sizeBytes: number
   /** Target of a link. */
   readonly link: string
-  /** Of contents and extended attributes; "" when contents were not asked for. */
+  /** Digest of contents and extended attributes; "" if not requested. */
   readonly digest: string
 }
 
@@ -26,7 +26,7 @@ const TYPES: Readonly<Record<string, ListedEntry['type']>> = {
 }
 const LINE_BYTES_MAX = 256
 
-/** Takes exact numbers of bytes, or lines, off a stream. */
+/** Reads exact numbers of bytes, or lines, from a stream. */
 function createReader(stream: Readable) {
   const source = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
   let held: Buffer = Buffer.alloc(0)
@@ -52,16 +52,16 @@ function createReader(stream: Readable) {
         }
         if (held.length - at > LINE_BYTES_MAX) throw new Error('wherry-layer printed a line that is too long')
         if (!(await fill())) {
-          if (at < held.length) throw new Error('the output of wherry-layer was cut')
+          if (at < held.length) throw new Error('the output of wherry-layer is truncated')
           return undefined
         }
       }
     },
-    /** Give SIZE bytes to USE, piece by piece. */
+    /** Passes SIZE bytes to USE, piece by piece. */
     async take(size: number, use: (piece: Buffer) => void): Promise<void> {
       let left = size
       while (left > 0) {
-        if (at === held.length && !(await fill())) throw new Error('the output of wherry-layer was cut')
+        if (at === held.length && !(await fill())) throw new Error('the output of wherry-layer is truncated')
         const piece = held.subarray(at, Math.min(held.length, at + left))
         at += piece.length
         left -= piece.length
@@ -78,7 +78,7 @@ async function readEntry(
 ): Promise<ListedEntry> {
   const [letter = '', mode = '', uid, gid, size, nameBytes, linkBytes, xattrBytes] = line.split(' ')
   const type = TYPES[letter]
-  if (type === undefined) throw new Error(`wherry-layer printed "${line}"`)
+  if (type === undefined) throw new Error(`unexpected output of wherry-layer: "${line}"`)
   const text = async (bytes: number): Promise<string> => {
     const pieces: Buffer[] = []
     await reader.take(bytes, (piece) => {
@@ -109,7 +109,7 @@ async function readEntry(
   }
 }
 
-/** One list for each path that was asked for; undefined for a path that is not there. */
+/** One list for each requested path; undefined for a path that does not exist. */
 export async function readRecords(
   stream: Readable,
   withContents: boolean,
@@ -121,7 +121,7 @@ export async function readRecords(
     else if (line === '= missing') paths.push(undefined)
     else {
       const list = paths.at(-1)
-      if (list === undefined) throw new Error(`wherry-layer printed "${line}"`)
+      if (list === undefined) throw new Error(`unexpected output of wherry-layer: "${line}"`)
       list.push(await readEntry(reader, line, withContents))
     }
   }

@@ -1,6 +1,5 @@
-// The door to wherry-layer (native/layer/main.c): a child process for each time that files of a stage are
-// listed, copied or packed.  Knows its arguments, its operations and its one line of answer.  Refuses to know
-// instructions, contexts and caches.
+// Runs wherry-layer (native/layer/main.c): one child process each time that files of a stage are listed,
+// copied or packed. It has its arguments, its operations and its one-line answer.
 
 import { spawn } from 'node:child_process'
 import { mkdir } from 'node:fs/promises'
@@ -19,16 +18,14 @@ const ADVICE: Readonly<Record<string, string>> = {
     'the file system of the image store does not keep extended attributes (user.*); use ext4, xfs or btrfs',
 }
 
-/** One operation of native/layer/copy.c, whose words these are. */
+/** One operation, with the names of native/layer/copy.c. */
 export interface CopyOperation {
-  /**
-   * `directory` makes TO when it is missing; `copy` takes one file, link or folder (without what is in it).
-   */
+  /** `directory` creates a missing TO; `copy` copies one file, link or folder (without its contents). */
   readonly what: 'directory' | 'copy'
   readonly from?: string
-  /** Path in the stage, without a slash in front. */
+  /** Path in the stage, without a leading slash. */
   readonly to: string
-  /** TO may turn out to be a directory: then the file goes into it under this name. */
+  /** If TO is a directory, the file goes into it under this name. */
   readonly base?: string
   /** undefined keeps the source's. */
   readonly mode?: number | undefined
@@ -37,7 +34,7 @@ export interface CopyOperation {
   readonly keepXattrs?: boolean
 }
 
-/** Where files come from: a folder of the host (no link in it is followed), or a stage's layers. */
+/** Source of files: a folder of the host, in which no link is followed, or a stage's layers. */
 export type CopySource = { readonly directory: string } | { readonly layers: readonly string[] }
 
 export type LayerTool = ReturnType<typeof createLayerTool>
@@ -52,7 +49,7 @@ function parseAnswer(line: string, ending: string): Ended | Error {
   const system = /^system (\w+) (\w+) "(.*)"$/.exec(line)
   if (system) {
     const [, errno, syscall, name] = system
-    const message = `${name === '' ? 'a file of the image' : `"${name}"`} cannot be written or read: ${ADVICE[errno!] ?? 'the system refused it'} (${syscall}: ${errno})`
+    const message = `${name === '' ? 'a file of the image' : `"${name}"`} could not be written or read: ${ADVICE[errno!] ?? 'the system call failed'} (${syscall}: ${errno})`
     return new SyscallError(message, { errno: errno!, syscall: syscall!, op: 'build' })
   }
   const refused = /^refused "(.*)" (.*)$/.exec(line)
@@ -61,18 +58,18 @@ function parseAnswer(line: string, ending: string): Ended | Error {
       `${refused[1] === '' ? 'it' : `"${refused[1]}"`} ${refused[2]}`,
       'ERR_INVALID_CONTENT',
     )
-  return new Error(`wherry-layer ended with ${ending} and said "${line}"`)
+  return new Error(`wherry-layer ended (${ending}) with unexpected output: "${line}"`)
 }
 
 /**
- * A folder of a stage once only, at its highest place: overlayfs refuses it twice, and below it cannot be
- * seen.
+ * Each folder of a stage only once, at its highest place: overlayfs rejects duplicates, and the lower one is
+ * hidden.
  */
 export function distinctHighest(layers: readonly string[]): readonly string[] {
   return layers.filter((layer, i) => layers.lastIndexOf(layer) === i)
 }
 
-/** Make the folders that wherry-layer wants in DRAFT. */
+/** Creates the folders that wherry-layer expects in DRAFT. */
 export async function prepareDraft(draft: string): Promise<void> {
   for (const name of DRAFT_FOLDERS) await mkdir(join(draft, name), { mode: 0o755 })
 }
@@ -95,11 +92,11 @@ function encode(operations: Iterable<CopyOperation>): Buffer {
   return Buffer.from(texts.map((text) => `${text}\0`).join(''))
 }
 
-/** NATIVEDIR is where `make native` puts its programs; SIGNAL ends what is under way. */
+/** NATIVEDIR is where `make native` puts its programs; SIGNAL kills running ones. */
 export function createLayerTool({ nativeDir, signal }: { nativeDir: string; signal: AbortSignal }) {
   const program = join(nativeDir, 'wherry-layer')
 
-  /** Start it; `ended` settles when it is gone, and throws what it said. */
+  /** Starts it; `ended` settles after its exit, and throws the error that it reported. */
   function start(args: readonly string[], input?: Uint8Array): { stdout: Readable; ended: Promise<Ended> } {
     signal.throwIfAborted()
     const child = spawn(program, args, {
@@ -113,14 +110,14 @@ export function createLayerTool({ nativeDir, signal }: { nativeDir: string; sign
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       answer = (answer + text).slice(0, ANSWER_CHARACTERS_MAX)
     })
-    child.stdin.on('error', () => {}) // it ended before it had read all; its answer says why
+    child.stdin.on('error', () => {}) // it exited before it had read everything; its answer says why
     child.stdin.end(input)
     const ended = new Promise<Ended>((resolve, reject) => {
       child.once('error', (error) => {
         reject(
           signal.aborted
             ? signal.reason
-            : new Unsupported(`${program} cannot be started (${error.message}); run make native`, error),
+            : new Unsupported(`${program} could not be started (${error.message}); run make native`, error),
         )
       })
       child.once('close', (code, killed) => {
@@ -129,7 +126,7 @@ export function createLayerTool({ nativeDir, signal }: { nativeDir: string; sign
         else resolve(result)
       })
     })
-    ended.catch(() => {}) // whoever reads the output first hears of it when they ask
+    ended.catch(() => {}) // a caller that reads the output first awaits it later
     return { stdout: child.stdout, ended }
   }
 
@@ -142,8 +139,8 @@ export function createLayerTool({ nativeDir, signal }: { nativeDir: string; sign
     const stage = distinctHighest(layers)
     const { stdout, ended } = start(['list', what, draft, String(stage.length), ...stage, ...paths])
     const listed = await readRecords(stdout, what === 'contents').catch(async (error: unknown) => {
-      stdout.destroy() // so that it ends
-      await ended // why the output was cut
+      stdout.destroy() // so that the program ends
+      await ended // throws the reason for the truncated output
       throw error
     })
     await ended
@@ -152,12 +149,12 @@ export function createLayerTool({ nativeDir, signal }: { nativeDir: string; sign
 
   return {
     /**
-     * What each of PATHS is in the stage of LAYERS: its entries, the first of which is PATH itself; undefined
-     * where nothing is.
+     * The entries at each of PATHS in the stage of LAYERS, the first of which is the path itself; undefined
+     * if it does not exist.
      */
     list,
 
-    /** Perform OPERATIONS from SOURCE in the stage of LAYERS, whose upper folder is DRAFT's. */
+    /** Performs OPERATIONS from SOURCE in the stage of LAYERS, whose upper folder is DRAFT's. */
     async copy(
       draft: string,
       layers: readonly string[],
@@ -183,8 +180,8 @@ export function createLayerTool({ nativeDir, signal }: { nativeDir: string; sign
     },
 
     /**
-     * The layer of what was written over LAYERS into the folder UPPER, as a tar stream; UPPER is made to be
-     * exactly that layer. Times after CLAMPSECONDS become it. `ended` tells how many entries there are.
+     * The layer that was written over LAYERS into the folder UPPER, as a tar stream; UPPER becomes exactly
+     * that layer. Times are at most CLAMPSECONDS. `ended` has the number of entries.
      */
     pack(
       upper: string,

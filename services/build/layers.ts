@@ -1,7 +1,7 @@
-// From what a step writes to a layer of the store: a draft folder that the step fills, packed in one pass
-//   upper folder -> wherry-layer -> [diffID] -> gzip -> blob
-// and committed as the unpacked layer it already is.  The same files give the same bytes: names are sorted,
-// gzip has one level and no time.  Knows the store; refuses to know what a step is.
+// Turns what a step writes into a layer of the store: the step fills a draft folder, which is packed in one
+// pass
+//   upper folder -> wherry-layer -> [diffID] -> gzip -> blob and committed as the unpacked layer that it is.
+//   The same files give the same bytes: names are sorted, gzip has one level and no time.
 
 import { createHash } from 'node:crypto'
 import { chmod, chown, readdir, stat } from 'node:fs/promises'
@@ -15,18 +15,18 @@ import { prepareDraft, type LayerTool } from './layer-tool.ts'
 
 export interface BuiltLayer {
   readonly diffId: string
-  /** Of the packed layer, gzip. */
+  /** Digest of the packed layer (gzip). */
   readonly digest: string
   readonly sizeBytes: number
-  /** When it was made, or SOURCE_DATE_EPOCH; ISO 8601. */
+  /** Time of the build, or SOURCE_DATE_EPOCH; ISO 8601. */
   readonly createdAt: string
 }
 
 export type LayerMaker = ReturnType<typeof createLayerMaker>
 
 /**
- * The fastest: a layer of 240 MB takes 3 s, and 5 s to be 8 % smaller. Part of what makes a packed layer's
- * digest.
+ * The fastest level: a layer of 240 MB takes 3 s, and 5 s to be 8 % smaller. It affects the digest of packed
+ * layers.
  */
 const GZIP_LEVEL = 1
 const CHUNK_BYTES = 256 * 1024
@@ -34,11 +34,11 @@ const CHUNK_BYTES = 256 * 1024
 export interface LayerMakerDeps {
   readonly store: ImageStore
   readonly tool: LayerTool
-  /** Times of files after this become it (SOURCE_DATE_EPOCH). */
+  /** Latest time of files (SOURCE_DATE_EPOCH). */
   readonly clampSeconds: number | undefined
 }
 
-/** overlayfs shows the root of the highest folder: a new one has the owner and mode of the one below. */
+/** overlayfs shows the root of the highest folder, so a new one gets the owner and mode of the one below. */
 async function inheritRoot(upper: string, below: string | undefined): Promise<void> {
   if (below === undefined) return
   const { mode, uid, gid } = await stat(below)
@@ -53,7 +53,7 @@ export function createLayerMaker({ store, tool, clampSeconds }: LayerMakerDeps) 
     const { stdout, ended } = tool.pack(upper, below, clampSeconds)
     const hash = createHash('sha256')
     const gzip = createGzip({ level: GZIP_LEVEL, chunkSize: CHUNK_BYTES })
-    /** The end passes only when the packer says that it was the end. */
+    /** Ends only after the packer has reported success. */
     async function* hashed(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
       for await (const piece of source) {
         hash.update(piece)
@@ -63,10 +63,10 @@ export function createLayerMaker({ store, tool, clampSeconds }: LayerMakerDeps) 
     }
     const kept = store.putBlob(gzip)
     const packed = pipeline(stdout, hashed, gzip)
-    // Both to their end: the draft is not taken away from a packer that runs.
+    // Waits for both, so that the draft is not removed while the packer runs.
     await Promise.allSettled([kept, packed])
     const blob = await kept.catch(async (err: unknown) => {
-      if (!(err instanceof AppError)) await packed // says why the stream was cut; on a full disk it is the store that knows
+      if (!(err instanceof AppError)) await packed // throws the reason for the truncated stream; a full disk is reported by the store
       throw err
     })
     await packed
@@ -83,8 +83,8 @@ export function createLayerMaker({ store, tool, clampSeconds }: LayerMakerDeps) 
     pathsOf,
 
     /**
-     * The layer that FILL writes over the layers BELOW (diffIDs, lowest first) into "upper" of the draft
-     * folder it is given; undefined when it writes nothing. The draft is gone afterwards, whatever happens.
+     * The layer that FILL writes over the layers BELOW (diffIDs, lowest first) into "upper" of its draft
+     * folder; undefined if it writes nothing. The draft is always removed.
      */
     async make(
       below: readonly string[],
@@ -104,7 +104,7 @@ export function createLayerMaker({ store, tool, clampSeconds }: LayerMakerDeps) 
       }
     },
 
-    /** Give WORK a draft folder to look into layers with. */
+    /** Runs WORK with a draft folder for reading layers. */
     async withDraft<T>(work: (draft: string) => Promise<T>): Promise<T> {
       const draft = await store.makeDraft()
       try {

@@ -1,8 +1,8 @@
-// Users and groups of a stage, by the files that its layers have at that moment (user.ts has the rules).
-// Knows where a home is written; refuses to know who needs an owner and why.
+// Resolves users and groups by the current /etc/passwd and /etc/group of a stage (runtime/user.ts has the
+// rules).
 
 import type { User } from '../contract/runtime-spec.ts'
-import { readImageFile } from '../images/pull.ts'
+import { readImageFile } from '../images/image-file.ts'
 import { resolveUser } from '../runtime/user.ts'
 
 /** WRITTEN ("", "app", "1000:1000" …) in the stage of LAYERS.  Throws StartError. */
@@ -15,7 +15,7 @@ export async function userOf(layers: readonly string[], written: string): Promis
 }
 
 /**
- * --chown: as above, but a number alone is the group's, too (Dockerfile reference, "COPY --chown --chmod").
+ * --chown: as above, but a single number is also the group (Dockerfile reference, "COPY --chown --chmod").
  * Throws StartError.
  */
 export async function ownerOf(
@@ -26,7 +26,7 @@ export async function ownerOf(
   return { uid, gid }
 }
 
-/** The home folder of USER, by /etc/passwd; "/root" of root and "/" of others where it does not say. */
+/** The home folder of USER in /etc/passwd; by default "/root" for root and "/" for others. */
 export async function homeOf(layers: readonly string[], { uid }: User): Promise<string> {
   const passwd = await readImageFile({ layers }, '/etc/passwd')
   const row = passwd

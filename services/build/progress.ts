@@ -1,7 +1,7 @@
-// What a build tells while it runs, in order; who shows it decides how.  Plain values.
+// Events of a running build, in order, as plain values.  The caller displays them.
 
 export type BuildEvent =
-  /** Something that takes time begins.  TITLE: "[builder 2/5] RUN make". */
+  /** A step starts.  TITLE: "[builder 2/5] RUN make". */
   | { readonly kind: 'started'; readonly number: number; readonly title: string }
   | { readonly kind: 'output'; readonly number: number; readonly bytes: Buffer }
   | { readonly kind: 'done'; readonly number: number; readonly isCached: boolean; readonly tookMs: number }
@@ -10,11 +10,11 @@ export type BuildEvent =
 
 export type OnBuildEvent = (event: BuildEvent) => void
 
-/** The end of a failed step's output that its error carries. */
+/** Limits for the last output of a failed step in its error. */
 const TAIL_BYTES_MAX = 16 * 1024
 const TAIL_LINES_MAX = 20
 
-/** Keeps the end of what a step writes. */
+/** Keeps the end of a step's output. */
 export function createTail(): { add: (bytes: Buffer) => void; lines: () => readonly string[] } {
   let kept: Buffer[] = []
   let keptBytes = 0
@@ -37,13 +37,11 @@ export function createTail(): { add: (bytes: Buffer) => void; lines: () => reado
   }
 }
 
-/** Numbers what begins, and tells how it ends. */
+/** Numbers the steps, and reports their start and end. */
 export function createProgress(onEvent: OnBuildEvent) {
   let count = 0
   return {
-    /**
-     * Tell of WORK called TITLE from its beginning to its end; it may write output.  Throws what it throws.
-     */
+    /** Reports the start, output and end of WORK under TITLE.  Throws what WORK throws. */
     async follow<T extends { readonly isCached: boolean }>(
       title: string,
       work: (onOutput: (bytes: Buffer) => void) => Promise<T>,

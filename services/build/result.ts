@@ -1,6 +1,5 @@
-// The end of a build: an image config and a manifest for the layers that there are, recorded in the store and
-// named. Knows the OCI image spec's documents (config.md, manifest.md). Refuses to know how layers came to
-// be.
+// The end of a build: writes an image config and a manifest for the layers (OCI image spec, config.md and
+// manifest.md), records the image in the store, and names it.
 
 import { defined } from '../contract/defined.ts'
 import type { Platform } from '../contract/image.ts'
@@ -19,7 +18,7 @@ export interface ResultRequest {
   readonly history: readonly HistoryEntry[]
   readonly platform: Platform
   readonly created: string
-  /** Where packed layers of the base can be had. */
+  /** "registry/repository" that has the packed layers of the base. */
   readonly source: string | undefined
   /** Full references with a tag. */
   readonly names: readonly string[]
@@ -31,13 +30,13 @@ export interface BuiltImage {
   readonly sizeBytes: number
 }
 
-/** Docker's names for layers in the words of the OCI: the bytes are the same. */
+/** OCI media types of Docker's layers; the bytes are the same. */
 function ociLayerType(mediaType: string | undefined): string {
   if (mediaType === undefined || mediaType.endsWith('gzip')) return OCI_GZIP_LAYER
   return mediaType.endsWith('zstd') ? OCI_ZSTD_LAYER : OCI_PLAIN_LAYER
 }
 
-/** Keep the image in STORE and name it.  The same request gives the same digest. */
+/** Stores the image in STORE and names it.  The same request gives the same digest. */
 export async function keepImage(store: ImageStore, request: ResultRequest): Promise<BuiltImage> {
   const { layers, config, history, platform, created, source, names } = request
   const document = {

@@ -1,12 +1,12 @@
-// A RUN step as a runtime spec: what Docker's build container is, in a user namespace. Root inside has
-// Docker's 14 capabilities over files and processes of its own and none over the host; set-user-ID programs
-// work. Pure: values in, a value out. Refuses to know where mounts come from.
+// A RUN step as a runtime spec: Docker's build container in a user namespace. Root inside has Docker's 14
+// capabilities over the files and processes of its namespace and none over the host; set-user-ID programs
+// work. Pure: values in, a value out.
 
 import type { Capabilities, Mount, RuntimeSpec, User } from '../contract/runtime-spec.ts'
 import { BASE_MOUNTS, BASE_RLIMITS, cpuLimit, MASKED_PATHS, READONLY_PATHS } from '../runtime/spec.ts'
 
 export interface RunSpecRequest {
-  /** Folders on the host, lowest first; the lowest has the mount points that the image lacks. */
+  /** Folders on the host, lowest first. The lowest has the mount points that the image lacks. */
   readonly layers: readonly string[]
   /** Folder with "upper" and "work". */
   readonly writable: string
@@ -43,7 +43,7 @@ const NAMES = [
   'CAP_KILL',
   'CAP_AUDIT_WRITE',
 ]
-/** A program of another user than root keeps none of them across exec (capabilities(7)). */
+/** A program of a user other than root keeps none of them across exec (capabilities(7)). */
 const CAPABILITIES: Capabilities = {
   bounding: NAMES,
   permitted: NAMES,
@@ -66,7 +66,7 @@ export function buildRunSpec(request: RunSpecRequest): RuntimeSpec {
       cwd,
       user,
       capabilities: CAPABILITIES,
-      // Open files are as many as this process may have: compilers and linkers want all there are.
+      // The limit of open files is that of this process, because compilers and linkers need many.
       rlimits: BASE_RLIMITS,
       noNewPrivileges: false,
     },

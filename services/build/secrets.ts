@@ -1,6 +1,5 @@
-// Secrets of a build on their way into a container: files in memory (tmpfs), never on a disk, in a layer or
-// in a cache key. What a killed build left is removed by the next one. Refuses to know what is secret about
-// them.
+// Secrets of a build as files for a container. They are in memory (tmpfs), never on a disk, in a layer or in
+// a cache key. The next build removes those of a killed one.
 
 import {
   chmodSync,
@@ -16,9 +15,9 @@ import { join } from 'node:path'
 import { Unsupported } from '../contract/errors.ts'
 import { startTimeOf } from '../platform/process-identity.ts'
 
-/** As BuildKit has it. */
+/** As in BuildKit. */
 export const SECRET_BYTES_MAX = 500 * 1024
-/** How the folders of secrets begin. */
+/** Prefix of the folders of secrets. */
 export const SECRETS_FOLDER = 'wherry-secrets-'
 const PLACES = ['/run', '/dev/shm']
 /** statfs(2) */
@@ -31,12 +30,12 @@ function findMemory(): string {
   const place = PLACES.find((path) => existsSync(path) && statfsSync(path).type === TMPFS_MAGIC)
   if (place === undefined)
     throw new Unsupported(
-      `secrets are kept in memory only, and neither ${PLACES.join(' nor ')} is a tmpfs here; mount one, or build without --secret`,
+      `secrets are kept only in memory, but neither ${PLACES.join(' nor ')} is a tmpfs; mount one, or build without --secret`,
     )
   return place
 }
 
-/** Remove the secrets of builds that were killed. */
+/** Removes the secrets of killed builds. */
 export function sweepSecrets(): void {
   for (const place of PLACES.filter((path) => existsSync(path))) {
     for (const name of readdirSync(place)) {
@@ -47,7 +46,7 @@ export function sweepSecrets(): void {
   }
 }
 
-/** VALUES by their ids. */
+/** Secrets with the given VALUES by id. */
 export function createSecrets(values: ReadonlyMap<string, Uint8Array>) {
   let folder: string | undefined
   let count = 0
@@ -62,7 +61,7 @@ export function createSecrets(values: ReadonlyMap<string, Uint8Array>) {
 
   return {
     value: (id: string): Uint8Array | undefined => values.get(id),
-    /** The secret ID as a file with this owner and mode, or undefined when there is no such secret. */
+    /** The secret ID as a file with this owner and mode, or undefined if there is no such secret. */
     file(id: string, { mode, uid, gid }: { mode: number; uid: number; gid: number }): string | undefined {
       const value = values.get(id)
       if (value === undefined) return undefined
@@ -72,7 +71,7 @@ export function createSecrets(values: ReadonlyMap<string, Uint8Array>) {
       chmodSync(path, mode)
       return path
     },
-    /** Remove all files. */
+    /** Removes all files. */
     close(): void {
       if (folder !== undefined) rmSync(folder, { recursive: true, force: true })
       folder = undefined

@@ -1,6 +1,5 @@
-// Where COPY, ADD and mounts take files from: the build context, or layers (a stage, an image, a folder that
-// was downloaded or unpacked). Both look like a context, so one selection serves for both
-// (context-select.ts). Refuses to know wildcards and where files go.
+// Sources of COPY, ADD and mounts: the build context, or layers (a stage, an image, or a folder that was
+// downloaded or unpacked). Both are presented as a context, so that context-select.ts works for both.
 
 import { realpathSync } from 'node:fs'
 import type { BuildContext, ContextEntry, Folder } from './context/context.ts'
@@ -11,19 +10,19 @@ import type { ListedEntry } from './layer-listing.ts'
 export interface FileSource {
   readonly context: BuildContext
   readonly copySource: CopySource
-  /** Owners and attributes of the files are their own; files of a build context are root's. */
+  /** Files keep their owners and attributes; those of a build context belong to root. */
   readonly isOwned: boolean
-  /** Whatever of ENTRY is not in its name and mode. */
+  /** Everything about ENTRY except name and mode. */
   contentOf(entry: ContextEntry): Promise<string>
-  /** To be called before `contentOf` for what was selected. */
+  /** Must be called with the selection before `contentOf`. */
   prepare(selection: CopySelection): Promise<void>
 }
 
-/** Paths of one call of wherry-layer: the kernel bounds a command line. */
+/** Paths per call of wherry-layer, because the kernel limits a command line. */
 const PATHS_PER_CALL = 1000
 const PATHS_BYTES_PER_CALL = 512 * 1024
 
-/** CONTEXT in folder DIR. */
+/** CONTEXT in folder DIR as a source. */
 export function contextSource(context: BuildContext, dir: string): FileSource {
   return {
     context,
@@ -75,15 +74,15 @@ function treeContext(
       return entries === undefined ? NOTHING : { entries, ignored: NOTHING.ignored }
     },
     open: () => {
-      throw new Error('files of layers are not opened one by one')
+      throw new Error('files of layers cannot be opened one by one')
     },
     digest: digestOf,
   }
 }
 
 /**
- * The stage of LAYERS (folders, lowest first), called NAME in messages; DRAFT is a prepared draft folder to
- * look through.
+ * The stage of LAYERS (folders, lowest first), called NAME in messages. DRAFT is a prepared draft folder for
+ * reading it.
  */
 export async function layersSource(
   tool: LayerTool,

@@ -1,6 +1,5 @@
-// Stages of a plan, built one after the other as they are asked for: what each begins with, its steps, and
-// the image config and history that grow with them. Knows the order of things; refuses to know how a single
-// step is performed.
+// Builds the stages of a plan on request: the base of each, its steps, and the image config and history that
+// result.
 
 import { ContentError, RegistryError, StartError, SyscallError } from '../contract/errors.ts'
 import type { Platform } from '../contract/image.ts'
@@ -23,13 +22,13 @@ export interface BuiltStage {
   readonly end: StageStart
   readonly declaredArgs: readonly string[]
   readonly platform: Platform
-  /** When the newest of its layers was made; ISO 8601. */
+  /** Time of its newest layer; ISO 8601. */
   readonly createdAt: string
-  /** "registry/repository" where layers of its base can be had. */
+  /** "registry/repository" that has the layers of its base. */
   readonly source: string | undefined
 }
 
-/** A step or a FROM did not end well: where it stands, the last that it wrote, and why (its `cause`). */
+/** A step or a FROM failed: its place in the Dockerfile, its last output, and the reason (`cause`). */
 export class BuildStepFailed extends Error {
   /** "Dockerfile:3" */
   readonly path: string
@@ -45,7 +44,7 @@ export class BuildStepFailed extends Error {
   }
 }
 
-/** RUN adds a folder with mount points below the layers of its container. */
+/** RUN adds a folder with mount points below the layers, so one fewer than the runtime can stack. */
 const LAYERS_MAX = RUNTIME_LAYERS_MAX - 1
 const COMMENT = 'wherry'
 const EPOCH = new Date(0).toISOString()
@@ -75,7 +74,7 @@ export function createStages({ plan, bases, shared: parts, progress }: StagesDep
     return found
   }
 
-  /** The image REFERENCE; when no registry has it, the error says which stage was probably meant. */
+  /** The image REFERENCE. If it could not be pulled, the error suggests a stage with a similar name. */
   async function findImage(reference: string, platform: Platform): Promise<Base> {
     try {
       return await bases.find(reference, platform)
@@ -90,7 +89,7 @@ export function createStages({ plan, bases, shared: parts, progress }: StagesDep
     }
   }
 
-  /** SOURCE as a stage for PLATFORM sees it. */
+  /** The layers of SOURCE for PLATFORM, and its name for messages. */
   async function layersOf(
     source: StageSource,
     platform: Platform,
@@ -105,7 +104,7 @@ export function createStages({ plan, bases, shared: parts, progress }: StagesDep
     return { layers: image.layers, name: source.reference }
   }
 
-  /** What STAGE begins with, as if it had been built. */
+  /** The base of STAGE, in the form of a built stage. */
   async function begin(stage: PlannedStage, title: string): Promise<Omit<BuiltStage, 'declaredArgs'>> {
     const { base, platform } = stage
     if (base.kind === 'stage') return await stageOf(base.index)
@@ -143,10 +142,7 @@ export function createStages({ plan, bases, shared: parts, progress }: StagesDep
     return await performRun(shared, step, { diffIds, onOutput })
   }
 
-  /**
-   * ERR with PLACE, where it is one that people can do something about there; the signal's reason when there
-   * is one.
-   */
+  /** ERR with PLACE, if it is one that the user can fix there; the signal's reason if it is aborted. */
   function placed(place: Place, output: readonly string[], err: unknown): unknown {
     if (parts.signal.aborted) return parts.signal.reason
     const isPlaced =
@@ -157,7 +153,7 @@ export function createStages({ plan, bases, shared: parts, progress }: StagesDep
     return isPlaced ? new BuildStepFailed(place, output, err) : err
   }
 
-  /** As above, with an error that says where in the Dockerfile it happened. */
+  /** As `performStep`, but errors have their place in the Dockerfile. */
   async function performPlaced(
     step: LayerStep,
     platform: Platform,
@@ -167,10 +163,9 @@ export function createStages({ plan, bases, shared: parts, progress }: StagesDep
     const tail = createTail()
     try {
       if (diffIds.length >= LAYERS_MAX)
-        throw step.fault(
-          `this would be layer number ${diffIds.length + 1}; an image can have ${LAYERS_MAX} here`,
-          { hint: 'join several RUN into one' },
-        )
+        throw step.fault(`this would be layer ${diffIds.length + 1}; an image can have ${LAYERS_MAX}`, {
+          hint: 'combine several RUN into one',
+        })
       return await performStep(step, platform, diffIds, (bytes) => {
         tail.add(bytes)
         onOutput(bytes)

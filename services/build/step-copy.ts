@@ -1,6 +1,5 @@
-// COPY, ADD and WORKDIR: files into the stage. What is copied is found and hashed first; only when the cache
-// has no layer of the same files at the same places is anything written. Refuses to know how files are
-// written.
+// COPY, ADD and WORKDIR. The files are selected and hashed first. They are written only if the cache has no
+// layer of the same files at the same places.
 
 import { closeSync, openSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
@@ -20,17 +19,17 @@ export type PerformedStep = CachedLayer & { readonly isCached: boolean }
 
 type FilesStep = CopyStep | AddStep
 
-/** Files from one place, with what is to be done with them. */
+/** Files from one source, with the operations on them. */
 interface Part {
   readonly source: CopySource
   readonly plan: CopyPlan
 }
 
-/** What a step needs to find its parts. */
+/** What a step needs to select its parts. */
 interface Work {
   readonly shared: BuildShared
   readonly step: FilesStep
-  /** --chown, resolved. */
+  /** Resolved --chown. */
   readonly owner: { readonly uid: number; readonly gid: number } | undefined
   readonly draft: string
 }
@@ -39,8 +38,7 @@ const ROOT = { uid: 0, gid: 0 }
 const INLINE_MODE = 0o644
 
 /**
- * SELECTION of FILES as a part; --chown and --chmod do not hold for what comes out of an archive
- * (ISUNPACKED).
+ * SELECTION of FILES as a part. --chown and --chmod do not apply to the contents of an archive (ISUNPACKED).
  */
 async function partOf(
   { step, owner }: Work,
@@ -61,10 +59,10 @@ async function partOf(
   return { source: files.copySource, plan }
 }
 
-/** The files in FOLDER, which a step made: root's, unless they are an archive's. */
+/** The files in FOLDER, which a step created. They belong to root, unless they come from an archive. */
 async function madePart(work: Work, folder: string, isUnpacked = false): Promise<Part> {
   const { shared, step, draft } = work
-  const files = await layersSource(shared.tool, draft, 'what was downloaded', [folder])
+  const files = await layersSource(shared.tool, draft, 'the downloaded files', [folder])
   const selection = await selectFiles(files.context, {
     sources: ['.'],
     excludes: [],
@@ -87,7 +85,7 @@ async function inlineParts(work: Work): Promise<Part[]> {
   return [await madePart(work, folder)]
 }
 
-/** Unpack what OPEN gives, called NAME, into FOLDER, if it is an archive. */
+/** Unpacks the file that OPEN opens, called NAME, into FOLDER, if it is an archive. */
 async function unpackOpened(
   { nativeDir, signal }: BuildShared,
   open: () => number,
@@ -102,7 +100,7 @@ async function unpackOpened(
   }
 }
 
-/** ADD: ITEMS that are archives are unpacked; the rest is for copying. */
+/** ADD: unpacks those of ITEMS that are archives; the others are copied. */
 async function archiveParts(
   work: Work,
   items: readonly CopyItem[],
@@ -143,7 +141,7 @@ async function localParts(work: Work): Promise<Part[]> {
     : [...parts, await partOf(work, files, { ...selection, items: rest })]
 }
 
-/** ADD of URLs: each is a file of its own, mode 600 (Dockerfile reference, "ADD"). */
+/** ADD of URLs: each is one file with mode 600 (Dockerfile reference, "ADD"). */
 async function remoteParts(work: Work): Promise<Part[]> {
   const { shared, step, draft } = work
   if (step.kind === 'copy') return []
@@ -162,7 +160,9 @@ async function remoteParts(work: Work): Promise<Part[]> {
   return parts
 }
 
-/** Find PARTS in a draft, look into the cache, and write them over BELOW when they are not there. */
+/**
+ * Selects PARTS in a draft, looks them up in the cache, and writes them over BELOW if they are not cached.
+ */
 async function perform(
   shared: BuildShared,
   what: string,
@@ -182,10 +182,7 @@ async function perform(
   })
 }
 
-/**
- * A key that needs no look at the files: they cannot have changed when the layers that they come from are the
- * same.
- */
+/** A key that does not depend on the files, because files from the same layers cannot have changed. */
 async function quickKey(
   shared: BuildShared,
   step: FilesStep,
@@ -217,7 +214,7 @@ export async function performCopy(
   step: FilesStep,
   stage: StepStage,
 ): Promise<PerformedStep> {
-  // A linked layer sees nothing of the stage, so it stays the same whatever is below it.
+  // A linked layer does not depend on the stage, so it is the same whatever is below it.
   const below = step.isLinked ? [] : stage.diffIds
   const quick = await quickKey(shared, step, below, stage)
   const kept = quick !== undefined && shared.usesCache ? await shared.cache.find(quick) : undefined
@@ -241,7 +238,7 @@ async function performFiles(
   })
 }
 
-/** WORKDIR: the directory, for the user of that moment, unless it is there. */
+/** WORKDIR: creates the directory for the current user, unless it exists. */
 export async function performWorkdir(
   shared: BuildShared,
   step: WorkdirStep,

@@ -1,6 +1,7 @@
-// Lines that are repainted in place on a terminal, for every progress display. A repaint moves the cursor up over
-// the lines of the last one, so no line may wrap and none may have scrolled away: the painter cuts lines to the
-// terminal's columns and drops those that do not fit into its rows. Plain output does not go through here.
+// Lines that are repainted in place on a terminal, for every progress display. A repaint moves the cursor up
+// over the lines of the last one, so no line may wrap and none may have scrolled away: the painter cuts lines
+// to the terminal's columns and drops those that do not fit into its rows. Plain output does not go through
+// here.
 
 import type { Context } from './context.ts'
 import { fit, widthOf } from '../platform/text-width.ts'

@@ -14,7 +14,9 @@ export interface Column {
 const GAP = '  '
 const SHRUNK_MIN = 12
 
-/** ROWS below their titles, at most WIDTH columns wide if the shrinking columns allow it. Ends with a newline. */
+/**
+ * ROWS below their titles, at most WIDTH columns wide if the shrinking columns allow it. Ends with a newline.
+ */
 export function formatTable(
   columns: readonly Column[],
   rows: readonly (readonly string[])[],
@@ -44,8 +46,8 @@ export function formatTable(
 }
 
 /**
- * VALUE's fields, one per line, nested ones indented; empty ones are omitted. Continuation lines are indented, so
- * a value of several lines cannot pass for several fields.
+ * VALUE's fields, one per line, nested ones indented; empty ones are omitted. Continuation lines are
+ * indented, so a value of several lines cannot pass for several fields.
  */
 export function formatFields(value: object, indent = ''): string[] {
   const entries = Object.entries(value).filter(

@@ -1,8 +1,11 @@
-// Small pieces of text for people: ages, durations, sizes, digests, and untrusted text without control characters.
+// Small pieces of text for people: ages, durations, sizes, digests, and untrusted text without control
+// characters.
 
 import type { Context } from './context.ts'
 
-/** TEXT without control characters, so that output of functions and registries cannot control the terminal. */
+/**
+ * TEXT without control characters, so that output of functions and registries cannot control the terminal.
+ */
 export function printable(text: string): string {
   // oxlint-disable-next-line no-control-regex
   return text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, (c) => (c === '\r' ? '' : '�'))

@@ -1,9 +1,12 @@
-// A container of a bundle: the whole of the OCI runtime spec's config.json (v1.2, config.md and
-// config-linux.md), as services/oci/ has read and checked it.  RuntimeSpec (runtime-spec.ts) is the
-// narrower word for a function's container, where every limit is there and the root is layers; here
-// nearly everything may be missing, and what is missing means what the OCI spec says.
+// The container of an OCI bundle: all of the OCI runtime spec's config.json (v1.2, config.md and
+// config-linux.md) after services/oci/ has checked it. Nearly every field is optional, and a missing one
+// means what the OCI spec says. RuntimeSpec (runtime-spec.ts) is the narrower type for a function's
+// container, where every limit is set and the root is a list of layers.
 
 import type { NamespaceType, Process, Rlimit } from './runtime-spec.ts'
+
+/** The version of the OCI runtime spec that containers and their states follow. */
+export const SPEC_VERSION = '1.3.0'
 
 export interface BundleSpec {
   readonly process: BundleProcess
@@ -14,7 +17,7 @@ export interface BundleSpec {
   readonly mounts: readonly BundleMount[]
   readonly linux: BundleLinux
   readonly hooks: Hooks
-  /** A poststart hook that fails stops the container: so since 1.3 of the OCI spec, before it only warned. */
+  /** Whether a failing poststart hook stops the container, as since OCI 1.3; before, it only warned. */
   readonly poststartStops: boolean
   readonly annotations: Readonly<Record<string, string>>
 }
@@ -42,7 +45,7 @@ export interface Scheduler {
   readonly period: number | bigint
 }
 
-/** RLIM_INFINITY is 2⁶⁴ − 1, which no JavaScript number holds. */
+/** RLIM_INFINITY is 2⁶⁴ − 1, which does not fit a JavaScript number. */
 export interface BundleRlimit extends Omit<Rlimit, 'soft' | 'hard'> {
   readonly soft: number | bigint
   readonly hard: number | bigint
@@ -53,9 +56,9 @@ export interface BundleMount {
   /** "bind", or the name of a file system. */
   readonly type: string
   readonly source: string
-  /** As runc takes them (mount-options.ts of the runtime knows them). */
+  /** In runc's notation (runtime/ has the table). */
   readonly options: readonly string[]
-  /** Ids of files seen through other ones; without mappings through the container's own. */
+  /** Maps the ids of files; without mappings, those of the container apply. */
   readonly idmap?: {
     readonly recursive: boolean
     readonly uidMappings: readonly IdMapping[]
@@ -65,7 +68,7 @@ export interface BundleMount {
 
 export type BundleNamespaceType = NamespaceType | 'time'
 
-/** Without a path it is made, with one it is joined. */
+/** Created without a path, joined with one. */
 export interface Namespace {
   readonly type: BundleNamespaceType
   readonly path?: string
@@ -107,13 +110,13 @@ export interface Device {
   readonly gid: number
 }
 
-/** One rule of the device cgroup; `type` "a" is all devices, no number means any. */
+/** One rule of the device cgroup; `type` "a" means all devices, a missing number any number. */
 export interface DeviceRule {
   readonly allow: boolean
   readonly type: 'a' | 'b' | 'c'
   readonly major?: number
   readonly minor?: number
-  /** Of "rwm". */
+  /** Letters of "rwm". */
   readonly access: string
 }
 
@@ -126,7 +129,7 @@ export interface BundleResources {
     readonly swap?: number
     readonly swappiness?: number
     readonly disableOOMKiller?: boolean
-    /** Of TCP's buffers. */
+    /** Limit of TCP buffers. */
     readonly kernelTCP?: number
   }
   readonly cpu: {
@@ -162,7 +165,7 @@ export interface BundleResources {
     readonly hcaObjects?: number
   }>
   readonly hugepageLimits: ReadonlyArray<{ readonly pageSize: string; readonly limit: number }>
-  /** Files of a v2 cgroup and what to write into them. */
+  /** Files of a v2 cgroup and the values to write. */
   readonly unified: Readonly<Record<string, string>>
 }
 
@@ -180,7 +183,7 @@ export interface Seccomp {
   readonly flags: readonly string[]
   readonly syscalls: readonly SeccompRule[]
   /**
-   * Who decides on calls with SCMP_ACT_NOTIFY: a unix socket of the host's, and what is told there with them.
+   * The unix socket on the host whose reader decides on SCMP_ACT_NOTIFY calls, and data sent along with them.
    */
   readonly listener?: { readonly path: string; readonly metadata?: string }
 }
@@ -234,7 +237,7 @@ export type HookName = (typeof HOOK_NAMES)[number]
 export interface Hook {
   readonly path: string
   readonly args: readonly string[]
-  /** Undefined: the runtime's own; in the container's namespaces an empty one. */
+  /** Undefined means the runtime's environment, or an empty one inside the container's namespaces. */
   readonly env: readonly string[] | undefined
   /** 0 for no limit. */
   readonly timeoutMs: number

@@ -1,5 +1,5 @@
-// What is known of a call: the answer of GET /system/calls/:id, the reply a waiting gateway gets,
-// and the source of every metric.  Times are milliseconds; instants are Unix milliseconds.
+// What is known about a call: the reply of GET /system/calls/:id, what a waiting gateway receives, and the
+// source of every metric. Durations are milliseconds, instants Unix milliseconds.
 
 import type { Outcome } from './outcome.ts'
 
@@ -7,15 +7,15 @@ import type { Outcome } from './outcome.ts'
 export interface Phases {
   /** Accepted → taken by a worker. */
   readonly queue: number
-  /** Getting the image; 0 when it was there. */
+  /** Pulling the image; 0 if it was present. */
   readonly pull: number
-  /** Cgroup, plan, clone, until the function's own program runs. */
+  /** Cgroup, plan and clone, until the function's program runs. */
   readonly create: number
   /** Container running → ready for the body; 0 for `stdio`. */
   readonly init: number
   /** The function's own time. */
   readonly run: number
-  /** Exit → result handed to the queue. */
+  /** Exit → result passed to the queue. */
   readonly settle: number
 }
 
@@ -24,24 +24,21 @@ export const PHASES = ['queue', 'pull', 'create', 'init', 'run', 'settle'] as co
 >
 
 /**
- * Read from the container's cgroup after its end. What is optional is missing where the kernel does not count
- * it.
+ * Read from the container's cgroup after its end. Optional fields are missing where the kernel does not count
+ * them.
  */
 export interface Usage {
   readonly cpuMs: number
-  /**
-   * Periods of the CPU limit in which it ran, those in which it was stopped for the rest, and how long it
-   * stood still.
-   */
+  /** Periods of the CPU limit in which it ran, those in which it was throttled, and for how long. */
   readonly cpuPeriods: number
   readonly cpuThrottledPeriods: number
   readonly cpuThrottledMs: number
-  /** The kernel charges up to 256 KiB per CPU ahead. */
+  /** The kernel charges up to 256 KiB per CPU in advance. */
   readonly memoryPeakBytes: number
   readonly oomKills: number
-  /** Most processes and threads at once. */
+  /** Highest number of processes and threads at once. */
   readonly pidsPeak?: number
-  /** Read from and written to block devices; what was in memory already is not read. */
+  /** Bytes read from and written to block devices; the page cache does not count. */
   readonly ioReadBytes?: number
   readonly ioWriteBytes?: number
 }
@@ -61,11 +58,11 @@ export interface CallRecord {
   readonly enqueuedAtMs: number
   readonly startedAtMs?: number
   readonly finishedAtMs?: number
-  /** These are there once `state` is "finished" (or an attempt failed and another will come). */
+  /** From here on: set once `state` is "finished", or an attempt failed and another follows. */
   readonly outcome?: Outcome
   /** HTTP status that the call has in our own dialect. */
   readonly status?: number
-  /** One sentence for people when the outcome is not `ok`. */
+  /** One sentence for people if the outcome is not `ok`. */
   readonly message?: string
   readonly exitCode?: number
   /** "SIGKILL" … */
@@ -81,10 +78,10 @@ export interface CallRecord {
   readonly logTruncated?: boolean
 }
 
-/** How an attempt ended; only `outcome` is there when it never had a container. */
+/** How an attempt ended; without a container only `outcome` is set. */
 export interface Completion {
   readonly outcome: Outcome
-  /** One sentence for people; without it the outcome's own. */
+  /** One sentence for people; defaults to the outcome's. */
   readonly message?: string
   /** Another attempt cannot end differently, whatever the outcome's rule says. */
   readonly final?: boolean
@@ -98,11 +95,11 @@ export interface Completion {
   readonly body?: Uint8Array
   readonly log?: string
   readonly logTruncated?: boolean
-  /** When the function's program ended (performance.now() milliseconds); `settle` counts from here. */
+  /** performance.now() when the function's program ended; `settle` counts from here. */
   readonly endedAt?: number
 }
 
-/** The message on a gateway's reply channel: what the caller of a finished call gets, and no more. */
+/** The message on a gateway's reply channel: only what the caller of a finished call gets. */
 export interface CallReply {
   readonly callId: string
   readonly outcome: Outcome

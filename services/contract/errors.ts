@@ -1,10 +1,10 @@
-// Errors that cross a border.  Each class has a stable `code`, the HTTP status it becomes, and
-// whether trying again can help.  Users match on `code`; the table is mirrored in docs/errors.md.
-// Expected ends of a call are not here: they are outcomes (outcome.ts).
+// Errors that cross a border. Each has a stable `code`, which means one thing, the HTTP status it becomes,
+// and whether a retry can help. Users match on `code`; docs/errors.md has the table. The expected ends of a
+// call are not errors but outcomes (outcome.ts).
 
 /**
- * One wrong field: `path` in the caller's own words ("limits.memory"), `problem` a whole sentence part; of a
- * text file also the lines around, as they are shown.
+ * One wrong field: `path` as the caller wrote it ("limits.memory"), `problem` the rest of the sentence ("must
+ * be at least 4Mi"); for a text file also the lines around the place, ready to print.
  */
 export interface Fault {
   readonly path: string
@@ -19,7 +19,7 @@ export interface ErrorFacts {
   readonly cause?: unknown
 }
 
-/** Base of every error that is ours.  `message` says what, where, why, and what to do. */
+/** Base class of the product's errors.  `message` says what failed, where, why, and what to do. */
 export class AppError extends Error {
   readonly code: string
   readonly statusCode: number
@@ -34,7 +34,7 @@ export class AppError extends Error {
   }
 }
 
-/** The caller's input is wrong: every fault at once, field by field. */
+/** The caller's input is wrong; lists every fault, field by field. */
 export class InvalidRequest extends AppError {
   readonly faults: readonly Fault[]
 
@@ -80,31 +80,38 @@ export class TooLarge extends AppError {
   }
 }
 
-/** Not now: Redis away, queue full, no free slot.  Becomes 503 with Retry-After. */
+export type OverloadCode =
+  /** The function has as many waiting calls as it may have. */
+  | 'ERR_QUEUE_FULL'
+  | 'ERR_TOO_MANY_FUNCTIONS'
+  /** A limit of this process is reached: callers, bodies, followers of logs. */
+  | 'ERR_NO_SLOT'
+  | 'ERR_REDIS_AWAY'
+  | 'ERR_REDIS_FULL'
+  /** Redis is configured so that calls would be lost. */
+  | 'ERR_REDIS_UNFIT'
+  /** Another process holds the image store for too long. */
+  | 'ERR_STORE_BUSY'
+  /** This process is shutting down. */
+  | 'ERR_STOPPING'
+
+/** Not now; the same request can succeed later.  Becomes 503 with Retry-After. */
 export class Overloaded extends AppError {
-  constructor(
-    message: string,
-    code:
-      | 'ERR_QUEUE_FULL'
-      | 'ERR_TOO_MANY_FUNCTIONS'
-      | 'ERR_NO_SLOT'
-      | 'ERR_REDIS_AWAY'
-      | 'ERR_STORE_BUSY'
-      | 'ERR_STOPPING',
-    cause?: unknown,
-  ) {
+  declare readonly code: OverloadCode
+
+  constructor(message: string, code: OverloadCode, cause?: unknown) {
     super(message, { code, statusCode: 503, retryable: true, cause })
   }
 }
 
-/** The container runtime has no free slot: the call is not at fault, and another attempt may find one. */
+/** The container runtime has no free slot.  The call is not at fault, and another attempt may find one. */
 export class RuntimeFull extends AppError {
   constructor(message: string) {
     super(message, { code: 'ERR_RUNTIME_FULL', statusCode: 503, retryable: true })
   }
 }
 
-/** The registry said no or could not be reached; `registryCode` is its own word, e.g. MANIFEST_UNKNOWN. */
+/** The registry refused or could not be reached; `registryCode` is its code, such as MANIFEST_UNKNOWN. */
 export class RegistryError extends AppError {
   readonly registryCode: string
 
@@ -121,19 +128,19 @@ export type ContentCode =
   | 'ERR_CONTENT_LIMIT'
   | 'ERR_INVALID_CONTENT'
 
-/** What the registry sent is not what it should be, or is hostile. */
+/** The registry sent content that is wrong or hostile. */
 export class ContentError extends AppError {
   constructor(message: string, code: ContentCode, cause?: unknown) {
     super(message, { code, statusCode: 502, retryable: false, cause })
   }
 }
 
-/** A step of starting a container failed: which operation, which system call, which errno. */
+/** A step of a container's start failed: which operation, system call and errno. */
 export class SyscallError extends AppError {
   readonly errno: string
   readonly syscall: string
   readonly op: string
-  /** Place of the operation in its plan; -1 when it was none of them. */
+  /** Index of the operation in its plan; -1 if none of them failed. */
   readonly index: number
 
   constructor(message: string, facts: { errno: string; syscall: string; op: string; index?: number }) {
@@ -150,8 +157,7 @@ export class SyscallError extends AppError {
 }
 
 /**
- * The container cannot be made as asked (unknown user, command not in the image …): an `init_fail`, not a
- * bug.
+ * The container cannot be created as requested (unknown user, missing command …): an `init_fail`, not a bug.
  */
 export class StartError extends AppError {
   constructor(
@@ -169,7 +175,7 @@ export class StartError extends AppError {
   }
 }
 
-/** This machine lacks something the product needs; `remedy` says what to do. */
+/** This machine lacks something that the product needs; the message says what to do. */
 export class Unsupported extends AppError {
   constructor(message: string, cause?: unknown) {
     super(message, { code: 'ERR_UNSUPPORTED', statusCode: 500, retryable: false, cause })

@@ -1,4 +1,4 @@
-// The OCI image spec's own shapes (github.com/opencontainers/image-spec v1.1), only the fields we read.
+// Types of the OCI image spec (github.com/opencontainers/image-spec v1.1), only the fields that are read.
 
 export interface Descriptor {
   readonly mediaType: string
@@ -25,7 +25,7 @@ export interface Index {
   readonly manifests: readonly Descriptor[]
 }
 
-/** The image config's `config` object with its defaults filled in, plus what unpacking needs. */
+/** The image config's `config` object with defaults filled in, plus what unpacking needs. */
 export interface ImageConfig {
   readonly os: string
   readonly architecture: string
@@ -39,7 +39,7 @@ export interface ImageConfig {
   readonly diffIds: readonly string[]
 }
 
-/** An image that is ready to run: its layers are directories, lowest first, never written to again. */
+/** An image ready to run: its layers are directories, lowest first, and never written to again. */
 export interface Image {
   readonly digest: string
   readonly config: ImageConfig
@@ -47,20 +47,20 @@ export interface Image {
 }
 
 /**
- * What becomes of a layer, in this order. 'present': it was there already; nothing follows. 'queued': it will
- * be fetched. 'receiving': its bytes come, and are unpacked on the way. 'unpacking': all have come, files are
- * still being written. 'done': it is there.
+ * The states of a layer in order. 'present': already unpacked, the only state. 'queued': waiting to be
+ * fetched. 'receiving': bytes arrive and are unpacked as they come. 'unpacking': all bytes arrived, files are
+ * still being written. 'done': unpacked.
  */
 export type LayerState = 'present' | 'queued' | 'receiving' | 'unpacking' | 'done'
 
-/** How far the pull of one layer is. */
+/** The progress of one layer's pull. */
 export interface LayerProgress {
   /** Digest of the packed layer. */
   readonly layer: string
   readonly state: LayerState
-  /** Packed bytes that came, of how many. */
+  /** Packed bytes received, and in total. */
   readonly receivedBytes: number
   readonly sizeBytes: number
-  /** What they have become so far, counted every few MiB while 'receiving' and 'unpacking'; else 0. */
+  /** Bytes unpacked so far, updated every few MiB while 'receiving' and 'unpacking'; otherwise 0. */
   readonly unpackedBytes: number
 }

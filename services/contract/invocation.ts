@@ -1,10 +1,10 @@
-// One call of a function, from the moment somebody asked for it.  HTTP and plain BullMQ jobs both
-// become an Invocation; from there on nobody can tell (or needs to tell) where it came from.
+// One call of a function. Calls over HTTP and plain BullMQ jobs both become an Invocation; code behind this
+// point does not know which of the two it was.
 
-/** What the caller sent.  A plain producer's payload is a POST of that payload to "/". */
+/** What the caller sent.  The payload of a plain producer counts as a POST to "/". */
 export interface InvocationRequest {
   readonly method: string
-  /** Behind the function's name, begins with "/". */
+  /** The path after the function's name; begins with "/". */
   readonly path: string
   /** Without "?"; may be empty. */
   readonly query: string
@@ -27,5 +27,5 @@ export interface Invocation {
 }
 
 export const BODY_MAX_BYTES_DEFAULT = 6 * 1024 ** 2
-/** Bodies up to this ride inside the job or the reply; larger ones in a key of their own. */
+/** Bodies up to this size travel inside the job or the reply, larger ones in a separate key. */
 export const INLINE_MAX_BYTES = 16 * 1024

@@ -1,13 +1,15 @@
-// Several functions in one file, and how their images are built: wherry.yaml, and OpenFaaS's stack.yaml as it
-// is. Turns either, already parsed from YAML, into deployments (the words of POST /system/functions) and
-// builds, and names every wrong field at once. The deployment's own fields are checked by whoever takes it.
-// Ref: https://docs.openfaas.com/reference/yaml/
+// Several functions in one file, and how their images are built: wherry.yaml, or OpenFaaS's stack.yaml
+// unchanged. Turns either, already parsed from YAML, into deployments (bodies of POST /system/functions) and
+// builds, and reports every wrong field at once. The fields of a deployment are checked later, by
+// parseDeployment. Ref: https://docs.openfaas.com/reference/yaml/
 
 import { z } from 'zod'
+import { defined } from './defined.ts'
 import { InvalidRequest, type Fault } from './errors.ts'
 import { faultOf, INPUT } from './input.ts'
+import { isPlainObject } from './plain-object.ts'
 
-/** How a function's image is made; paths are relative to the file. */
+/** How a function's image is built; paths are relative to the file. */
 export interface ProjectBuild {
   readonly context: string
   /** Relative to the context. */
@@ -15,22 +17,22 @@ export interface ProjectBuild {
   readonly target?: string
   readonly args: Readonly<Record<string, string>>
   /**
-   * OpenFaaS: the template (./template/LANG) that the folder is put into; undefined when it has a Dockerfile
-   * itself.
+   * OpenFaaS: the template (./template/LANG) that the folder is copied into; undefined if it has a
+   * Dockerfile.
    */
   readonly template?: string
 }
 
 export interface ProjectFunction {
   readonly name: string
-  /** The reference as written; where it names no registry, a built image goes to the node's own. */
+  /** The reference as written; without a registry, a built image goes to the node's registry. */
   readonly image: string
   readonly build?: ProjectBuild
-  /** The body of POST /system/functions but for the image. */
+  /** The body of POST /system/functions without the image. */
   readonly deployment: Readonly<Record<string, unknown>>
   /** Files with variables (OpenFaaS's environment_file), relative to the file. */
   readonly environmentFiles: readonly string[]
-  /** What is in the file and means nothing here, in words for people. */
+  /** Messages about fields of the file that have no effect. */
   readonly notes: readonly string[]
 }
 
@@ -42,18 +44,18 @@ const text = z
   .string()
   .max(TEXT_MAX, `is longer than ${TEXT_MAX} characters`)
   .regex(/^[^\0]*$/, 'contains a NUL character')
-/** YAML reads `1.5` and `true` as what they are; an environment has only text. */
+/** YAML parses `1.5` and `true` as number and boolean; an environment has only strings. */
 const scalar = z
-  .union([text, z.number(), z.boolean()], 'must be a text, a number, true or false')
+  .union([text, z.number(), z.boolean()], 'must be a string, a number, true or false')
   .transform(String)
 const textMap = z.record(z.string(), scalar)
-/** As Go reads it, for faas-cli: nothing is an empty text. */
+/** As in faas-cli (Go): no value is an empty string. */
 const goTextMap = z.record(z.string(), z.union([scalar, z.null().transform(() => '')]))
 const list = z.array(text).max(LIST_MAX, `has more than ${LIST_MAX} items`)
 const functionsOf = <T extends z.ZodType>(one: T) =>
   z
     .record(z.string().min(1), one)
-    .refine((all) => Object.keys(all).length > 0, 'has no function')
+    .refine((all) => Object.keys(all).length > 0, 'must have at least one function')
     .refine((all) => Object.keys(all).length <= FUNCTIONS_MAX, `has more than ${FUNCTIONS_MAX} functions`)
 
 const wherryFile = z.strictObject({
@@ -71,11 +73,11 @@ const wherryFile = z.strictObject({
               args: textMap.optional(),
             }),
           ],
-          'must be the path of a folder, or { context, dockerfile, target, args }',
+          'must be the path of a folder or { context, dockerfile, target, args }',
         )
         .optional(),
       envVars: textMap.nullable().optional(),
-      service: z.never('is the name above it; leave it out').optional(),
+      service: z.never('must be left out; the key above is the name').optional(),
     }),
   ),
 })
@@ -118,8 +120,7 @@ function fromWherry(name: string, { image, build, ...fields }: WherryFunction): 
     ...(context !== undefined && {
       build: {
         context,
-        ...(dockerfile !== undefined && { dockerfile }),
-        ...(target !== undefined && { target }),
+        ...defined({ dockerfile, target }),
         args: args ?? {},
       },
     }),
@@ -129,21 +130,21 @@ function fromWherry(name: string, { image, build, ...fields }: WherryFunction): 
   }
 }
 
-/** What of F is left out of the deployment, and why. */
+/** Which fields of F have no effect, and why. */
 function notesOf(f: OpenfaasFunction): string[] {
   return [
     ...(f.build_options?.length
-      ? ['build_options are packages for templates of OpenFaaS and are not used']
+      ? ['build_options is ignored: it selects packages of OpenFaaS templates']
       : []),
-    ...(f.build_secrets && Object.keys(f.build_secrets).length > 0 ? ['build_secrets are not used'] : []),
-    ...(f.copy?.length ? ['copy is not used'] : []),
-    ...(f.platforms !== undefined ? ['platforms is not used: the image is built for this machine'] : []),
+    ...(f.build_secrets && Object.keys(f.build_secrets).length > 0 ? ['build_secrets is ignored'] : []),
+    ...(f.copy?.length ? ['copy is ignored'] : []),
+    ...(f.platforms !== undefined ? ['platforms is ignored: the image is built for this machine'] : []),
   ]
 }
 
 /**
- * OpenFaaS's FPROCESS as a deployment has it: the classic watchdog's contract is stdin to stdout by this
- * program, which is ours without the watchdog.
+ * OpenFaaS's FPROCESS as the command of a deployment: the classic watchdog runs this program from stdin to
+ * stdout, which is `stdio` without the watchdog.
  */
 export function commandOf(fprocess: string): { readonly command?: readonly string[] } {
   return fprocess.trim() === '' ? {} : { command: fprocess.trim().split(/\s+/) }
@@ -176,16 +177,18 @@ function fromOpenfaas(name: string, f: OpenfaasFunction): ProjectFunction {
   }
 }
 
-/** The functions of a file, parsed from YAML or JSON.  Throws InvalidRequest that lists every wrong field. */
+/**
+ * The functions of a file, already parsed from YAML or JSON.  Throws InvalidRequest with every wrong field.
+ */
 export function parseProjectFile(parsed: unknown): readonly ProjectFunction[] {
-  const isOpenfaas = typeof parsed === 'object' && parsed !== null && 'provider' in parsed
+  const isOpenfaas = isPlainObject(parsed) && 'provider' in parsed
   const result = isOpenfaas ? openfaasFile.safeParse(parsed, INPUT) : wherryFile.safeParse(parsed, INPUT)
   if (!result.success) {
     const faults: Fault[] = result.error.issues.flatMap(faultOf)
     throw new InvalidRequest(
       faults.map((fault) =>
         fault.path === ''
-          ? { path: '', problem: 'must hold "functions:" with a name and its fields for each' }
+          ? { path: '', problem: 'must have "functions:" with a name and fields for each' }
           : fault,
       ),
     )

@@ -1,6 +1,6 @@
 // Quantities as people write them in a function spec: "64Mi", "0.5", "500m", "1m30s".
-// Kubernetes' suffixes for memory and CPU, Go's for durations, because OpenFaaS's files use them.
-// Each parser returns undefined for what it does not understand; the caller names the field.
+// Suffixes are Kubernetes' for memory and CPU and Go's for durations, because OpenFaaS's files use them.
+// Each parser returns undefined for invalid input; the caller names the field.
 
 const MEMORY_UNITS: Readonly<Record<string, number>> = {
   '': 1,
@@ -46,7 +46,7 @@ export function parseDurationMs(text: string): number | undefined {
   return Math.round(totalMs)
 }
 
-/** 67108864 → "64Mi"; for showing a limit as it would be written. */
+/** 67108864 → "64Mi" */
 export function formatBytes(sizeBytes: number): string {
   for (const [suffix, unit] of [
     ['Gi', 1024 ** 3],

@@ -1,7 +1,7 @@
-// The OCI runtime spec's words (github.com/opencontainers/runtime-spec v1.2, config.md and
-// config-linux.md), the fields we perform.  Two things are our own and named so: a root may be a
-// list of layers with a writable scratch file system on top, and a mount of type "scratch" is a
-// directory of that same scratch file system, so that one size bounds all that a container writes.
+// Types of the OCI runtime spec (github.com/opencontainers/runtime-spec v1.2, config.md and config-linux.md),
+// the fields that are performed. Two things are ours: a root is a list of layers with a writable scratch file
+// system on top, and a mount of type "scratch" is a directory of that file system, so that one size bounds
+// everything that a container writes.
 
 export interface RuntimeSpec {
   readonly process: Process
@@ -20,10 +20,7 @@ export interface Process {
   readonly capabilities: Capabilities
   readonly rlimits: readonly Rlimit[]
   readonly noNewPrivileges: boolean
-  /**
-   * Added to the thousandths of the host's memory that the process takes, when the kernel looks for one to
-   * kill (proc_pid_oom_score_adj(5)).
-   */
+  /** Added to the process's OOM score (proc_pid_oom_score_adj(5)). */
   readonly oomScoreAdj?: number
 }
 
@@ -51,12 +48,12 @@ export interface Root {
   /** Directories on the host, lowest first; never written to. */
   readonly layers: readonly string[]
   readonly readonly: boolean
-  /** Bounds of everything that the container writes outside of volumes. */
+  /** Bounds on everything that the container writes outside volumes. */
   readonly scratchBytes: number
   readonly scratchInodes: number
   /**
-   * A folder on the host with empty folders "upper" and "work": what is written to the root is kept in
-   * "upper", and not in memory. On disk it has the container's own ids.
+   * A directory on the host with empty directories "upper" and "work": writes to the root go to "upper"
+   * instead of memory. Files there have the container's ids.
    */
   readonly writable?: string
 }
@@ -64,7 +61,7 @@ export interface Root {
 export interface Mount {
   readonly destination: string
   readonly type: 'bind' | 'proc' | 'dev' | 'scratch'
-  /** A path on the host, for "bind" only. */
+  /** Path on the host, for "bind" only. */
   readonly source?: string
   /** "ro", "nosuid", "nodev", "noexec"; for "scratch" also "mode=1777", for "bind" of a file also "file". */
   readonly options: readonly string[]
@@ -77,13 +74,13 @@ export interface Linux {
   readonly resources: Resources
   readonly maskedPaths: readonly string[]
   readonly readonlyPaths: readonly string[]
-  /** Settings that belong to one of the container's namespaces, by their names below /proc/sys with dots. */
+  /** Settings of the container's namespaces; keys are names below /proc/sys with dots. */
   readonly sysctl?: Readonly<Record<string, string>>
 }
 
 export interface Resources {
   readonly memory: { readonly limit: number }
-  /** Microseconds, as cpu.cfs_quota_us and cpu.cfs_period_us. */
+  /** Microseconds, as in cpu.cfs_quota_us and cpu.cfs_period_us. */
   readonly cpu: { readonly quota: number; readonly period: number }
   readonly pids: { readonly limit: number }
 }

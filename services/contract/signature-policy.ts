@@ -1,7 +1,7 @@
 // Which images may be deployed into which namespace: the file behind WHERRY_SIGNATURES, parsed from JSON.
-//   { "default": { "mode": "warn", "keys": ["cosign.pub"] }, "namespaces": { "prod": { "mode": "require",
-//   "keys": [ … ] } } } `require` refuses what is not signed by one of the keys, `warn` deploys and says so,
-//   `off` does not look.
+//   { "default": { "mode": "warn", "keys": ["cosign.pub"] },
+//     "namespaces": { "prod": { "mode": "require", "keys": [ … ] } } } `require` refuses images that none of
+//     the keys signed, `warn` deploys them with a warning, `off` checks nothing.
 
 import { z } from 'zod'
 import { InvalidRequest } from './errors.ts'
@@ -27,7 +27,7 @@ const rule = z
     keys: z.array(z.string().min(1).max(4096)).max(KEYS_MAX, `has more than ${KEYS_MAX} items`).default([]),
   })
   .refine(({ mode, keys }) => mode === 'off' || keys.length > 0, {
-    message: 'needs at least one key',
+    message: 'must have at least one key',
     path: ['keys'],
   })
 
@@ -39,7 +39,7 @@ const policy = z.strictObject({
     .default({}),
 })
 
-/** PARSED as a policy.  Throws InvalidRequest that lists every wrong field. */
+/** PARSED as a policy.  Throws InvalidRequest with every wrong field. */
 export function parseSignaturePolicy(parsed: unknown): SignaturePolicy {
   const result = policy.safeParse(parsed, INPUT)
   if (!result.success) throw new InvalidRequest(result.error.issues.flatMap(faultOf))

@@ -1,19 +1,21 @@
-// How far each worker is with the image of a deployment: one Redis hash per digest, worker → report as JSON,
-// with a short life. Workers write, gateways read. Refuses to know what a layer is and who wants to see it.
+// Each worker's progress in pulling the image of a deployment: one short-lived Redis hash per digest, worker
+// → report as JSON. Workers write, gateways read.
 
+import { defined } from '../contract/defined.ts'
 import type { LayerProgress } from '../contract/image.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { asOverloaded, type RedisClient } from '../platform/redis.ts'
 
 export interface PullReport {
   readonly worker: string
   readonly state: 'pulling' | 'ready' | 'failed'
-  /** Those that had to be fetched, in the order they began. */
+  /** The layers that had to be fetched, in the order in which they started. */
   readonly layers: readonly LayerProgress[]
-  /** Why it failed. */
+  /** Reason for a failure. */
   readonly message?: string
 }
 
-/** Reports of a pull that nobody continues are forgotten after this. */
+/** Lifetime of reports after the last update. */
 const LIFE_S = 600
 const LAYERS_MAX = 128
 const WORKERS_MAX = 1000
@@ -25,13 +27,11 @@ function parseReport(worker: string, text: string): PullReport | undefined {
   try {
     value = JSON.parse(text)
   } catch {
-    return undefined // not a worker's: as good as not there
+    return undefined // not written by a worker: ignore it
   }
-  if (typeof value !== 'object' || value === null || !('state' in value) || !('layers' in value))
-    return undefined
-  const { state, layers } = value
+  if (!isPlainObject(value)) return undefined
+  const { state, layers, message } = value
   if (typeof state !== 'string' || !STATES.includes(state) || !Array.isArray(layers)) return undefined
-  const message = 'message' in value && typeof value.message === 'string' ? value.message : undefined
   return {
     worker,
     state: state as PullReport['state'],
@@ -45,13 +45,13 @@ function parseReport(worker: string, text: string): PullReport | undefined {
           typeof layer.state === 'string' &&
           [layer.receivedBytes, layer.sizeBytes, layer.unpackedBytes].every((n) => typeof n === 'number'),
       ),
-    ...(message !== undefined && { message }),
+    ...defined({ message: typeof message === 'string' ? message : undefined }),
   }
 }
 
 export type PullReports = ReturnType<typeof createPullReports>
 
-/** The reports over REDIS, which stays its owner's.  All throw Overloaded while Redis is away. */
+/** The reports in REDIS, which the caller closes. All methods throw Overloaded while Redis is away. */
 export function createPullReports({ redis, prefix }: { redis: RedisClient; prefix: string }) {
   const keyOf = (digest: string): string => `${prefix}:@pull:${digest}`
   const away = (err: unknown): never => {
@@ -59,18 +59,18 @@ export function createPullReports({ redis, prefix }: { redis: RedisClient; prefi
   }
 
   return {
-    /** Says how far REPORT.worker is with DIGEST. */
+    /** Store the progress of REPORT.worker with DIGEST. */
     async write(digest: string, { worker, message, layers, ...report }: PullReport): Promise<void> {
       const text = JSON.stringify({
         ...report,
         layers: layers.slice(0, LAYERS_MAX),
-        ...(message !== undefined && { message: message.slice(0, MESSAGE_CHARACTERS_MAX) }),
+        ...defined({ message: message?.slice(0, MESSAGE_CHARACTERS_MAX) }),
       })
       const key = keyOf(digest)
       await redis.multi().hset(key, worker, text).expire(key, LIFE_S).exec().catch(away)
     },
 
-    /** What workers said about DIGEST, by worker. */
+    /** All reports about DIGEST, sorted by worker. */
     async read(digest: string): Promise<readonly PullReport[]> {
       const reports: Record<string, string> = await redis.hgetall(keyOf(digest)).catch(away)
       return Object.keys(reports)
@@ -79,7 +79,7 @@ export function createPullReports({ redis, prefix }: { redis: RedisClient; prefi
         .flatMap((worker) => parseReport(worker, reports[worker]!) ?? [])
     },
 
-    /** A new deployment of DIGEST begins; what was said about an earlier one is not about it. */
+    /** Remove the reports about DIGEST when a new deployment starts. */
     async forget(digest: string): Promise<void> {
       await redis.del(keyOf(digest)).catch(away)
     },

@@ -1,6 +1,6 @@
-// The function definitions: one Redis hash, name → FunctionRecord as JSON, and a copy of it in this
-// process that is fresh within a round trip (a channel tells of changes) and at worst RELOAD_MS old.
-// Reads never wait for Redis.  Refuses to know how a definition is checked, resolved or run.
+// Function definitions: one Redis hash, name → FunctionRecord as JSON, and a copy in this process. A channel
+// announces changes, so the copy is usually one round trip old and never older than RELOAD_MS. Reads never
+// wait for Redis.
 
 import { Overloaded } from '../contract/errors.ts'
 import { readRecord, writeRecord, type FunctionRecord } from '../contract/function-spec.ts'
@@ -8,24 +8,25 @@ import type { Log } from '../platform/log.ts'
 import { asOverloaded, type RedisClient } from '../platform/redis.ts'
 
 export interface FunctionStore {
-  /** Loads the definitions, or returns without them when Redis is away; they come when it does. */
+  /** Load the definitions. If Redis is away, return without them and load them later. */
   start(): Promise<void>
   stop(): Promise<void>
   get(name: string): FunctionRecord | undefined
-  /** Creates or replaces.  Throws Overloaded. */
+  /** Create or replace a definition. Throws Overloaded. */
   put(record: FunctionRecord): Promise<void>
-  /** Was it there?  Throws Overloaded. */
+  /** Whether it existed. Throws Overloaded. */
   remove(name: string): Promise<boolean>
   /** Sorted by name. */
   list(): readonly FunctionRecord[]
-  /** LISTENER is called after every change of the list; returns the way to take it off again. */
+  /** Call LISTENER after every change. Returns a function that removes it. */
   onChange(listener: () => void): () => void
 }
 
 export const FUNCTIONS_MAX = 10_000
 const RELOAD_MS = 30_000
 const START_WAIT_MS = 1_000
-/** The store over REDIS, which stays its owner's; a second connection of its own listens for changes. */
+
+/** The store in REDIS, which the caller closes. A second connection listens for changes. */
 export function createFunctionStore({
   redis,
   prefix,
@@ -54,7 +55,7 @@ export function createFunctionStore({
     const fresh = new Map<string, FunctionRecord>()
     for (const name of names.slice(0, FUNCTIONS_MAX)) {
       const text = next[name]!
-      // An unchanged definition keeps its identity, so that others may compare by reference.
+      // Unchanged definitions keep their identity, so that callers can compare references.
       if (raw[name] === text) {
         const record = records.get(name)
         if (record) fresh.set(name, record)
@@ -65,7 +66,7 @@ export function createFunctionStore({
       else
         log.warn(
           { function: name, key, problem: read.problem },
-          'a function definition in Redis is invalid and is ignored',
+          'ignoring an invalid function definition in Redis',
         )
     }
     raw = next
@@ -73,7 +74,7 @@ export function createFunctionStore({
     for (const listener of listeners) listener()
   }
 
-  /** One load at a time; a call during a load makes one more happen after it, so that no change is missed. */
+  /** One load at a time. A request during a load causes another one after it, so that no change is missed. */
   function reload(): Promise<void> {
     again = loading !== undefined
     loading ??= load().finally(() => {
@@ -85,7 +86,7 @@ export function createFunctionStore({
 
   function refresh(): void {
     reload().catch((error: unknown) =>
-      log.debug({ err: error }, 'function definitions could not be read; the next try is soon'),
+      log.debug({ err: error }, 'cannot read function definitions; will retry'),
     )
   }
 
@@ -93,7 +94,7 @@ export function createFunctionStore({
     try {
       await write()
       await redis.publish(channel, '')
-      // The caller reads its own write: a load that began before the write does not count.
+      // The caller must see its write, so a load that started before it does not count.
       await loading?.catch(() => undefined)
       await reload()
     } catch (error) {
@@ -104,7 +105,7 @@ export function createFunctionStore({
   function checkRoom(name: string): void {
     if (records.size >= FUNCTIONS_MAX && !records.has(name)) {
       throw new Overloaded(
-        `there are already ${FUNCTIONS_MAX} functions; remove some first`,
+        `the limit of ${FUNCTIONS_MAX} functions is reached; remove some first`,
         'ERR_TOO_MANY_FUNCTIONS',
       )
     }
@@ -118,9 +119,11 @@ export function createFunctionStore({
         autoResubscribe: false,
       })
       subscriber = listening
-      listening.on('error', (error) => log.debug({ err: error }, 'the channel of function changes is away'))
+      listening.on('error', (error) =>
+        log.debug({ err: error }, 'the connection for function changes is away'),
+      )
       listening.on('message', refresh)
-      // Listen first, then load: a change between the two is then heard.
+      // Subscribe before loading, so that no change in between is missed.
       listening.on('ready', () => {
         listening.subscribe(channel).then(refresh, () => undefined)
       })

@@ -1,9 +1,9 @@
-// Who may send a request: asked once per request, before its body is read and before its route runs.
+// The one place where a request's credentials are checked: before its body is read and before a route sees
+// it. There are no credentials yet, so everyone who can connect is allowed everything.
 
 import type { FastifyRequest } from 'fastify'
 
-/** Resolves when REQUEST may go on; throws an AppError with status 401 or 403 otherwise. */
+/** Throws an AppError if REQUEST must go no further. */
 export type Authenticate = (request: FastifyRequest) => Promise<void>
 
-/** There are no credentials yet: the gateway listens on loopback by default and warns elsewhere. */
-export const allowAll: Authenticate = async () => {}
+export const allowEveryone: Authenticate = async () => undefined

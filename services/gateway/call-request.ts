@@ -1,7 +1,7 @@
-// From an HTTP request to an Invocation: which id the call has, what of the target and which headers
-// the function sees.  Pure.  Headers become environment variables later (`Http_X_Y`), which is why some
-// names never pass: hop-by-hop ones (RFC 9110 §7.6.1), our own, `proxy` (many HTTP libraries read
-// http_proxy from the environment, CVE-2016-5385), and names that two spellings of one variable could share.
+// From an HTTP request to what the function sees of it: path, query, headers, body.  Pure.
+// Headers become environment variables later (`Http_X_Y`), so some names never pass: hop-by-hop ones
+// (RFC 9110 §7.6.1), our own, `proxy` (many HTTP libraries read http_proxy from the environment,
+// CVE-2016-5385), and names that would map to the same variable as another name.
 
 import { randomUUID } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
@@ -10,7 +10,7 @@ import type { InvocationRequest } from '../contract/invocation.ts'
 
 export const HEADERS_MAX = 100
 const CALL_ID = /^(?!\d+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/
-/** Longer ones would make no variable (worker/request-env.ts). */
+/** Longer names do not become a variable (worker/request-env.ts). */
 const HEADER_NAME = /^[a-z0-9-]{1,128}$/
 const OWN_PREFIX = 'x-wherry-'
 const DROPPED = new Set([
@@ -28,30 +28,29 @@ const DROPPED = new Set([
 ])
 const NO_BODY = new Uint8Array(0)
 
-/** The caller's X-Call-Id where it can be a job id (BullMQ refuses ":" and integers), else a new one. */
+/** WANTED if it can be a job id (BullMQ refuses ":" and integers), else a new id. */
 export function chooseCallId(wanted: string | string[] | undefined): string {
   return typeof wanted === 'string' && CALL_ID.test(wanted) ? wanted : randomUUID()
 }
 
 export interface HttpCall {
+  readonly waits: boolean
   readonly method: string
-  /** The request target as it came. */
+  /** The request target as received. */
   readonly target: string
   readonly headers: IncomingHttpHeaders
-  /** How many header lines came, also those that Node joined or dropped. */
+  /** Header lines received, including those that Node merged or dropped. */
   readonly headerCount: number
   readonly body: Uint8Array | undefined
 }
 
-/**
- * What the function is to see of CALL.  Throws InvalidRequest when it has more than HEADERS_MAX header lines.
- */
-export function toInvocationRequest(call: HttpCall): InvocationRequest {
+/** What the function sees of CALL.  Throws InvalidRequest for more than HEADERS_MAX header lines. */
+export function toInvocationRequest(call: Omit<HttpCall, 'waits'>): InvocationRequest {
   if (call.headerCount > HEADERS_MAX) {
     throw new InvalidRequest([
       {
         path: 'headers',
-        problem: `there are ${call.headerCount} header lines; at most ${HEADERS_MAX} are accepted`,
+        problem: `must be at most ${HEADERS_MAX} header lines, got ${call.headerCount}`,
       },
     ])
   }

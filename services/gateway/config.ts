@@ -9,14 +9,14 @@ export const gatewaySettings = {
     flag: 'listen',
     ...listenAddress,
     default: { host: '127.0.0.1', port: 8080 },
-    about: 'where HTTP is served',
+    about: 'address for HTTP',
   },
   signatures: {
     env: 'WHERRY_SIGNATURES',
     flag: 'signatures',
     ...text(/^$|^\/[^\0\r\n]*$/, 'an absolute path'),
     default: '',
-    about: 'file that says whose images may be deployed; none: all may',
+    about: 'policy file for image signatures; without one, every image may be deployed',
   },
   queueWaitMs: {
     env: 'WHERRY_QUEUE_WAIT',

@@ -1,9 +1,10 @@
-// The control plane for functions: deploy, list, show, remove.  The shapes are OpenFaaS's plus our own
-// fields (docs/http-api.md).  Knows the order: the whole spec is checked, the image is resolved to a digest,
-// and only then is anything stored.  Refuses to know registries and Redis; it gets `resolve` and a store.
+// The control plane of functions: deploy, list, show, remove. The shapes are OpenFaaS's plus our own fields
+// (docs/http-api.md). A deployment is checked completely, then its image is resolved to a digest, and only
+// then is anything stored.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { defined } from '../contract/defined.ts'
 import { ContentError, InvalidRequest, NotFound, RegistryError, type Fault } from '../contract/errors.ts'
 import { describeSpec, parseDeployment } from '../contract/deployment.ts'
 import type { FunctionRecord, FunctionSpec } from '../contract/function-spec.ts'
@@ -17,10 +18,10 @@ import { JSON_MAX_BYTES, parseJsonBody } from './json-body.ts'
 export interface FunctionRouteDeps {
   readonly functions: FunctionStore
   readonly producer: Producer
-  /** The digest that a reference names now.  Throws RegistryError. */
+  /** The digest that a reference resolves to now.  Throws RegistryError. */
   readonly resolve: (reference: Reference) => Promise<string>
   /**
-   * What to say about its signature, if anything. Throws NotSigned when its namespace requires one,
+   * A warning about the image's signature, if any. Throws NotSigned if the namespace requires one,
    * RegistryError.
    */
   readonly checkSignature: (
@@ -29,11 +30,11 @@ export interface FunctionRouteDeps {
     digest: string,
   ) => Promise<string | undefined>
   readonly pulls: Pick<PullReports, 'read' | 'forget'>
-  /** Throws Overloaded while the functions are not known yet. */
+  /** Throws Overloaded until the functions are loaded. */
   readonly requireReady: () => void
 }
 
-/** Whoever only looks shall not wait for a registry that hangs. */
+/** Showing a function must not wait for a registry that hangs. */
 const TAG_WAIT_MS = 3_000
 const NO_JOBS: Depth = { waiting: 0, active: 0, delayed: 0, failed: 0 }
 
@@ -53,12 +54,12 @@ export function addFunctionRoutes(
     const imageDigest = await resolve(reference)
     const warning = await checkSignature(spec.namespace ?? '', reference, imageDigest)
     const nowMs = Date.now()
-    // Asked again: the function may have come or gone while the registry answered.
+    // Looked up again: the function may have been created or removed while the registry answered.
     const before = mustExist ? existing(spec.name) : functions.get(spec.name)
     const record = { spec, imageDigest, createdAtMs: before?.createdAtMs ?? nowMs, updatedAtMs: nowMs }
     await pulls.forget(imageDigest)
     await functions.put(record)
-    return { ...describeFunction(record), ...(warning !== undefined && { warnings: [warning] }) }
+    return { ...describeFunction(record), ...defined({ warnings: warning && [warning] }) }
   }
 
   async function remove(name: string): Promise<void> {
@@ -66,7 +67,7 @@ export function addFunctionRoutes(
     await producer.forget(name)
   }
 
-  /** FunctionStatus of RECORDS, with counters and depths as they are now. */
+  /** FunctionStatus of RECORDS with current counters and queue depths. */
   async function statuses(records: readonly FunctionRecord[]): Promise<Array<Record<string, unknown>>> {
     const names = records.map((record) => record.spec.name)
     const [workers, counts, depths] = await Promise.all([
@@ -84,10 +85,7 @@ export function addFunctionRoutes(
     }))
   }
 
-  /**
-   * What RECORD's tag names in its registry by now; a registry that does not answer is no reason to show
-   * nothing.
-   */
+  /** What RECORD's tag resolves to now.  The status is shown even if the registry does not answer. */
   async function tagNow({ spec, imageDigest }: FunctionRecord): Promise<Record<string, unknown>> {
     try {
       const late = sleep(TAG_WAIT_MS, undefined, { ref: false })
@@ -148,9 +146,7 @@ function jsonOf(request: FastifyRequest): unknown {
   )
 }
 
-/**
- * The deployment BODY with its image reference understood.  Throws InvalidRequest with the faults of both.
- */
+/** The deployment BODY and its parsed image reference.  Throws InvalidRequest with the faults of both. */
 function parseFunction(body: unknown): { spec: FunctionSpec; reference: Reference } {
   const faults: Fault[] = []
   const collect = <T>(parse: () => T): T | undefined => {

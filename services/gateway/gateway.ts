@@ -1,6 +1,6 @@
-// The gateway as one long-lived part: joins the function store, the producer, a registry client, metrics
-// and the HTTP server, in the order they start and stop.  The server listens first: whoever asks while Redis
-// is away gets a reason instead of a refused connection.
+// The gateway as one long-lived part: wires the function store, the producer, a registry client, metrics and
+// the HTTP server, and starts and stops them in order. The server listens first, so that clients get a reason
+// instead of a refused connection while Redis is away.
 
 import { randomUUID } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
@@ -16,28 +16,28 @@ import type { Log } from '../platform/log.ts'
 import { openRedis } from '../platform/redis.ts'
 import { startTelemetry } from '../platform/telemetry.ts'
 import { createProducer } from '../queue/producer.ts'
-import { allowAll } from './authenticate.ts'
+import { allowEveryone } from './authenticate.ts'
 import { addCallRoutes } from './call-routes.ts'
 import type { GatewayConfig } from './config.ts'
-import { wherryDialect } from './dialect.ts'
 import { addFunctionRoutes } from './function-routes.ts'
 import { createGatewayMetrics } from './metrics.ts'
 import { createReadiness } from './readiness.ts'
 import { createServer } from './server.ts'
 import { createSignatureCheck } from './signatures.ts'
 import { addSystemRoutes } from './system-routes.ts'
+import { wherryDialect } from './wherry-dialect.ts'
 
-/** Of the process's stop timeout, what replies under way may use; the rest is for closing down. */
+/** Share of the stop timeout for replies under way; the rest is for closing down. */
 const DRAIN_SHARE = 0.8
-/** For the last words to those who waited until then. */
+/** Time for the last replies to reach callers who still wait then. */
 const LAST_REPLIES_MS = 200
 const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|::1|localhost)$/
 
-/** What tests put in place of the network. */
+/** The network as the gateway uses it; tests replace it. */
 export interface Outside {
-  /** The digest that a reference names now.  Throws RegistryError. */
+  /** The digest that a reference resolves to now.  Throws RegistryError. */
   readonly resolve: (reference: Reference) => Promise<string>
-  /** Is the image DIGEST signed by one of KEYS?  Throws RegistryError. */
+  /** Whether the image DIGEST is signed by one of KEYS.  Throws RegistryError. */
   readonly isSigned: (reference: Reference, digest: string, keys: readonly PublicKey[]) => Promise<boolean>
   close(): Promise<void>
 }
@@ -54,7 +54,7 @@ export function openOutside({ dataDir, registriesFile }: GatewayConfig, env: Env
 
 /**
  * Starts a gateway; resolves once it listens, with its address.
- * Throws InvalidRequest when the listen address cannot be had.
+ * Throws InvalidRequest if it cannot listen there.
  */
 export async function startGateway(
   config: GatewayConfig,
@@ -68,7 +68,7 @@ export async function startGateway(
   const redis = openRedis(redisUrl, {
     temper: 'prompt',
     name: 'wherry-gateway',
-    onError: (err) => log.warn({ err }, 'Redis is away; calls get 503 until it is back'),
+    onError: (err) => log.warn({ err }, 'Redis is unreachable; calls get 503 until it is back'),
   })
   const functions = createFunctionStore({ redis, prefix, log })
   const producer = createProducer({ redisUrl, prefix, gatewayId: randomUUID(), log })
@@ -79,11 +79,11 @@ export async function startGateway(
   const app = createServer({
     log,
     bodyMaxBytes,
-    authenticate: allowAll,
+    authenticate: allowEveryone,
     onReply: metrics.replied,
     addRoutes(app) {
       addCallRoutes(app, {
-        dialect: wherryDialect,
+        dialects: [wherryDialect],
         functions,
         producer,
         metrics,
@@ -108,7 +108,7 @@ export async function startGateway(
     stopping.abort()
     let cut: NodeJS.Timeout | undefined
     const hurry = setTimeout(() => {
-      void producer.stop() // whoever still waits for a call is told so
+      void producer.stop() // answers the callers that still wait
       cut = setTimeout(() => app.server.closeAllConnections(), LAST_REPLIES_MS)
     }, config.stopTimeoutMs * DRAIN_SHARE)
     await app.close()
@@ -131,7 +131,7 @@ export async function startGateway(
   if (!LOOPBACK.test(host))
     log.warn(
       { host },
-      'listening beyond this machine without credentials: everyone who reaches this address can deploy and call functions',
+      'listening beyond this machine without authentication: everyone who can reach this address can deploy and call functions',
     )
   await readiness.start()
   return {

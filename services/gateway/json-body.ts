@@ -1,10 +1,10 @@
-// JSON of the control plane, parsed by us because every route takes its body as raw bytes.
-// Knows what hostile JSON looks like: not UTF-8, nested without end, compressed.  Refuses to know
-// what the fields mean; contract/ does.
+// JSON bodies of the control plane.  Every route receives raw bytes, so that hostile JSON (not UTF-8, endless
+// nesting, compressed) is refused here before a recursive parser sees it.
 
-import { AppError, InvalidRequest } from '../contract/errors.ts'
+import { InvalidRequest } from '../contract/errors.ts'
+import { HttpError } from './http-error.ts'
 
-/** Largest body of a control plane request. */
+/** Largest body of a request to the control plane. */
 export const JSON_MAX_BYTES = 1024 ** 2
 const DEPTH_MAX = 64
 
@@ -16,15 +16,16 @@ const CLOSING = new Set([0x5d, 0x7d]) // ] }
 /** BODY as a JSON value.  Throws InvalidRequest, or 415 for a Content-Encoding that is not "identity". */
 export function parseJsonBody(body: Uint8Array | undefined, contentEncoding: string | undefined): unknown {
   if (contentEncoding !== undefined && contentEncoding.toLowerCase() !== 'identity') {
-    throw new AppError(
-      `a body with Content-Encoding "${contentEncoding}" is not accepted here; send plain JSON`,
-      { code: 'ERR_INVALID_REQUEST', statusCode: 415, retryable: false },
+    throw new HttpError(
+      415,
+      'ERR_INVALID_REQUEST',
+      `Content-Encoding "${contentEncoding}" is not supported here; send plain JSON`,
     )
   }
   if (body === undefined || body.length === 0)
-    throw new InvalidRequest([{ path: '', problem: 'the body is empty; JSON is expected' }])
+    throw new InvalidRequest([{ path: '', problem: 'the body is empty; expected JSON' }])
   if (deeperThan(body, DEPTH_MAX))
-    throw new InvalidRequest([{ path: '', problem: `the body nests deeper than ${DEPTH_MAX} levels` }])
+    throw new InvalidRequest([{ path: '', problem: `the body is nested deeper than ${DEPTH_MAX} levels` }])
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body))
   } catch (err) {
@@ -34,7 +35,7 @@ export function parseJsonBody(body: Uint8Array | undefined, contentEncoding: str
   }
 }
 
-/** Counts brackets outside strings, so that no recursive reader of the value can run out of stack. */
+/** Counts brackets outside strings, so that no recursive reader of the value overflows the stack. */
 function deeperThan(json: Uint8Array, depthMax: number): boolean {
   let depth = 0
   let inString = false

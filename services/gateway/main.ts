@@ -1,4 +1,4 @@
-// The gateway process: settings in, one gateway, out on SIGTERM.
+// The gateway process: reads settings, runs one gateway until SIGTERM.
 
 import { describeConfig, readConfig, readFlags } from '../platform/config.ts'
 import { describeStartFailure, runProcess } from '../platform/lifecycle.ts'

@@ -1,6 +1,6 @@
-// The gateway's own instruments.  Function names come only from the function store and routes only from
-// the route table, so that callers cannot make series; past 2,000 series per instrument the SDK folds
-// the rest into one (label otel_metric_overflow).
+// The gateway's instruments.  Function names come from the function store and routes from the route table, so
+// callers cannot create series; past 2,000 series per instrument the SDK folds the rest into one (label
+// otel_metric_overflow).
 
 import { metrics } from '@opentelemetry/api'
 import { Overloaded } from '../contract/errors.ts'
@@ -10,7 +10,7 @@ import { DURATION_BUCKETS_SECONDS } from '../platform/telemetry.ts'
 import type { Producer } from '../queue/producer.ts'
 
 export interface GatewayMetrics {
-  /** A waiting caller got its reply, or went away. */
+  /** A waiting caller got its reply, or disconnected. */
   callEnded(name: string, outcome: Outcome, seconds: number): void
   /** An async call was accepted. */
   callQueued(name: string): void
@@ -49,7 +49,7 @@ export function createGatewayMetrics({
         for (const state of STATES) result.observe(jobs[state], { function: name, state })
       }
     } catch (err) {
-      // Redis away is the one thing a scrape must survive: the gauge is missing then, as it should be.
+      // A scrape must survive an outage of Redis; the gauge is missing then.
       if (!(err instanceof Overloaded)) throw err
     }
   }

@@ -1,8 +1,8 @@
-// The HTTP server: limits against slow and oversized clients, bodies as raw bytes, one place where errors
-// become replies, and the guard against web pages.  Knows fastify; refuses to know what the routes do.
+// The HTTP server: limits against slow and oversized clients, bodies as raw bytes, the one place where errors
+// become replies, the authentication hook, and the guard against foreign web pages.
 //
-// Node's own defaults would let a slow client hold a connection for minutes (headers 60 s, whole request
-// 300 s, looked at every 30 s); ours are below.
+// Node's defaults let a slow client hold a connection for minutes (headers 60 s, whole request 300 s, checked
+// every 30 s); the limits below are lower.
 
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
@@ -14,14 +14,16 @@ import {
   type FastifyReply,
   type FastifyRequest,
 } from 'fastify'
-import { AppError, NotFound } from '../contract/errors.ts'
+import { NotFound } from '../contract/errors.ts'
 import type { Log } from '../platform/log.ts'
-import { serverTiming } from './call-reply.ts'
 import type { Authenticate } from './authenticate.ts'
-import { wherryDialect } from './dialect.ts'
+import { factsOf, send } from './call-context.ts'
+import { failureOf } from './failure.ts'
+import { HttpError } from './http-error.ts'
+import { wherryDialect } from './wherry-dialect.ts'
 
 const HEADERS_TIMEOUT_MS = 10_000
-/** For receiving a request, body included; replies have no limit here, calls have their own. */
+/** For receiving a request with its body; replies have no limit here, calls have their own timeouts. */
 const REQUEST_TIMEOUT_MS = 30_000
 const CONNECTIONS_CHECK_MS = 1000
 const KEEP_ALIVE_TIMEOUT_MS = 65_000
@@ -35,7 +37,7 @@ export interface ServerDeps {
   readonly log: Log
   readonly bodyMaxBytes: number
   readonly authenticate: Authenticate
-  /** Called after every reply; ROUTE is a pattern of the route table, never a caller's path. */
+  /** Called for every reply; ROUTE is a pattern of the route table, never a caller's path. */
   readonly onReply: (route: string, statusCode: number) => void
   readonly addRoutes: (app: FastifyInstance) => void
 }
@@ -69,17 +71,15 @@ export function createServer({
     },
   })
   app.server.maxConnections = CONNECTIONS_MAX
+  app.decorateRequest('call', null)
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('*', { parseAs: 'buffer' }, (request, body, done) => done(null, body))
   app.setErrorHandler((err, request, reply) => answerError(err, request, reply, log))
   app.setNotFoundHandler((request) => {
-    throw new NotFound(
-      `there is nothing at ${request.method} ${request.url.split('?', 1)[0]}`,
-      'ERR_NOT_FOUND',
-    )
+    throw new NotFound(`no route for ${request.method} ${request.url.split('?', 1)[0]}`, 'ERR_NOT_FOUND')
   })
   app.addHook('onRequest', async (request) => refuseOtherOrigins(request))
-  app.addHook('onRequest', authenticate)
+  app.addHook('onRequest', async (request) => authenticate(request))
   app.addHook('onResponse', async (request, reply) =>
     onReply(request.routeOptions.url ?? 'unknown', reply.statusCode),
   )
@@ -88,34 +88,27 @@ export function createServer({
   return app
 }
 
-/** The one place where an error becomes a reply. */
+/** The one place where an error becomes a reply, in the words of the route's dialect. */
 function answerError(err: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): void {
-  const { config, bodyLimit } = request.routeOptions
-  const dialect = config?.dialect ?? wherryDialect
-  const { statusCode, body, outcome, retryAfter, unexpected } = dialect.error(err, bodyLimit)
-  if (unexpected)
-    log.error(
-      { err, method: request.method, route: request.routeOptions.url },
-      'a request ended in an internal error',
-    )
-  if (retryAfter !== undefined) reply.header('retry-after', retryAfter)
-  if (outcome !== undefined && reply.hasHeader('x-call-id')) {
-    reply.header('x-wherry-outcome', outcome).header('server-timing', serverTiming({}, reply.elapsedTime))
-  }
-  reply.code(statusCode).send(body)
+  const { call, method, routeOptions } = request
+  const failure = failureOf(err, routeOptions.bodyLimit)
+  if (failure.unexpected) log.error({ err, method, route: routeOptions.url }, 'a request failed unexpectedly')
+  if (call !== null && failure.outcome !== undefined) call.outcome = failure.outcome
+  const dialect = routeOptions.config.dialect ?? wherryDialect
+  send(reply, dialect.error(failure, call === null ? undefined : factsOf(call)))
 }
 
 /**
- * What is not HTTP, too long or too slow never becomes a request; it gets the same shape before the
- * connection is closed.
+ * Bytes that are not HTTP, too long or too slow never become a request; the client gets an error of the same
+ * shape before the connection is closed.
  */
 function answerBrokenRequest(err: Error & { code?: string }, socket: Socket): void {
   const statusCode =
     err.code === 'HPE_HEADER_OVERFLOW' ? 431 : err.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
-  // Behind an earlier reply on the same connection nobody could tell whose this is.
+  // After an earlier reply on the same connection the client could not tell which request this answers.
   if (socket.writable && socket.bytesWritten === 0) {
     const text = JSON.stringify({
-      error: { code: 'ERR_INVALID_REQUEST', message: `the request cannot be read: ${err.message}` },
+      error: { code: 'ERR_INVALID_REQUEST', message: `malformed request: ${err.message}` },
     })
     socket.write(
       `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode]}\r\nConnection: close\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
@@ -125,21 +118,21 @@ function answerBrokenRequest(err: Error & { code?: string }, socket: Socket): vo
 }
 
 /**
- * A web page elsewhere must not deploy functions through its visitor's browser: it can send "simple" POSTs to
- * any address, also loopback.  Browsers then name the page in Origin; other clients send none.
+ * A foreign web page must not deploy functions through its visitor's browser, which can send "simple" POSTs
+ * to any address, loopback included. Browsers name the page in Origin; other clients send no Origin.
  */
 function refuseOtherOrigins(request: FastifyRequest): void {
   const { origin, host } = request.headers
   if (origin === undefined || request.method === 'GET' || !request.url.startsWith('/system/')) return
   if (origin === `http://${host}` || origin === `https://${host}`) return
-  throw new AppError(`a web page of another origin ("${origin.slice(0, 256)}") may not change this gateway`, {
-    code: 'ERR_FOREIGN_ORIGIN',
-    statusCode: 403,
-    retryable: false,
-  })
+  throw new HttpError(
+    403,
+    'ERR_FOREIGN_ORIGIN',
+    `a web page of another origin ("${origin.slice(0, 256)}") must not change this gateway`,
+  )
 }
 
-/** "Expect: 100-continue" is answered with 413 instead of "go on" when the announced body is too large. */
+/** Answers "Expect: 100-continue" with 413 instead of 100 if the announced body is too large. */
 function continueWithinLimit(app: FastifyInstance, bodyMaxBytes: number): void {
   app.server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
     if (!(Number(request.headers['content-length']) > bodyMaxBytes)) response.writeContinue()
@@ -147,7 +140,7 @@ function continueWithinLimit(app: FastifyInstance, bodyMaxBytes: number): void {
   })
 }
 
-/** Adds the routes, and 405 with Allow for every method that a path of theirs does not have. */
+/** Adds the routes, and 405 with Allow for every method that their paths do not have. */
 function answerOtherMethods(app: FastifyInstance, addRoutes: (app: FastifyInstance) => void): void {
   const allowed = new Map<string, Set<string>>()
   app.addHook('onRoute', ({ url, method }) => {
@@ -165,11 +158,11 @@ function answerOtherMethods(app: FastifyInstance, addRoutes: (app: FastifyInstan
       url,
       handler: async (request, reply) => {
         reply.header('allow', allow)
-        throw new AppError(`${request.method} is not possible here; ${allow} is`, {
-          code: 'ERR_METHOD_NOT_ALLOWED',
-          statusCode: 405,
-          retryable: false,
-        })
+        throw new HttpError(
+          405,
+          'ERR_METHOD_NOT_ALLOWED',
+          `${request.method} is not allowed here; allowed: ${allow}`,
+        )
       },
     })
   }

@@ -1,5 +1,5 @@
-// Whose images may be deployed: the policy file with its keys, read once at start, and one question per
-// deployment. Knows namespaces and modes; refuses to know how a signature looks (registry/signature.ts).
+// Whose images may be deployed: the policy file and its keys, read once at start, and one check per
+// deployment. registry/signature.ts knows signatures themselves.
 
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
@@ -10,7 +10,7 @@ import { parsePublicKey, type PublicKey } from '../registry/signature.ts'
 import type { Log } from '../platform/log.ts'
 
 export interface SignatureCheckDeps {
-  /** Path of the policy; "" = no policy, everything may be deployed. */
+  /** Path of the policy; "" means no policy: every image may be deployed. */
   readonly file: string
   readonly isSigned: (reference: Reference, digest: string, keys: readonly PublicKey[]) => Promise<boolean>
   readonly log: Log
@@ -22,12 +22,10 @@ const FILE_BYTES_MAX = 1024 ** 2
 function readFile(path: string): string {
   try {
     const text = readFileSync(path, 'utf8')
-    if (text.length > FILE_BYTES_MAX) throw new Error(`longer than ${FILE_BYTES_MAX} bytes`)
+    if (text.length > FILE_BYTES_MAX) throw new Error(`larger than ${FILE_BYTES_MAX} bytes`)
     return text
   } catch (err) {
-    throw new InvalidRequest([
-      { path: SETTING, problem: `${path} cannot be read (${(err as Error).message})` },
-    ])
+    throw new InvalidRequest([{ path: SETTING, problem: `cannot read ${path} (${(err as Error).message})` }])
   }
 }
 
@@ -49,7 +47,7 @@ function readPolicy(file: string): SignaturePolicy {
   }
 }
 
-/** Every key that POLICY names, by its name there.  Throws InvalidRequest. */
+/** Every key in POLICY by its name there.  Throws InvalidRequest. */
 function readKeys(policy: SignaturePolicy, file: string): ReadonlyMap<string, PublicKey> {
   const names = [policy.default, ...Object.values(policy.namespaces)].flatMap((rule) => rule.keys)
   return new Map(
@@ -61,17 +59,15 @@ function readKeys(policy: SignaturePolicy, file: string): ReadonlyMap<string, Pu
 }
 
 /**
- * A check of deployments. Throws InvalidRequest when the policy or one of its keys is wrong: a gateway does
- * not start without.
+ * The check for deployments. Throws InvalidRequest if the policy or a key is invalid; the gateway then does
+ * not start.
  */
 export function createSignatureCheck({ file, isSigned, log }: SignatureCheckDeps) {
   const policy: SignaturePolicy =
     file === '' ? { default: { mode: 'off', keys: [] }, namespaces: {} } : readPolicy(file)
   const keys = readKeys(policy, file)
 
-  /**
-   * What to say about the image of a function in NAMESPACE, if anything.  Throws NotSigned, RegistryError.
-   */
+  /** A warning about the image of a function in NAMESPACE, if any.  Throws NotSigned, RegistryError. */
   return async (namespace: string, reference: Reference, digest: string): Promise<string | undefined> => {
     const rule = ruleFor(policy, namespace)
     if (rule.mode === 'off') return undefined
@@ -86,19 +82,19 @@ export function createSignatureCheck({ file, isSigned, log }: SignatureCheckDeps
       if (rule.mode === 'require' || !(err instanceof AppError)) throw err
       log.warn(
         { err, namespace, image: formatReference(reference), digest },
-        'deployed an image whose signatures could not be looked at',
+        'deployed an image whose signatures could not be checked',
       )
-      return `whether ${formatReference(reference)} (${digest}) is signed could not be found out: ${err.message}`
+      return `could not check whether ${formatReference(reference)} (${digest}) is signed: ${err.message}`
     }
     if (isGood) return undefined
-    const problem = `${formatReference(reference)} (${digest}) is not signed by any key that the policy of ${namespace === '' ? 'functions without a namespace' : `namespace "${namespace}"`} names`
+    const problem = `${formatReference(reference)} (${digest}) is not signed by any key in the policy of ${namespace === '' ? 'functions without a namespace' : `namespace "${namespace}"`}`
     if (rule.mode === 'require')
       throw new NotSigned(
         `${problem}; sign it with: cosign sign --key KEY ${reference.registry}/${reference.repository}@${digest}`,
       )
     log.warn(
       { namespace, image: formatReference(reference), digest },
-      'deployed an image that is not signed as its policy asks',
+      'deployed an image that is not signed as its policy requires',
     )
     return problem
   }

@@ -1,9 +1,9 @@
-// What operators and tools ask a gateway: health, metrics, version, workers, logs of a function.
-// Reads only; everything it shows belongs to other rooms.
+// Read-only routes for operators and tools: health, metrics, version, workers, logs of a function.
 
 import { Readable } from 'node:stream'
 import { setImmediate } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
+import { defined } from '../contract/defined.ts'
 import { InvalidRequest, NotFound, Overloaded, type Fault } from '../contract/errors.ts'
 import type { FunctionStore } from '../functions/store.ts'
 import type { Telemetry } from '../platform/telemetry.ts'
@@ -14,25 +14,24 @@ export interface SystemRouteDeps {
   readonly functions: FunctionStore
   readonly producer: Producer
   readonly telemetry: Telemetry
-  /** Throws Overloaded while the functions are not known yet. */
+  /** Throws Overloaded until the functions are loaded. */
   readonly requireReady: () => void
   /** Aborted when the gateway stops: ends the streams of followers. */
   readonly stopping: AbortSignal
 }
 
 export const LOG_TAIL_MAX = 1000
-/** Callers of ?follow=true at the same time; each costs a connection to Redis. */
+/** Concurrent callers of ?follow=true; each uses a connection to Redis. */
 export const FOLLOWERS_MAX = 32
 
-/** Adds the routes that only look to APP. */
+/** Adds the read-only routes to APP. */
 export function addSystemRoutes(
   app: FastifyInstance,
   { functions, producer, telemetry, requireReady, stopping }: SystemRouteDeps,
 ): void {
   let followers = 0
 
-  // No route of its own for liveness: a gateway that answers at all is alive; 503 here means "send it no
-  // calls".
+  // There is no separate liveness route: a gateway that answers is alive.  503 means "send no calls here".
   app.get('/healthz', async () => {
     requireReady()
     return { status: 'ok', workers: (await producer.workers()).length, functions: functions.list().length }
@@ -60,7 +59,7 @@ export function addSystemRoutes(
     if (functions.get(name) === undefined)
       throw new NotFound(`there is no function "${name}"`, 'ERR_FUNCTION_NOT_FOUND')
     if (follow && followers >= FOLLOWERS_MAX)
-      throw new Overloaded(`${FOLLOWERS_MAX} callers follow logs already`, 'ERR_NO_SLOT')
+      throw new Overloaded(`${FOLLOWERS_MAX} callers already follow logs`, 'ERR_NO_SLOT')
     const gone = new AbortController()
     if (follow) followers++
     reply.raw.once('close', () => {
@@ -79,13 +78,13 @@ export function addSystemRoutes(
 }
 
 /**
- * ENTRIES, once it is known that they can be read: after the first bytes of a reply its status says 200 for
- * ever.
+ * ENTRIES once they are known to be readable: after the first byte of a reply its status can no longer
+ * change.
  */
 async function begun(entries: LogEntries, follow: boolean): Promise<LogEntries> {
   const iterator = entries[Symbol.asyncIterator]()
   const first = iterator.next()
-  // A follower may wait long for a first line; that Redis is away shows at once.
+  // A follower may wait long for a first line; an outage of Redis shows immediately.
   await Promise.race(follow ? [first, setImmediate()] : [first])
   return (async function* () {
     try {
@@ -99,7 +98,7 @@ async function begun(entries: LogEntries, follow: boolean): Promise<LogEntries> 
 type LogEntries = ReturnType<Producer['logs']>
 
 async function* logLines(name: string, entries: LogEntries): AsyncGenerator<string> {
-  yield '' // sends the headers: a follower shall know that it is one
+  yield '' // sends the headers, so that a follower knows it is connected
   for await (const { callId, timestampMs, text } of entries) {
     yield `${JSON.stringify({ name, namespace: '', instance: callId, timestamp: new Date(timestampMs).toISOString(), text })}\n`
   }
@@ -112,7 +111,7 @@ interface LogQuery {
   readonly sinceMs?: number
 }
 
-/** OpenFaaS's query of /system/logs.  Throws InvalidRequest with every fault. */
+/** The query of /system/logs, as in OpenFaaS.  Throws InvalidRequest with every fault. */
 function parseLogQuery(query: Record<string, unknown>): LogQuery {
   const faults: Fault[] = []
   const { name, tail, since, follow } = query
@@ -125,7 +124,7 @@ function parseLogQuery(query: Record<string, unknown>): LogQuery {
   }
   const sinceMs = typeof since === 'string' ? Date.parse(since) : undefined
   if (since !== undefined && (sinceMs === undefined || Number.isNaN(sinceMs))) {
-    faults.push({ path: 'since', problem: 'must be an RFC 3339 time, for example "2026-11-22T10:00:00Z"' })
+    faults.push({ path: 'since', problem: 'must be an RFC 3339 time; example: "2026-11-22T10:00:00Z"' })
   }
   if (follow !== undefined && !['0', '1', 'true', 'false'].includes(String(follow)))
     faults.push({ path: 'follow', problem: 'must be true or false' })
@@ -133,7 +132,6 @@ function parseLogQuery(query: Record<string, unknown>): LogQuery {
   return {
     name,
     follow: follow === 'true' || follow === '1',
-    ...(tail !== undefined && { tail: Number(tail) }),
-    ...(sinceMs !== undefined && { sinceMs }),
+    ...defined({ tail: tail === undefined ? undefined : Number(tail), sinceMs }),
   }
 }

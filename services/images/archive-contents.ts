@@ -1,31 +1,32 @@
-// Which images an archive holds, by what it says: docker save's manifest.json (of any version), or an OCI
-// image layout's index.json (image-spec, image-layout.md).  Docker 25 and skopeo write both into one archive;
-// then manifest.json says which images, and the manifests of the layout keep their digests.
-// Knows these documents; every text in them is a stranger's.  Refuses to know tar and the store.
+// The images of an archive, from docker save's manifest.json (of any version) or from the index.json of an
+// OCI image layout (image-spec, image-layout.md). Docker 25 and skopeo write both into one archive: then
+// manifest.json lists the images, and the manifests of the layout keep their digests. All of these documents
+// are untrusted.
 
+import { digestOf, hexOf } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor, Index, Manifest } from '../contract/image.ts'
 import type { ArchiveFiles } from './archive-files.ts'
-import { OCI_INDEX, parseImageConfig, parseManifest } from '../registry/manifest.ts'
+import { OCI_INDEX, parseImageConfig, parseManifest, MANIFEST_BYTES_MAX } from '../registry/manifest.ts'
 import { hostPlatform } from '../registry/platform.ts'
 import { formatReference, parseReference } from '../registry/reference.ts'
-import { digestOf, MANIFEST_BYTES_MAX } from '../registry/registry.ts'
 
 /**
- * An image of an archive, with a manifest of its own or one that has still to be made of config and layers.
+ * An image of an archive.  An old archive has no manifest; one must be made from config and layers.
  */
 export interface ArchivedImage {
-  /** In full ("docker.io/library/busybox:latest"), checked. */
+  /** Complete ("docker.io/library/busybox:latest") and checked. */
   readonly names: readonly string[]
-  /** Of the manifest or index, where the archive has one. */
+  /** Of the manifest or index, if the archive has one. */
   readonly digest?: string
-  /** Documents to keep as they are: index, manifest, config. */
+  /** Documents to store unchanged: index, manifest, config. */
   readonly documents: readonly Buffer[]
   readonly layers: ReadonlyArray<{
     readonly file: string
-    /** Where a manifest says it. */ readonly descriptor?: Descriptor
+    /** From the manifest, if there is one. */ readonly descriptor?: Descriptor
   }>
-  /** Without a manifest: what one is made of. */
+  /** Present when a manifest must be made. */
   readonly config?: Buffer
 }
 
@@ -44,7 +45,7 @@ function invalid(why: string, cause?: unknown): never {
 }
 
 function fieldsOf(value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {}
+  return isPlainObject(value) ? value : {}
 }
 
 function parseJson(bytes: Uint8Array, name: string): unknown {
@@ -58,22 +59,22 @@ function parseJson(bytes: Uint8Array, name: string): unknown {
 function textsOf(value: unknown, what: string, max: number): readonly string[] {
   if (value === undefined || value === null) return []
   if (!Array.isArray(value) || value.length > max || !value.every((item) => typeof item === 'string'))
-    invalid(`${what} is not a list of at most ${max} texts`)
+    invalid(`${what} is not a list of at most ${max} strings`)
   return value
 }
 
-/** WRITTEN as a name with a tag, in full.  Throws ContentError. */
+/** WRITTEN as a complete name with a tag.  Throws ContentError. */
 function checkedName(written: string): string {
   try {
     const ref = parseReference(written)
     if (ref.digest === undefined) return formatReference(ref)
   } catch (error) {
-    return invalid(`${JSON.stringify(written.slice(0, 100))} is not a name for an image`, error)
+    return invalid(`${JSON.stringify(written.slice(0, 100))} is not the name of an image`, error)
   }
-  return invalid(`${JSON.stringify(written.slice(0, 100))} is a digest, not a name for an image`)
+  return invalid(`${JSON.stringify(written.slice(0, 100))} is a digest, not the name of an image`)
 }
 
-const blobFile = (digest: string): string => `blobs/sha256/${digest.slice('sha256:'.length)}`
+const blobFile = (digest: string): string => `blobs/sha256/${hexOf(digest)}`
 
 async function readDocument(files: ArchiveFiles, descriptor: Descriptor): Promise<Buffer> {
   const bytes = await files.read(blobFile(descriptor.digest), DOCUMENT_BYTES_MAX)
@@ -90,10 +91,10 @@ interface Found {
   readonly manifest: Manifest
   readonly digest: string
   readonly documents: readonly Buffer[]
-  /** Of index.json. */ readonly entry: Fields
+  /** The entry in index.json. */ readonly entry: Fields
 }
 
-/** Made for another machine, or about an image (an attestation) and none itself. */
+/** Whether DESCRIPTOR is for another platform, or an attestation about an image. */
 function isOther({ platform, annotations }: Descriptor, entry: Fields): boolean {
   const host = hostPlatform()
   const notes = annotations ?? fieldsOf(entry['annotations'])
@@ -114,13 +115,10 @@ async function manifestsOf(
   if (!('manifests' in document))
     return [{ manifest: document, digest: descriptor.digest, documents: [bytes], entry }]
   if (depth === INDEX_DEPTH_MAX)
-    throw new ContentError(
-      `the archive has indexes in indexes, more than ${INDEX_DEPTH_MAX} deep`,
-      'ERR_CONTENT_LIMIT',
-    )
+    throw new ContentError(`the archive nests indexes more than ${INDEX_DEPTH_MAX} deep`, 'ERR_CONTENT_LIMIT')
   const inner: Found[] = []
   for (const child of document.manifests) inner.push(...(await manifestsOf(files, child, {}, depth + 1)))
-  // The index keeps its digest as the image's own: it is what the image was pulled by.
+  // The image keeps the digest of its index, by which it was pulled.
   return inner
     .slice(0, 1)
     .map((found) => ({ ...found, digest: descriptor.digest, documents: [bytes, ...found.documents], entry }))
@@ -134,20 +132,20 @@ async function layoutOf(files: ArchiveFiles): Promise<Found[]> {
     Buffer.from(JSON.stringify({ ...fields, mediaType: OCI_INDEX })),
     OCI_INDEX,
   ) as Index
-  if (!('manifests' in index)) invalid('its index.json is no index')
+  if (!('manifests' in index)) invalid('its index.json is not an index')
   if (index.manifests.length > MANIFESTS_MAX)
     throw new ContentError(
       `index.json of the archive has more than ${MANIFESTS_MAX} images`,
       'ERR_CONTENT_LIMIT',
     )
-  const entries = fields['manifests'] as readonly unknown[] // parseManifest has found it to be a list
+  const entries = fields['manifests'] as readonly unknown[] // parseManifest has checked that it is a list
   const found: Found[] = []
   for (const [i, descriptor] of index.manifests.entries())
     found.push(...(await manifestsOf(files, descriptor, fieldsOf(entries[i]))))
   return found
 }
 
-/** What the layout calls an image; a bare tag ("latest", as skopeo writes for oci:dir:latest) is no name. */
+/** The annotated name of an image.  A bare tag ("latest", from skopeo's oci:dir:latest) is not a name. */
 function annotatedNames(entry: Fields): readonly string[] {
   const annotations = fieldsOf(entry['annotations'])
   for (const key of NAME_ANNOTATIONS) {
@@ -192,8 +190,8 @@ async function dockerImage(
 }
 
 /**
- * The images of FILES that can run on this machine. Throws ContentError when there is none, or anything is
- * wrong.
+ * The images of FILES that can run on this machine. Throws ContentError when there is none or the archive is
+ * invalid.
  */
 export async function readContents(files: ArchiveFiles): Promise<readonly ArchivedImage[]> {
   const hasLayout = await files.has('index.json')

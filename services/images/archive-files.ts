@@ -1,8 +1,7 @@
-// The files of an image archive, whatever it is packed in: a tar, plain or compressed, or a folder.  A tar is
-// a stranger's and is written nowhere under its own names: each file becomes a numbered one in a draft
-// folder of the store, found by the name that the archive gave it.  A link is never made; one that docker
-// save writes for a layer that two images share is another name of a file in the same archive.
-// Refuses to know what the files say.
+// The files of an image archive: a tar, plain or compressed, or a folder. A tar is untrusted, so nothing is
+// written under the names in it: each file becomes a numbered one in a draft folder of the store. Links are
+// not created; the link that docker save writes for a layer shared by two images is recorded as another name
+// of the same file.
 
 import { createReadStream, createWriteStream } from 'node:fs'
 import { constants, open, realpath, stat } from 'node:fs/promises'
@@ -15,7 +14,7 @@ import { AppError, ContentError } from '../contract/errors.ts'
 
 export interface ArchiveFiles {
   has(name: string): Promise<boolean>
-  /** The whole file NAME.  Throws ContentError when it is not there or has more than MAXBYTES. */
+  /** The content of file NAME.  Throws ContentError when it is missing or larger than MAXBYTES. */
   read(name: string, maxBytes: number): Promise<Buffer>
   /** The file NAME as a stream. */
   open(name: string): Promise<Readable>
@@ -24,7 +23,7 @@ export interface ArchiveFiles {
 const ENTRIES_MAX = 10_000
 const NAME_CHARACTERS_MAX = 512
 const ARCHIVE_BYTES_MAX = 64 * 1024 ** 3
-/** As for layers: more than gzip's best for real files, and the first bytes are free. */
+/** As for layers: beyond gzip's best for real files; the first bytes are exempt. */
 const RATIO_MAX = 1000
 const RATIO_FREE_BYTES = 64 * 1024 ** 2
 const MAGIC_BYTES = 6
@@ -33,18 +32,18 @@ function refuse(why: string, cause?: unknown): never {
   throw new ContentError(`the archive is refused: ${why}`, 'ERR_INVALID_CONTENT', cause)
 }
 
-/** A name of the archive in one form, "blobs/sha256/…", for messages harmless.  Throws ContentError. */
+/** A name in the archive, normalized to "blobs/sha256/…".  Throws ContentError. */
 function nameOf(written: string): string {
   const shown = JSON.stringify(written.slice(0, 100))
   if (written.length > NAME_CHARACTERS_MAX)
     refuse(`an entry's name is longer than ${NAME_CHARACTERS_MAX} characters (${shown}…)`)
   const parts = written.split('/').filter((part, i) => part !== '.' && !(part === '' && i > 0))
   if (parts.includes('..') || parts[0] === '' || written.includes('\0'))
-    refuse(`the entry ${shown} has a name that leads elsewhere`)
+    refuse(`the entry ${shown} has a name that leads out of the archive`)
   return parts.join('/')
 }
 
-/** How BYTES, the beginning of a file, are packed. */
+/** The compression of a file that begins with BYTES. */
 export function compressionOf(bytes: Uint8Array): 'none' | 'gzip' | 'zstd' | 'bzip2' | 'xz' {
   const hex = Buffer.from(bytes).toString('hex')
   if (hex.startsWith('1f8b')) return 'gzip'
@@ -53,7 +52,7 @@ export function compressionOf(bytes: Uint8Array): 'none' | 'gzip' | 'zstd' | 'bz
   return hex.startsWith('fd377a585a00') ? 'xz' : 'none'
 }
 
-/** The first bytes of SOURCE, and all of it. */
+/** The first bytes of SOURCE, and a stream of all of it. */
 async function peek(source: Readable): Promise<{ head: Buffer; whole: Readable }> {
   const iterator = source[Symbol.asyncIterator]()
   const pieces: Buffer[] = []
@@ -92,7 +91,7 @@ function counting(check: (bytes: number) => void): Transform {
   })
 }
 
-/** SOURCE without its compression, within bounds. */
+/** SOURCE decompressed, within bounds. */
 async function unpacked(source: Readable): Promise<Transform> {
   const { head, whole } = await peek(source)
   const compression = compressionOf(head)
@@ -116,7 +115,7 @@ async function unpacked(source: Readable): Promise<Transform> {
   const inflate =
     compression === 'none' ? [] : [compression === 'gzip' ? createGunzip() : createZstdDecompress()]
   return compose([whole, packed, ...inflate, plain], () => {
-    /* `plain` ends with the same error */
+    /* `plain` fails with the same error */
   }) as Transform // the last of the list
 }
 
@@ -126,7 +125,7 @@ interface Staged {
   readonly size: number
 }
 
-/** Where a link at NAME leads inside the archive.  Throws ContentError for one that is not a layer. */
+/** The target of the link NAME inside the archive.  Throws ContentError unless NAME is a layer. */
 function linkTarget(name: string, link: string): string {
   if (posix.basename(name) !== 'layer.tar' || link.startsWith('/'))
     refuse(`the entry ${JSON.stringify(name)} is a link`)
@@ -145,7 +144,7 @@ async function stageEntry(
     entry.resume()
     return
   }
-  if (files.has(name) || links.has(name)) refuse(`the entry ${JSON.stringify(name)} is there twice`)
+  if (files.has(name) || links.has(name)) refuse(`the entry ${JSON.stringify(name)} occurs twice`)
   if (files.size + links.size >= ENTRIES_MAX)
     throw new ContentError(`the archive has more than ${ENTRIES_MAX} entries`, 'ERR_CONTENT_LIMIT')
   if (type === 'symlink') {
@@ -154,7 +153,7 @@ async function stageEntry(
     return
   }
   if (type !== 'file' && type !== 'contiguous-file')
-    refuse(`the entry ${JSON.stringify(name)} is no file (${type ?? 'unknown'})`)
+    refuse(`the entry ${JSON.stringify(name)} is not a file (${type ?? 'unknown'})`)
   const path = join(draft, String(files.size))
   let size = 0
   await pipeline(
@@ -170,17 +169,17 @@ async function stageEntry(
 function explain(error: unknown): unknown {
   if (error instanceof AppError) return error
   const code = error instanceof Error && 'code' in error ? String(error.code) : ''
-  // Errors of the system (ENOSPC, EIO) have words of their own further up.
+  // The caller words system errors (ENOSPC, EIO).
   if (error instanceof Error && 'syscall' in error) return error
   const why = /^(?:Z_|ZSTD_|ERR_ZSTD)/.test(code)
     ? 'its compression is damaged'
-    : `it is no tar archive, or damaged (${error instanceof Error ? error.message : String(error)})`
+    : `it is not a tar archive, or damaged (${error instanceof Error ? error.message : String(error)})`
   return new ContentError(`the archive is refused: ${why}`, 'ERR_INVALID_CONTENT', error)
 }
 
 /**
- * The files of the tar SOURCE, put into the empty folder DRAFT, which is the caller's to remove. Throws
- * ContentError, or the system's error.
+ * The files of the tar SOURCE, written to the empty folder DRAFT, which the caller removes. Throws
+ * ContentError, or a system error.
  */
 export async function stageTar(source: Readable, draft: string): Promise<ArchiveFiles> {
   const files = new Map<string, Staged>()
@@ -189,7 +188,7 @@ export async function stageTar(source: Readable, draft: string): Promise<Archive
   try {
     const feeding = pipeline(await unpacked(source), tar)
     feeding.catch(() => {
-      /* the loop below, or the await after it, says it */
+      /* the loop below or the await after it throws it */
     })
     for await (const entry of tar) await stageEntry(entry, draft, files, links)
     await feeding
@@ -212,9 +211,9 @@ export async function stageTar(source: Readable, draft: string): Promise<Archive
   }
 }
 
-/** The files of folder DIR.  What a link leads out of it is refused. */
+/** The files of folder DIR.  Links that lead out of it are refused. */
 export function readFolder(dir: string): ArchiveFiles {
-  /** An open file: what is checked is what is read. */
+  /** The file is opened first, so the checked file is the one that is read. */
   async function openFile(name: string) {
     const root = await realpath(dir)
     const path = await realpath(join(root, nameOf(name))).catch((error: unknown) =>
@@ -230,7 +229,7 @@ export function readFolder(dir: string): ArchiveFiles {
     const found = await file.stat()
     if (found.isFile()) return found
     await file.close()
-    return refuse(`${JSON.stringify(name)} is no file`)
+    return refuse(`${JSON.stringify(name)} is not a file`)
   }
 
   return {

@@ -1,11 +1,12 @@
-// Images to and from archives.  What is saved is one that docker load, podman load and skopeo take and an OCI
-// image layout at once; what is loaded may be either, of any age.  A loaded layer is checked and unpacked
-// like a pulled one.  Knows the store and the archive's outline; its documents are archive-contents.ts's.
+// Saves images to archives and loads them. A saved archive is an OCI image layout that docker load, podman
+// load and skopeo also accept; loading takes either format, of any age. A loaded layer is checked and
+// unpacked like a pulled one. archive-contents.ts reads the documents in an archive.
 
 import { createReadStream } from 'node:fs'
 import { addAbortSignal, type Readable, type Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { pack, type Pack } from 'tar-stream'
+import { digestOf, hexOf } from '../contract/digest.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor } from '../contract/image.ts'
 import { readContents, type ArchivedImage } from './archive-contents.ts'
@@ -15,15 +16,14 @@ import { createLocalFirst, type ImageSource } from './local-first.ts'
 import { OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, parseManifest } from '../registry/manifest.ts'
 import { createPuller } from './pull.ts'
 import { parseReference } from '../registry/reference.ts'
-import { digestOf } from '../registry/registry.ts'
 import type { ImageStore } from './store.ts'
 
 export interface SaveRequest {
   readonly store: ImageStore
-  /** Asked for packed layers that the store does not have. */
+  /** The source of packed layers that the store lacks. */
   readonly registry: ImageSource
   readonly images: ReadonlyArray<{ readonly image: StoredImage; readonly names: readonly string[] }>
-  /** 'docker' is both: manifest.json as well as the layout. */
+  /** 'docker' writes manifest.json as well as the layout. */
   readonly format: 'docker' | 'oci'
   readonly out: Writable
   readonly signal: AbortSignal
@@ -32,13 +32,13 @@ export interface SaveRequest {
 export interface LoadedImage {
   readonly digest: string
   readonly names: readonly string[]
-  /** Names that stood for other images before, and for which. */
+  /** Names that referred to another image before, and its digest. */
   readonly moved: Readonly<Record<string, string>>
 }
 
 export interface LoadRequest {
   readonly store: ImageStore
-  /** A tar as a stream, or the path of a folder. */
+  /** A tar stream, or the path of a folder. */
   readonly source: Readable | string
   readonly nativeDir: string
   readonly signal: AbortSignal
@@ -58,7 +58,7 @@ interface Part {
   readonly layers: readonly Descriptor[]
 }
 
-/** The parts of IMAGE; packed layers that the store does not have are fetched from where it came from. */
+/** The parts of IMAGE; packed layers that the store lacks are fetched from the image's source. */
 async function partsOf(
   { store, registry, signal }: SaveRequest,
   image: StoredImage,
@@ -77,7 +77,7 @@ async function partsOf(
     if (await store.hasBlob(layer.digest, layer.size)) continue
     if (image.source === undefined)
       throw new ContentError(
-        `layer ${layer.digest} is here unpacked only, and where it came from is not known; pull the image again`,
+        `layer ${layer.digest} is stored only unpacked, and its source is unknown; pull the image again`,
         'ERR_INVALID_CONTENT',
       )
     const body = await registry.blob(
@@ -112,7 +112,7 @@ function layoutIndex(parts: readonly Part[]): object {
 }
 
 function dockerManifest(parts: readonly Part[]): object {
-  const file = ({ digest }: Descriptor): string => `blobs/sha256/${digest.slice('sha256:'.length)}`
+  const file = ({ digest }: Descriptor): string => `blobs/sha256/${hexOf(digest)}`
   return parts.map(({ names, config, layers }) => ({
     Config: file(config),
     RepoTags: names.length === 0 ? null : names,
@@ -120,7 +120,7 @@ function dockerManifest(parts: readonly Part[]): object {
   }))
 }
 
-/** Two saves of the same images are the same bytes. */
+/** Makes archives reproducible. */
 const FIXED = { mtime: new Date(0), uid: 0, gid: 0 }
 
 function addText(tar: Pack, name: string, value: object): void {
@@ -138,7 +138,7 @@ async function fillTar(tar: Pack, { store, format }: SaveRequest, parts: readonl
   for (const [digest, size] of [...blobs].sort(([a], [b]) => (a < b ? -1 : 1))) {
     await pipeline(
       createReadStream(store.blobPath(digest)),
-      tar.entry({ ...FIXED, name: `blobs/sha256/${digest.slice('sha256:'.length)}`, mode: 0o644, size }),
+      tar.entry({ ...FIXED, name: `blobs/sha256/${hexOf(digest)}`, mode: 0o644, size }),
     )
   }
   addText(tar, 'index.json', layoutIndex(parts))
@@ -148,8 +148,8 @@ async function fillTar(tar: Pack, { store, format }: SaveRequest, parts: readonl
 }
 
 /**
- * Write IMAGES as one tar to OUT. Throws ContentError, RegistryError for layers that cannot be had, or OUT's
- * error.
+ * Write the images as one tar to OUT. Throws ContentError, RegistryError when a layer cannot be fetched, or
+ * OUT's error.
  */
 export async function saveArchive(request: SaveRequest): Promise<void> {
   const { store, images, out, signal } = request
@@ -173,9 +173,9 @@ export async function saveArchive(request: SaveRequest): Promise<void> {
 }
 
 /**
- * Keep what IMAGE consists of. HOLD is told each digest before it is kept. Return: the digest to have it by.
+ * Store the parts of IMAGE. HOLD gets each known digest before it is stored. Return: the image's digest.
  */
-async function keep(
+async function storeParts(
   { store, signal }: LoadRequest,
   files: ArchiveFiles,
   image: ArchivedImage,
@@ -209,7 +209,7 @@ async function layerType(source: Readable): Promise<string> {
     const compression = compressionOf(piece.subarray(0, MAGIC_BYTES))
     if (compression === 'bzip2' || compression === 'xz')
       throw new ContentError(
-        `a layer of the archive is compressed with ${compression}, which images are not`,
+        `a layer of the archive is compressed with ${compression}, which images do not use`,
         'ERR_UNSUPPORTED_MEDIA_TYPE',
       )
     return LAYER_TYPES[compression]
@@ -234,7 +234,7 @@ async function loadFiles(request: LoadRequest, files: ArchiveFiles): Promise<rea
   try {
     for (const image of images) {
       signal.throwIfAborted()
-      const digest = await keep(request, files, image, hold)
+      const digest = await storeParts(request, files, image, hold)
       await puller.ensure(
         parseReference(`${image.names[0]?.replace(/:[^:/]*$/, '') ?? 'archive'}@${digest}`),
         digest,
@@ -249,14 +249,14 @@ async function loadFiles(request: LoadRequest, files: ArchiveFiles): Promise<rea
     signal.removeEventListener('abort', stop)
     await puller.stop()
     store.catalog.unpin(...held)
-    // What belongs to an image by now stays; the rest is of one that failed.
+    // What an image has stays; the rest belongs to one that failed.
     if (loaded.length < images.length) await store.collector.dropUnused(held)
   }
 }
 
 /**
- * Load the images of a request's source into its store. Throws ContentError, SyscallError (ENOSPC …), the
- * signal's reason; images that were loaded before the one that failed stay.
+ * Load the images of the source into the store. Throws ContentError, SyscallError (ENOSPC …), the signal's
+ * reason; images that were loaded before the failing one stay.
  */
 export async function loadArchive(request: LoadRequest): Promise<readonly LoadedImage[]> {
   const { store, source, signal } = request

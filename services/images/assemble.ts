@@ -1,15 +1,16 @@
-// An index made of images that exist: one name for several platforms (image-spec, image-index.md). Knows
-// which platform an image is for: its config says so. Refuses to know how images travel: that is copy.ts.
+// Pushes an index of existing images: one name for several platforms (image-spec, image-index.md). The config
+// of each image says which platform it is for.
 
+import { defined } from '../contract/defined.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor } from '../contract/image.ts'
 import { copyImage, type CopyRequest, type CopyResult } from './copy.ts'
 import { OCI_INDEX, parseImageConfig } from '../registry/manifest.ts'
 import { platformText } from '../registry/platform.ts'
-import { pushManifest } from './push.ts'
+import { pushManifest } from '../registry/push-manifest.ts'
 
 export interface IndexRequest extends Omit<CopyRequest, 'source' | 'digest'> {
-  /** Images, or indexes whose entries are taken over. */
+  /** Images, or indexes whose entries are included. */
   readonly parts: ReadonlyArray<Pick<CopyRequest, 'source' | 'digest'>>
 }
 
@@ -26,7 +27,7 @@ async function entriesOf(
   const config = await source.read(document.config)
   if (!config)
     throw new ContentError(
-      `config ${document.config.digest} is not here; pull the image again`,
+      `config ${document.config.digest} is not in the store; pull the image again`,
       'ERR_INVALID_CONTENT',
     )
   const { os, architecture, variant } = parseImageConfig(config)
@@ -35,12 +36,12 @@ async function entriesOf(
       mediaType: document.mediaType,
       digest,
       size: bytes.length,
-      platform: { os, architecture, ...(variant !== undefined && { variant }) },
+      platform: { os, architecture, ...defined({ variant }) },
     },
   ]
 }
 
-/** Two images for one platform: whoever pulls would get the first, and nobody would know of the second. */
+/** Refuses two images for one platform: a pull would always take the first. */
 function checkPlatforms(entries: readonly Descriptor[]): void {
   const seen = new Map<string, string>()
   for (const entry of entries.filter(({ platform }) => platform !== undefined && platform.os !== 'unknown')) {
@@ -56,7 +57,7 @@ function checkPlatforms(entries: readonly Descriptor[]): void {
 }
 
 /**
- * Push all PARTS into the repository of TO, and an index of them under its tag.
+ * Push all PARTS into the repository of `to`, and an index of them under its tag.
  * Throws RegistryError, ContentError, the signal's reason.
  */
 export async function pushIndex({ parts, ...request }: IndexRequest): Promise<IndexResult> {

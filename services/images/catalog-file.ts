@@ -1,7 +1,6 @@
-// The SQLite file behind the catalog: opening it, its schema, its write lock, and what happens when it is
-// damaged or gone.  A transaction that has begun with BEGIN IMMEDIATE is the store's lock: the kernel takes
-// it back when its holder is killed.  The file lives in a folder of its own with SQLite's -wal and -shm, so
-// that one rename replaces all three.  Knows SQLite; refuses to know what the rows mean.
+// The SQLite file behind the catalog: how it is opened, locked, and rebuilt when it is damaged or missing.
+// A transaction begun with BEGIN IMMEDIATE is the store's lock; the kernel releases it when its holder is
+// killed.  The file has its own folder with SQLite's -wal and -shm, so one rename replaces all three.
 
 import { randomBytes } from 'node:crypto'
 import {
@@ -21,12 +20,12 @@ import { AppError, Overloaded, SyscallError } from '../contract/errors.ts'
 
 const FILE = 'index.db'
 /**
- * Given up when the disk is full: without room for a few pages nothing could be taken out of the store any
- * more.
+ * Removed when the disk is full: without room for a few pages of SQLite, nothing could be removed from the
+ * store.
  */
 const BALLAST = 'ballast'
 const BALLAST_BYTES = 1024 ** 2
-/** What SQLite maps at least, and what a folder or two take beside it. */
+/** The least that SQLite maps, plus some room for folders. */
 const SHM_BYTES = 128 * 1024
 const SCHEMA_VERSION = 1
 /** How long a process waits for another's transaction; they are milliseconds long. */
@@ -62,9 +61,9 @@ export type CatalogFile = ReturnType<typeof openCatalogFile>
 export interface CatalogFileOptions {
   /** The store's folder. */
   readonly dir: string
-  /** The store's tmp/: what is built there is swept when its process is dead. */
+  /** A name in the store's tmp/, which is swept when this process is dead. */
   readonly temporaryName: () => string
-  /** Fill an empty database from what is on the disk.  OLD is the damaged one, as far as it can be read. */
+  /** Fill an empty database from the disk.  OLD is the damaged one, as far as it can be read. */
   readonly fill: (db: DatabaseSync, old: DatabaseSync | undefined) => void
   readonly onNote: (text: string) => void
 }
@@ -80,7 +79,7 @@ function isDamage(error: unknown): boolean {
   return code === SQLITE_CORRUPT || code === SQLITE_NOTADB
 }
 
-/** ERROR of the database or the disk of the store in DIR, in words that a person can do something about. */
+/** ERROR of the database or the disk of the store in DIR, as an error that says what to do. */
 function explain(error: unknown, dir: string): unknown {
   const code = errcodeOf(error)
   const errno = isFull(error, dir)
@@ -95,7 +94,7 @@ function explain(error: unknown, dir: string): unknown {
   }
   if (code === SQLITE_BUSY)
     return new Overloaded(
-      `another process holds the catalog of the image store ${dir} for longer than ${BUSY_TIMEOUT_MS} ms; try again`,
+      `another process has locked the catalog of the image store ${dir} for more than ${BUSY_TIMEOUT_MS} ms; try again`,
       'ERR_STORE_BUSY',
       error,
     )
@@ -120,7 +119,7 @@ function inodeOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.ino
 }
 
-/** Not a page more: SQLite says so of its files, but not of the memory that it maps (-shm). */
+/** Whether the disk is full.  SQLite reports that for its files, but not for the memory it maps (-shm). */
 function isFull(error: unknown, dir: string): boolean {
   const code = errcodeOf(error)
   if (code === SQLITE_FULL || (error instanceof Error && 'code' in error && error.code === 'ENOSPC'))
@@ -130,14 +129,14 @@ function isFull(error: unknown, dir: string): boolean {
   return bavail * bsize < SHM_BYTES
 }
 
-/** Keep room aside next to FILE, as much as there is. */
+/** Reserve room next to FILE, as much as there is. */
 function loadBallast(file: string): void {
   const path = join(dirname(file), BALLAST)
   try {
     if (statSync(path, { throwIfNoEntry: false })?.size === BALLAST_BYTES) return
     writeFileSync(path, Buffer.alloc(BALLAST_BYTES), { mode: 0o600 })
   } catch {
-    // no room for all of it now: what was written is better than nothing, and the next process tries again
+    // no room for all of it now: a part is better than nothing, and the next process tries again
   }
 }
 
@@ -152,12 +151,12 @@ function connect(file: string): DatabaseSync {
   }
 }
 
-/** After an error; SQLite has rolled back by itself after some of them. */
+/** Roll back after an error, unless SQLite already has. */
 function rollBack(db: DatabaseSync): void {
   try {
     if (db.isTransaction) db.exec('ROLLBACK')
   } catch {
-    // only a damaged database cannot; the first error says so
+    // only a damaged database fails here, and the first error says so
   }
 }
 
@@ -175,13 +174,13 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
     try {
       return connect(file)
     } catch {
-      return undefined // nothing of it can be read
+      return undefined // nothing in it can be read
     }
   }
 
   /**
-   * Make a whole new database aside, then put it in the place of the one with the inode SEEN: others see the
-   * old one or the new one.
+   * Build a new database in tmp/, then replace the one with the inode SEEN: other processes see the old one
+   * or the new one.
    */
   function rebuild(seen: number | undefined): void {
     const draft = join(dir, 'tmp', temporaryName())
@@ -202,7 +201,7 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
     try {
       renameSync(draft, folder)
     } catch (error) {
-      // Another process was first (rename(2)); its database says the same.
+      // Another process was first; its database has the same content.
       if (!(
         error instanceof Error &&
         'code' in error &&
@@ -228,12 +227,12 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
     const version = db.prepare('PRAGMA user_version').get()?.['user_version']
     if (version === SCHEMA_VERSION) return db
     onNote(
-      `the catalog of the image store ${dir} has format ${version}, not ${SCHEMA_VERSION}: it is made anew from what is on the disk`,
+      `the catalog of the image store ${dir} has format ${version}, not ${SCHEMA_VERSION}: it is rebuilt from the disk`,
     )
     return replace()
   }
 
-  /** In the place of the one that `inode` says. */
+  /** Replace the database that has `inode`. */
   function replace(): DatabaseSync {
     disconnect()
     rebuild(inode)
@@ -247,7 +246,7 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
     try {
       db?.close()
     } catch {
-      // a damaged one cannot be closed in order; it is replaced as a whole
+      // a damaged database cannot be closed cleanly; it is replaced
     }
     db = undefined
   }
@@ -262,7 +261,7 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
       }
       if (!isDamage(error)) throw error instanceof AppError ? error : explain(error, dir)
       onNote(
-        `the catalog of the image store ${dir} is damaged (${(error as Error).message}): it is made anew from what is on the disk`,
+        `the catalog of the image store ${dir} is damaged (${(error as Error).message}): it is rebuilt from the disk`,
       )
       return work(replace())
     }
@@ -283,16 +282,16 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
     }
 
   return {
-    /** Run WORK on the database; once more on a new one when this one turns out to be damaged. */
+    /** Run WORK on the database, and again on a rebuilt one if it proves damaged. */
     read: <T>(work: (db: DatabaseSync) => T): T => attempt(work, true),
 
-    /** Run WORK as one transaction that no other process's writes can come between. */
+    /** Run WORK as one transaction that excludes writes of other processes. */
     write: <T>(work: (db: DatabaseSync) => T): T => attempt(inTransaction(work), false),
 
-    /** The same for WORK that gives something back: it has what is kept aside for a full disk. */
+    /** The same for WORK that frees something: on a full disk it may use the reserved room. */
     free: <T>(work: (db: DatabaseSync) => T): T => attempt(inTransaction(work), true),
 
-    /** LISTENER puts back what this process alone knows whenever the database has become another one. */
+    /** LISTENER restores what only this process knows whenever the database has been replaced. */
     onReplaced(listener: (db: DatabaseSync) => void): void {
       restore = listener
     },
@@ -304,7 +303,7 @@ export function openCatalogFile({ dir, temporaryName, fill, onNote }: CatalogFil
   }
 }
 
-/** The beginning of names that are one process's own, and a random end. */
+/** A unique name that begins with PREFIX, which identifies the process. */
 export function ownName(prefix: string): string {
   return `${prefix}${randomBytes(8).toString('hex')}`
 }

@@ -1,10 +1,10 @@
-// The catalog: which images the store has, what they are called here, who needs them, and when they were
-// used last.  Shared by all processes on one data folder; every method is one short transaction.
+// The catalog: which images the store has, their local names, what needs them, and when they were last used.
+// All processes on one data folder share it; every method is one short transaction.
 //   images, names      what `wherry image ls` shows
 //   pins, deployed     what must not be removed
-//   claims             who is fetching a layer, so that nobody else on this host does
-// A pin or a claim counts as long as the process that made it lives, told by pid and start time, so nothing
-// has to be undone after kill -9.  Refuses to know what is in a blob and how anything is removed.
+//   claims             which process is fetching a layer, so that only one on this host does
+// A pin or claim is valid while the process that made it lives (identified by pid and start time), so kill -9
+// leaves nothing to clean up.
 
 import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -21,20 +21,20 @@ export interface StoredLayer {
 }
 
 export interface StoredImage {
-  /** What the image was asked for by: of an index, or of a manifest. */
+  /** The digest by which the image was requested: of an index or a manifest. */
   readonly digest: string
   readonly manifestDigest: string
   readonly configDigest: string
-  /** "registry/repository" that it came from; where missing packed layers can be had again. */
+  /** The "registry/repository" it came from, from which missing packed layers can be fetched again. */
   readonly source?: string
   readonly pulledAtMs: number
   readonly usedAtMs: number
   /** Lowest first. */
   readonly layers: readonly StoredLayer[]
   readonly names: readonly string[]
-  /** A function that is deployed has this image. */
+  /** A deployed function uses this image. */
   readonly isDeployed: boolean
-  /** A living process needs it right now. */
+  /** A living process needs it now. */
   readonly isPinned: boolean
 }
 
@@ -45,25 +45,25 @@ export type NewImage = Pick<StoredImage, 'digest' | 'manifestDigest' | 'configDi
 export type Catalog = ReturnType<typeof createCatalog>
 
 const CLAIM_POLL_MS = 75
-/** Longer than the longest fetch of one layer: whoever holds a claim for longer hangs. */
+/** Longer than any fetch of one layer: a process that holds a claim for longer hangs. */
 const CLAIM_WAIT_MAX_MS = 35 * 60_000
 const TOUCH_FLUSH_MS = 10_000
 const TOUCHED_MAX = 10_000
 
 type Row = Readonly<Record<string, unknown>>
 
-/** Pids and start times begin anew with each boot. */
+/** Pids and start times repeat after a reboot. */
 function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').slice(0, 8)
 }
 
-/** "PID-START-BOOT-…" → is that process still there? */
+/** Whether the process of OWNER ("PID-START-BOOT-…") still runs. */
 function isOwnerAlive(owner: string): boolean {
   const match = /^(\d{1,10})-(\d{1,20})-([0-9a-f]{8})-/.exec(owner)
   return match !== null && startTimeOf(Number(match[1])) === match[2] && match[3] === bootId()
 }
 
-/** Write IMAGE down; its names and pins stay as they are. */
+/** Insert or update IMAGE; its names and pins do not change. */
 export function insertImage(db: DatabaseSync, image: NewImage, nowMs: number): void {
   db.prepare(
     `INSERT INTO images (digest, manifest_digest, config_digest, source, pulled_at_ms, used_at_ms) VALUES (?, ?, ?, ?, ?, ?)
@@ -79,7 +79,7 @@ export function insertImage(db: DatabaseSync, image: NewImage, nowMs: number): v
   })
 }
 
-/** Forget what dead processes held: afterwards every row of pins and claims has a living owner. */
+/** Remove the pins and claims of dead processes. */
 export function dropDeadOwners(db: DatabaseSync): void {
   const owners = db
     .prepare('SELECT owner FROM pins UNION SELECT owner FROM claims')
@@ -91,12 +91,12 @@ export function dropDeadOwners(db: DatabaseSync): void {
   }
 }
 
-/** ROWS by what their COLUMN says. */
+/** ROWS by the value of COLUMN. */
 function groupBy(rows: readonly Row[], column: string): ReadonlyMap<string, readonly Row[]> {
   return Map.groupBy(rows, (row) => String(row[column]))
 }
 
-/** The images of DB, the one used last first; only DIGEST when given. */
+/** The images of DB, most recently used first; only DIGEST when given. */
 export function loadImages(db: DatabaseSync, digest?: string): StoredImage[] {
   const all = (table: string, column: string, order: string): readonly Row[] =>
     digest === undefined
@@ -146,7 +146,7 @@ export function createCatalog({
   const touched = new Map<string, number>()
   let flushTimer: NodeJS.Timeout | undefined
 
-  /** Another process has put a new database in place of the one that had them. */
+  // Another process has replaced the database that had our pins and claims.
   file.onReplaced((db) => {
     const insertPin = db.prepare('INSERT OR REPLACE INTO pins (digest, owner) VALUES (?, ?)')
     for (const digest of pins.keys()) insertPin.run(digest, owner)
@@ -170,11 +170,11 @@ export function createCatalog({
     try {
       flush()
     } catch (error) {
-      onNote(`when images were used last could not be written down: ${(error as Error).message}`)
+      onNote(`the last use of images could not be recorded: ${(error as Error).message}`)
     }
   }
 
-  /** Return: is the layer ours now? */
+  /** Return: whether this process has the claim now. */
   function tryClaim(diffId: string): boolean {
     if (claims.has(diffId)) return false
     const isOurs = file.write((db) => {
@@ -188,7 +188,7 @@ export function createCatalog({
   }
 
   return {
-    /** Write down an image whose blobs and layers the store has.  Recording it again keeps its names. */
+    /** Record an image whose blobs and layers are in the store.  Recording it again keeps its names. */
     recordImage(image: NewImage): void {
       file.write((db) => {
         insertImage(db, image, Date.now())
@@ -196,7 +196,7 @@ export function createCatalog({
     },
 
     /**
-     * NAME (formatReference of a reference with a tag) is DIGEST from now on.  Return: what it was before.
+     * Let NAME (formatReference of a reference with a tag) refer to DIGEST.  Return: the digest before.
      */
     tag(name: string, digest: string): string | undefined {
       return file.write((db) => {
@@ -206,12 +206,12 @@ export function createCatalog({
       })
     },
 
-    /** Return: was there such a name? */
+    /** Remove a name.  Return: whether it existed. */
     untag(name: string): boolean {
       return file.free((db) => Number(db.prepare('DELETE FROM names WHERE name = ?').run(name).changes) > 0)
     },
 
-    /** The digest that NAME stands for here. */
+    /** The digest that NAME refers to. */
     find(name: string): string | undefined {
       const digest = file.read(
         (db) => db.prepare('SELECT digest FROM names WHERE name = ?').get(name)?.['digest'],
@@ -229,13 +229,13 @@ export function createCatalog({
       return file.read((db) => loadImages(db, digest)[0])
     },
 
-    /** All images, the one used last first. */
+    /** All images, most recently used first. */
     images(): readonly StoredImage[] {
       flush()
       return file.read(loadImages)
     },
 
-    /** The image was used now.  Costs nothing: written down some seconds later, all at once. */
+    /** The image was used now.  Cheap: uses are recorded together some seconds later. */
     touch(digest: string): void {
       if (touched.size >= TOUCHED_MAX && !touched.has(digest)) return
       touched.set(digest, Date.now())
@@ -243,8 +243,8 @@ export function createCatalog({
     },
 
     /**
-     * Whatever has one of DIGESTS (an image with all it needs, a layer by its diffID, a blob) is not removed
-     * until this process unpins it as often, or ends.
+     * Protect DIGESTS (an image with all it needs, a layer by its diffID, a blob) from removal until this
+     * process unpins them as often, or ends.
      */
     pin(...digests: string[]): void {
       const fresh = digests.filter((digest, i) => !pins.has(digest) && digests.indexOf(digest) === i)
@@ -271,7 +271,7 @@ export function createCatalog({
       })
     },
 
-    /** Functions have these images; stays until it is said anew, also while no worker runs. */
+    /** The images of deployed functions; stays valid until the next call, also while no worker runs. */
     setDeployed(digests: readonly string[]): void {
       file.free((db) => {
         db.exec('DELETE FROM deployed')
@@ -281,9 +281,9 @@ export function createCatalog({
     },
 
     /**
-     * Be the only one on this host that fetches layer DIFFID; waits while another living process is. Whoever
-     * got it looks first whether the layer is there now. Throws Overloaded after 35 minutes, or SIGNAL's
-     * reason.
+     * Become the only process on this host that fetches layer DIFFID; waits while another one has the claim.
+     * The caller must then check whether the layer exists now. Throws Overloaded after 35 minutes, or
+     * SIGNAL's reason.
      */
     async claimLayer(diffId: string, signal?: AbortSignal): Promise<void> {
       const giveUpAt = performance.now() + CLAIM_WAIT_MAX_MS
@@ -291,7 +291,7 @@ export function createCatalog({
         signal?.throwIfAborted()
         if (performance.now() > giveUpAt)
           throw new Overloaded(
-            `layer ${diffId} is being fetched by another process that does not end; end it`,
+            `layer ${diffId} is being fetched by another process that hangs; stop that process`,
             'ERR_STORE_BUSY',
           )
         await delay(CLAIM_POLL_MS)
@@ -305,9 +305,9 @@ export function createCatalog({
       })
     },
 
-    /** Give back all pins and claims, write down the last uses, close the file. */
+    /** Release all pins and claims, record the last uses, close the file. */
     close(): void {
-      flushLater() // of a full disk it is a note, and pins are given back
+      flushLater() // a full disk gives a note only, so the pins are still released
       if (pins.size > 0 || claims.size > 0) {
         file.free((db) => {
           db.prepare('DELETE FROM pins WHERE owner = ?').run(owner)

@@ -1,41 +1,30 @@
-// What leaves the store: images that nobody needs, and the layers and blobs that no image has any more.
-// Who needs what is the catalog's to say; here it is decided in memory, inside one transaction, and what
-// goes is renamed into tmp/ before the transaction ends.  A pull that has pinned a layer sees it, or sees
-// that it is gone; nobody ever sees half of one.  The slow part, rm(1), comes after.
-// Refuses to know functions and registries.
+// Removes unneeded images from the store, and the layers and blobs that no image has any more. The decision
+// is made inside one transaction of the catalog, and what is removed is renamed into tmp/ before the
+// transaction ends: a pull that has pinned a layer sees all of it or none. The slow part, rm(1), comes
+// afterwards.
 
-import { execFile } from 'node:child_process'
 import { renameSync, statSync } from 'node:fs'
-import { readdir, stat, statfs } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { statfs } from 'node:fs/promises'
 import type { DatabaseSync } from 'node:sqlite'
-import { promisify } from 'node:util'
 import { Conflict } from '../contract/errors.ts'
 import { dropDeadOwners, loadImages, type StoredImage } from './catalog.ts'
 import type { CatalogFile } from './catalog-file.ts'
+import { createListing, sumOf, type Item, type Listing } from './listing.ts'
 import { SETTLE_MS } from './rebuild.ts'
 
-const run = promisify(execFile)
-
 /**
- * Something that no image has may still be on its way into one, unless it is older (or from a time to come:
- * the clock was set back).
+ * A younger item without an image may belong to a pull in progress.  A time in the future, from before the
+ * clock was set back, counts as old.
  */
 const ORPHAN_AGE_MIN_MS = 3_600_000
-const LAYERS_PER_DU = 256
-/** Of st_blocks (inode(7)). */
-const BLOCK_BYTES = 512
-const HEX = /^[0-9a-f]{64}$/
-const DU_OUTPUT_CHARACTERS_MAX = 1024 ** 2
-
 export interface PruneOptions {
-  /** Images with a name too, not only those without. */
+  /** Remove images with a name, too. */
   readonly all?: boolean
-  /** Only images not used for so long. */
+  /** Only images that were unused for this long. */
   readonly olderThanMs?: number
-  /** Only say what would go. */
+  /** Only report what would be removed. */
   readonly dryRun?: boolean
-  /** Stop when so much is free, beginning with what was used longest ago. */
+  /** Stop when this much is freed, least recently used first. */
   readonly bytes?: number
 }
 
@@ -51,8 +40,7 @@ export interface Usage {
   /** Of layers and blobs, on the disk. */
   readonly storeBytes: number
   /**
-   * Of the file system that the store is on, as df(1) counts: what is in use, and that plus what is
-   * available.
+   * The file system of the store, counted as df(1) does: used bytes, and used plus available bytes.
    */
   readonly disk: { readonly usedBytes: number; readonly totalBytes: number }
 }
@@ -60,19 +48,9 @@ export interface Usage {
 /** A watermark: bytes of the store, or percent of its disk. */
 export type Watermark = { readonly bytes: number } | { readonly percent: number }
 
-interface Item {
-  readonly path: string
-  readonly bytes: number
-  readonly changedAtMs: number
-}
-interface Listing {
-  readonly layers: ReadonlyMap<string, Item>
-  readonly blobs: ReadonlyMap<string, Item>
-}
-
 export interface CollectorDeps {
   readonly file: CatalogFile
-  /** Folders of blobs and layers; the store's own. */
+  /** The store's folders of blobs and layers. */
   readonly blobs: string
   readonly layers: string
   /** Makes the folders. */
@@ -80,25 +58,6 @@ export interface CollectorDeps {
   /** A new path in tmp/. */
   readonly temporaryPath: () => string
   readonly removeTrees: (paths: readonly string[]) => Promise<void>
-}
-
-/** Bytes on the disk of each of FOLDERS, by path; one that is gone meanwhile is left out. */
-async function measure(folders: readonly string[]): Promise<ReadonlyMap<string, number>> {
-  const options = { maxBuffer: DU_OUTPUT_CHARACTERS_MAX }
-  const output = await run('du', ['-s', '-B1', '--', ...folders], options).catch((error: unknown) => {
-    // du(1) says of what is gone, and counts the rest.
-    if (
-      error instanceof Error &&
-      'stdout' in error &&
-      typeof error.stdout === 'string' &&
-      'code' in error &&
-      error.code === 1
-    )
-      return { stdout: error.stdout }
-    throw error
-  })
-  const lines = [...output.stdout.matchAll(/^(\d+)\t(.+)$/gm)]
-  return new Map(lines.map(([, bytes, path]) => [path!, Number(bytes)]))
 }
 
 /** Every blob that IMAGE consists of. */
@@ -120,7 +79,7 @@ function isFree(image: StoredImage, { all = false, olderThanMs = 0 }: PruneOptio
   )
 }
 
-/** What KEPT images, pins and claims need: names of layers and of blobs together, they are all digests. */
+/** What KEPT images, pins and claims need: the digests of blobs and the diffIDs of layers. */
 function neededBy(db: DatabaseSync, kept: readonly StoredImage[]): ReadonlySet<string> {
   const held = db
     .prepare('SELECT digest FROM pins UNION SELECT diff_id FROM claims')
@@ -132,69 +91,11 @@ function neededBy(db: DatabaseSync, kept: readonly StoredImage[]): ReadonlySet<s
   ])
 }
 
-function sumOf(items: Iterable<Item>): number {
-  let bytes = 0
-  for (const item of items) bytes += item.bytes
-  return bytes
-}
-
-/** Takes things out of the store over FILE. */
+/** Removes items from the store whose catalog is FILE. */
 export function createCollector({ file, blobs, layers, prepare, temporaryPath, removeTrees }: CollectorDeps) {
-  /** What FOLDER has of NAMES, with the SIZES that are known, else what their own inodes take. */
-  async function statAll(
-    folder: string,
-    names: readonly string[],
-    sizes?: ReadonlyMap<string, number>,
-  ): Promise<Map<string, Item>> {
-    const items = new Map<string, Item>()
-    for (const name of names.filter((name) => HEX.test(name))) {
-      const path = join(folder, name)
-      const found = await stat(path).catch(() => undefined)
-      const digest = `sha256:${name}`
-      if (found)
-        items.set(digest, {
-          path,
-          bytes: sizes?.get(digest) ?? found.blocks * BLOCK_BYTES,
-          changedAtMs: found.ctimeMs,
-        })
-    }
-    return items
-  }
+  const { list, listSome, layerSizes } = createListing({ file, blobs, layers, prepare })
 
-  function knownSizes(): Map<string, number> {
-    const rows = file.read((db) => db.prepare('SELECT diff_id, disk_bytes FROM layer_sizes').all())
-    return new Map(rows.map((row) => [String(row['diff_id']), Number(row['disk_bytes'])]))
-  }
-
-  /** How much disk each layer takes; measured once, then known. */
-  async function layerSizes(): Promise<ReadonlyMap<string, number>> {
-    const names = (await readdir(layers)).filter((name) => HEX.test(name))
-    const known = knownSizes()
-    const unknown = names.filter((name) => !known.has(`sha256:${name}`))
-    for (let i = 0; i < unknown.length; i += LAYERS_PER_DU) {
-      const batch = unknown.slice(i, i + LAYERS_PER_DU)
-      const sizes = [...(await measure(batch.map((name) => join(layers, name))))].map(
-        ([path, bytes]) => [`sha256:${basename(path)}`, bytes] as const,
-      )
-      file.free((db) => {
-        const insert = db.prepare('INSERT OR REPLACE INTO layer_sizes (diff_id, disk_bytes) VALUES (?, ?)')
-        for (const [diffId, bytes] of sizes) insert.run(diffId, bytes)
-      })
-      for (const [diffId, bytes] of sizes) known.set(diffId, bytes)
-    }
-    return known
-  }
-
-  async function list(): Promise<Listing> {
-    await prepare()
-    const sizes = await layerSizes()
-    return {
-      layers: await statAll(layers, await readdir(layers), sizes),
-      blobs: await statAll(blobs, await readdir(blobs)),
-    }
-  }
-
-  /** Those of LISTING that are in CONCERNED or old, and that nobody needs. */
+  /** The unneeded ITEMS that are in CONCERNED or old. */
   function deadItems(
     items: ReadonlyMap<string, Item>,
     needed: ReadonlySet<string>,
@@ -204,13 +105,13 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
     return [...items].filter(([digest, { path, changedAtMs }]) => {
       if (needed.has(digest) || !(concerned.has(digest) || Math.abs(nowMs - changedAtMs) > ORPHAN_AGE_MIN_MS))
         return false
-      // Looked at once more: since it was listed somebody may have removed it, or put it there anew.
+      // Since the listing another process may have removed or replaced it.
       const now = statSync(path, { throwIfNoEntry: false })
       return now !== undefined && (concerned.has(digest) || now.ctimeMs === changedAtMs)
     })
   }
 
-  /** Which of the FREE images have to go, the one used longest ago first, until BYTES are free. */
+  /** The FREE images to remove, least recently used first, until BYTES are freed. */
   function choose(
     images: readonly StoredImage[],
     free: readonly StoredImage[],
@@ -238,8 +139,8 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
   }
 
   /**
-   * Remove from what LISTING has the images that SELECT names and what only they had; CONCERNED digests go
-   * too when nobody needs them.
+   * Remove the images that SELECT returns and the items of LISTING that only they need; also CONCERNED
+   * digests that nothing needs.
    */
   async function remove(
     listing: Listing,
@@ -295,14 +196,13 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
     }
   }
 
-  /** How many bytes have to go so that no more than MARK are in use; negative when there is room. */
+  /** How many bytes are used above MARK; negative when below. */
   function excess({ storeBytes, disk }: Usage, mark: Watermark): number {
     return 'bytes' in mark ? storeBytes - mark.bytes : disk.usedBytes - (disk.totalBytes * mark.percent) / 100
   }
 
   /**
-   * How long it may still take until all living processes have told a catalog that was made anew what they
-   * need.
+   * How long to wait until all living processes have pinned what they need in a rebuilt catalog.
    */
   function unsettledMs(): number {
     const until = file.read(
@@ -310,7 +210,7 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
     )
     const leftMs = until === undefined ? 0 : Number(until) - Date.now()
     if (leftMs <= SETTLE_MS) return leftMs
-    // The clock was set back: the minute begins anew, rather than to last for a day.
+    // The clock was set back: restart the minute instead of waiting perhaps for a day.
     file.free((db) =>
       db.prepare("UPDATE meta SET value = ? WHERE key = 'settled_at_ms'").run(String(Date.now() + SETTLE_MS)),
     )
@@ -320,7 +220,7 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
   function checkSettled(): void {
     const leftMs = unsettledMs()
     if (leftMs <= 0) return
-    const message = `the catalog of the image store was just made anew, and running workers have not all said yet what they need; try again in ${Math.ceil(leftMs / 1000)} s`
+    const message = `the catalog of the image store was just rebuilt, and running workers may not have pinned their images yet; try again in ${Math.ceil(leftMs / 1000)} s`
     throw new Conflict(message, 'ERR_IMAGE_IN_USE')
   }
 
@@ -341,17 +241,17 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
   return {
     usage,
 
-    /** How many bytes each layer takes on the disk, by diffID. */
+    /** The bytes of each layer on the disk, by diffID. */
     layerSizes,
 
     /**
-     * Remove what nobody needs: images without a name (with `all`, those with one too) that no function and
-     * no living process has, and leftovers of failed pulls older than an hour.
+     * Remove images without a name (with `all`, named ones too) that no function and no living process needs,
+     * and leftovers of failed pulls that are older than an hour.
      */
     prune,
 
     /**
-     * When more than HIGH is in use, remove unnamed images that nobody needs, used longest ago first, until
+     * When more than HIGH is used, remove unneeded images without a name, least recently used first, until
      * LOW is reached.
      */
     async collect({ high, low }: { high: Watermark; low: Watermark }): Promise<Freed | undefined> {
@@ -361,7 +261,7 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
     },
 
     /**
-     * Remove the image DIGEST, whatever it is called.  Throws Conflict when a function or a process needs it.
+     * Remove the image DIGEST with all its names.  Throws Conflict when a function or a process needs it.
      */
     async removeImage(digest: string): Promise<Freed> {
       checkSettled()
@@ -369,12 +269,12 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
         const image = images.find((image) => image.digest === digest)
         if (image?.isDeployed)
           throw new Conflict(
-            `image ${digest} is needed by a function that is deployed; remove the function first`,
+            `image ${digest} is used by a deployed function; remove the function first`,
             'ERR_IMAGE_IN_USE',
           )
         if (image?.isPinned)
           throw new Conflict(
-            `image ${digest} is needed by a process that runs; wait for it, or end it`,
+            `image ${digest} is used by a running process; wait for it, or stop it`,
             'ERR_IMAGE_IN_USE',
           )
         return image ? [image] : []
@@ -382,15 +282,10 @@ export function createCollector({ file, blobs, layers, prepare, temporaryPath, r
     },
 
     /**
-     * Remove those of DIGESTS (layers, blobs) that no image has and nobody holds: what a failed pull wrote.
+     * Remove those of DIGESTS (layers, blobs) that nothing needs: what a failed pull wrote.
      */
     async dropUnused(digests: readonly string[]): Promise<Freed> {
-      await prepare()
-      const names = [...new Set(digests)].map((digest) => digest.slice('sha256:'.length))
-      const listing = {
-        layers: await statAll(layers, names, knownSizes()),
-        blobs: await statAll(blobs, names),
-      }
+      const listing = await listSome(digests)
       return await remove(listing, () => [], { concerned: digests })
     },
   }

@@ -1,27 +1,29 @@
-// An image that exists, with all its parts, into a registry: blobs first, then manifests, then what names
-// them, so that nobody ever sees an image that is not whole. Knows where parts come from (a store, another
-// registry) as one shape. Refuses to know how a blob travels: that is upload.ts.
+// Pushes an existing image with all its parts: blobs first, then manifests, then the indexes that name them,
+// so an incomplete image is never visible. Parts come from a store or from another registry.
 
+import { defined } from '../contract/defined.ts'
+import { digestOf } from '../contract/digest.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor, Index, Manifest } from '../contract/image.ts'
 import { readBounded } from '../registry/bounded-body.ts'
-import { parseManifest } from '../registry/manifest.ts'
+import { uploadBlob, type Blob, type UploadResult, blobOfFile } from '../registry/upload.ts'
+import { pushManifest } from '../registry/push-manifest.ts'
+import { parseManifest, MANIFEST_BYTES_MAX } from '../registry/manifest.ts'
+import { verifyDigest } from '../registry/verify-digest.ts'
 import { platformText } from '../registry/platform.ts'
-import { blobOfFile, pushManifest } from './push.ts'
 import { formatReference, type Reference } from '../registry/reference.ts'
-import { digestOf, MANIFEST_BYTES_MAX, verify, type RegistryClient } from '../registry/registry.ts'
+import type { RegistryClient } from '../registry/registry.ts'
 import { createSlots } from '../platform/single-flight.ts'
-import { uploadBlob, type Blob, type UploadResult } from '../registry/upload.ts'
 
-/** Where an image's parts are. */
+/** Where the parts of an image come from. */
 export interface PartSource {
-  /** The manifest, index or config DIGEST; undefined when it is not there. */
+  /** The manifest, index or config DIGEST, or undefined. */
   readonly read: (
     descriptor: Pick<Descriptor, 'digest'> & { readonly size?: number },
   ) => Promise<Uint8Array | undefined>
-  /** How the blob is opened; undefined when it is not there. */
+  /** How to open the blob, or undefined. */
   readonly blob: (descriptor: Descriptor) => Promise<Pick<Blob, 'open' | 'openRange'> | undefined>
-  /** For mounting: the registry and repository that have it. */
+  /** The registry and repository that have the parts, for mounting blobs. */
   readonly origin?: Reference
 }
 
@@ -29,7 +31,7 @@ export interface CopyProgress {
   readonly digest: string
   readonly sizeBytes: number
   readonly sentBytes: number
-  /** When it is over: how. */
+  /** Present when the blob is done. */
   readonly result?: UploadResult
 }
 
@@ -49,29 +51,29 @@ interface Read {
 
 export interface CopyResult extends Read {
   readonly digest: string
-  /** Platforms of an index that the source does not have: its one image that it has was pushed instead. */
+  /** Platforms of an index that the source lacks; then its only image was pushed instead of the index. */
   readonly missing: readonly string[]
 }
 
 const PARALLEL_BLOBS = 3
 const INDEX_DEPTH_MAX = 3
-/** So many missing platforms are listed in a message. */
+/** How many missing platforms a message lists. */
 const SHOWN_MAX = 20
 
-/** What of a STORE's blobs is needed here. */
+/** The part of a store that is needed here. */
 export interface BlobStore {
   readBlob(digest: string): Promise<Uint8Array | undefined>
   hasBlob(digest: string, sizeBytes?: number): Promise<boolean>
   blobPath(digest: string): string
 }
 
-/** Parts from a store on disk; ORIGIN is where they came from, if that is known. */
+/** Parts from STORE; ORIGIN is where they came from, if known. */
 export function storeSource(store: BlobStore, origin?: Reference): PartSource {
   return {
     read: ({ digest }) => store.readBlob(digest),
     blob: async ({ digest, size }) =>
       (await store.hasBlob(digest, size)) ? blobOfFile(store.blobPath(digest)) : undefined,
-    ...(origin && { origin }),
+    ...defined({ origin }),
   }
 }
 
@@ -89,7 +91,7 @@ export function registrySource(registry: RegistryClient, ref: Reference, signal?
         what,
         ref.registry,
       )
-      verify(bytes, digest, what)
+      verifyDigest(bytes, digest, what)
       return bytes
     },
     blob: async (descriptor) => ({ open: () => registry.blob(ref, descriptor, signal) }),
@@ -97,7 +99,7 @@ export function registrySource(registry: RegistryClient, ref: Reference, signal?
   }
 }
 
-/** Parts from FIRST, and what it does not have from SECOND. */
+/** Parts from FIRST, and what it lacks from SECOND. */
 export function eitherSource(first: PartSource, second: PartSource): PartSource {
   return {
     read: async (descriptor) => (await first.read(descriptor)) ?? (await second.read(descriptor)),
@@ -126,15 +128,14 @@ async function copyBlob(
     ...(parts ?? {
       open: () => {
         throw new ContentError(
-          `blob ${digest} is neither here nor in ${formatReference(to)}; pull the image again`,
+          `blob ${digest} is neither in the store nor in ${formatReference(to)}; pull the image again`,
           'ERR_INVALID_CONTENT',
         )
       },
     }),
   }
   const result = await uploadBlob(registry, to, blob, {
-    ...(mountFrom !== undefined && { mountFrom }),
-    ...(signal && { signal }),
+    ...defined({ mountFrom, signal }),
     onSent: (sentBytes) => onProgress?.({ digest, sizeBytes: size, sentBytes }),
   })
   onProgress?.({ digest, sizeBytes: size, sentBytes: result === 'uploaded' ? size : 0, result })
@@ -157,12 +158,12 @@ async function copyManifest(
 
 function missingParts(names: readonly string[]): ContentError {
   return new ContentError(
-    `the index has parts that are not here: ${names.slice(0, SHOWN_MAX).join(', ')}; pull them, or push them one by one`,
+    `the store lacks parts of the index: ${names.slice(0, SHOWN_MAX).join(', ')}; pull them, or push each image alone`,
     'ERR_INVALID_CONTENT',
   )
 }
 
-/** Push what READ is, and all below it: that under digests, itself under the tag of `to` if there is one. */
+/** Push the parts below READ under their digests, then READ itself under the tag of `to`, if any. */
 async function copyTree(
   request: CopyRequest,
   { bytes, document }: Read,
@@ -174,7 +175,7 @@ async function copyTree(
   else {
     if (depth === INDEX_DEPTH_MAX)
       throw new ContentError(
-        `${formatReference(request.to)} has indexes in indexes, more than ${INDEX_DEPTH_MAX} deep`,
+        `${formatReference(request.to)} nests indexes more than ${INDEX_DEPTH_MAX} deep`,
         'ERR_CONTENT_LIMIT',
       )
     for (const entry of document.manifests) {
@@ -186,12 +187,12 @@ async function copyTree(
   await pushManifest(request.registry, request.to, document.mediaType, bytes)
 }
 
-/** What of DIGEST is here: all of it, or of an index (a pull takes one platform) the one image that is. */
+/** All of the image, or the only present image of an index, since a pull takes one platform. */
 async function findParts(request: CopyRequest): Promise<{ read: Read; missing: readonly string[] }> {
   const read = await readDocument(request, request.digest)
   if (!read)
     throw new ContentError(
-      `manifest ${request.digest} is not here; pull the image again`,
+      `manifest ${request.digest} is not in the store; pull the image again`,
       'ERR_INVALID_CONTENT',
     )
   if (!('manifests' in read.document)) return { read, missing: [] }
@@ -208,7 +209,7 @@ async function findParts(request: CopyRequest): Promise<{ read: Read; missing: r
 }
 
 /**
- * Push the image DIGEST of SOURCE under the tag of TO, or under its digest when TO has none.
+ * Push the image `digest` of `source` under the tag of `to`, or under its digest without a tag.
  * Throws RegistryError, ContentError when parts are missing or wrong, the signal's reason.
  */
 export async function copyImage(request: CopyRequest): Promise<CopyResult> {

@@ -1,7 +1,8 @@
-// What an image says about itself, for people: when it was made, for what machine, by which steps.  Read
-// from the config in the store (image-spec, config.md).  Every text in it is a stranger's: bounded here,
-// made printable by whoever shows it.  Refuses to know what any of it means for a container.
+// The details of an image for display: creation time, platform, history. They come from the config in the
+// store (image-spec, config.md), which is untrusted: strings are bounded here and made printable by the
+// caller.
 
+import { isPlainObject } from '../contract/plain-object.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { ImageConfig } from '../contract/image.ts'
 import type { StoredImage } from './catalog.ts'
@@ -17,7 +18,7 @@ export interface HistoryStep {
 }
 
 export interface ImageDetails {
-  /** RFC 3339, when the image says so. */
+  /** RFC 3339, if the image has it. */
   readonly createdAt?: string
   readonly config: ImageConfig
   readonly labels: Readonly<Record<string, string>>
@@ -33,20 +34,20 @@ const TEXT_CHARACTERS_MAX = 16_384
 type Fields = Readonly<Record<string, unknown>>
 
 function fieldsOf(value: unknown): Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : {}
+  return isPlainObject(value) ? value : {}
 }
 
 function textOf(value: unknown): string {
   return typeof value === 'string' ? value.slice(0, TEXT_CHARACTERS_MAX) : ''
 }
 
-/** TEXT when it is a time, in one form. */
+/** VALUE as an RFC 3339 time, if it is a time. */
 function timeOf(value: unknown): { createdAt?: string } {
   const time = Date.parse(textOf(value))
   return Number.isNaN(time) ? {} : { createdAt: new Date(time).toISOString() }
 }
 
-/** The details of a config's BYTES.  Throws ContentError when they are no image config. */
+/** The details in the config BYTES.  Throws ContentError when they are not an image config. */
 function parseDetails(bytes: Uint8Array): ImageDetails {
   const config = parseImageConfig(bytes)
   const fields = fieldsOf(JSON.parse(Buffer.from(bytes).toString('utf8')))
@@ -73,12 +74,12 @@ function parseDetails(bytes: Uint8Array): ImageDetails {
   }
 }
 
-/** The details of an IMAGE in STORE.  Throws ContentError when its config is not there or is none. */
+/** The details of IMAGE in STORE.  Throws ContentError when its config is missing or invalid. */
 export async function readDetails(store: ImageStore, image: StoredImage): Promise<ImageDetails> {
   const bytes = await store.readBlob(image.configDigest)
   if (!bytes)
     throw new ContentError(
-      `the config ${image.configDigest} of image ${image.digest} is missing or damaged; pull it again`,
+      `the config ${image.configDigest} of image ${image.digest} is missing or damaged; pull the image again`,
       'ERR_INVALID_CONTENT',
     )
   return parseDetails(bytes)

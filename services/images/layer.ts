@@ -1,14 +1,13 @@
 // One layer from its registry to its folder, in one stream and one pass:
-//   blob -> [size] -> wherry-unpack: [digest] inflate -> [diffID, ratio, limits] -> files The unpacker says
-//   which digests it saw; the folder gets its name only when they are those of manifest and config. Whatever
-//   fails, the unpacker is killed and its folder removed.
+//   blob -> [size] -> wherry-unpack: [digest] inflate -> [diffID, ratio, limits] -> files The unpacker
+//   reports the digests it computed; the folder gets its final name only when they match manifest and config.
+//   On any failure the unpacker is killed and its folder removed.
 
 import { Transform, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { AppError, ContentError } from '../contract/errors.ts'
 import type { Descriptor } from '../contract/image.ts'
-import { layerCompression, type Compression } from '../registry/manifest.ts'
+import { layerCompression } from '../registry/manifest.ts'
 import type { Reference } from '../registry/reference.ts'
 import type { RegistryClient } from '../registry/registry.ts'
 import type { ImageStore } from './store.ts'
@@ -16,7 +15,6 @@ import { unreachable } from '../registry/transport.ts'
 import { IMAGE_BYTES_MAX, IMAGE_ENTRIES_MAX, startUnpacker } from './unpack.ts'
 
 const LAYER_TIMEOUT_MS = 30 * 60_000
-const INFLATED_CHUNK_BYTES = 1024 ** 2
 
 export interface LayerDeps {
   readonly store: ImageStore
@@ -29,8 +27,8 @@ export interface LayerRequest {
   readonly descriptor: Descriptor
   readonly diffId: string
   /**
-   * Called with each piece's uncompressed size, some MiB each, and last with the entries; throws when the
-   * image has become too large.
+   * Called with the uncompressed size of each piece, some MiB each, and at the end with the entries; throws
+   * when the image has become too large.
    */
   readonly spend: (bytes: number, entries?: number) => void
   /** Called with the packed bytes so far. */
@@ -40,7 +38,7 @@ export interface LayerRequest {
   readonly signal: AbortSignal
 }
 
-/** How many uncompressed bytes and entries an image may have, all its layers together. */
+/** Limits the uncompressed bytes and entries of an image, all its layers together. */
 export function createBudget(
   maxBytes: number = IMAGE_BYTES_MAX,
   maxEntries: number = IMAGE_ENTRIES_MAX,
@@ -57,18 +55,11 @@ export function createBudget(
   }
 }
 
-/** The stream that undoes COMPRESSION; none for 'none'. */
-export function createDecompressor(compression: Compression): Transform[] {
-  if (compression === 'gzip') return [createGunzip({ chunkSize: INFLATED_CHUNK_BYTES })]
-  if (compression === 'zstd') return [createZstdDecompress({ chunkSize: INFLATED_CHUNK_BYTES })]
-  return []
-}
-
 function mismatch(descriptor: Descriptor, what: string): ContentError {
   return new ContentError(`layer ${descriptor.digest} ${what}`, 'ERR_DIGEST_MISMATCH')
 }
 
-/** Passes packed bytes on and counts them. */
+/** Counts the packed bytes that pass. */
 function createMeter({ descriptor, onReceived }: LayerRequest): Transform {
   let received = 0
   return new Transform({
@@ -91,7 +82,7 @@ function createMeter({ descriptor, onReceived }: LayerRequest): Transform {
   })
 }
 
-/** ERROR of the stream in the words of this layer; SIGNAL says whether somebody ended it. */
+/** ERROR of the stream as an error about this layer; SIGNAL tells whether the stream was aborted. */
 function explain({ ref, descriptor }: LayerRequest, signal: AbortSignal, error: unknown): unknown {
   if (signal.aborted) {
     const isTimeout = signal.reason instanceof DOMException && signal.reason.name === 'TimeoutError'
@@ -105,7 +96,7 @@ function explain({ ref, descriptor }: LayerRequest, signal: AbortSignal, error: 
   return error instanceof AppError ? error : unreachable(ref.registry, error)
 }
 
-/** Did the stream break because the unpacker went away?  Then its answer is the reason. */
+/** Whether the stream broke because the unpacker exited: then its answer is the reason. */
 function isClosedByUnpacker(error: unknown): boolean {
   if (error instanceof AppError || !(error instanceof Error && 'code' in error)) return false
   if (
@@ -159,7 +150,7 @@ async function stream(deps: LayerDeps, request: LayerRequest, draft: string): Pr
 
 /**
  * Fetch, check and unpack one layer into the store. Throws RegistryError, ContentError, SyscallError,
- * Unsupported, or the signal's reason; leaves nothing behind then.
+ * Unsupported, or the signal's reason; then nothing is left behind.
  */
 export async function fetchLayer(deps: LayerDeps, request: LayerRequest): Promise<void> {
   const draft = await deps.store.makeDraft()

@@ -1,6 +1,6 @@
-// Manifests and blobs from the store where it has them, from a registry where it has not.  What comes from
-// the registry can be kept packed on its way to the unpacker, because save and push need it so.
-// Bytes are checked by whoever reads them (layer.ts, pull.ts), wherever they came from.
+// Manifests and blobs from the store if it has them, else from a registry.  Layers from the registry can be
+// stored packed on their way to the unpacker, because save and push need them packed.
+// The readers of the bytes (layer.ts, documents.ts) check them, wherever they come from.
 
 import { createReadStream } from 'node:fs'
 import { PassThrough, Readable } from 'node:stream'
@@ -14,21 +14,21 @@ export type ImageSource = Pick<RegistryClient, 'manifest' | 'blob'>
 
 export interface LocalFirstDeps {
   readonly store: ImageStore
-  /** Without one, what the store does not have is an error. */
+  /** Without one, anything that the store lacks is an error. */
   readonly registry?: ImageSource
-  /** Keep layers packed, too. */
+  /** Store the packed layers, too. */
   readonly keepPacked?: boolean
 }
 
-/** BODY as it is, with a copy going into STORE; it ends when the copy is kept. */
+/** BODY unchanged, while a copy goes into STORE; it ends when the copy is stored. */
 async function* tee(store: ImageStore, body: Readable, { digest, size }: Descriptor): AsyncGenerator<Buffer> {
   const copy = new PassThrough()
   copy.on('error', () => {
-    /* putBlob says it, too */
+    /* putBlob throws it, too */
   })
   const kept = store.putBlob(copy, { digest, size })
   kept.catch(() => {
-    /* whoever waits for it below hears of it */
+    /* awaited below */
   })
   try {
     for await (const piece of body as AsyncIterable<Buffer>) {
@@ -44,13 +44,13 @@ async function* tee(store: ImageStore, body: Readable, { digest, size }: Descrip
     copy.end()
     await kept
   } finally {
-    // Only a copy that has ended may become a blob.
+    // An incomplete copy must not become a blob.
     if (!copy.writableEnded) copy.destroy(new Error('the layer was not read to its end'))
     await kept.catch(() => undefined)
   }
 }
 
-/** What pull.ts takes for a registry. */
+/** A source for the puller: the store first, then the registry. */
 export function createLocalFirst({ store, registry, keepPacked = false }: LocalFirstDeps): ImageSource {
   function remote(ref: Reference, digest: string): ImageSource {
     if (registry) return registry

@@ -1,6 +1,6 @@
-// The images that this process has ready: asked for again, they cost microseconds.  Each one is pinned in the
-// catalog as long as it is here, once per image and not per call.  Whoever runs a container of an image
-// retains it meanwhile; an image that nobody runs may be let go, and is then no longer safe from removal.
+// The images that this process has ready, found again in microseconds. Each is pinned in the catalog once,
+// not per call. An image is retained while a container of it runs; others may be let go, and then removed.
+// This is not a plain LRU cache: a retained image is never evicted.
 
 import type { Image } from '../contract/image.ts'
 import type { Catalog } from './catalog.ts'
@@ -8,7 +8,7 @@ import type { Catalog } from './catalog.ts'
 interface Entry {
   readonly image: Image
   users: number
-  /** It goes when nobody runs it any more. */ isUnwanted: boolean
+  /** Drop it when its last container has ended. */ isUnwanted: boolean
 }
 
 const READY_IMAGES_MAX = 256
@@ -22,7 +22,7 @@ export function createReadyImages(catalog: Catalog) {
     catalog.unpin(digest)
   }
 
-  /** Room for one more; an image in use is never dropped, so there can be as many more as containers run. */
+  /** Make room for one more.  Images in use stay, so running containers may exceed the bound. */
   function makeRoom(): void {
     if (entries.size < READY_IMAGES_MAX) return
     for (const [digest, entry] of entries) {
@@ -37,12 +37,12 @@ export function createReadyImages(catalog: Catalog) {
       const entry = entries.get(digest)
       if (!entry) return undefined
       entries.delete(digest)
-      entries.set(digest, entry) // used last
+      entries.set(digest, entry) // now the most recently used
       catalog.touch(digest)
       return entry.image
     },
 
-    /** IMAGE is on the disk; its layers stay there from now on. */
+    /** IMAGE is on the disk; from now on its layers stay there. */
     add(image: Image): void {
       if (entries.has(image.digest)) return
       makeRoom()
@@ -50,7 +50,7 @@ export function createReadyImages(catalog: Catalog) {
       entries.set(image.digest, { image, users: 0, isUnwanted: false })
     },
 
-    /** A container of DIGEST begins; `release` when it has ended. */
+    /** A container of DIGEST starts; call `release` when it has ended. */
     retain(digest: string): void {
       const entry = entries.get(digest)
       if (entry) entry.users++
@@ -63,7 +63,7 @@ export function createReadyImages(catalog: Catalog) {
       if (entry.users === 0 && entry.isUnwanted) drop(digest)
     },
 
-    /** Let go of all but those that KEEP says yes to; of what still runs, when it has ended. */
+    /** Let go of the images for which KEEP returns false; of those that still run, when they end. */
     letGo(keep: (digest: string) => boolean): void {
       for (const [digest, entry] of entries) {
         entry.isUnwanted = !keep(digest)

@@ -1,18 +1,18 @@
-// A new catalog from what is on the disk: manifests and configs say which images there are, folders say which
-// of their layers are. What only the old catalog knew (names, sources, what is deployed or pinned) is taken
-// from it as far as it can be read. Runs once, synchronously, when the catalog is missing or damaged.
+// Rebuilds the catalog from the disk: manifests and configs say which images exist, folders say which of
+// their layers do. What only the old catalog knew (names, sources, deployed and pinned images) is taken from
+// it as far as it can be read. Runs once, synchronously, when the catalog is missing or damaged.
 
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { DatabaseSync } from 'node:sqlite'
+import { digestOf, digestOfHex, HEX, hexOf } from '../contract/digest.ts'
 import type { ImageConfig, Index, Manifest } from '../contract/image.ts'
 import { insertImage, type NewImage } from './catalog.ts'
-import { parseImageConfig, parseManifest } from '../registry/manifest.ts'
-import { digestOf, MANIFEST_BYTES_MAX } from '../registry/registry.ts'
+import { parseImageConfig, parseManifest, MANIFEST_BYTES_MAX } from '../registry/manifest.ts'
 
 const BLOBS_MAX = 100_000
 const OPENING_BRACE = 0x7b
-/** What other processes pinned may be lost with the old catalog; they say it again within this time. */
+/** Pins of other processes may be lost with the old catalog; they pin again within this time. */
 export const SETTLE_MS = 60_000
 const SALVAGED: ReadonlyArray<readonly [table: string, ...columns: string[]]> = [
   ['names', 'name', 'digest'],
@@ -21,7 +21,7 @@ const SALVAGED: ReadonlyArray<readonly [table: string, ...columns: string[]]> = 
   ['deployed', 'digest'],
 ]
 
-/** BLOB if it can be a document: small, and an object of JSON. */
+/** The blob HEX if it can be a document: small, and beginning like a JSON object. */
 function readDocument(blobs: string, hex: string): Buffer | undefined {
   const path = join(blobs, hex)
   const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0
@@ -35,7 +35,7 @@ function readDocument(blobs: string, hex: string): Buffer | undefined {
   }
   if (first[0] !== OPENING_BRACE) return undefined
   const bytes = readFileSync(path)
-  return digestOf(bytes) === `sha256:${hex}` ? bytes : undefined
+  return digestOf(bytes) === digestOfHex(hex) ? bytes : undefined
 }
 
 function parsed<T>(parse: () => T): T | undefined {
@@ -46,12 +46,12 @@ function parsed<T>(parse: () => T): T | undefined {
   }
 }
 
-/** The images of folder DIR that are there with all their layers. */
+/** The images of folder DIR that have all their layers. */
 function findImages(dir: string): NewImage[] {
   const blobs = join(dir, 'blobs', 'sha256')
   const hexes = existsSync(blobs)
     ? readdirSync(blobs)
-        .filter((name) => /^[0-9a-f]{64}$/.test(name))
+        .filter((name) => HEX.test(name))
         .slice(0, BLOBS_MAX)
     : []
   const manifests = new Map<string, Manifest>()
@@ -61,15 +61,14 @@ function findImages(dir: string): NewImage[] {
     const bytes = readDocument(blobs, hex)
     if (!bytes) continue
     const manifest = parsed(() => parseManifest(bytes))
-    if (manifest && 'manifests' in manifest) indexes.set(`sha256:${hex}`, manifest)
-    else if (manifest) manifests.set(`sha256:${hex}`, manifest)
+    if (manifest && 'manifests' in manifest) indexes.set(digestOfHex(hex), manifest)
+    else if (manifest) manifests.set(digestOfHex(hex), manifest)
     else {
       const config = parsed(() => parseImageConfig(bytes))
-      if (config) configs.set(`sha256:${hex}`, config)
+      if (config) configs.set(digestOfHex(hex), config)
     }
   }
-  const isThere = (diffId: string): boolean =>
-    existsSync(join(dir, 'layers', 'sha256', diffId.slice('sha256:'.length)))
+  const isPresent = (diffId: string): boolean => existsSync(join(dir, 'layers', 'sha256', hexOf(diffId)))
   const images = new Map<string, NewImage>()
   for (const [
     digest,
@@ -79,7 +78,7 @@ function findImages(dir: string): NewImage[] {
     },
   ] of manifests) {
     const config = configs.get(configDigest)
-    if (!config || config.diffIds.length !== layers.length || !config.diffIds.every(isThere)) continue
+    if (!config || config.diffIds.length !== layers.length || !config.diffIds.every(isPresent)) continue
     images.set(digest, {
       digest,
       manifestDigest: digest,
@@ -115,7 +114,7 @@ function salvage(db: DatabaseSync, old: DatabaseSync): void {
     parsed(() => update.run(source!, usedAtMs!, digest!))
 }
 
-/** Fill the empty DB with the images of the store in folder DIR, and with what OLD still says. */
+/** Fill the empty DB with the images of the store in folder DIR, and with what can be read of OLD. */
 export function fillCatalog(dir: string, db: DatabaseSync, old: DatabaseSync | undefined): void {
   const nowMs = Date.now()
   const images = findImages(dir)

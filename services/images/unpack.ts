@@ -1,6 +1,5 @@
-// The door to wherry-unpack (native/unpack/main.c): child processes that inflate and hash one packed layer
-// and turn it into one folder. Knows their arguments, limits and lines. Refuses to know what the digests
-// should be.
+// Starts wherry-unpack (native/unpack/main.c): one child process per layer, which inflates, hashes and
+// unpacks it into a folder. The caller compares the digests that it reports.
 
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
@@ -15,7 +14,7 @@ const PATH_BYTES_MAX = 4096
 const DEPTH_MAX = 256
 const PAX_BYTES_MAX = 1024 ** 2
 /**
- * More than gzip's best for real files; the first bytes are free because small layers of zeros are harmless.
+ * Beyond gzip's best for real files; the first bytes are exempt because small layers of zeros are harmless.
  */
 const RATIO_MAX = 1000
 const RATIO_FREE_BYTES = 64 * 1024 ** 2
@@ -31,7 +30,7 @@ const ADVICE: Readonly<Record<string, string>> = {
   EDQUOT: 'the disk quota of the image store is used up',
   EPERM: 'unpacking layers needs root',
   EOPNOTSUPP:
-    'the file system of the image store does not keep extended attributes (user.*); use ext4, xfs or btrfs',
+    'the file system of the image store does not support extended attributes (user.*); use ext4, xfs or btrfs',
   ENOSYS: 'this kernel is too old (openat2 needs Linux 5.6)',
 }
 
@@ -47,16 +46,16 @@ export type UnpackResult =
   | { readonly ok: false; readonly error: Error }
 
 export interface Unpacker {
-  /** The packed layer goes in here. */
+  /** Takes the packed layer. */
   readonly stdin: Writable
   /** Settles when the process has ended; never rejects. */
   readonly result: Promise<UnpackResult>
-  /** End it at once.  Its folder is then half a layer. */
+  /** Kill the process.  Its folder is then incomplete. */
   kill(): void
 }
 
 function systemError(layer: string, errno: string, call: string, name: string): Error {
-  // A full attribute block of the file system has the same errno as a full disk (ext4, xattr(7)).
+  // ext4 reports a full attribute block with the errno of a full disk (xattr(7)).
   const isAttribute = errno === 'ENOSPC' && call === 'fsetxattr'
   const advice = isAttribute
     ? 'an extended attribute is too large for the file system'
@@ -65,7 +64,7 @@ function systemError(layer: string, errno: string, call: string, name: string): 
   return new SyscallError(message, { errno, syscall: call, op: 'unpack' })
 }
 
-/** The answer's line as a value. */
+/** The final LINE of wherry-unpack as a value. */
 export function parseAnswer(layer: string, line: string, ending: string): UnpackResult {
   const ok = /^ok (\d+) (\d+) (\d+) (sha256:[0-9a-f]{64}) (sha256:[0-9a-f]{64})$/.exec(line)
   if (ok)
@@ -82,12 +81,12 @@ export function parseAnswer(layer: string, line: string, ending: string): Unpack
   const refused = /^(\w+) "(.*)" (.*)$/.exec(line)
   const code = refused ? CODES[refused[1]!] : undefined
   if (!refused || !code)
-    return { ok: false, error: new Error(`wherry-unpack ended with ${ending} and said "${line}"`) }
+    return { ok: false, error: new Error(`wherry-unpack ended (${ending}) with the answer "${line}"`) }
   const name = refused[2] === '' ? '' : `"${refused[2]}" `
   return { ok: false, error: new ContentError(`layer ${layer} is refused: ${name}${refused[3]}`, code) }
 }
 
-/** Call TAKE with each whole line of what comes in pieces; a line that is too long is cut. */
+/** A function that takes pieces of text and calls TAKE with each whole line; long lines are cut. */
 function createLineSplitter(take: (line: string) => void): (text: string) => void {
   let rest = ''
   return (text) => {
@@ -102,7 +101,7 @@ export interface UnpackRequest {
   readonly nativeDir: string
   /** An empty folder. */
   readonly directory: string
-  /** 'none' when it is not said. */
+  /** 'none' by default. */
   readonly compression?: Compression
   /** The layer's digest, for messages. */
   readonly layer: string
@@ -111,8 +110,8 @@ export interface UnpackRequest {
 }
 
 /**
- * Start unpacking into a folder. The answer is to be believed for its digest, not more: the layer was a
- * stranger's.
+ * Start unpacking into a folder. Only the digests of the answer may be trusted, because the layer is
+ * untrusted.
  */
 export function startUnpacker({
   nativeDir,

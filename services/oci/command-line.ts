@@ -1,20 +1,20 @@
-// Reading a command line the way runc's is written: options of the program, a command, options of the
-// command, then arguments; the first argument that is no option ends the options, because in `exec` what
-// follows is somebody else's.  A table says which options there are.
+// Parses a command line in runc's form: options of the program, a command, options of the command, arguments.
+// The first argument that is not an option ends the options, because in `exec` the rest is the command line
+// of another program.
 
 import { OciError } from './failure.ts'
 
 export interface Flag {
-  /** Without dashes; a name of one letter is written with one dash. */
+  /** Without dashes. A name of one letter has one dash, others have two. */
   readonly names: readonly string[]
-  /** Name of its value in the help; without one it is a switch. */
+  /** Name of its value in the help; undefined for a switch. */
   readonly value?: string
   readonly about: string
   /** May be given more than once. */
   readonly many?: boolean
 }
 
-/** What was given, under each flag's first name. */
+/** The given values, by each flag's first name. */
 export interface Given {
   readonly text: (name: string) => string | undefined
   readonly texts: (name: string) => readonly string[]
@@ -24,7 +24,7 @@ export interface Given {
 
 const usage = (problem: string): OciError => new OciError(`${problem}; see wherry-oci --help`)
 
-/** ARGV by FLAGS.  Throws OciError for an option that is not there, or has no value. */
+/** Parse ARGV. Throws OciError for an unknown option or a missing value. */
 export function parseFlags(argv: readonly string[], flags: readonly Flag[]): Given {
   const given = new Map<string, string[]>()
   let at = 0
@@ -56,14 +56,14 @@ export function parseFlags(argv: readonly string[], flags: readonly Flag[]): Giv
   }
 }
 
-/** Option TEXT of NAME as a whole number from 0. */
+/** TEXT, the value of option NAME, as a non-negative integer; 0 if undefined. */
 export function wholeNumber(name: string, text: string | undefined): number {
   if (text === undefined) return 0
   if (!/^\d{1,6}$/.test(text)) throw usage(`--${name} ${text} is not a whole number`)
   return Number(text)
 }
 
-/** Lines of a help text. */
+/** FLAGS as lines of a help text. */
 export function describeFlags(flags: readonly Flag[]): string {
   const lines = flags.map(
     (flag) =>

@@ -1,17 +1,16 @@
-// `events`: what a container uses, and that memory ran out in it, one JSON object per line as runc prints
-// them.  Looks every now and then; nothing is left in the cgroup by looking.
+// `events`: statistics of a container and its out-of-memory kills, one JSON object per line in runc's format.
+// Polls the cgroup and leaves no trace in it.
 
 import { setTimeout as pause } from 'node:timers/promises'
+import { defined } from '../contract/defined.ts'
 import { parseDurationMs } from '../contract/quantity.ts'
-import { oomKillsOf, statsOf } from '../runtime/cgroup/stats.ts'
 import type { Context } from './context.ts'
 import { OciError } from './failure.ts'
-import { isAlive, statusOf } from './store.ts'
 
-const LOOK_MS = 200
+const POLL_MS = 200
 const INTERVAL_MAX_MS = 86_400_000
 
-/** "5s", "1m30s", "500ms", as Go writes durations. */
+/** A duration in Go's format: "5s", "1m30s", "500ms". */
 export function parseInterval(text: string): number {
   const intervalMs = parseDurationMs(text)
   if (intervalMs === undefined || intervalMs < 1 || intervalMs > INTERVAL_MAX_MS)
@@ -20,30 +19,27 @@ export function parseInterval(text: string): number {
 }
 
 /**
- * Print statistics once (ONCE), or every INTERVALMS until the container ends, and each time memory ran out.
+ * Print statistics ONCE, or every INTERVALMS until the container exits together with each out-of-memory kill.
  */
 export async function printEvents(
   context: Context,
   id: string,
   { once, intervalMs }: { once: boolean; intervalMs: number },
 ): Promise<void> {
-  const record = context.store.load(id)
-  const status = statusOf(context.store, record)
-  if (status === 'stopped' || status === 'creating')
-    throw new OciError(`container "${id}" is not running, it is ${status}`)
+  const usage = context.containers.usage(id)
   const print = (type: string, data?: object): void => {
-    context.world.print(`${JSON.stringify({ type, id, ...(data && { data }) })}\n`)
+    context.world.print(`${JSON.stringify({ type, id, ...defined({ data }) })}\n`)
   }
-  if (once) return print('stats', statsOf(record.cgroup))
-  let kills = oomKillsOf(record.cgroup)
+  if (once) return print('stats', usage.stats())
+  let kills = usage.oomKills()
   let due = performance.now() + intervalMs
   for (let alive = true; alive;) {
-    await pause(Math.max(0, Math.min(LOOK_MS, due - performance.now())))
-    alive = isAlive(record)
-    const now = oomKillsOf(record.cgroup)
+    await pause(Math.max(0, Math.min(POLL_MS, due - performance.now())))
+    alive = usage.isAlive()
+    const now = usage.oomKills()
     for (; kills < now; kills++) print('oom')
     if (alive && performance.now() >= due) {
-      print('stats', statsOf(record.cgroup))
+      print('stats', usage.stats())
       due += intervalMs
     }
   }

@@ -1,25 +1,23 @@
-// `exec`: a further process in a container that runs.
+// `exec`: an additional process in a running container, from options or from a file.
 
 import { readFileSync } from 'node:fs'
-import { constants } from 'node:os'
 import { isAbsolute, resolve } from 'node:path'
+import { requireStatus } from '../containers/errors.ts'
+import { ENTERABLE } from '../containers/exec.ts'
 import type { BundleProcess, BundleSpec } from '../contract/bundle-spec.ts'
-import { execProcess, joinContainer } from '../runtime/bundle/bundle.ts'
 import { isCapability } from '../runtime/capability.ts'
 import { parseProcess } from './config/config.ts'
-import { openConsole, ownSize } from './console.ts'
 import type { Context } from './context.ts'
-import { makesUsers, writePidFile } from './create.ts'
 import { OciError } from './failure.ts'
-import { grantable } from './grant.ts'
-import { agentStateOf, reportOf, statusOf } from './store.ts'
-import { forwardSignals, waitForProcess } from './wait.ts'
+import { forwardSignals } from './signals.ts'
+import { consoleFor, copyTerminal, withOwnSize } from './terminal.ts'
 
 const ID = /^\d{1,10}$/
 
-export interface ExecRequest {
-  readonly id: string
-  /** A file with a process of the spec; without one, ARGS and what follows change the container's own. */
+export interface ExecOptions {
+  /**
+   * A file with a process as in config.json. Without one, the options below change the container's process.
+   */
   readonly processFile: string | undefined
   readonly args: readonly string[]
   readonly env: readonly string[]
@@ -40,8 +38,8 @@ function parseId(what: string, text: string): number {
   return Number(text)
 }
 
-/** The container's own process with what the command line changes in it. */
-function changedProcess(own: BundleProcess, request: ExecRequest): BundleProcess {
+/** OWN, the process of the container's config.json, with the changes of the command line. */
+function changedProcess(own: BundleProcess, request: ExecOptions): BundleProcess {
   if (request.args.length === 0) throw new OciError('exec needs a command, or --process FILE')
   if (request.cwd !== undefined && !isAbsolute(request.cwd))
     throw new OciError(`--cwd ${request.cwd} is not an absolute path`)
@@ -78,68 +76,33 @@ function changedProcess(own: BundleProcess, request: ExecRequest): BundleProcess
   }
 }
 
-function processOf(context: Context, spec: BundleSpec, request: ExecRequest): BundleProcess {
-  if (request.processFile === undefined) return changedProcess(spec.process, request)
+function processOf(context: Context, spec: BundleSpec, options: ExecOptions): BundleProcess {
+  if (options.processFile === undefined) return changedProcess(spec.process, options)
   const { process, warnings } = parseProcess(
-    readFileSync(resolve(context.world.cwd, request.processFile), 'utf8'),
+    readFileSync(resolve(context.world.cwd, options.processFile), 'utf8'),
   )
   for (const warning of warnings) context.log.warn(warning)
   return process
 }
 
 /** Resolves with the exit code, 0 when detached. */
-export async function execInContainer(context: Context, request: ExecRequest): Promise<number> {
-  const { store, world } = context
-  const native = context.native()
-  const record = store.load(request.id)
-  const status = statusOf(store, record)
-  if (status !== 'running' && status !== 'created')
-    throw new OciError(`cannot exec in container "${request.id}": container not running, it is ${status}`)
-  const spec = store.loadConfig(record)
-  const asked = grantable(processOf(context, spec, request), makesUsers(spec), context.log.warn)
-  const console = openConsole(native, {
-    terminal: asked.terminal,
-    socketPath: request.consoleSocket,
-    detached: request.detached,
+export async function execCommand(context: Context, id: string, options: ExecOptions): Promise<number> {
+  const { containers } = context
+  requireStatus(containers.state(id), ...ENTERABLE)
+  const process = processOf(context, containers.config(id), options)
+  const console = consoleFor(process.terminal, options)
+  const forwardTo = options.detached ? () => {} : forwardSignals(context)
+  const started = await containers.exec(id, {
+    process: withOwnSize(process, console),
+    console,
+    pidFile: options.pidFile,
+    preserveFds: options.preserveFds,
   })
-  const size =
-    asked.consoleSize ?? (asked.terminal && request.consoleSocket === undefined ? ownSize() : undefined)
-  const process = size === undefined ? asked : { ...asked, consoleSize: size }
-  const forwardTo = request.detached ? () => {} : forwardSignals(context.native, world.onSignal)
-  let pidfd: number
+  if (options.detached) return 0
+  const detach = started.terminal === undefined ? async () => {} : copyTerminal(started.terminal)
   try {
-    const entered = joinContainer({ native, nativeDir: world.nativeDir }, record.pid, {
-      cgroup: record.cgroup,
-      preserveFds: request.preserveFds,
-      oomScoreAdj: process.oomScoreAdj ?? spec.process.oomScoreAdj,
-    })
-    pidfd = entered.pidfd
-    try {
-      execProcess(
-        native,
-        entered,
-        process,
-        { spec, pid: record.pid },
-        {
-          preserveFds: request.preserveFds,
-          consoleFd: console.fd,
-          keyring: undefined,
-          agentState: agentStateOf(reportOf(store, record, status), entered.pid, spec.linux.seccomp),
-        },
-      )
-      writePidFile(request.pidFile, entered.pid)
-    } catch (err) {
-      native.kill(pidfd, constants.signals.SIGKILL) // who is told of a failure expects no process
-      throw err
-    }
-  } finally {
-    console.release()
-  }
-  if (request.detached) return 0
-  const detach = console.attach()
-  try {
-    forwardTo(pidfd)
-    return await waitForProcess(native, pidfd)
+    forwardTo(started)
+    return await containers.wait(started)
   } finally {
     await detach()
   }

@@ -1,11 +1,12 @@
-// How a command fails: text on stderr, and a line in the log file that engines read.  containerd and podman
-// tell failures apart by words in the message ("does not exist", "not running", "executable file not found"),
-// so those words are part of the interface.
+// How a command fails: a message on stderr and a line in the log file that engines read. containerd and
+// podman distinguish failures by words in the message ("does not exist", "not running", "executable file not
+// found"), so these words are part of the interface.
 
 import { appendFileSync } from 'node:fs'
+import { WrongStatus } from '../containers/errors.ts'
 import { SyscallError } from '../contract/errors.ts'
 
-/** A command that cannot be done as asked. */
+/** A command line that cannot be carried out. */
 export class OciError extends Error {
   constructor(message: string) {
     super(message)
@@ -19,8 +20,8 @@ export interface CommandLog {
 }
 
 /**
- * Lines go to FILE as JSON or text (logrus's forms, which engines parse); warnings without a file go nowhere
- * but stderr.
+ * Lines go to FILE as JSON or text, in the formats of logrus, which engines parse. Errors also go to stderr,
+ * warnings only without a file.
  */
 export function createCommandLog({
   file,
@@ -52,7 +53,7 @@ export function createCommandLog({
   }
 }
 
-/** "operation not permitted": podman chooses its exit code by such words. */
+/** " (operation not permitted)": podman chooses its exit code by these words. */
 function wordsOf(errno: string): string {
   const { getSystemErrorMap } = process.getBuiltinModule('node:util')
   const words = getSystemErrorMap()
@@ -61,13 +62,26 @@ function wordsOf(errno: string): string {
   return words === undefined ? '' : ` (${words})`
 }
 
-/** One line, whatever was thrown. */
+/** In the words of runc, which say "container not running" where the container must have a process. */
+function inRuncWords({ operation, id, status, message }: WrongStatus): string {
+  switch (operation) {
+    case 'kill':
+      return `container not running: "${id}" is ${status}`
+    case 'exec':
+      return `cannot exec in container "${id}": container not running, it is ${status}`
+    case 'update':
+      return `cannot update container "${id}": container not running, it is ${status}`
+    case 'events':
+      return `container "${id}" is not running, it is ${status}`
+    default:
+      return message
+  }
+}
+
+/** The message of ERR as one line. */
 export function messageOf(err: unknown): string {
-  const text =
-    err instanceof SyscallError
-      ? `${err.message}${wordsOf(err.errno)}`
-      : err instanceof Error
-        ? err.message
-        : String(err)
+  let text = err instanceof Error ? err.message : String(err)
+  if (err instanceof SyscallError) text += wordsOf(err.errno)
+  if (err instanceof WrongStatus) text = inRuncWords(err)
   return text.replaceAll(/\s*[\r\n]+\s*/g, ' ').trim()
 }

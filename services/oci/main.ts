@@ -1,6 +1,6 @@
-// The process behind the `wherry-oci` command: hands arguments, folders and signals to the program, and
-// turns its end into an exit code.  Never touches process.stdin, stdout or stderr: opening them would change
-// the flags of descriptors that the container is about to get.
+// The process of the `wherry-oci` command: passes arguments, folders and signals to the program and sets the
+// exit code.  It never uses process.stdin, stdout or stderr: opening them would change the flags of
+// descriptors that the container inherits.
 
 import { readFileSync, writeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -29,7 +29,7 @@ const write =
     try {
       writeSync(fd, text)
     } catch (err) {
-      if ((err as NodeJS.ErrnoException).code !== 'EPIPE') throw err // a reader that went away
+      if ((err as NodeJS.ErrnoException).code !== 'EPIPE') throw err // the reader has closed the pipe
     }
   }
 

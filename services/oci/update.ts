@@ -1,24 +1,23 @@
-// `update`: other limits for a container that runs, as JSON (linux.resources of the spec) or as options in
-// runc's words, which become the same JSON and so are checked by the same rules.
+// `update`: new limits for a running container, as JSON (linux.resources of the spec) or as runc's options.
+// Options are converted to the same JSON, so that one parser checks both.
 
 import { readFileSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
+import { requireActive } from '../containers/control.ts'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import type { BundleResources } from '../contract/bundle-spec.ts'
-import { updateCgroup } from '../runtime/cgroup/update.ts'
 import type { Flag, Given } from './command-line.ts'
 import { readDocument } from './config/config.ts'
 import { readResources } from './config/resources.ts'
 import type { Context } from './context.ts'
-import { createCursor } from './config/cursor.ts'
+import { createCursor } from '../contract/cursor.ts'
 import { OciError } from './failure.ts'
-import { statusOf } from './store.ts'
 
 const RESOURCES_MAX_BYTES = 1 << 20
 const STDIN = 0
 const UNITS = ['', 'k', 'm', 'g', 't', 'p']
 
-/** Option → its place below linux.resources, and how its value is read. */
+/** Option → its field in linux.resources, and the format of its value. */
 const FIELDS: ReadonlyArray<
   readonly [
     flag: string,
@@ -30,19 +29,31 @@ const FIELDS: ReadonlyArray<
 > = [
   ['blkio-weight', 'N', ['blockIO', 'weight'], 'number', 'share of block devices, 10 to 1000'],
   ['cpu-period', 'US', ['cpu', 'period'], 'number', 'length of a period'],
-  ['cpu-quota', 'US', ['cpu', 'quota'], 'number', 'time of all CPUs in a period; -1 for no limit'],
-  ['cpu-burst', 'US', ['cpu', 'burst'], 'number', 'unused time that may be saved up'],
+  ['cpu-quota', 'US', ['cpu', 'quota'], 'number', 'CPU time per period; -1 for no limit'],
+  ['cpu-burst', 'US', ['cpu', 'burst'], 'number', 'unused CPU time that may be accumulated'],
   ['cpu-share', 'N', ['cpu', 'shares'], 'number', 'share of the CPUs, 2 to 262144'],
-  ['cpu-rt-period', 'US', ['cpu', 'realtimePeriod'], 'number', 'length of a period of real-time processes'],
-  ['cpu-rt-runtime', 'US', ['cpu', 'realtimeRuntime'], 'number', 'their time in it'],
-  ['cpu-idle', '0|1', ['cpu', 'idle'], 'number', '1: only when nobody else wants the CPU'],
-  ['cpuset-cpus', 'LIST', ['cpu', 'cpus'], 'text', 'CPUs to use, as "0-3,7"'],
+  ['cpu-rt-period', 'US', ['cpu', 'realtimePeriod'], 'number', 'length of a period for real-time processes'],
+  [
+    'cpu-rt-runtime',
+    'US',
+    ['cpu', 'realtimeRuntime'],
+    'number',
+    'CPU time of real-time processes per period',
+  ],
+  ['cpu-idle', '0|1', ['cpu', 'idle'], 'number', '1: run only when the CPU is idle'],
+  ['cpuset-cpus', 'LIST', ['cpu', 'cpus'], 'text', 'CPUs to use, such as "0-3,7"'],
   ['cpuset-mems', 'LIST', ['cpu', 'mems'], 'text', 'memory nodes to use'],
-  ['memory', 'SIZE', ['memory', 'limit'], 'bytes', 'bytes, or with k, m, g'],
+  ['memory', 'SIZE', ['memory', 'limit'], 'bytes', 'bytes, or with suffix k, m, g'],
   ['memory-reservation', 'SIZE', ['memory', 'reservation'], 'bytes', 'soft limit'],
   ['memory-swap', 'SIZE', ['memory', 'swap'], 'bytes', 'memory and swap together; -1 for no limit'],
-  ['kernel-memory', 'SIZE', ['memory', 'kernel'], 'bytes', 'ignored with a warning, as by the kernel'],
-  ['kernel-memory-tcp', 'SIZE', ['memory', 'kernelTCP'], 'bytes', 'buffers of TCP (v1)'],
+  [
+    'kernel-memory',
+    'SIZE',
+    ['memory', 'kernel'],
+    'bytes',
+    'ignored with a warning, because the kernel ignores it',
+  ],
+  ['kernel-memory-tcp', 'SIZE', ['memory', 'kernelTCP'], 'bytes', 'TCP buffers (cgroup v1)'],
   ['pids-limit', 'N', ['pids', 'limit'], 'number', 'processes; -1 for no limit'],
 ]
 
@@ -50,7 +61,7 @@ export const UPDATE_FLAGS: readonly Flag[] = [
   {
     names: ['resources', 'r'],
     value: 'FILE',
-    about: 'linux.resources as JSON, "-" for stdin; other options are ignored then',
+    about: 'linux.resources as JSON, "-" for stdin; the other options are then ignored',
   },
   ...FIELDS.map(([name, value, , , about]) => ({ names: [name], value, about })),
 ]
@@ -65,7 +76,7 @@ function numberOf(flag: string, text: string, kind: 'bytes' | 'number'): number 
   return Number(digits) * 1024 ** power
 }
 
-/** What the options say, as linux.resources. */
+/** The options as linux.resources. */
 function fromOptions(given: Given): unknown {
   const document: Record<string, Record<string, number | string>> = {}
   for (const [flag, , [group, name], kind] of FIELDS) {
@@ -74,7 +85,7 @@ function fromOptions(given: Given): unknown {
       (document[group] ??= {})[name] = kind === 'text' ? text : numberOf(flag, text, kind)
   }
   if (Object.keys(document).length === 0)
-    throw new OciError('nothing to change is given; see wherry-oci update --help')
+    throw new OciError('no limit to change; see wherry-oci update --help')
   return document
 }
 
@@ -99,17 +110,14 @@ function parse(context: Context, given: Given): { resources: BundleResources; ch
   const resources = readResources(cursor, warnings, true)
   const checkUsage = cursor.get('memory').get('checkBeforeUpdate').boolean(false)
   if (faults.length > 0) throw new InvalidRequest(faults)
-  if (resources.devices.length > 0) warnings.push('devices: rules of a container in use are not changed')
+  if (resources.devices.length > 0) warnings.push('devices: the rules of a running container are not changed')
   for (const warning of warnings) context.log.warn(warning)
   return { resources, checkUsage }
 }
 
-/** Throws InvalidRequest naming the field, Unsupported naming the file of the cgroup. */
-export function updateContainer(context: Context, id: string, given: Given): void {
-  const record = context.store.load(id)
-  const status = statusOf(context.store, record)
-  if (status === 'stopped' || status === 'creating')
-    throw new OciError(`cannot update container "${id}": container not running, it is ${status}`)
+/** Throws InvalidRequest naming the field, Unsupported naming the cgroup file. */
+export function updateCommand(context: Context, id: string, given: Given): void {
+  requireActive(context.containers.state(id), 'update')
   const { resources, checkUsage } = parse(context, given)
-  updateCgroup(record.cgroup, resources, checkUsage)
+  context.containers.update(id, resources, checkUsage)
 }

@@ -1,7 +1,6 @@
-// Settings of a process: a table {env, flag, parse, default, about} in, one frozen typed object out.
-// Flags win over the environment, the environment over defaults.  Every wrong value and every unknown
-// WHERRY_* name is reported at once, at start.  Knows the settings all processes share and the
-// parsers; refuses to know process.env itself (main.ts hands it in) and what the values are for.
+// Settings of a process: a table {env, flag, parse, default, about} becomes one frozen, typed object. Flags
+// override the environment, the environment overrides defaults. All invalid values and unknown WHERRY_* names
+// are reported together at start.
 
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -10,8 +9,8 @@ import { BODY_MAX_BYTES_DEFAULT } from '../contract/invocation.ts'
 import { formatBytes, formatDuration, parseBytes, parseDurationMs } from '../contract/quantity.ts'
 
 /**
- * How a value is read and shown. `parse` returns undefined for what it does not understand; `expected` says
- * what it would.
+ * How a value is parsed and shown. `parse` returns undefined for invalid text; `expected` completes "must be
+ * …".
  */
 export interface Kind<T> {
   parse(text: string): T | undefined
@@ -40,13 +39,11 @@ export interface ListenAddress {
 }
 
 const TEXT_MAX = 4096
-/** May be missing; a file that somebody named may not. */
+/** This file may be missing; one set explicitly may not. */
 export const REGISTRIES_FILE_DEFAULT = '/etc/wherry/registries.json'
 const PORT_MAX = 65_535
 
-/**
- * Every name a Wherry process or the command line reads; anything else that begins with WHERRY_ is a mistake.
- */
+/** Every name that a Wherry process or the command line reads; any other WHERRY_ name is an error. */
 export const ENV_NAMES: readonly string[] = [
   'WHERRY_REDIS_URL',
   'WHERRY_PREFIX',
@@ -67,8 +64,8 @@ export const ENV_NAMES: readonly string[] = [
   'WHERRY_IMAGES_LOW',
 ]
 
-/** Text of 1 to 4,096 characters that matches PATTERN. */
-export function text(pattern = /^[^\0\r\n]+$/, expected = 'text'): Kind<string> {
+/** A string of 1 to 4,096 characters that matches PATTERN. */
+export function text(pattern = /^[^\0\r\n]+$/, expected = 'a string'): Kind<string> {
   return {
     parse: (t) => (t.length <= TEXT_MAX && pattern.test(t) ? t : undefined),
     format: (v) => v,
@@ -96,7 +93,7 @@ export function duration({ min, max }: { min: number; max: number }): Kind<numbe
       return value !== undefined && value >= min && value <= max ? value : undefined
     },
     format: formatDuration,
-    expected: `a duration from ${formatDuration(min)} to ${formatDuration(max)}, for example "30s"`,
+    expected: `a duration from ${formatDuration(min)} to ${formatDuration(max)}; example: "30s"`,
   }
 }
 
@@ -108,11 +105,11 @@ export function bytes({ min, max }: { min: number; max: number }): Kind<number> 
       return value !== undefined && value >= min && value <= max ? value : undefined
     },
     format: formatBytes,
-    expected: `a size from ${formatBytes(min)} to ${formatBytes(max)}, for example "6Mi"`,
+    expected: `a size from ${formatBytes(min)} to ${formatBytes(max)}; example: "6Mi"`,
   }
 }
 
-/** A size in bytes, or percent of something: "20Gi", "85%". */
+/** A size in bytes or a percentage: "20Gi", "85%". */
 export const share: Kind<{ readonly bytes: number } | { readonly percent: number }> = {
   parse(t) {
     const percent = /^(\d{1,2}|100)%$/.exec(t)
@@ -121,7 +118,7 @@ export const share: Kind<{ readonly bytes: number } | { readonly percent: number
     return value === undefined || value === 0 ? undefined : { bytes: value }
   },
   format: (v) => ('percent' in v ? `${v.percent}%` : formatBytes(v.bytes)),
-  expected: 'a size or a percentage from 1% to 100%, for example "20Gi" or "85%"',
+  expected: 'a size or a percentage from 1% to 100%; example: "20Gi" or "85%"',
 }
 
 /** A URL with one of the PROTOCOLS ("redis:"). */
@@ -142,7 +139,7 @@ export const listenAddress: Kind<ListenAddress> = {
     return match && port <= PORT_MAX ? { host: match[1] ?? match[2]!, port } : undefined
   },
   format: ({ host, port }) => `${host.includes(':') ? `[${host}]` : host}:${port}`,
-  expected: '"host:port", for example "127.0.0.1:8080" (port 0 = any free one)',
+  expected: '"host:port"; example: "127.0.0.1:8080" (port 0 = any free port)',
 }
 
 export const logLevel: Kind<LogLevel> = {
@@ -153,21 +150,21 @@ export const logLevel: Kind<LogLevel> = {
 
 const absolutePath = text(/^\/[^\0\r\n]*$/, 'an absolute path')
 
-/** Settings that every process has. */
+/** Settings of every process. */
 export const sharedSettings = {
   redisUrl: {
     env: 'WHERRY_REDIS_URL',
     flag: 'redis',
     ...url(['redis:', 'rediss:', 'unix:']),
     default: 'redis://127.0.0.1:6379',
-    about: 'Redis or Valkey that holds queues and functions',
+    about: 'Redis or Valkey with queues and functions',
   },
   prefix: {
     env: 'WHERRY_PREFIX',
     flag: 'prefix',
     ...text(/^[\w{}.-]{1,64}$/, '1 to 64 of letters, digits and _ - . { }'),
     default: '{wherry}',
-    about: 'first part of every key in Redis',
+    about: 'prefix of every key in Redis',
   },
   dataDir: {
     env: 'WHERRY_DATA',
@@ -181,21 +178,21 @@ export const sharedSettings = {
     flag: 'registries',
     ...absolutePath,
     default: REGISTRIES_FILE_DEFAULT,
-    about: 'file with mirrors, CAs and the like of registries',
+    about: 'file with mirrors, CAs and other settings of registries',
   },
   logLevel: {
     env: 'WHERRY_LOG_LEVEL',
     flag: 'log-level',
     ...logLevel,
     default: 'info',
-    about: 'least level of log lines that are written',
+    about: 'lowest level of log lines to write',
   },
   bodyMaxBytes: {
     env: 'WHERRY_BODY_MAX',
     flag: 'body-max',
     ...bytes({ min: 1024, max: 256 * 1024 ** 2 }),
     default: BODY_MAX_BYTES_DEFAULT,
-    about: 'largest body of a call, and largest answer',
+    about: 'largest request body and response of a call',
   },
   stopTimeoutMs: {
     env: 'WHERRY_STOP_TIMEOUT',
@@ -209,11 +206,11 @@ export const sharedSettings = {
     flag: 'native',
     ...absolutePath,
     default: fileURLToPath(new URL('../../build/native', import.meta.url)),
-    about: 'folder of the native library and its programs',
+    about: 'folder of the native library and programs',
   },
 } satisfies Table
 
-/** URL without its password; "(not a URL)" when it is none. */
+/** URL without its password, or "(not a URL)". */
 export function redactUrl(url: string): string {
   if (!URL.canParse(url)) return '(not a URL)'
   const parsed = new URL(url)
@@ -222,8 +219,8 @@ export function redactUrl(url: string): string {
 }
 
 /**
- * The options of the command line ARGV (without node and script) that belong to TABLE, and `--print-config`.
- * Throws InvalidRequest for options that are not in the table.
+ * The options in ARGV (without node and script) for the settings of TABLE, and `--print-config`.
+ * Throws InvalidRequest for any other argument.
  */
 export function readFlags(
   table: Table,
@@ -248,9 +245,8 @@ export function readFlags(
 }
 
 /**
- * TABLE's settings from FLAGS (by flag name) and ENV, as one frozen object.
- * Throws InvalidRequest that lists every value that is not understood and every unknown WHERRY_* name.
- * An empty value counts as not set.
+ * TABLE's settings from FLAGS (by flag name) and ENV, as one frozen object; an empty value counts as not set.
+ * Throws InvalidRequest with every invalid value and every unknown WHERRY_* name.
  */
 export function readConfig<T extends Table>(table: T, env: Environment, flags: Environment = {}): Config<T> {
   const faults: Fault[] = []
@@ -274,7 +270,7 @@ export function readConfig<T extends Table>(table: T, env: Environment, flags: E
   return Object.freeze(config) as Config<T> // every key was filled from the table's own parser or default
 }
 
-/** CONFIG as lines `NAME=value  # about` that could be an environment file; passwords are not shown. */
+/** CONFIG as lines `NAME=value  # about`, a valid environment file; passwords are hidden. */
 export function describeConfig<T extends Table>(table: T, config: Config<T>): string {
   const lines = Object.entries(table).map(
     ([name, setting]) =>

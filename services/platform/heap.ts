@@ -1,12 +1,10 @@
-// How much memory V8 takes ahead of need.  Left alone it doubles the space for young objects whenever a few
-// survive a collection, up to 48 MiB for a process whose live objects are 12: a worker that has run for a day
-// would be half as large again as one that began.  Knows the flag; refuses to know who allocates what.
+// Limits how much memory V8 takes in advance. By default it doubles the young generation whenever a few
+// objects survive a collection, up to 48 MiB in a process with 12 MiB of live objects: after a day, a worker
+// would be half as large again as at its start.
 
 import { setFlagsFromString } from 'node:v8'
 
-/**
- * Keep the young space at its first size.  To be called before much was allocated; it holds for the process.
- */
+/** Keeps the young generation at its initial size, for the whole process.  Call before much is allocated. */
 export function keepHeapFlat(): void {
   setFlagsFromString('--semi-space-growth-factor=1')
 }

@@ -1,16 +1,16 @@
-// Birth and death of a process: start once, say so, stop once.  Knows signals, the IPC channel of a
-// supervising parent and the time a stop may take; refuses to know what is started.  Nothing here ends
-// the process by itself: `exit` is handed in by main.ts, its only owner.
+// The life of a process: start once, report ready, stop once, on a signal or the loss of the IPC channel to
+// its supervising parent. main.ts passes in `exit`; nothing else ends the process.
 //
-// A broken invariant (an exception nobody caught) is a crash on purpose: the queue gives the calls to
-// another worker, and a process in an unknown state must not go on.
+// An uncaught exception crashes the process on purpose: its state is unknown, and the queue gives its calls
+// to another worker.
 
+import { defined } from '../contract/defined.ts'
 import { AppError } from '../contract/errors.ts'
 import type { Log } from './log.ts'
 
-/** What `start` of a process gives back. */
+/** What `start` returns. */
 export interface Running {
-  /** Where it serves, told to a supervising parent. */
+  /** Where it serves; sent to a supervising parent. */
   readonly url?: string
   stop(): Promise<void>
 }
@@ -24,9 +24,7 @@ export interface ProcessOptions {
   readonly exit: (code: number) => never
 }
 
-/**
- * One line for people on why process NAME could not start; ends with a newline.  Stacks are for `debug` only.
- */
+/** One line, with its newline, on why process NAME could not start.  The stack goes to the debug log. */
 export function describeStartFailure(name: string, err: unknown): string {
   const reason = err instanceof Error ? err.message : String(err)
   const code = err instanceof AppError ? ` (${err.code})` : ''
@@ -34,9 +32,10 @@ export function describeStartFailure(name: string, err: unknown): string {
 }
 
 /**
- * Runs a process until SIGTERM, SIGINT or the loss of its parent's IPC channel. Stops once, within
- * stopTimeoutMs (else exit code 1); a second signal ends it at once with code 1. With an IPC channel it sends
- * `{ ready: true, url }` when it serves. A failed start is one line on stderr and code 1.
+ * Runs a process until SIGTERM, SIGINT or the loss of the IPC channel to its parent. It stops once, within
+ * stopTimeoutMs (else it exits with code 1); a second signal exits immediately with code 1. Over an IPC
+ * channel it sends `{ ready: true, url }` once it serves. A failed start prints one line on stderr and exits
+ * with code 1.
  */
 export async function runProcess({ name, log, stopTimeoutMs, start, exit }: ProcessOptions): Promise<void> {
   let stopping = false
@@ -44,24 +43,25 @@ export async function runProcess({ name, log, stopTimeoutMs, start, exit }: Proc
 
   const askToStop = (why: string): void => {
     if (stopping) {
-      log.warn({ why }, 'asked to stop a second time: ending at once')
+      log.warn({ why }, 'second stop signal: exiting immediately')
       exit(1)
     }
     stopping = true
     setTimeout(() => {
-      log.error({ stopTimeoutMs }, 'the stop took too long: ending with work unfinished')
+      log.error({ stopTimeoutMs }, 'stop timed out: exiting with unfinished work')
       exit(1)
     }, stopTimeoutMs).unref()
     stopAsked.resolve(why)
   }
   const crash = (err: unknown): void => {
-    log.fatal({ err }, 'an error that nobody expected: ending, the queue gives running calls to others')
+    log.fatal({ err }, 'uncaught error: exiting; the queue gives running calls to other workers')
     exit(1)
   }
 
   process.on('SIGTERM', askToStop).on('SIGINT', askToStop)
   process.on('uncaughtException', crash).on('unhandledRejection', crash)
-  // The parent died or let go; a later signal must still be able to hurry the stop, so it only counts once.
+  // The parent died or disconnected.  This does not count as a second signal: one must still be able to hurry
+  // the stop.
   process.once('disconnect', () => {
     if (!stopping) askToStop('disconnect')
   })
@@ -74,8 +74,7 @@ export async function runProcess({ name, log, stopTimeoutMs, start, exit }: Proc
     process.stderr.write(describeStartFailure(name, err))
     return exit(1)
   }
-  if (process.connected)
-    process.send?.({ ready: true, ...(running.url !== undefined && { url: running.url }) })
+  if (process.connected) process.send?.({ ready: true, ...defined({ url: running.url }) })
   log.info({ url: running.url }, `${name} is ready`)
 
   const why = await stopAsked.promise
@@ -83,7 +82,7 @@ export async function runProcess({ name, log, stopTimeoutMs, start, exit }: Proc
   try {
     await running.stop()
   } catch (err) {
-    log.error({ err }, 'the stop failed')
+    log.error({ err }, 'stop failed')
     exit(1)
   }
   exit(0)

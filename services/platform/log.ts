@@ -1,8 +1,7 @@
-// One logger for every process: pino's JSON lines on stderr.  Knows how lines leave the process and
-// that a stuck or dead reader of stderr must cost lines, not memory or time; knows no product words.
-// (Pino's own destination tries a refused line again and again while the process exits: with a dead
-// supervisor behind stderr it would never end.)
-// JSON encoding is also what keeps forged or coloured text from user code inside its own line.
+// The logger of every process: pino's JSON lines on stderr. A stuck or dead reader of stderr costs lines, not
+// memory or time. (Pino's own destination retries a refused line for ever while the process exits, so a
+// process whose supervisor died would never end.) JSON encoding keeps forged or coloured text from user code
+// in one line.
 
 import { write, writeSync } from 'node:fs'
 import { pino } from 'pino'
@@ -11,30 +10,28 @@ import type { LogLevel } from './config.ts'
 export type Log = pino.Logger
 
 const STDERR = 2
-/** What may wait for a slow reader of stderr before lines are dropped. */
+/** Characters waiting for a slow reader before lines are dropped. */
 const PENDING_MAX_CHARS = 4 * 1024 ** 2
-/** One write; whole lines. */
+/** Size of one write; whole lines. */
 const CHUNK_CHARS = 16 * 1024
 const RETRY_MS = 50
-/** For the last lines, when the process exits and its reader is slow. */
+/** Time for the last lines when the process exits and its reader is slow. */
 const LAST_WAIT_MS = 500
 const PAUSE_MS = 10
-/**
- * For the thread that writes lines to get its turn on a busy machine, before those behind them are written.
- */
+/** Time for the thread pool to finish a write on a busy machine before the lines behind it are written. */
 const IN_FLIGHT_WAIT_MS = 100
-/** How many causes of causes an error's line tells. */
+/** Depth of causes included in the line of an error. */
 const CAUSES_MAX = 8
 
 /**
- * A logger for the process NAME that writes lines of LEVEL and above. Writing never blocks the event loop;
- * what is left when the process exits is written then, as far as the reader takes it.
+ * A logger for the process NAME that writes lines of LEVEL and above. Writing never blocks the event loop; at
+ * exit the remaining lines are written as far as the reader accepts them.
  */
 export function createLog({ name, level }: { name: string; level: LogLevel }): Log {
   return pino({ name, level, serializers: { err: describeError } }, createLines(STDERR))
 }
 
-/** ERR as pino writes it, but for causes that its own message quotes already: pino would say them twice. */
+/** ERR as pino writes it, without causes that its message already quotes: pino would repeat them. */
 function describeError(err: unknown): unknown {
   if (!(err instanceof Error)) return err
   let message = err.message
@@ -45,7 +42,7 @@ function describeError(err: unknown): unknown {
   return { ...pino.stdSerializers.err(err), message }
 }
 
-/** Lines on their way to FD, in order, one write at a time. */
+/** Writes lines to FD in order, one write at a time. */
 function createLines(fd: number): pino.DestinationStream {
   let waiting = ''
   let inFlight: Buffer | undefined
@@ -79,9 +76,7 @@ function createLines(fd: number): pino.DestinationStream {
     next()
   }
 
-  /**
-   * The process exits, no callback comes any more: a last chance for the rest, behind what is being written.
-   */
+  /** At exit no callback runs any more: writes the rest synchronously, after the write in flight. */
   function writeRest(): void {
     const giveUpAt = performance.now() + LAST_WAIT_MS
     let rest = Buffer.from(waiting)
@@ -90,7 +85,7 @@ function createLines(fd: number): pino.DestinationStream {
       try {
         rest = rest.subarray(writeSync(fd, rest))
       } catch (err) {
-        if ((err as NodeJS.ErrnoException).code !== 'EAGAIN') return // nobody reads it: the process ends all the same
+        if ((err as NodeJS.ErrnoException).code !== 'EAGAIN') return // no reader left; exit anyway
         pause(PAUSE_MS)
       }
     }
@@ -107,7 +102,7 @@ function createLines(fd: number): pino.DestinationStream {
   }
 }
 
-/** Stops the whole process for a moment; there is no other way to wait at exit. */
+/** Blocks the whole process; there is no other way to wait at exit. */
 function pause(waitMs: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, waitMs)
 }

@@ -1,17 +1,18 @@
-// Processes told apart for good: a pid alone comes back for somebody else, a pid with its start time
-// does not.  Knows /proc/PID/stat (proc_pid_stat(5)); refuses to know what the processes are.
+// Identifies processes for good: the kernel reuses a pid, but not a pid with its start time (/proc/PID/stat,
+// proc_pid_stat(5)).
 
 import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 
 export interface ProcessIdentity {
   readonly pid: number
-  /** Clock ticks after boot, as /proc has it. */ readonly startTime: string
+  /** Clock ticks since boot, as in /proc. */
+  readonly startTime: string
 }
 
 const POLL_MS = 20
 
-/** Start time of the process PID; undefined when it is gone or only a zombie that nobody collected yet. */
+/** Start time of the process PID; undefined if it is gone or a zombie. */
 export function startTimeOf(pid: number): string | undefined {
   let stat: string
   try {
@@ -19,8 +20,9 @@ export function startTimeOf(pid: number): string | undefined {
   } catch {
     return undefined // no such process
   }
-  // "pid (comm) state ppid …": comm may contain anything, so count from the last parenthesis; starttime is
-  // field 22.
+  // "pid (comm) state ppid …": comm may contain anything, so count from the last parenthesis. starttime is
+  // field
+  // 22.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19]
 }
@@ -34,7 +36,7 @@ export function isAlive({ pid, startTime }: ProcessIdentity): boolean {
   return startTimeOf(pid) === startTime
 }
 
-/** Those of PROCESSES that are still there after at most TIMEOUTMS. */
+/** Those of PROCESSES that are still alive after at most TIMEOUTMS. */
 export async function waitUntilGone(
   processes: readonly ProcessIdentity[],
   timeoutMs: number,

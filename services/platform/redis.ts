@@ -1,14 +1,13 @@
-// Connections to Redis: from a URL to a client that reconnects for ever, and from a client's error to
-// the one question callers have: "is Redis away, or is this a bug?".  Two tempers: `patient` may wait
-// for an answer (workers), `prompt` says no within a second (whoever has an HTTP caller waiting).
-// With both, a command that was under way when the connection broke fails and is never sent twice
-// behind its caller's back; the caller knows whether trying again is safe.  Knows no key and no script.
+// Connections to Redis: a client that reconnects for ever, and the test of its errors: is Redis away, or is
+// this a bug? A `patient` client may wait for a reply (workers); a `prompt` one fails within a second (an
+// HTTP caller waits). In both, a command under way when the connection breaks fails and is never resent,
+// because only its caller knows whether repeating it is safe.
 
 import { Redis, type RedisOptions } from 'ioredis'
 import { AppError, InvalidRequest, Overloaded } from '../contract/errors.ts'
 
 export type RedisClient = Redis
-/** Where a Redis is and how to log in. */
+/** Address and credentials of a Redis. */
 export type RedisTarget = Omit<RedisOptions, 'replyMapping'>
 
 export interface RedisFinding {
@@ -20,13 +19,12 @@ export interface RedisFinding {
 
 export interface OpenOptions {
   /**
-   * `patient`: a command waits for the connection that is being made, and for its answer. `prompt`: neither,
-   * COMMAND_TIMEOUT_MS at most.
+   * `patient` commands wait for the connection and for the reply; `prompt` ones at most COMMAND_TIMEOUT_MS.
    */
   readonly temper: 'patient' | 'prompt'
   /** Shown by CLIENT LIST. */
   readonly name: string
-  /** The first error of each outage; the ones of further attempts are not told. */
+  /** Called with the first error of each outage; errors of further attempts are dropped. */
   readonly onError: (error: Error) => void
 }
 
@@ -36,23 +34,20 @@ const RECONNECT_MIN_MS = 50
 const RECONNECT_MAX_MS = 2_000
 const VERSION_WANTED = [6, 2] as const
 
-/**
- * "redis://:secret@host" → "redis://:***@host"; a text that is no URL comes back without anything before an
- * "@".
- */
+/** "redis://:secret@host" → "redis://***@host"; works on invalid URLs, too. */
 export function redactRedisUrl(url: string): string {
   return url.replace(/^([a-z]+:\/\/)[^@/]*@/, '$1***@')
 }
 
 /**
- * `redis://host:port[/db]`, `rediss://…` or `unix:///path.sock[?db=n]` as what ioredis wants. Throws
+ * `redis://host:port[/db]`, `rediss://…` or `unix:///path.sock[?db=n]` as options of ioredis. Throws
  * InvalidRequest.
  */
 export function parseRedisUrl(url: string): RedisTarget {
   const wrong = (problem: string): InvalidRequest =>
     new InvalidRequest([{ path: 'redisUrl', problem: `"${redactRedisUrl(url)}" ${problem}` }])
   if (!URL.canParse(url))
-    throw wrong('is not a URL; write redis://host:port, rediss://host:port or unix:///path.sock')
+    throw wrong('is not a URL; examples: redis://host:port, rediss://host:port, unix:///path.sock')
   const parsed = new URL(url)
   const credentials = {
     ...(parsed.username !== '' && { username: decodeURIComponent(parsed.username) }),
@@ -60,15 +55,15 @@ export function parseRedisUrl(url: string): RedisTarget {
   }
   const database =
     parsed.protocol === 'unix:' ? (parsed.searchParams.get('db') ?? '') : parsed.pathname.slice(1)
-  if (!/^\d{0,5}$/.test(database)) throw wrong('names a database that is not a number')
+  if (!/^\d{0,5}$/.test(database)) throw wrong('must name the database by its number')
   const common = { ...credentials, db: Number(database) }
   switch (parsed.protocol) {
     case 'unix:':
-      if (parsed.pathname.length < 2) throw wrong('names no socket')
+      if (parsed.pathname.length < 2) throw wrong('has no socket path')
       return { path: decodeURIComponent(parsed.pathname), ...common }
     case 'redis:':
     case 'rediss:':
-      if (parsed.hostname === '') throw wrong('names no host')
+      if (parsed.hostname === '') throw wrong('has no host')
       return {
         host: parsed.hostname.replace(/^\[(.*)\]$/, '$1'),
         port: parsed.port === '' ? 6379 : Number(parsed.port),
@@ -80,40 +75,37 @@ export function parseRedisUrl(url: string): RedisTarget {
   }
 }
 
-/**
- * A client for URL that connects at once, and again after every loss, at most RECONNECT_MAX_MS apart. Throws
- * InvalidRequest.
- */
+/** A client for URL that connects now and reconnects after every loss.  Throws InvalidRequest. */
 export function openRedis(url: string, { temper, name, onError }: OpenOptions): RedisClient {
   const client = new Redis({
     ...parseRedisUrl(url),
     connectionName: name,
     connectTimeout: CONNECT_TIMEOUT_MS,
     retryStrategy: (attempt) => Math.min(RECONNECT_MIN_MS * 2 ** Math.min(attempt, 10), RECONNECT_MAX_MS),
-    // Together: what was under way fails when the connection breaks. (With `null` retries and no resend,
-    // ioredis 6 would forget such a command and its promise would never settle.)
+    // Together these make commands under way fail when the connection breaks.  (With `null` retries and no
+    // resend, ioredis 6 forgets such a command and its promise never settles.)
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
     autoResubscribe: false,
     ...(temper === 'prompt' && { enableOfflineQueue: false }),
   })
   if (temper === 'prompt') limitCommands(client)
-  let told = false
+  let reported = false
   client.on('ready', () => {
-    told = false
+    reported = false
   })
   client.on('error', (error: Error) => {
-    if (told) return
-    told = true
+    if (reported) return
+    reported = true
     onError(new Error(`Redis at ${redactRedisUrl(url)}: ${error.message}`, { cause: error }))
   })
   return client
 }
 
 /**
- * Fails commands of CLIENT that are not answered in time. The client's own `commandTimeout` does, too, for
- * answers that have arrived while this process stood still: timers come before the network in its turn, so
- * one more turn decides.
+ * Fails commands of CLIENT that get no reply in time. Unlike the client's `commandTimeout`, it does not fail
+ * commands whose reply arrived while this process was stalled: timers run before the network in a turn of the
+ * event loop, so it waits for one more turn.
  */
 function limitCommands(client: RedisClient): void {
   const send = client.sendCommand.bind(client)
@@ -131,12 +123,12 @@ function limitCommands(client: RedisClient): void {
   }
 }
 
-/** The client's own words for a connection that is not there say nothing more to a caller. */
+/** Messages of the client for a missing connection; they tell a caller nothing more. */
 const NOT_CONNECTED = /Connection is closed|isn't writeable|Reached the max retries/
 
 /**
- * Why a transaction was refused stands in the answers to its commands. (Of a broken connection that list
- * holds the error itself.)
+ * Why a transaction was refused: its reason is among the replies to its commands. (After a broken connection
+ * that list contains the error itself.)
  */
 function refusalOf(error: Error): Error | undefined {
   const answers: readonly unknown[] =
@@ -145,8 +137,8 @@ function refusalOf(error: Error): Error | undefined {
 }
 
 /**
- * Did this fail because Redis is unreachable, starting, full or read-only, so that the same command can
- * succeed later?
+ * Whether ERROR means that Redis is unreachable, starting, full or read-only: the same command can succeed
+ * later.
  */
 export function isRedisAway(error: unknown): boolean {
   if (!(error instanceof Error)) return false
@@ -166,15 +158,12 @@ export function isRedisAway(error: unknown): boolean {
   )
 }
 
-/**
- * ERROR as what the gateway may answer: an AppError stays, Redis being away or full becomes Overloaded, the
- * rest stays (a bug).
- */
+/** ERROR, or Overloaded if its cause is that Redis is away or full. */
 export function asOverloaded(error: unknown): unknown {
   if (error instanceof AppError || !isRedisAway(error) || !(error instanceof Error)) return error
   const { message } = error.message.startsWith('EXECABORT') ? (refusalOf(error) ?? error) : error
   if (message.startsWith('OOM'))
-    return new Overloaded('Redis has no memory left; try again later', 'ERR_QUEUE_FULL', error)
+    return new Overloaded('Redis has no memory left; try again later', 'ERR_REDIS_FULL', error)
   const why = NOT_CONNECTED.test(message) ? '' : ` (${message})`
   return new Overloaded(`Redis is away${why}; try again later`, 'ERR_REDIS_AWAY', error)
 }
@@ -183,11 +172,11 @@ function field(info: string, name: string): string | undefined {
   return new RegExp(`^${name}:(.*)$`, 'm').exec(info)?.[1]?.trim()
 }
 
-/** What is wrong with this Redis for our use; none is best.  Throws what the connection throws. */
+/** Problems with this Redis for our use.  Throws what the connection throws. */
 export async function checkRedis(redis: RedisClient): Promise<RedisFinding[]> {
   const findings: RedisFinding[] = []
   const info = await redis.info()
-  // Valkey says redis_version:7.2.4 beside its own; both count.
+  // Valkey reports redis_version:7.2.4 beside its own version; both count.
   const version = field(info, 'redis_version') ?? '0'
   const [major = 0, minor = 0] = version.split('.').map(Number)
   if (major < VERSION_WANTED[0] || (major === VERSION_WANTED[0] && minor < VERSION_WANTED[1])) {
@@ -201,15 +190,15 @@ export async function checkRedis(redis: RedisClient): Promise<RedisFinding[]> {
   if (policy !== undefined && policy !== 'noeviction') {
     findings.push({
       level: 'refuse',
-      message: `Redis throws keys away when it is full (maxmemory-policy ${policy}); calls would vanish`,
+      message: `Redis evicts keys when it is full (maxmemory-policy ${policy}); calls would be lost`,
       remedy: 'set maxmemory-policy noeviction',
     })
   }
   if (field(info, 'aof_enabled') === '0') {
     findings.push({
       level: 'warn',
-      message: 'Redis keeps no append-only file; accepted calls are lost when it stops',
-      remedy: 'set appendonly yes, and appendfsync always where no accepted call may be lost in a power cut',
+      message: 'Redis has no append-only file; accepted calls are lost when it stops',
+      remedy: 'set appendonly yes, and appendfsync always if no accepted call may be lost in a power failure',
     })
   }
   return findings

@@ -1,6 +1,6 @@
-// Two small shapes of concurrency: the same work at most once at a time, and at most N works at a time.
+// Two forms of bounded concurrency: one run per key at a time, and at most N runs at a time.
 
-/** A function that runs WORK for KEY, or waits for the run of that KEY that is under way and gets its end. */
+/** A function that runs WORK for KEY, or joins the run of that KEY that is under way. */
 export function createSingleFlight<T>(): (key: string, work: () => Promise<T>) => Promise<T> {
   const flying = new Map<string, Promise<T>>()
   return (key, work) => {
@@ -12,7 +12,7 @@ export function createSingleFlight<T>(): (key: string, work: () => Promise<T>) =
   }
 }
 
-/** A function that runs WORK when fewer than MAX are running, first come first served. */
+/** A function that runs WORK once fewer than MAX are running, first come first served. */
 export function createSlots(max: number): <T>(work: () => Promise<T>) => Promise<T> {
   const waiting: Array<() => void> = []
   let running = 0
@@ -27,7 +27,7 @@ export function createSlots(max: number): <T>(work: () => Promise<T>) => Promise
     } finally {
       const next = waiting.shift()
       if (next)
-        next() // the slot goes over, `running` stays
+        next() // hands the slot over; `running` stays
       else running--
     }
   }

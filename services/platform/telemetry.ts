@@ -1,15 +1,12 @@
-// The metrics SDK behind OpenTelemetry's API, read out as Prometheus text.  Knows exporters and how a
-// process describes itself; refuses to know any metric of the product: rooms make their own instruments
-// with metrics.getMeter('wherry') of @opentelemetry/api, after startTelemetry and before the first use.
-// Attributes must come from bounded sets (deployed functions, outcomes), never call ids or raw input.
+// The metrics SDK behind OpenTelemetry's API, exported as Prometheus text. Rooms create their instruments
+// with metrics.getMeter('wherry') of @opentelemetry/api, after startTelemetry. Attributes must come from
+// bounded sets (deployed functions, outcomes), never from call ids or raw input.
 
 import { metrics, type Meter } from '@opentelemetry/api'
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus'
 import { MeterProvider } from '@opentelemetry/sdk-metrics'
 
-/**
- * Bucket bounds in seconds for durations of calls and container starts; the SDK's own are for milliseconds.
- */
+/** Bucket bounds in seconds for calls and container starts; the SDK's defaults are for milliseconds. */
 export const DURATION_BUCKETS_SECONDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 ]
@@ -20,7 +17,7 @@ export interface Telemetry {
   stop(): Promise<void>
 }
 
-/** Starts metrics for the process SERVICENAME ("gateway") and makes them the process's global ones. */
+/** Starts metrics for the process SERVICENAME ("gateway") and installs them globally. */
 export function startTelemetry({ serviceName }: { serviceName: string }): Telemetry {
   const exporter = new PrometheusExporter({ preventServerStart: true })
   const provider = new MeterProvider({ readers: [exporter] })
@@ -32,7 +29,7 @@ export function startTelemetry({ serviceName }: { serviceName: string }): Teleme
   return {
     async scrape() {
       const { resourceMetrics, errors } = await exporter.collect()
-      if (errors.length > 0) throw new AggregateError(errors, 'a metric could not be read')
+      if (errors.length > 0) throw new AggregateError(errors, 'reading a metric failed')
       return {
         contentType: 'text/plain; version=0.0.4; charset=utf-8',
         text: serializer.serialize(resourceMetrics),
@@ -65,7 +62,7 @@ function observeProcess(meter: Meter, serviceName: string): void {
     .addCallback((result) => result.observe(startedAtSeconds))
   meter
     .createObservableGauge('wherry_process', {
-      description: '1 for every process that is up; its role and version of Node',
+      description: '1 for every process that is up; role and Node version as labels',
     })
     .addCallback((result) => result.observe(1, { role: serviceName, node: process.version }))
 }

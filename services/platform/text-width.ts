@@ -1,6 +1,6 @@
-// How many columns text takes on a terminal: wide characters and emoji take two, combining marks none. TEXT is
-// one line without control characters. Loading string-width compiles large Unicode sets (25 ms,
-// a quarter of the start of `wherry list`), so it is loaded for the first text that is not plain ASCII.
+// How many columns text takes on a terminal: wide characters and emoji take two, combining marks none. TEXT
+// is one line without control characters. Loading string-width compiles large Unicode sets (25 ms, a quarter
+// of the start of `wherry list`), so it is loaded for the first text that is not plain ASCII.
 
 import { createRequire } from 'node:module'
 import type stringWidth from 'string-width'

@@ -1,6 +1,6 @@
-// One attempt of a taken call: serve it, then finish it or let another attempt follow.  The only place where an
-// error decides what becomes of a call: a fault in what the producer sent fails the call with its reason, a
-// fault of ours fails the attempt and is logged.  The same for every lane.
+// One attempt of a taken call: serve it, then finish it or queue another attempt. The only place where an
+// error decides what becomes of a call: a fault of the producer fails the call with its reason, a fault of
+// ours fails the attempt and is logged. The same for every lane.
 
 import type { CallRecord, Completion } from '../contract/call-record.ts'
 import { AppError } from '../contract/errors.ts'

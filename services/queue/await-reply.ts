@@ -1,5 +1,6 @@
-// Waiting for the end of an enqueued call: until a worker answers, the caller goes away, or a deadline passes.
-// A call that no worker has taken by then is taken back, so that it does not run for no one.
+// Waiting for the end of an enqueued call: until a worker answers, the caller goes away, or a deadline
+// passes. A call that no worker has taken by then is taken back, so that it does not run for a caller who has
+// gone.
 
 import type { Queue } from 'bullmq'
 import { endedRecord, endedReply, replyOf } from '../contract/call-end.ts'
@@ -32,7 +33,7 @@ export interface AwaitReplyDeps {
 export const ANSWER_GRACE_MS = 30_000
 
 export function createAwaitReply({ keys, ready, queueOf, log }: AwaitReplyDeps) {
-  /** Take the call back unless a worker has it.  The reply it then has, perhaps a worker's, or undefined. */
+  /** Take the call back unless a worker has it; returns its reply, which may be a worker's, or undefined. */
   async function takeBack(
     record: CallRecord,
     outcome: Outcome,
@@ -41,7 +42,7 @@ export function createAwaitReply({ keys, ready, queueOf, log }: AwaitReplyDeps) 
     try {
       const queue = await queueOf(record.function)
       if ((await queue.remove(record.callId)) === 0) return undefined
-      // A worker writes the record in the step in which the job ends, so the stored one is the truth.
+      // A worker writes the record in the same step that ends the job, so a stored end is the true one.
       const written = parseRecord(await ready().get(keys.call(record.callId)))
       if (written?.state === 'finished') return replyOf(written)
       const last = endedRecord(record, outcome, message)

@@ -1,5 +1,5 @@
-// Wall-clock time with a fraction: Date.now() has whole milliseconds, and a call may wait for less than
-// one.  Follows the system clock when that is stepped; knows nothing else.
+// Wall-clock time with a fraction: Date.now() has whole milliseconds, and a call may wait for less than one.
+// Follows the system clock when it is stepped.
 
 import { performance } from 'node:perf_hooks'
 

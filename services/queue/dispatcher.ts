@@ -1,4 +1,5 @@
-// The worker's side of the queue: the durable lane and the server of its calls, as one part that starts and stops.
+// The worker's side of the queue: the durable lane and the server of its calls, as one part that starts and
+// stops.
 
 import type { CallRecord } from '../contract/call-record.ts'
 import { defined } from '../contract/defined.ts'
@@ -13,7 +14,9 @@ import type { CallSource } from './taken-call.ts'
 export interface Dispatcher {
   /** Starts to take calls; waits for Redis in the background when it is away. */
   start(): Promise<void>
-  /** Takes no more calls, waits up to TIMEOUTMS for running ones, then aborts the rest and gives them back. */
+  /**
+   * Takes no more calls, waits up to TIMEOUTMS for running ones, then aborts the rest and gives them back.
+   */
   stop(timeoutMs: number): Promise<void>
   /** Serve exactly these functions from now on. */
   watch(functions: readonly string[]): void

@@ -1,4 +1,5 @@
-// A BullMQ job as a TakenCall: its data parsed (hostile input), its body fetched, its ends handed to the settler.
+// A BullMQ job as a TakenCall: parses its data, which is hostile input, fetches its body, and hands its ends
+// to the settler.
 
 import type { Completion } from '../contract/call-record.ts'
 import { TooLarge } from '../contract/errors.ts'
@@ -35,7 +36,7 @@ function rawOf(queue: FunctionQueue, { job, dataText }: Extract<TakenJob, { kind
   }
 }
 
-/** Makes the TakenCall of a job that LANE moved to active under TOKEN; throws only what Redis throws. */
+/** Creates the TakenCall of a job that LANE moved to active under TOKEN; throws only what Redis throws. */
 export function createDurableCalls(deps: DurableCallDeps) {
   const { commands, keys, leases, settler, bodyMaxBytes } = deps
 
@@ -51,7 +52,7 @@ export function createDurableCalls(deps: DurableCallDeps) {
     }
   }
 
-  /** A request that cannot be parsed may still have a gateway that waits for its end. */
+  /** A gateway may be waiting even for a request that cannot be parsed. */
   function envelope(queue: FunctionQueue, taken: TakenJob): Envelope {
     if (taken.kind === 'job') return envelopeOf(rawOf(queue, taken))
     return {
@@ -61,7 +62,7 @@ export function createDurableCalls(deps: DurableCallDeps) {
     }
   }
 
-  /** The whole body of CALL, or how a call without one ends. */
+  /** The body of CALL, or how a call without one ends. */
   async function bodyOf(call: Call): Promise<Uint8Array | Completion> {
     const body = call.bodyStored ? await commands.getBuffer(keys.body(call.callId)) : call.request.body
     if (body === null) return { outcome: 'expired', message: 'the body of this call is no longer stored' }

@@ -55,7 +55,9 @@ export function openDurableSource(deps: DurableSourceDeps): CallSource {
   const openCall = createDurableCalls({ commands, keys: keysOf(prefix), leases, settler, bodyMaxBytes })
   const held = new Set<TakenCall>()
 
-  /** One job of NAME.  BullMQ raises the marker again whenever it gave a job, so the next is not forgotten. */
+  /**
+   * One job of NAME.  BullMQ raises the marker again with each job that it gives, so the next one is found.
+   */
   async function take(name: string): Promise<TakenCall | undefined> {
     const token = randomUUID()
     const queue = await queues.get(name)

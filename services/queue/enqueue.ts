@@ -28,13 +28,13 @@ export interface EnqueueOptions {
   readonly expiresInMs?: number
 }
 
-/** How long a call id is reserved before the job itself is accepted. */
+/** How long a call id is reserved for a job that is about to be added. */
 const CLAIM_MS = 60_000
 /** BullMQ keeps a gateway's newest finished jobs; the record holds everything else. */
 const KEEP_JOBS = { age: FINISHED_TTL_MS / 1000, count: 1_000 } as const
 
 /**
- * Puts an invocation into its queue; resolves with its record after Redis has accepted it.  Throws Overloaded,
+ * Puts an invocation into its queue; resolves with its record after Redis has accepted it. Throws Overloaded,
  * Conflict, InvalidRequest.
  */
 export function createEnqueue({ keys, queueMax, ready, queueOf }: EnqueueDeps) {
@@ -59,7 +59,9 @@ export function createEnqueue({ keys, queueMax, ready, queueOf }: EnqueueDeps) {
       )
   }
 
-  /** One transaction: no job without its body and record, and no record that says "queued" without its job. */
+  /**
+   * One transaction: no job without its body and record, and no record that says "queued" without its job.
+   */
   async function accept(queue: Queue, invocation: Invocation, options: EnqueueOptions, acceptedAtMs: number) {
     const { callId } = invocation
     const { expiresInMs, replyTo } = options

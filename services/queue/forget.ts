@@ -1,6 +1,6 @@
-// Taking a removed function's queue away, without leaving a caller waiting for a call that can no longer
-// end: once the queue is gone no worker can settle its calls, so they are settled here as `cancelled`.
-// A running call's lease is then lost, and its worker ends it.
+// Removal of a deleted function's queue. Once the queue is gone no worker can settle its calls, so they are
+// settled here as `cancelled`, and no caller waits for an end that cannot come. A running call loses its
+// lease, and its worker aborts it.
 
 import type { Queue } from 'bullmq'
 import { endedRecord, replyOf } from '../contract/call-end.ts'
@@ -17,7 +17,7 @@ interface OpenCall {
   readonly replyTo: string | undefined
 }
 
-/** Remove QUEUE, its function's logs and its count.  Throws what REDIS throws; may be repeated after that. */
+/** Remove QUEUE and its function's logs and count.  Throws what REDIS throws, and may then be repeated. */
 export async function forgetFunction(redis: RedisClient, prefix: string, queue: Queue): Promise<void> {
   const keys = keysOf(prefix)
   await queue.pause()
@@ -28,7 +28,7 @@ export async function forgetFunction(redis: RedisClient, prefix: string, queue: 
   valuesOf(await redis.pipeline().del(keys.logs(queue.name)).hdel(keys.counts, queue.name).exec())
 }
 
-/** The gateways' calls that wait or run. */
+/** Calls of gateways that are waiting or running. */
 async function openCalls(redis: RedisClient, keys: Keys, name: string): Promise<OpenCall[]> {
   const lists = await Promise.all([
     redis.lrange(keys.queue(name, 'wait'), 0, -1),

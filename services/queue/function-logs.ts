@@ -1,12 +1,13 @@
-// What functions wrote to stderr, read back from one capped stream per function (settle.ts writes it).
-// Knows streams and lines; each follower has a connection of its own, because reading blocks it.
+// The stderr of functions, read from one capped stream per function that settle.ts writes. Each follower has
+// its own connection, because a read that waits blocks it.
 
 import { setTimeout as sleep } from 'node:timers/promises'
+import { defined } from '../contract/defined.ts'
 import { Overloaded } from '../contract/errors.ts'
 import type { Log } from '../platform/log.ts'
 import { openRedis, type RedisClient } from '../platform/redis.ts'
 
-/** One line of one call's stderr; the time is that of the call's end. */
+/** One line of one call's stderr; its time is the end of the call. */
 export interface LogEntry {
   readonly timestampMs: number
   readonly callId: string
@@ -14,10 +15,10 @@ export interface LogEntry {
 }
 
 export interface LogQuery {
-  /** The last so many lines; all that are kept when left out. */
+  /** How many of the last lines; all stored lines by default. */
   readonly tail?: number
   readonly sinceMs?: number
-  /** Go on until SIGNAL aborts. */
+  /** Continue with new lines until SIGNAL aborts. */
   readonly follow?: boolean
   readonly signal?: AbortSignal
 }
@@ -38,7 +39,10 @@ function linesOf([id, fields]: StreamEntry): LogEntry[] {
   return lines.map((text) => ({ timestampMs, callId: values.get('callId') ?? '', text }))
 }
 
-/** The reader of the streams at Redis REDISURL; `commands` is used for what does not block. */
+/**
+ * A reader of the streams in the Redis at REDISURL; `commands` gives the connection for reads that do not
+ * wait.
+ */
 export function createLogReader({
   redisUrl,
   commands,
@@ -56,12 +60,12 @@ export function createLogReader({
     signal: AbortSignal | undefined,
   ): AsyncIterable<LogEntry> {
     if (followers >= FOLLOWERS_MAX)
-      throw new Overloaded(`${FOLLOWERS_MAX} readers follow logs already; try again later`, 'ERR_NO_SLOT')
+      throw new Overloaded(`${FOLLOWERS_MAX} readers already follow logs; try again later`, 'ERR_NO_SLOT')
     followers++
     const redis = openRedis(redisUrl, {
       temper: 'patient',
       name: 'wherry-gateway-logs',
-      onError: (error) => log.debug({ err: error }, 'Redis is away; the logs wait'),
+      onError: (error) => log.debug({ err: error }, 'Redis is away; followed logs pause'),
     })
     const abort = (): void => redis.disconnect()
     signal?.addEventListener('abort', abort)
@@ -73,7 +77,8 @@ export function createLogReader({
           .xread('COUNT', ENTRIES_MAX, 'BLOCK', BLOCK_MS, 'STREAMS', key, last)
           .catch(async (error: unknown) => {
             if (!signal?.aborted) log.debug({ err: error }, 'following a log was interrupted')
-            await sleep(RETRY_MS, undefined, { ...(signal && { signal }) }).catch(() => undefined) // only the caller's leaving ends it early
+            // Only SIGNAL ends the sleep early, and the loop checks it.
+            await sleep(RETRY_MS, undefined, defined({ signal })).catch(() => undefined)
             return null
           })
         for (const entry of answer?.[0]?.[1] ?? []) {

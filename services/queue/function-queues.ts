@@ -1,9 +1,9 @@
-// BullMQ for thousands of queues: one FunctionQueue per function, all over one shared connection, created when
-// there is work and evicted when there are too many.  A FunctionQueue takes jobs without blocking and without a
-// processor.
+// BullMQ for thousands of queues: one FunctionQueue per function, all over one shared connection, created
+// when there is work and evicted when there are too many. A FunctionQueue takes jobs without blocking and
+// without a processor.
 //
 // It needs BullMQ's Worker, not only the backend, because taking a job of a scheduler also schedules the next
-// one.  A sibling backend (`forQueue`) shares the connection and owns nothing, so nothing here is ever closed.
+// one. A sibling backend (`forQueue`) shares the connection and owns nothing, so nothing here is ever closed.
 
 import { createRedisBackend, Job, Queue, RedisQueueBackend, Worker } from 'bullmq'
 import { LRUCache } from 'lru-cache'
@@ -61,7 +61,8 @@ export function createBackendSource(
         maxStalledCount: STALLED_MAX,
       }),
     } as Parameters<typeof createRedisBackend>[1])
-    backend.on('error', () => undefined) // the connection's owner logs it; without a listener it would be thrown
+    // The connection's owner logs errors; without a listener they would be thrown.
+    backend.on('error', () => undefined)
     await backend.waitUntilReady()
     return backend
   }

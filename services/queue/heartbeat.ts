@@ -1,6 +1,7 @@
-// A worker's sign of life in Redis: one key per worker with a short life of its own, and an index of
-// names.  Knows how to say it and how to read it; refuses to know what a worker does with its calls.
+// A worker's sign of life in Redis: one key per worker that expires within seconds unless it is written
+// again, and an index of worker names.
 
+import { isPlainObject } from '../contract/plain-object.ts'
 import type { Log } from '../platform/log.ts'
 import type { RedisClient } from '../platform/redis.ts'
 import { keysOf } from './keys.ts'
@@ -16,11 +17,11 @@ export interface WorkerHeartbeat {
   readonly name: string
   readonly pid: number
   readonly host: string
-  /** Where /healthz and /metrics of the worker are. */
+  /** Base URL of the worker's /healthz and /metrics. */
   readonly url: string
   readonly slots: number
   readonly startedAtMs: number
-  /** At most RUNNING_MAX of them. */
+  /** At most RUNNING_MAX. */
   readonly running: readonly RunningCall[]
 }
 
@@ -36,8 +37,8 @@ const STOP_WAIT_MS = 1_000
 const WORKERS_MAX = 10_000
 
 /**
- * Says what `read` returns every BEAT_MS and at once at start, under a key that lives LIFE_MS; takes it back
- * at stop.
+ * Writes what `read` returns at start and then every BEAT_MS, to a key that expires after LIFE_MS. `stop`
+ * deletes the key.
  */
 export function createHeartbeat({
   redis,
@@ -57,7 +58,7 @@ export function createHeartbeat({
   function beat(): Promise<unknown> {
     const now = read()
     const text = JSON.stringify({ ...now, running: now.running.slice(0, RUNNING_MAX) })
-    // While Redis is away one beat waits; more would only pile up.
+    // While Redis is away, one beat waits; more would pile up.
     beating ??= redis
       .multi()
       .set(keys.worker(now.name), text, 'PX', LIFE_MS)
@@ -89,7 +90,7 @@ export function createHeartbeat({
         .zrem(keys.workers, name)
         .exec()
         .catch((error: unknown) =>
-          log.debug({ err: error }, 'the heartbeat could not be taken back; it ends by itself'),
+          log.debug({ err: error }, 'the heartbeat was not deleted; it expires by itself'),
         )
       let limit: NodeJS.Timeout | undefined
       await Promise.race([
@@ -105,14 +106,12 @@ export function createHeartbeat({
 
 function parseHeartbeat(text: string): WorkerHeartbeat | undefined {
   const value: unknown = JSON.parse(text)
-  if (typeof value !== 'object' || value === null || !('name' in value) || !('running' in value))
-    return undefined
-  return typeof value.name === 'string' && Array.isArray(value.running)
-    ? (value as WorkerHeartbeat)
+  return isPlainObject(value) && typeof value['name'] === 'string' && Array.isArray(value['running'])
+    ? (value as unknown as WorkerHeartbeat)
     : undefined
 }
 
-/** The workers that were alive LIFE_MS ago or later, by name.  Throws what REDIS throws. */
+/** The workers whose heartbeat has not expired, by name.  Throws what REDIS throws. */
 export async function readHeartbeats(redis: RedisClient, prefix: string): Promise<WorkerHeartbeat[]> {
   const keys = keysOf(prefix)
   const oldest = Date.now() - 2 * LIFE_MS

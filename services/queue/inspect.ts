@@ -1,5 +1,5 @@
-// Reading what Redis knows of calls and queues; changes nothing.  A call's record is written when it is
-// accepted and when an attempt ends; what happens in between is read from BullMQ's own keys.
+// Reads of calls and queues; nothing here writes. A call's record is written when the call is accepted and
+// when an attempt ends; its state in between comes from BullMQ's keys.
 
 import { encodeBody } from '../contract/call-end.ts'
 import type { CallRecord } from '../contract/call-record.ts'
@@ -7,7 +7,7 @@ import type { RedisClient } from '../platform/redis.ts'
 import { keysOf } from './keys.ts'
 import { parseRecord, valuesOf } from './record.ts'
 
-/** How many jobs a function has in which state. */
+/** A function's jobs by state. */
 export interface Depth {
   readonly waiting: number
   readonly active: number
@@ -19,7 +19,7 @@ const CHUNK_FUNCTIONS = 500
 const COMMANDS_PER_FUNCTION = 5
 
 /**
- * The record with its result, or undefined when nothing is (or no longer) known.  Throws what REDIS throws.
+ * The record with its result, or undefined when it never existed or has expired.  Throws what REDIS throws.
  */
 export async function findCall(
   redis: RedisClient,
@@ -36,7 +36,7 @@ export async function findCall(
   return { ...rest, result: { ...rest.result, ...encodeBody(bytes ?? new Uint8Array()) } }
 }
 
-/** A job with a lock is in a worker's hands. */
+/** RECORD as `active` if a worker has the job, which then has a lock. */
 async function withState(redis: RedisClient, jobKey: string, record: CallRecord): Promise<CallRecord> {
   const [locked, fields] = valuesOf(
     await redis.pipeline().exists(`${jobKey}:lock`).hmget(jobKey, 'processedOn', 'pb', 'ats').exec(),
@@ -84,7 +84,9 @@ export async function readDepths(
   return depths
 }
 
-/** Finished calls of each of FUNCTIONS since it was first deployed.  Throws what REDIS throws. */
+/**
+ * How many calls of each of FUNCTIONS have finished since it was first deployed.  Throws what REDIS throws.
+ */
 export async function readCounts(
   redis: RedisClient,
   prefix: string,

@@ -1,6 +1,6 @@
-// What a job carries, in both directions: an Invocation as the data of a gateway's job, and the data of
-// any job (which anybody with access to Redis may have written) as a call.  Every field is checked and
-// bounded here; behind this file job data is trusted.  Knows nothing of connections.
+// Job data in both directions: an Invocation as the data of a gateway's job, and the data of any job as a
+// call. Anyone with access to Redis can write a job, so every field is checked and bounded here; behind this
+// file job data is trusted.
 
 import { encodeBody } from '../contract/call-end.ts'
 import { InvalidRequest, TooLarge, type Fault } from '../contract/errors.ts'
@@ -9,10 +9,10 @@ import { INLINE_MAX_BYTES, type Invocation, type InvocationRequest } from '../co
 
 /** The name of jobs whose data describes a whole HTTP-like request. */
 export const REQUEST_JOB = 'request'
-/** Layout of a gateway's job data. */
+/** Version of the layout of a gateway's job data. */
 const LAYOUT = 1
 const CALL_ID_MAX = 200
-/** As much as a gateway takes of all headers together, so that what it accepted is never refused here. */
+/** The gateway's limit for all headers together, so that no call that it accepted is refused here. */
 const LINE_MAX_CHARS = 16_384
 const HEADERS_MAX = 100
 const HEADER_NAME_MAX = 256
@@ -24,7 +24,10 @@ const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9a-z-]+$/
 const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/
 const HAS_NUL = /\0/
 
-/** A job as BullMQ gives it; `dataText` is the JSON text in Redis, `data` the value that BullMQ parsed from it. */
+/**
+ * A job as BullMQ gives it; `dataText` is the JSON text in Redis, `data` the value that BullMQ parsed from
+ * it.
+ */
 export interface RawJob {
   readonly function: string
   readonly id: string
@@ -34,14 +37,14 @@ export interface RawJob {
   readonly timestampMs: number
 }
 
-/** A call without what the function is to see. */
+/** A call without its request. */
 export interface Envelope {
   readonly callId: string
   /** The gateway that waits for the reply. */
   readonly replyTo?: string
   readonly acceptedAtMs: number
   readonly expiresAtMs?: number
-  /** The body is not in `request` but in the call's body key. */
+  /** The body is in the call's body key, not in `request`. */
   readonly bodyStored: boolean
 }
 
@@ -51,11 +54,11 @@ export interface Call extends Envelope {
 
 export interface GatewayJob {
   readonly data: Readonly<Record<string, unknown>>
-  /** To be stored beside the job. */
+  /** Stored in a key beside the job. */
   readonly storedBody?: Uint8Array
 }
 
-/** May TEXT name a call?  (BullMQ refuses ids that are integers.) */
+/** Whether TEXT may be a call id; BullMQ refuses ids that are integers. */
 export function isCallId(text: string): boolean {
   return CALL_ID.test(text) && !/^\d+$/.test(text)
 }
@@ -64,12 +67,12 @@ export function isGatewayId(text: unknown): text is string {
   return typeof text === 'string' && GATEWAY_ID.test(text)
 }
 
-/** The call id of a job that no gateway made. */
+/** The call id of a job that was not added by a gateway. */
 export function callIdOfJob(name: string, jobId: string): string {
   return `${name}~${jobId.replace(/[^A-Za-z0-9_.-]/g, '_')}`.slice(0, CALL_ID_MAX)
 }
 
-/** INVOCATION as the data of a job; a body over INLINE_MAX_BYTES stays outside. */
+/** INVOCATION as the data of a job; a body over INLINE_MAX_BYTES is kept apart. */
 export function encodeJob(
   invocation: Invocation,
   facts: { acceptedAtMs: number; replyTo?: string; expiresAtMs?: number },
@@ -103,7 +106,7 @@ function parseHeaders(value: unknown, faults: Fault[]): Record<string, string> {
   for (const [written, text] of entries.slice(0, HEADERS_MAX)) {
     const name = written.toLowerCase()
     if (name.length > HEADER_NAME_MAX || !HEADER_NAME.test(name))
-      faults.push({ path: 'headers', problem: 'has a name that is not a header name' })
+      faults.push({ path: 'headers', problem: 'contains an invalid header name' })
     else if (typeof text !== 'string' || text.length > LINE_MAX_CHARS || HAS_NUL.test(text)) {
       faults.push({
         path: `headers.${name}`,
@@ -111,28 +114,28 @@ function parseHeaders(value: unknown, faults: Fault[]): Record<string, string> {
       })
     } else headers.push([name, text])
   }
-  return Object.fromEntries(headers) // defines own properties, "__proto__" as well
+  return Object.fromEntries(headers) // defines own properties, even "__proto__"
 }
 
 function parseBody(data: Record<string, unknown>, bodyMaxBytes: number, faults: Fault[]): Uint8Array {
   const { body, bodyBase64 } = data
   if (body !== undefined && bodyBase64 !== undefined)
-    faults.push({ path: 'bodyBase64', problem: 'cannot be given beside body' })
+    faults.push({ path: 'bodyBase64', problem: 'cannot be combined with body' })
   if (bodyBase64 !== undefined) {
     if (typeof bodyBase64 !== 'string' || !BASE64.test(bodyBase64)) {
-      faults.push({ path: 'bodyBase64', problem: 'must be base64 text' })
+      faults.push({ path: 'bodyBase64', problem: 'must be base64' })
       return new Uint8Array()
     }
     return checkSize(Buffer.from(bodyBase64, 'base64'), bodyMaxBytes)
   }
   if (body === undefined || body === null) return new Uint8Array()
-  // A JSON value is as welcome here as in a plain job.
+  // As in a plain job, the body may be any JSON value.
   return checkSize(Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)), bodyMaxBytes)
 }
 
 function checkSize(body: Uint8Array, bodyMaxBytes: number): Uint8Array {
   if (body.byteLength > bodyMaxBytes)
-    throw new TooLarge(`the body has ${body.byteLength} bytes; the most is ${bodyMaxBytes}`)
+    throw new TooLarge(`the body has ${body.byteLength} bytes; the limit is ${bodyMaxBytes}`)
   return body
 }
 
@@ -201,7 +204,7 @@ function parseEnvelope(job: RawJob, data?: Record<string, unknown>): Envelope {
   }
 }
 
-/** Did a gateway make this job?  Only its jobs keep their results outside the job. */
+/** Whether a gateway added this job; only then is a large result kept outside the job. */
 export function isGatewayCall(call: Pick<Call, 'callId'>, jobId: string): boolean {
   return call.callId === jobId
 }

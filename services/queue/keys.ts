@@ -1,10 +1,12 @@
-// The names of our own keys in Redis, and how long what is under them lives.  "@" is not allowed in
-// function names, so none of these can meet a key of BullMQ (`<prefix>:<function>:<suffix>`).
-// The hash tag in the default prefix keeps all of them in one slot of a cluster.
+// The names and lifetimes of our own keys in Redis. Function names cannot contain "@", so no key here
+// collides with one of BullMQ (`<prefix>:<function>:<suffix>`). The hash tag in the default prefix keeps all
+// keys in one slot of a cluster.
 
-/** A call that is waiting or running, and its stored body: as long as a queue may lag behind. */
+/**
+ * The record of a waiting or running call, and its stored body: the longest backlog that a queue may have.
+ */
 export const WAITING_TTL_MS = 7 * 24 * 3_600_000
-/** A finished call's record and its stored result. */
+/** The record of a finished call, and its stored result. */
 export const FINISHED_TTL_MS = 3_600_000
 
 export interface Keys {
@@ -16,7 +18,7 @@ export interface Keys {
   readonly worker: (workerName: string) => string
   readonly workers: string
   readonly counts: string
-  /** BullMQ's own key of a function's queue: "wait", "active", a job's id … */
+  /** A key of BullMQ for a function's queue: "wait", "active", a job id … */
   readonly queue: (name: string, suffix: string) => string
 }
 

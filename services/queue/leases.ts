@@ -1,6 +1,5 @@
-// The leases of running jobs: BullMQ's locks, renewed for all jobs in one go, three times per lock life.
-// A lease that is lost aborts its call; whatever the call then still brings is refused by the settle
-// script.  Knows job ids and tokens; does not know what runs under a lease.
+// The leases of running jobs: BullMQ's locks, renewed for all jobs in one pipeline, three times per lock
+// life. A lost lease aborts its call, and the settle script refuses any result that the call still gives.
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Log } from '../platform/log.ts'
@@ -13,7 +12,7 @@ export interface Lease {
   readonly queue: FunctionQueue
   readonly jobId: string
   readonly token: string
-  /** Aborted when the lease is lost, or when the call must end for another reason. */
+  /** Aborts when the lease is lost, or when the call must end for another reason. */
   readonly signal: AbortSignal
   readonly abort: (reason: Error) => void
 }
@@ -60,8 +59,8 @@ export function createLeases({
       )
     }
     const answers = valuesOf(await pipeline.exec())
-    // A call that was settled on the same connection just before has lost nothing: whoever waits for that
-    // answer releases its lease now.
+    // A call that was settled on this connection just before has no lock either, but its lease is not lost:
+    // let its owner see that answer first and release the lease.
     await nextTurn()
     for (const [i, leases] of [...byFunction.values()].entries()) {
       const lost = answers[i]
@@ -74,7 +73,7 @@ export function createLeases({
   function lose(lease: Lease): void {
     log.warn(
       { function: lease.queue.function, job: lease.jobId },
-      'the lease of a running call is lost; the call is ended here',
+      'the lease of a running call is lost; the call is aborted',
     )
     lease.abort(new Error('the lease of this call is lost'))
   }
@@ -82,10 +81,10 @@ export function createLeases({
   function tick(): void {
     if (renewing) return
     renewing = true
-    // A dead connection must not outlive the leases that hang on it.
+    // Replace a connection that does not answer within a lock life.
     const watchdog = setTimeout(() => commands.disconnect(true), lockDurationMs)
     renew(held)
-      .catch((error: unknown) => log.debug({ err: error }, 'leases were not renewed; the next try is soon'))
+      .catch((error: unknown) => log.debug({ err: error }, 'leases were not renewed; retrying soon'))
       .finally(() => {
         clearTimeout(watchdog)
         renewing = false

@@ -1,8 +1,7 @@
-// Waiting for work in many queues with one blocked connection.  BullMQ keeps a "marker" per queue, a
-// sorted set that has a member while the queue may have work; BZPOPMIN takes many keys and answers with
-// the first that has one.  Knows markers and their order; does not know what is done with a function
-// that has work.  A marker that was popped and then lost (this process died, the connection broke) is
-// put back by the sweep.
+// Waiting for work in many queues on one blocked connection. BullMQ keeps a "marker" per queue: a sorted set
+// that has a member while the queue may have work. BZPOPMIN takes many keys and pops from the first that has
+// a member. If a popped marker is lost, because this process died or its connection broke, the sweep raises
+// it again.
 
 import { randomUUID } from 'node:crypto'
 import type { Log } from '../platform/log.ts'
@@ -17,17 +16,17 @@ export interface Markers {
   readonly watched: readonly string[]
   /** A function that may have work, or undefined after a while, a change, or a broken connection. */
   next(): Promise<string | undefined>
-  /** Let everybody know, now or at a time that is near, that a function may have work. */
+  /** Tell all workers, now or at a time within TIMER_MAX_MS, that a function may have work. */
   raise(name: string, atMs?: number): void
-  /** Make the `next` that is waiting return. */
+  /** Make a waiting `next` return. */
   wake(): void
 }
 
 const BLOCK_S = 5
-/** When Redis should have answered long ago, the connection is dead without knowing it. */
+/** Redis answers within BLOCK_S; a connection that is silent for longer is dead. */
 const WATCHDOG_MS = BLOCK_S * 1000 + 2_000
 const RECONNECT_WAIT_MS = 1_000
-/** Later times are found by the sweep when they are near. */
+/** The sweep raises later times when they come near. */
 export const TIMER_MAX_MS = 15_000
 const WAKE_LIFE_MS = 60_000
 const LENT_LIFE_MS = 60_000
@@ -38,7 +37,7 @@ export interface MarkersDeps {
   readonly redisUrl: string
   readonly prefix: string
   readonly workerName: string
-  /** For commands that do not block. */
+  /** The connection for commands that do not block. */
   readonly commands: RedisClient
   readonly onReady: () => void
   readonly log: Log
@@ -59,22 +58,23 @@ export function createMarkers({
   let functions: readonly string[] = []
   let markerKeys: readonly string[] = []
   let byKey: ReadonlyMap<string, string> = new Map()
-  /** Where the next wait begins: behind the function that was served last, so that none starves. */
+  /**
+   * Index of the first key of the next wait: the one behind the function served last, so that none starves.
+   */
   let first = 0
 
   function putBack(name: string): void {
     const key = keys.queue(name, 'marker')
-    if (!byKey.has(key)) return // it was removed meanwhile; a worker that still has it sweeps
+    if (!byKey.has(key)) return // no longer watched; workers that still watch it sweep
     commands
       .zadd(key, 0, WORK_NOW)
       .catch((error: unknown) =>
-        log.debug({ err: error, function: name }, 'a marker was not put back; the sweep will'),
+        log.debug({ err: error, function: name }, 'a marker was not put back; the sweep will do it'),
       )
   }
 
   /**
-   * For others that may still serve what KEY is of; with an end, for whatever was removed for good leaves
-   * nothing.
+   * Put back the marker KEY of a function that is no longer watched. It expires in case no worker watches it.
    */
   function lend(key: string, member: string, score: string): void {
     commands
@@ -82,7 +82,9 @@ export function createMarkers({
       .zadd(key, score, member)
       .pexpire(key, LENT_LIFE_MS)
       .exec()
-      .catch((error: unknown) => log.debug({ err: error, key }, 'a marker was not put back; the sweep will'))
+      .catch((error: unknown) =>
+        log.debug({ err: error, key }, 'a marker was not put back; the sweep will do it'),
+      )
   }
 
   function raise(name: string, atMs = 0): void {
@@ -106,11 +108,11 @@ export function createMarkers({
       .pexpire(wakeKey, WAKE_LIFE_MS)
       .exec()
       .catch((error: unknown) =>
-        log.debug({ err: error }, 'the blocked connection was not woken; it wakes by itself'),
+        log.debug({ err: error }, 'the blocked connection was not woken; it returns by itself'),
       )
   }
 
-  /** Resolves when CLIENT is ready (again, if the connection was the trouble), or after RECONNECT_WAIT_MS. */
+  /** Wait for CLIENT's next connection, at most RECONNECT_WAIT_MS; with UNTILREADY an open one will do. */
   async function pause(client: RedisClient, untilReady: boolean): Promise<void> {
     if (untilReady && client.status === 'ready') return
     const { promise, resolve } = Promise.withResolvers<void>()
@@ -123,7 +125,7 @@ export function createMarkers({
 
   async function pop(client: RedisClient): Promise<[string, string, string] | null> {
     const watchdog = setTimeout(() => {
-      log.warn('the connection that waits for work does not answer; it is made anew')
+      log.warn('the connection that waits for work does not answer; reconnecting')
       client.disconnect(true)
     }, WATCHDOG_MS)
     try {
@@ -135,7 +137,7 @@ export function createMarkers({
       )
     } catch (error) {
       if (isRedisAway(error)) log.debug({ err: error }, 'waiting for work was interrupted')
-      else log.error({ err: error }, 'Redis refuses to wait for work')
+      else log.error({ err: error }, 'Redis refused the wait for work')
       await pause(client, isRedisAway(error))
       return null
     } finally {
@@ -184,7 +186,7 @@ export function createMarkers({
       const [key, member, score] = popped
       const name = byKey.get(key)
       if (name === undefined) {
-        if (key !== wakeKey) lend(key, member, score) // of a function that was given up while we waited
+        if (key !== wakeKey) lend(key, member, score) // no longer watched since the wait began
         return undefined
       }
       first = (markerKeys.indexOf(key) + 1) % markerKeys.length

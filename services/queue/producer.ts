@@ -1,6 +1,6 @@
-// The gateway's side of the queue: puts calls into their functions' queues, waits for those whose callers wait,
-// and answers questions about calls, queues, logs and workers.  Every promise here is kept by Redis, not by this
-// process; with Redis away every method fails within a second.
+// The gateway's side of the queue: puts calls into their functions' queues, waits for those whose callers
+// wait, and answers questions about calls, queues, logs and workers. Every promise here is kept by Redis, not
+// by this process; with Redis away every method fails within a second.
 
 import type { Queue, RedisQueueBackend } from 'bullmq'
 import { LRUCache } from 'lru-cache'
@@ -30,33 +30,32 @@ export type FinishedCall = CallReply & { readonly body: Uint8Array }
 export interface Producer {
   /** Connects; returns after a second at most, with or without Redis. */
   start(): Promise<void>
-  /** Calls that are still waited for come back as `no_capacity`. */
+  /** Callers that still wait get `no_capacity`. */
   stop(): Promise<void>
   /**
-   * Put INVOCATION into its queue; resolves after Redis has accepted it. A call that is not taken within
-   * `expiresInMs` ends as `expired`. Throws Overloaded (Redis away, queue full), Conflict (the call id is
-   * known).
+   * Put INVOCATION into its queue; resolves after Redis has accepted it.  A call that no worker takes within
+   * `expiresInMs` ends as `expired`.  Throws Overloaded (Redis away, queue full), Conflict (call id in use).
    */
   enqueue(invocation: Invocation, options?: { readonly expiresInMs?: number }): Promise<void>
   /**
-   * Put INVOCATION into its queue and wait for its end. When no worker takes it within queueWaitMs it is
-   * taken back and comes back as `no_capacity`; when its worker does not answer within its timeout and
-   * ANSWER_GRACE_MS, as `timeout`; when the caller goes away, as `cancelled` (taken back if it was still
-   * waiting). Throws like `enqueue`.
+   * Put INVOCATION into its queue and wait for its end. A call that no worker takes within queueWaitMs is
+   * taken back and ends as `no_capacity`. A call whose worker does not answer within its timeout and
+   * ANSWER_GRACE_MS ends as `timeout`. When the caller goes away, the call is taken back if it still waits,
+   * and ends as `cancelled`. Throws like `enqueue`.
    */
   call(invocation: Invocation, options: WaitOptions): Promise<FinishedCall>
-  /** What is known of a call, with its result.  Throws Overloaded. */
+  /** The record of a call, with its result.  Throws Overloaded. */
   find(callId: string): Promise<CallRecord | undefined>
   /** Throws Overloaded. */
   depths(functions: readonly string[]): Promise<Map<string, Depth>>
-  /** Finished calls by function.  Throws Overloaded. */
+  /** How many calls have finished, by function.  Throws Overloaded. */
   counts(functions: readonly string[]): Promise<Map<string, number>>
-  /** Lines of NAME's stderr, oldest first.  Throws Overloaded. */
+  /** The lines of NAME's stderr, oldest first.  Throws Overloaded. */
   logs(name: string, query: LogQuery): AsyncIterable<LogEntry>
-  /** The workers that are alive, by name.  Throws Overloaded. */
+  /** The live workers, by name.  Throws Overloaded. */
   workers(): Promise<WorkerHeartbeat[]>
   /**
-   * Remove everything of a function that was removed; its waiting and running calls end as `cancelled`.
+   * Delete the queue, logs and count of a removed function; its waiting and running calls end as `cancelled`.
    * Throws Overloaded.
    */
   forget(name: string): Promise<void>
@@ -78,7 +77,7 @@ const START_WAIT_MS = 1_000
 /** Clocks of two machines differ. */
 const EXPIRY_SLACK_MS = 5_000
 
-/** WORK, with an error of a Redis that is away as Overloaded. */
+/** Do WORK; a Redis that is away becomes Overloaded. */
 async function overloaded<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work()
@@ -87,7 +86,7 @@ async function overloaded<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** The connection of a producer, the queues over it, and what both need to start and stop. */
+/** A producer's connection and the BullMQ queues over it. */
 function createConnection({ redisUrl, prefix, gatewayId, log }: Omit<ProducerDeps, 'queueMax'>) {
   const queues = new LRUCache<string, Queue>({ max: QUEUES_MAX })
   let client: RedisClient | undefined
@@ -145,7 +144,9 @@ export function createProducer(deps: ProducerDeps): Producer {
     redisUrl,
     channel: keys.reply(gatewayId),
     onListening: () => {
-      recheck().catch((error: unknown) => log.debug({ err: error }, 'waiting calls were not checked'))
+      recheck().catch((error: unknown) =>
+        log.debug({ err: error }, 'records of awaited calls could not be read'),
+      )
     },
     log,
   })
@@ -153,7 +154,9 @@ export function createProducer(deps: ProducerDeps): Producer {
   const awaitReply = createAwaitReply({ keys, ready, queueOf, log })
   const readLogs = createLogReader({ redisUrl, commands: ready, log })
 
-  /** After a broken connection: replies may have been missed. */
+  /**
+   * Read the records of awaited calls: their replies may have been missed while the connection was broken.
+   */
   async function recheck(): Promise<void> {
     const callIds = [...replies.expected]
     if (callIds.length === 0) return

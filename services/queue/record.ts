@@ -1,5 +1,5 @@
-// The texts of records and replies in Redis: parsed here, trusted behind.  Anyone with access to Redis can write
-// there.
+// Parsers for records and replies in Redis, which anyone with access to Redis can write. Behind this file
+// they are trusted.
 
 import type { StoredRecord } from '../contract/call-end.ts'
 import type { CallReply } from '../contract/call-record.ts'
@@ -18,7 +18,7 @@ function parseObject(text: string | null | undefined): Record<string, unknown> |
   }
 }
 
-/** TEXT as a record, or undefined when it is none. */
+/** TEXT as a record, or undefined when it is not one. */
 export function parseRecord(text: string | null | undefined): StoredRecord | undefined {
   const record = parseObject(text)
   if (record === undefined) return undefined
@@ -33,7 +33,7 @@ export function parseRecord(text: string | null | undefined): StoredRecord | und
   return sound ? (record as unknown as StoredRecord) : undefined
 }
 
-/** TEXT as a reply, or undefined when it is none. */
+/** TEXT as a reply, or undefined when it is not one. */
 export function parseReply(text: string): CallReply | undefined {
   const reply = parseObject(text)
   return typeof reply?.['callId'] === 'string' && isOutcome(reply['outcome'])
@@ -41,7 +41,7 @@ export function parseReply(text: string): CallReply | undefined {
     : undefined
 }
 
-/** The bytes of a result that is part of its record or reply. */
+/** The bytes of a result inside a record or reply. */
 export function inlineBody({ result }: Pick<CallReply, 'result'>): Uint8Array {
   return result === undefined ? new Uint8Array() : Buffer.from(result.body, result.encoding)
 }

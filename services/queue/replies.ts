@@ -1,6 +1,6 @@
-// The way back: one channel per gateway on which the replies of finished calls arrive, and who waits for which.
-// A message can be lost while the connection is broken, so the owner reads the records of all expected calls
-// again on `onListening`.
+// The way back: one channel per gateway on which the replies of finished calls arrive, and who waits for
+// which. A message can be lost while the connection is broken, so the owner reads the records of all expected
+// calls again on `onListening`.
 
 import { Conflict, Overloaded } from '../contract/errors.ts'
 import type { CallReply } from '../contract/call-record.ts'
@@ -25,7 +25,7 @@ export interface Replies {
    * calls wait.
    */
   expect(callId: string): Expected
-  /** A reply that came another way. */
+  /** Accept a reply that was found in a record. */
   deliver(reply: CallReply): void
   readonly expected: Iterable<string>
 }
@@ -35,7 +35,7 @@ const EXPECTED_MAX = 10_000
 export interface RepliesDeps {
   readonly redisUrl: string
   readonly channel: string
-  /** Called whenever the channel is (again) listened to: what came before may have been missed. */
+  /** Called after each subscription to the channel: earlier messages may have been missed. */
   readonly onListening: () => void
   readonly log: Log
 }
@@ -51,7 +51,7 @@ export function createReplies({ redisUrl, channel, onListening, log }: RepliesDe
       const listening = openRedis(redisUrl, {
         temper: 'patient',
         name: 'wherry-gateway-replies',
-        onError: (error) => log.warn({ err: error }, 'Redis is away; replies wait'),
+        onError: (error) => log.warn({ err: error }, 'Redis is away; replies are delayed'),
       })
       subscriber = listening
       listening.on('message', (_channel: string, text: string) => {
@@ -64,7 +64,7 @@ export function createReplies({ redisUrl, channel, onListening, log }: RepliesDe
         listening
           .subscribe(channel)
           .then(onListening, (error: unknown) =>
-            log.debug({ err: error }, 'the reply channel is not listened to yet'),
+            log.debug({ err: error }, 'the subscription to the reply channel failed; retrying on reconnect'),
           )
       })
     },
@@ -77,8 +77,8 @@ export function createReplies({ redisUrl, channel, onListening, log }: RepliesDe
 
     expect(callId) {
       if (waiting.size >= EXPECTED_MAX)
-        throw new Overloaded(`${EXPECTED_MAX} calls are waiting here already; try again later`, 'ERR_NO_SLOT')
-      if (waiting.has(callId)) throw new Conflict(`there is a call "${callId}" already`, 'ERR_CALL_EXISTS')
+        throw new Overloaded(`${EXPECTED_MAX} callers already wait here; try again later`, 'ERR_NO_SLOT')
+      if (waiting.has(callId)) throw new Conflict(`a call "${callId}" already exists`, 'ERR_CALL_EXISTS')
       const reply = Promise.withResolvers<CallReply | 'stopped'>()
       waiting.set(callId, reply)
       return {

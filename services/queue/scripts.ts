@@ -1,9 +1,9 @@
-// Our Lua scripts.  Each decides and writes in one step what must not be torn apart: who owns a job,
-// and what follows from that.  Everything else that happens to a job is BullMQ's own script.
+// Our Lua scripts. Each decides who owns a job and writes what follows from that in one step. Everything else
+// that happens to a job is BullMQ's own script.
 //
-// Ownership is BullMQ's lock (`<job>:lock` holds the token of the attempt).  A lock that ran out while
-// Redis or this worker was away is taken again as long as the job still stands in "active": nobody else
-// has begun it then, and the result of an attempt that did run is better than running it again.
+// Ownership is BullMQ's lock: `<job>:lock` holds the token of the attempt. A lock that expired while Redis or
+// this worker was away is retaken as long as the job is still in "active": no other worker has begun it then,
+// and using the result of an attempt that ran is better than running it again.
 
 const OWN = `
 local function own (lock, active, jobId, token, lifeMs)
@@ -18,7 +18,7 @@ end
 /**
  * claim: reserve a call id for a job that is about to be added.
  * KEYS record, wait, job   ARGV record text, record ms, most waiting
- * Returns "claimed", "taken" when there is such a call or job, "full" when too many wait.
+ * Returns "claimed", "taken" when such a call or job exists, "full" when too many calls wait.
  */
 export const CLAIM = {
   keysCount: 3,
@@ -31,13 +31,13 @@ return 'claimed'
 } as const
 
 /**
- * settle: write what the parties to a call read, if the attempt still owns its job.
+ * settle: write the end of an attempt, if the attempt still owns its job.
  * KEYS lock, active, record, result, counts, logs, wait, prioritized, marker, body
- * ARGV jobId, token, lock ms, record text, record ms, result bytes, reply channel, counted function, log text,
- *      callId, log length, body ms, reply text
- * Empty strings leave their part out.  Also raises the marker when calls wait: BullMQ's move to "finished" does
- * not for a queue that was at its global concurrency.
- * Returns 1, or 0 when the job is not ours or gone.
+ * ARGV jobId, token, lock ms, record text, record ms, result bytes, reply channel, counted function,
+ *      log text, callId, log length, body ms, reply text
+ * An empty string skips its part. Also raises the marker when calls wait: BullMQ's move to "finished" does
+ * not do so for a queue that was at its global concurrency.
+ * Returns 1, or 0 when another attempt owns the job or the job is gone.
  */
 export const SETTLE = {
   keysCount: 10,

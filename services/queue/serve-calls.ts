@@ -1,13 +1,15 @@
-// Serves the calls of a lane, whichever it is: takes a call when fewer than `callsMax` are under way and sees it
-// through to its end.  Data flows one way: the lane (taken-call.ts) gives a call, `run` gives its completion,
-// the call is settled.
+// Serves the calls of a lane, whichever it is: takes a call when fewer than `callsMax` are under way and sees
+// it through to its end. Data flows one way: the lane (taken-call.ts) gives a call, `run` gives its
+// completion, the call is settled.
 
 import { isRedisAway } from '../platform/redis.ts'
 import { createAttempt, type AttemptDeps } from './attempt.ts'
 import type { Announced, CallSource } from './taken-call.ts'
 
 export interface CallServer {
-  /** Takes no more calls, waits up to TIMEOUTMS for running ones, then aborts the rest and gives them back. */
+  /**
+   * Takes no more calls, waits up to TIMEOUTMS for running ones, then aborts the rest and gives them back.
+   */
   stop(timeoutMs: number): Promise<void>
 }
 

@@ -1,7 +1,7 @@
-// The end of an attempt on the durable lane: from a completion to BullMQ's completed, failed or waiting job, the
-// call's record, the reply to a waiting gateway, the log and the count.  For a final end all of it is one
-// transaction that happens only while the attempt owns its job, so a call is settled exactly once however often
-// it ran.
+// The end of an attempt on the durable lane: turns a completion into a completed, failed or waiting BullMQ
+// job, the call's record, the reply to a waiting gateway, the log and the count. A final end is one
+// transaction that takes effect only while the attempt owns its job, so a call is settled exactly once
+// however often it ran.
 
 import { createIORedisClient, type IRedisClient, type Job } from 'bullmq'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -51,7 +51,7 @@ const LOG_ENTRIES_MAX = 1_000
 const LOG_ENTRY_MAX_CHARS = 16 * 1024
 const RETRY_MS = 200
 
-/** An end as it is written. */
+/** An end, ready to be written. */
 interface Written {
   readonly record: StoredRecord
   readonly recordText: string
@@ -167,7 +167,8 @@ export function createSettler({
       await attempt.job.moveToFailed(new Error(failedReasonOf(written.record)), attempt.lease.token)
     } catch (error) {
       if (isRedisAway(error)) throw error
-      if (error instanceof Error && 'code' in error) return 'lost' // between the two steps: BullMQ's own fence
+      // The lock was lost between the two steps, and BullMQ checks it, too.
+      if (error instanceof Error && 'code' in error) return 'lost'
       log.warn(
         { err: error, job: attempt.lease.jobId, function: attempt.job.queueName },
         'the backoff of a job is unknown; the job is not retried',
@@ -184,7 +185,8 @@ export function createSettler({
         return await step()
       } catch (error) {
         if (!isRedisAway(error) || closing.aborted) throw error
-        await sleep(RETRY_MS, undefined, { signal: closing }).catch(() => undefined) // only `closing` ends it early
+        // Only `closing` ends the sleep early, and the next failure then throws.
+        await sleep(RETRY_MS, undefined, { signal: closing }).catch(() => undefined)
       }
     }
   }

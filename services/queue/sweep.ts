@@ -1,7 +1,7 @@
-// The safety net under the markers: every few seconds, and after every reconnect, look at the queues
-// themselves.  Work without a marker gets one (its marker was popped by somebody who died, or its time
-// came while nobody kept a timer), and jobs of silent workers are given back.  One pipeline per chunk of
-// functions; a sleeping system costs five small commands per function and interval.
+// The safety net under the markers: every few seconds, and after every reconnect, check the queues
+// themselves. Work without a marker gets one; its marker was popped by a worker that died, or a delayed job
+// came due while no worker had a timer for it. Jobs of silent workers go back to their queues. One pipeline
+// per chunk of functions; an idle system costs five small commands per function and interval.
 
 import type { Log } from '../platform/log.ts'
 import { isRedisAway, type RedisClient } from '../platform/redis.ts'
@@ -13,15 +13,15 @@ import { valuesOf } from './record.ts'
 export interface Sweep {
   start(): void
   stop(): void
-  /** Sweep soon, out of turn. */
+  /** Sweep at once, out of turn. */
   hurry(): void
 }
 
 const CHUNK_FUNCTIONS = 500
 const COMMANDS_PER_FUNCTION = 5
-/** Workers that started together should not sweep together. */
+/** Keeps workers that started together from sweeping together. */
 const JITTER = 0.2
-/** BullMQ keeps the time of a delayed job in the upper bits of its score. */
+/** BullMQ stores the due time of a delayed job in the upper bits of its score. */
 const DELAYED_SCORE_UNIT = 0x1000
 
 export interface SweepDeps {
@@ -49,9 +49,8 @@ export function createSweep({ commands, prefix, markers, queues, intervalMs, log
     sweeping = true
     sweep()
       .catch((error: unknown) => {
-        if (isRedisAway(error))
-          log.debug({ err: error }, 'the queues could not be swept; the next try is soon')
-        else log.error({ err: error }, 'the queues could not be swept; the next try is soon')
+        if (isRedisAway(error)) log.debug({ err: error }, 'the queues could not be swept; retrying soon')
+        else log.error({ err: error }, 'the queues could not be swept; retrying soon')
       })
       .finally(() => {
         sweeping = false
@@ -96,11 +95,11 @@ export function createSweep({ commands, prefix, markers, queues, intervalMs, log
 
   async function recover(name: string): Promise<void> {
     const queue = await queues.get(name)
-    const jobIds = await queue.recover() // BullMQ does nothing when somebody did it within the interval
+    const jobIds = await queue.recover() // BullMQ does nothing if another worker did it within the interval
     if (jobIds.length > 0)
       log.warn(
         { function: name, jobs: jobIds.slice(0, 10), count: jobIds.length },
-        'jobs of a silent worker were given back to their queue',
+        'jobs of a silent worker went back to their queue',
       )
   }
 

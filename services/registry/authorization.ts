@@ -1,11 +1,11 @@
-// What a request to a registry carries as Authorization: nothing until the registry asks, then what its
-// challenge and our credentials make of it. Knows the two schemes, a bounded cache of answers, and who may be
-// told a secret. The realm of a token service is the registry's word. Without credentials it must be https or
-// the registry's own host, or a hostile registry could point us at any service inside the network; with
-// credentials it must be the registry's own host, a neighbour in its domain, or a host that the operator
-// named.
+// The Authorization header of requests to registries: none until a registry answers with a challenge, then
+// the value that its challenge and our credentials give, from a bounded cache. The registry chooses the realm
+// of its token service, so the realm is checked. Without credentials it must be https or the registry's own
+// host, or a hostile registry could point us at any service inside the network. With credentials it must be
+// the registry's own host, a host in its domain, or one that the operator named.
 
 import { isIP } from 'node:net'
+import { LRUCache } from 'lru-cache'
 import { parseChallenges, type Challenge } from './challenge.ts'
 import type { Credential, Credentials } from './credentials.ts'
 import type { Registries } from './registry-config.ts'
@@ -16,10 +16,10 @@ import type { Transport } from './transport.ts'
 export interface Scope {
   readonly registry: string
   readonly origin: string
-  /** None: only to see whether a login is accepted. */
+  /** Absent when only the login is checked. */
   readonly repository?: string
   readonly actions: 'pull' | 'pull,push'
-  /** Another repository whose blobs are to be mounted. */
+  /** Another repository, whose blobs may be mounted. */
   readonly mountFrom?: string
 }
 
@@ -29,15 +29,10 @@ export interface AuthorizationDeps {
   readonly registries: Registries
 }
 
-interface Kept {
-  readonly value: string
-  readonly expiresAtMs: number
-}
-
 const KEPT_MAX = 256
-/** A token this close to its end is not used any more. */
+/** A token this close to its expiry is not used any more. */
 const EXPIRY_MARGIN_MS = 10_000
-/** A password that was changed is noticed by the registry's 401; one that was removed, after this. */
+/** A changed password is noticed by the registry's 401; a removed one is still used for this long. */
 const BASIC_LIFETIME_MS = 5 * 60_000
 
 function scopesOf({ repository, actions, mountFrom }: Scope): readonly string[] {
@@ -52,12 +47,12 @@ function keyOf(scope: Scope): string {
   return [scope.origin, ...scopesOf(scope)].join(' ')
 }
 
-/** One password serves all of a registry. */
+/** One password is valid for all repositories of a registry. */
 function basicKeyOf(scope: Scope): string {
   return `basic ${scope.origin}`
 }
 
-/** Is A in the same domain as B?  Under "co.uk" and the like three labels have to agree. */
+/** Whether A and B share a domain.  Under "co.uk" and the like three labels must agree. */
 export function isSameDomain(a: string, b: string): boolean {
   if (isIP(a) !== 0 || isIP(b) !== 0) return false
   const [top = '', second = ''] = a.split('.').toReversed()
@@ -80,7 +75,7 @@ function checkRealm(
   if ((url.protocol !== 'https:' && !isOwnHost) || url.username !== '' || url.password !== '') {
     throw unauthorized(
       scope.registry,
-      `its realm ${url.protocol}//${url.host} is neither https nor its own host`,
+      `its realm ${url.protocol}//${url.host} is neither https nor on its own host`,
     )
   }
   if (!credential || url.origin === own.origin || tokenHosts.includes(url.host)) return url
@@ -92,19 +87,17 @@ function checkRealm(
     return url
   throw unauthorized(
     scope.registry,
-    `its realm ${url.origin} is another domain, which is not sent the login; name ${url.host} in tokenHosts of the file of registries if that is right`,
+    `its realm ${url.origin} is in another domain, which does not get the login; if that is right, add ${url.host} to tokenHosts in the file of registries`,
   )
 }
 
 /** Authorizations for requests over TRANSPORT. */
 export function createAuthorization({ transport, credentials, registries }: AuthorizationDeps) {
-  const kept = new Map<string, Kept>()
+  const kept = new LRUCache<string, string>({ max: KEPT_MAX })
   const flight = createSingleFlight<string>()
 
   function keep(key: string, value: string, lifetimeMs: number): string {
-    kept.delete(key)
-    if (kept.size >= KEPT_MAX) kept.delete(kept.keys().next().value!)
-    kept.set(key, { value, expiresAtMs: Date.now() + lifetimeMs })
+    kept.set(key, value, { ttl: Math.max(1, Math.floor(lifetimeMs)) })
     return value
   }
 
@@ -127,33 +120,30 @@ export function createAuthorization({ transport, credentials, registries }: Auth
     if (!challenges.some(({ scheme }) => scheme === 'basic'))
       throw unauthorized(
         registry,
-        `it asks for ${challenges[0]?.scheme ?? 'an unknown scheme'}, which is not known here`,
+        `it asks for ${challenges[0]?.scheme ?? 'an unknown scheme'}, which is not supported`,
       )
     if (credential?.kind === 'password')
       return keep(basicKeyOf(scope), basicAuthorization(credential), BASIC_LIFETIME_MS)
     const why = problems.length > 0 ? ` (${problems.join('; ')})` : ''
     throw unauthorized(
       registry,
-      `it asks for user and password, and there are no credentials for it${why}; wherry login ${registry}`,
+      `it asks for user and password, and no credentials are stored for it${why}; run wherry login ${registry}`,
     )
   }
 
-  /** The value for SCOPE if there is one already. */
-  function find(scope: Scope): string | undefined {
-    const found = kept.get(keyOf(scope)) ?? kept.get(basicKeyOf(scope))
-    return found && found.expiresAtMs > Date.now() ? found.value : undefined
-  }
+  /** The value for SCOPE that is known and has not expired. */
+  const find = (scope: Scope): string | undefined => kept.get(keyOf(scope)) ?? kept.get(basicKeyOf(scope))
 
   return {
     find,
 
     /**
-     * Another value than REFUSED, as HEADER (WWW-Authenticate, of the registry itself) asks for it. Throws
+     * A value other than REFUSED that answers HEADER, the registry's own WWW-Authenticate. Throws
      * RegistryError.
      */
     async obtain(scope: Scope, header: string | undefined, refused: string | undefined): Promise<string> {
-      // Many layers ask at once; all of them can use one token, also those that are refused after it has
-      // come.
+      // Requests for many layers are refused at once; one token serves them all, also those that are refused
+      // after it has arrived.
       const found = find(scope)
       if (found !== undefined && found !== refused) return found
       return await flight(keyOf(scope), () => answer(scope, parseChallenges(header)))

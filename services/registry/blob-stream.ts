@@ -1,8 +1,7 @@
-// One blob as one stream of exactly as many bytes as its descriptor says, over as many responses as that
-// takes: a connection that was cut is followed by a request for the rest (RFC 9110 §14, Range). Knows
-// offsets, bounds and what progress is. Refuses to know digests: whoever reads has to check the whole. A
-// registry cannot hold the reader for ever: resumes are counted, each has to bring bytes, and a trickle is an
-// end.
+// One blob as one stream of exactly as many bytes as its descriptor says, over several responses if needed:
+// after a cut connection the rest is requested (RFC 9110 §14, Range). The reader must verify the digest. A
+// registry cannot hold the reader for ever: resumes are counted, each must bring bytes, and a trickle counts
+// as a cut.
 
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -16,22 +15,22 @@ export interface BlobSource {
   readonly sizeBytes: number
   /** The 200 or 206 that answers a request for the bytes from OFFSET on.  Throws for every other answer. */
   readonly open: (offset: number) => Promise<RegistryResponse>
-  /** Time in which something has to come. */
+  /** Within this time some bytes must arrive. */
   readonly requestTimeoutMs: number
   readonly signal?: AbortSignal
 }
 
 const RESUMES_MAX = 16
 const RESUME_PAUSE_MS = 100
-/** Slower than this over a whole request timeout is no transfer. */
+/** The rate over a whole request timeout below which a transfer is given up. */
 const RATE_MIN_BYTES_PER_S = 1024
-/** A connection that became a trickle is given up for a new one only if it has brought this much. */
+/** A trickling connection is replaced by a new one only if it has brought this much. */
 const TRICKLE_PROGRESS_MIN_BYTES = 1024 ** 2
 const BUFFERED_BYTES = 512 * 1024
 
 type Body = RegistryResponse['body']
 
-/** A body nobody reads any more. */
+/** End a body that will not be read. */
 function drop(body: Body): void {
   body.on('error', () => {}).destroy()
 }
@@ -41,7 +40,7 @@ function refuse(response: RegistryResponse, { what }: BlobSource, why: string): 
   throw new ContentError(`${what} ${why}`, 'ERR_DIGEST_MISMATCH')
 }
 
-/** How many bytes of RESPONSE come before OFFSET; it has to reach exactly to the end. */
+/** How many bytes of RESPONSE precede OFFSET.  Refuses one that does not reach exactly to the end. */
 function checkResponse(source: BlobSource, response: RegistryResponse, offset: number): number {
   const { sizeBytes } = source
   const isPart = response.status === 206
@@ -49,21 +48,21 @@ function checkResponse(source: BlobSource, response: RegistryResponse, offset: n
   const expected = isPart ? sizeBytes - offset : sizeBytes
   if (length !== undefined && Number(length) !== expected)
     refuse(response, source, `has ${length} bytes, but the manifest says ${expected}`)
-  if (!isPart) return offset // the whole again: a registry may ignore Range
+  if (!isPart) return offset // the whole blob again: a registry may ignore Range
   const range = response.header('content-range') ?? 'none'
   const wanted = `bytes ${offset}-${sizeBytes - 1}/`
   if (offset === 0 || (range !== `${wanted}${sizeBytes}` && range !== `${wanted}*`)) {
     refuse(
       response,
       source,
-      `was to be sent from byte ${offset} to its end, but the registry sent "${range.slice(0, 100)}"`,
+      `was requested from byte ${offset} to its end, but the registry sent "${range.slice(0, 100)}"`,
     )
   }
   return 0
 }
 
 /**
- * The blob of SOURCE.  The first answer is waited for, and its errors are thrown; later ones end the stream.
+ * The blob of SOURCE.  Errors of the first response are thrown; later ones destroy the stream.
  */
 export async function openBlob(source: BlobSource): Promise<Readable> {
   const first = await source.open(0)
@@ -93,7 +92,7 @@ function createBlobStream(source: BlobSource, first: RegistryResponse, firstSkip
     },
   })
 
-  /** The end of one response, not necessarily of the blob. */
+  /** One response ended, perhaps before the blob did. */
   function ended(from: Body, error: unknown, isTrickle = false): void {
     if (from !== body) return
     drop(from)
@@ -138,7 +137,7 @@ function createBlobStream(source: BlobSource, first: RegistryResponse, firstSkip
         ),
       )
     else if (chunk.length > 0 && !stream.push(chunk)) {
-      window.held = true // the reader's pace, not the registry's
+      window.held = true // the reader is slow, not the registry
       from.pause()
     }
   }

@@ -1,15 +1,15 @@
-// Small bodies (manifests, configs, tokens, errors) whole in memory, and never more than was allowed.
+// Reads small bodies (manifests, configs, tokens, errors) into memory, within a bound.
 
 import type { Readable } from 'node:stream'
 import { ContentError } from '../contract/errors.ts'
 import { unreachable } from './transport.ts'
 
-/** A body of a few megabytes that takes longer than this is sent by somebody who wants us to wait. */
+/** No honest server needs longer for a body of a few megabytes. */
 const BODY_TIMEOUT_MS = 60_000
 
 /**
- * All of BODY. Throws ContentError ERR_CONTENT_LIMIT above MAXBYTES, RegistryError when the connection breaks
- * or TIMEOUTMS is over.
+ * All of BODY, called WHAT in messages. Throws ContentError ERR_CONTENT_LIMIT above MAXBYTES, RegistryError
+ * when the connection breaks or after TIMEOUTMS.
  */
 export async function readBounded(
   body: Readable,

@@ -1,6 +1,6 @@
-// The grammar of WWW-Authenticate (RFC 9110 §11.6.1): a list of challenges, each a scheme and its parameters,
-// all separated by the same comma. Pure: a header in, values out. Refuses to know what is done about a
-// challenge. The header is a stranger's text: it is cut at a length, and what is no challenge is left out.
+// The grammar of WWW-Authenticate (RFC 9110 §11.6.1): a list of challenges, each a scheme with parameters,
+// where the same comma separates challenges and parameters.  The header is untrusted: it is cut at a length,
+// and anything that is not a challenge is skipped.
 
 export interface Challenge {
   readonly scheme: string
@@ -13,10 +13,10 @@ const CHALLENGES_MAX = 8
 const SEPARATOR = /[\s,]*/y
 const PARAMETER = /([A-Za-z_][\w-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"=]+))(?=[\s,]|$)/y
 const SCHEME = /([A-Za-z][\w-]*)(?=[\s,]|$)/y
-/** A token68, or nothing that anybody knows. */
+/** A token68, or anything unknown. */
 const OTHER = /[^\s,]+/y
 
-/** HEADER as its challenges, schemes and keys in lower case, in the order they were written. */
+/** The challenges of HEADER in their order, with schemes and keys in lower case. */
 export function parseChallenges(header: string | undefined): readonly Challenge[] {
   const text = (header ?? '').slice(0, HEADER_CHARACTERS_MAX)
   const challenges: Challenge[] = []

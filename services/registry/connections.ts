@@ -1,6 +1,5 @@
-// Sockets to registries: which CA, which client certificate, which proxy, and the time limits of all of them.
-// Knows undici's agents. Refuses to know what is asked. What was written about one host is never used for
-// another: each such host has an agent of its own.
+// Connections to registries: CA, client certificate, proxy and time limits, as undici agents. Settings of one
+// host are never used for another: each configured host has a separate agent.
 
 import { setMaxListeners } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
@@ -14,7 +13,7 @@ export interface ConnectionDeps {
   readonly requestTimeoutMs: number
   readonly registries?: Registries
   readonly proxyOf?: ProxyRule
-  /** PEM of the CAs that are believed instead of the system's. */
+  /** PEM of the CAs to trust instead of the system's. */
   readonly roots?: string
 }
 
@@ -22,7 +21,7 @@ export type Connections = ReturnType<typeof createConnections>
 
 const CONNECT_TIMEOUT_MAX_MS = 10_000
 const CONNECTIONS_PER_ORIGIN = 16
-/** Where systems keep their CAs (Debian, Fedora, Alpine). */
+/** The CA bundles of Debian, Fedora and Alpine. */
 const SYSTEM_BUNDLES = [
   '/etc/ssl/certs/ca-certificates.crt',
   '/etc/pki/tls/certs/ca-bundle.crt',
@@ -36,7 +35,7 @@ function readSystemRoots(): readonly string[] {
     : [readFileSync(bundle, 'utf8'), ...getCACertificates('extra')]
 }
 
-/** The agents for every origin, made when they are first needed. */
+/** The agents for all origins, each made on first use. */
 export function createConnections({
   requestTimeoutMs,
   registries = noRegistries,
@@ -45,7 +44,7 @@ export function createConnections({
 }: ConnectionDeps) {
   const agents = new Map<string, Dispatcher>()
   /**
-   * Ends connections that are being made, which no agent does: they would keep the process for their whole
+   * Ends connections that are being made, which agents do not: they would keep the process alive until their
    * time limit.
    */
   const closing = new AbortController()
@@ -70,7 +69,7 @@ export function createConnections({
 
   function make(url: URL, settings: RegistrySettings | undefined, proxy: URL | undefined): Dispatcher {
     const isTls = url.protocol === 'https:'
-    // Once per agent: parsing all CAs for each connection would stop the event loop for 20 ms.
+    // Once per agent: parsing all CAs blocks the event loop for 20 ms.
     const tls = isTls
       ? { secureContext: contextOf(settings), rejectUnauthorized: settings?.insecure !== true }
       : {}
@@ -80,13 +79,13 @@ export function createConnections({
       ...limits,
       requestTls: { ...connect, ...tls },
       proxyTls: { ...connect, ...(proxy.protocol === 'https:' && { secureContext: contextOf(undefined) }) },
-      // The CONNECT request has undici's own limit otherwise: five minutes.
+      // Otherwise CONNECT has undici's default limit of five minutes.
       clientFactory: (origin, options) => new Pool(origin, { ...options, ...limits }),
     })
   }
 
   return {
-    /** The agent that speaks to URL.  Throws Overloaded after `close`. */
+    /** The agent for URL.  Throws Overloaded after `close`. */
     of(url: URL): Dispatcher {
       if (closing.signal.aborted)
         throw new Overloaded('connections to registries are closed: this process is stopping', 'ERR_STOPPING')

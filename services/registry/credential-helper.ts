@@ -1,8 +1,9 @@
-// A credential helper: the program docker-credential-NAME, asked for one registry (docker-credential-helpers,
-// README: the protocol).  Knows how it is run within bounds.  Refuses to know what a credential is for.
-// Its standard error is not shown to anybody: helpers have written secrets there.
+// Runs a credential helper, the program docker-credential-NAME, for one registry (the protocol is in the
+// README of docker-credential-helpers). Time and output are bounded. Its standard error is never shown:
+// helpers have written secrets there.
 
 import { spawn } from 'node:child_process'
+import { defined } from '../contract/defined.ts'
 
 export interface HelperRequest {
   /** "ecr-login": the program is docker-credential-ecr-login, found on PATH. */
@@ -10,7 +11,7 @@ export interface HelperRequest {
   readonly server: string
   readonly env: Readonly<Record<string, string | undefined>>
   readonly timeoutMs?: number
-  /** Ends it. */
+  /** Kills the helper. */
   readonly signal?: AbortSignal
 }
 
@@ -30,7 +31,7 @@ function run(
   { server, env, timeoutMs = TIMEOUT_DEFAULT_MS, signal }: HelperRequest,
 ): Promise<Ended> {
   return new Promise((resolve) => {
-    // A group of its own: what the helper starts ends with it.
+    // In a process group of its own, so that its children are killed with it.
     const child = spawn(program, ['get'], {
       stdio: ['pipe', 'pipe', 'ignore'],
       env: { ...env },
@@ -45,12 +46,12 @@ function run(
       try {
         if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
       } catch {
-        /* it is gone already (kill(2): ESRCH) */
+        /* it has exited (kill(2): ESRCH) */
       }
       child.stdout.destroy()
     }
     const late = setTimeout(end, timeoutMs, `took longer than ${timeoutMs} ms`)
-    const abort = (): void => end('was ended')
+    const abort = (): void => end('was stopped')
     signal?.addEventListener('abort', abort)
     if (signal?.aborted) abort()
     child.stdout.on('data', (piece: Buffer) => {
@@ -60,7 +61,7 @@ function run(
     })
     child.stdin
       .on('error', () => {
-        /* it may not want to be asked */
+        /* a helper may exit without reading its input */
       })
       .end(server)
     child.once('error', (error) => {
@@ -75,15 +76,15 @@ function run(
       resolve({
         code,
         output: Buffer.concat(pieces).toString('utf8'),
-        ...(broken !== undefined && { broken }),
+        ...defined({ broken }),
       })
     })
   })
 }
 
 /**
- * What HELPER knows of SERVER; undefined when it knows nothing. Throws an Error whose message has no secret
- * in it.
+ * The credentials that the helper has for a server, or undefined. Throws an Error whose message contains no
+ * secret.
  */
 export async function askHelper(
   request: HelperRequest,
@@ -95,7 +96,7 @@ export async function askHelper(
   if (broken !== undefined) throw new Error(`${program} ${broken}`)
   if (code !== 0) {
     if (NOT_FOUND.test(output)) return undefined
-    throw new Error(`${program} failed with exit code ${code}`)
+    throw new Error(`${program} exited with code ${code}`)
   }
   let answer: { Username?: unknown; Secret?: unknown } | null
   try {

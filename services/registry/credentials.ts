@@ -1,9 +1,10 @@
-// Who we are at a registry: Docker's config.json format, from our own file first, then from Docker's
-// (`auths`, `credHelpers`, `credsStore`; docker/cli, cli/config).  Knows the format and the order of places.
-// Refuses to know what a credential is sent to: authorization.ts decides that.
-// Files are read anew at each question, because somebody may log in while a worker runs; questions are rare.
+// Credentials for registries, in the format of Docker's config.json (`auths`, `credHelpers`, `credsStore`;
+// docker/cli, cli/config): from Wherry's file first, then from Docker's.  authorization.ts decides where a
+// credential may be sent.  The files are read at each lookup, because a login may happen while a worker runs;
+// lookups are rare.
 
 import { readFile } from 'node:fs/promises'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { askHelper } from './credential-helper.ts'
 import { createSingleFlight } from '../platform/single-flight.ts'
 
@@ -11,39 +12,35 @@ export type Credential =
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
   /** A refresh token of the registry's token service. */
   | { readonly kind: 'identity'; readonly token: string }
-  /** A bearer token that is sent as it is. */
+  /** A bearer token, sent unchanged. */
   | { readonly kind: 'bearer'; readonly token: string }
 
 export interface Found {
   readonly credential?: Credential
-  /** Why a place could not be looked at, as sentence parts without secrets. */
+  /** Why a file or helper could not be read, as parts of a sentence without secrets. */
   readonly problems: readonly string[]
 }
 
 export interface Credentials {
-  /** What is known for REGISTRY ("docker.io", "localhost:5000"). */
+  /** The credential for REGISTRY ("docker.io", "localhost:5000"). */
   readonly find: (registry: string) => Promise<Found>
-  /** Ends what is being asked. */
+  /** Ends lookups in progress. */
   readonly close?: () => void
 }
 
-/** Looks nowhere. */
+/** Finds nothing. */
 export const noCredentials: Credentials = { find: async () => ({ problems: [] }) }
 
 const FILE_CHARACTERS_MAX = 1024 ** 2
 const ENTRIES_MAX = 1024
 const SECRET_CHARACTERS_MAX = 65_536
-/** Docker's key for Docker Hub, older than the API that is used now. */
+/** Docker's key for Docker Hub; it predates the current API. */
 export const DOCKER_HUB_KEY = 'https://index.docker.io/v1/'
 const DOCKER_HUB_HOSTS = ['index.docker.io', 'docker.io', 'registry-1.docker.io']
 
 type Fields = Readonly<Record<string, unknown>>
 
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-/** A text that can be part of a header's value or of a form. */
+/** A string that is safe in a header value or a form. */
 function secretText(value: unknown): string | undefined {
   return typeof value === 'string' &&
     value !== '' &&
@@ -61,15 +58,15 @@ function hostOfKey(key: string): string {
     .toLowerCase()
 }
 
-/** Is KEY one of the ways to write REGISTRY in `auths`? */
+/** Whether the key KEY of `auths` means REGISTRY. */
 export function isKeyOf(key: string, registry: string): boolean {
   const host = hostOfKey(key)
   return registry === 'docker.io' ? DOCKER_HUB_HOSTS.includes(host) : host === registry.toLowerCase()
 }
 
-/** The value of REGISTRY in TABLE: under its own name, or under an older way to write it. */
+/** The value of REGISTRY in TABLE, under its name or an older spelling. */
 function entryOf(table: unknown, registry: string): unknown {
-  if (!isFields(table)) return undefined
+  if (!isPlainObject(table)) return undefined
   const names = registry === 'docker.io' ? [DOCKER_HUB_KEY, registry] : [registry]
   const name =
     names.find((n) => Object.hasOwn(table, n)) ??
@@ -81,7 +78,7 @@ function entryOf(table: unknown, registry: string): unknown {
 
 /** An entry of `auths`: `auth` is base64 of "user:password". */
 function credentialOf(entry: unknown): Credential | undefined {
-  if (!isFields(entry)) return undefined
+  if (!isPlainObject(entry)) return undefined
   const bearer = secretText(entry['registrytoken'])
   if (bearer !== undefined) return { kind: 'bearer', token: bearer }
   const identity = secretText(entry['identitytoken'])
@@ -98,7 +95,8 @@ function credentialOf(entry: unknown): Credential | undefined {
 }
 
 /**
- * The JSON object in FILE; undefined when there is no such file.  Throws a message that says what is wrong.
+ * The JSON object in FILE, or undefined when the file does not exist. Throws an Error that says what is
+ * wrong.
  */
 export async function readConfigFile(file: string): Promise<Fields | undefined> {
   let text: string
@@ -116,12 +114,12 @@ export async function readConfigFile(file: string): Promise<Fields | undefined> 
   } catch {
     value = undefined // the parser's message would quote the file, secrets included
   }
-  if (!isFields(value))
+  if (!isPlainObject(value))
     throw new Error(`${file} is not a JSON object of at most ${FILE_CHARACTERS_MAX} characters`)
   return value
 }
 
-/** Credentials in FILES, first come first served; helpers run with ENV. */
+/** Credentials from FILES, the first match wins; helpers run with ENV. */
 export function createCredentials({
   files,
   env,
@@ -129,7 +127,7 @@ export function createCredentials({
   files: readonly string[]
   env: Readonly<Record<string, string | undefined>>
 }): Credentials {
-  /** Many functions of one registry start at once; its helper is asked once for all of them. */
+  /** When many functions of one registry start at once, its helper runs once. */
   const flight = createSingleFlight<Awaited<ReturnType<typeof askHelper>>>()
   const closing = new AbortController()
 

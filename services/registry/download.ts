@@ -1,8 +1,9 @@
-// A file from anywhere by http or https, for ADD in builds. Knows the transport's rules (redirects by hand,
-// never from https to http, bounded waits and tries); refuses to know what the file is.
+// Downloads a file by http or https, for ADD in builds. It uses the transport of registries and so its rules:
+// checked redirects, never from https to http, bounded waits and retries.
 
 import { createHash } from 'node:crypto'
 import { open } from 'node:fs/promises'
+import { digestOfHex } from '../contract/digest.ts'
 import { ContentError, RegistryError } from '../contract/errors.ts'
 import { createConnections, type ConnectionDeps } from './connections.ts'
 import { readProxyRule } from './proxy.ts'
@@ -16,16 +17,16 @@ type Network = Pick<ConnectionDeps, 'proxyOf' | 'roots'>
 
 export interface DownloadRequest {
   readonly url: string
-  /** A file that is not there yet. */
+  /** Must not exist yet. */
   readonly path: string
-  /** "sha256:…" that it must have. */
+  /** The "sha256:…" that the file must have. */
   readonly checksum: string | undefined
   readonly signal: AbortSignal
 }
 
 export type Download = (request: DownloadRequest) => Promise<void>
 
-/** `downloadFile` with the proxies and the CAs that ENV, the process's environment, names. */
+/** A download that uses the proxies and CAs named in ENV, the process's environment. */
 export function createDownload(env: Readonly<Record<string, string | undefined>>): Download {
   const rootsFile = env['SSL_CERT_FILE'] || undefined
   const network = {
@@ -35,10 +36,10 @@ export function createDownload(env: Readonly<Record<string, string | undefined>>
   return (request) => downloadFile(request, network)
 }
 
-/** ERROR of the transport, which takes everybody for a registry, about a file at URL. */
-function notHad(url: string, error: unknown): unknown {
+/** ERROR of the transport, which speaks of registries, reworded for a file at URL. */
+function downloadError(url: string, error: unknown): unknown {
   if (!(error instanceof RegistryError)) return error
-  return new RegistryError(`${url} cannot be had: ${error.message.replace(/^registry /, '')}`, {
+  return new RegistryError(`${url} could not be downloaded: ${error.message.replace(/^registry /, '')}`, {
     registryCode: error.registryCode,
     retryable: error.retryable,
     cause: error,
@@ -46,8 +47,8 @@ function notHad(url: string, error: unknown): unknown {
 }
 
 /**
- * Fetch URL into the file PATH, mode 600, with the time that the server says it was changed, else none
- * (1970). Throws RegistryError when it cannot be had, ContentError when it is too large or another.
+ * Download URL into the new file PATH, mode 600, with the server's Last-Modified as its time, or 1970. Throws
+ * RegistryError when that fails, ContentError when the file is too large or has another checksum.
  */
 async function downloadFile(
   { url, path, checksum, signal }: DownloadRequest,
@@ -63,11 +64,11 @@ async function downloadFile(
     const response = await transport
       .request({ registry: host, url: target, method: 'GET', headers: {}, signal })
       .catch((error: unknown) => {
-        throw notHad(url, error)
+        throw downloadError(url, error)
       })
     if (response.status !== 200) {
       await discardBody(response)
-      throw new RegistryError(`${url} cannot be had: ${host} answered ${response.status}`, {
+      throw new RegistryError(`${url} could not be downloaded: ${host} answered ${response.status}`, {
         registryCode: 'UNKNOWN',
         retryable: response.status >= 500,
       })
@@ -87,14 +88,14 @@ async function downloadFile(
       await file.utimes(changedAt, changedAt)
     } catch (error) {
       if (signal.aborted) throw signal.reason
-      throw notHad(url, unreachable(host, error))
+      throw downloadError(url, unreachable(host, error))
     } finally {
       await file.close()
     }
-    const digest = `sha256:${hash.digest('hex')}`
+    const digest = digestOfHex(hash.digest('hex'))
     if (checksum !== undefined && digest !== checksum)
       throw new ContentError(
-        `${url} should have the checksum ${checksum}, but what came has ${digest}`,
+        `${url} should have the checksum ${checksum}, but has ${digest}`,
         'ERR_DIGEST_MISMATCH',
       )
   } finally {

@@ -1,9 +1,10 @@
-// The file of logins that `wherry login` writes, in the format of Docker's config.json, 0600. Knows how it is
-// changed so that a reader sees the old file or the new one. Refuses to know whether a login is right.
+// The file of logins that `wherry login` writes, in the format of Docker's config.json, mode 0600.  It is
+// replaced by rename, so a reader sees the old file or the new one.
 
 import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { isPlainObject } from '../contract/plain-object.ts'
 import { DOCKER_HUB_KEY, isKeyOf, readConfigFile } from './credentials.ts'
 
 async function replace(file: string, config: object): Promise<void> {
@@ -25,19 +26,19 @@ async function replace(file: string, config: object): Promise<void> {
   }
 }
 
-/** FILE's logins without those of REGISTRY, under all the ways to write it. */
+/** The logins of FILE without those of REGISTRY, in all spellings. */
 async function without(
   file: string,
   registry: string,
 ): Promise<{ config: Record<string, unknown>; others: Record<string, unknown>; removed: number }> {
   const config = (await readConfigFile(file)) ?? {}
   const { auths } = config
-  const entries = Object.entries(typeof auths === 'object' && auths !== null ? auths : {})
+  const entries = Object.entries(isPlainObject(auths) ? auths : {})
   const others = entries.filter(([key]) => !isKeyOf(key, registry))
   return { config, others: Object.fromEntries(others), removed: entries.length - others.length }
 }
 
-/** Keep a login for REGISTRY in FILE.  Throws when the file cannot be read or written. */
+/** Store a login for REGISTRY in FILE.  Throws when the file cannot be read or written. */
 export async function writeLogin(
   file: string,
   registry: string,
@@ -51,7 +52,7 @@ export async function writeLogin(
   })
 }
 
-/** Forget REGISTRY.  Return: was there a login? */
+/** Remove the login for REGISTRY.  Return: whether there was one. */
 export async function removeLogin(file: string, registry: string): Promise<boolean> {
   const { config, others, removed } = await without(file, registry)
   if (removed > 0) await replace(file, { ...config, auths: others })

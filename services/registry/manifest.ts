@@ -1,8 +1,11 @@
-// What a registry's JSON says: an index, a manifest or an image config (OCI image-spec 1.1 and Docker's
-// schema 2, which differ in names only).  Pure: unknown JSON in, checked values or a ContentError out.
-// A manifest is a stranger's text: every list and number has a bound, only fields named here are read,
-// and a document that two readers could take for two things is refused (CVE-2021-41190).
+// Parsers for indexes, manifests and image configs (OCI image-spec 1.1 and Docker's schema 2, which differ in
+// names only): unknown JSON in, checked values or a ContentError out.
+// Manifests are untrusted: every list and number has a bound, only the fields named here are read, and a
+// document that two readers could interpret differently is refused (CVE-2021-41190).
 
+import { isDigest } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
+import { defined } from '../contract/defined.ts'
 import { ContentError } from '../contract/errors.ts'
 import type { Descriptor, ImageConfig, Index, Manifest, Platform } from '../contract/image.ts'
 
@@ -13,8 +16,11 @@ const OCI_ARTIFACT = 'application/vnd.oci.artifact.manifest.v1+json'
 export const DOCKER_INDEX = 'application/vnd.docker.distribution.manifest.list.v2+json'
 export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+json'
 export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json'
-/** What we ask a registry for, best first. */
+/** What we accept from a registry, best first. */
 export const MANIFEST_TYPES: readonly string[] = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST]
+
+/** Of one manifest, index or config. */
+export const MANIFEST_BYTES_MAX = 4 * 1024 ** 2
 
 export const SCHEMA_1 = 'has Docker’s schema version 1 or none; push it again with a current tool'
 
@@ -32,9 +38,8 @@ const LAYERS_MAX = 128
 const INDEX_ENTRIES_MAX = 1000
 const STRINGS_MAX = 4096
 const ANNOTATIONS_MAX = 256
-/** MAX_ARG_STRLEN of execve(2): no longer string can be an argument or a variable. */
+/** MAX_ARG_STRLEN of execve(2), the limit of one argument or variable. */
 const STRING_CHARACTERS_MAX = 131_072
-const DIGEST = /^sha256:[0-9a-f]{64}$/
 
 /** The fields that decide what a document is. */
 const NAMES: readonly string[] = [
@@ -56,10 +61,6 @@ function unsupported(message: string): never {
   throw new ContentError(message, 'ERR_UNSUPPORTED_MEDIA_TYPE')
 }
 
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
 function parseFields(bytes: Uint8Array, what: string): Fields {
   let value: unknown
   try {
@@ -67,28 +68,28 @@ function parseFields(bytes: Uint8Array, what: string): Fields {
   } catch (error) {
     throw new ContentError(`${what} is not JSON`, 'ERR_INVALID_CONTENT', error)
   }
-  return isFields(value) ? value : invalid(what, 'is not a JSON object')
+  return isPlainObject(value) ? value : invalid(what, 'is not a JSON object')
 }
 
-/** Absent and null are the same to Go, which writes most of these. */
+/** Go, which writes most of these, does not distinguish absent and null. */
 function optionalText(value: unknown, what: string): string {
   if (value === undefined || value === null) return ''
   if (typeof value !== 'string' || value.length > STRING_CHARACTERS_MAX || value.includes('\0'))
-    invalid(what, 'is not a text')
+    invalid(what, 'is not a string')
   return value
 }
 
 function optionalTexts(value: unknown, what: string): readonly string[] {
   if (value === undefined || value === null) return []
   if (!Array.isArray(value) || value.length > STRINGS_MAX)
-    invalid(what, `is not a list of at most ${STRINGS_MAX} texts`)
+    invalid(what, `is not a list of at most ${STRINGS_MAX} strings`)
   return value.map((item: unknown, i) => {
     const name = `${what}[${i}]`
-    return typeof item === 'string' ? optionalText(item, name) : invalid(name, 'is not a text')
+    return typeof item === 'string' ? optionalText(item, name) : invalid(name, 'is not a string')
   })
 }
 
-/** A word of a platform or a media type: shown in messages, so nothing that a terminal would obey. */
+/** A word of a platform or a media type.  Messages show it, so it must not contain control characters. */
 function optionalWord(value: unknown, what: string): string {
   const text = optionalText(value, what)
   return /^[\x21-\x7e]{0,255}$/.test(text) ? text : invalid(what, 'is not a word')
@@ -96,7 +97,7 @@ function optionalWord(value: unknown, what: string): string {
 
 function parsePlatform(value: unknown, what: string): Platform | undefined {
   if (value === undefined || value === null) return undefined
-  if (!isFields(value)) invalid(what, 'is not an object')
+  if (!isPlainObject(value)) invalid(what, 'is not an object')
   const variant = optionalWord(value['variant'], `${what}.variant`)
   return {
     os: optionalWord(value['os'], `${what}.os`),
@@ -107,7 +108,7 @@ function parsePlatform(value: unknown, what: string): Platform | undefined {
 
 function parseAnnotations(value: unknown, what: string): Readonly<Record<string, string>> | undefined {
   if (value === undefined || value === null) return undefined
-  if (!isFields(value)) invalid(what, 'is not an object')
+  if (!isPlainObject(value)) invalid(what, 'is not an object')
   const entries = Object.entries(value)
   if (entries.length > ANNOTATIONS_MAX)
     throw new ContentError(`${what} has more than ${ANNOTATIONS_MAX} entries`, 'ERR_CONTENT_LIMIT')
@@ -115,17 +116,16 @@ function parseAnnotations(value: unknown, what: string): Readonly<Record<string,
 }
 
 function parseDescriptor(value: unknown, what: string): Descriptor {
-  if (!isFields(value)) invalid(what, 'is not a descriptor')
+  if (!isPlainObject(value)) invalid(what, 'is not a descriptor')
   const { digest, size } = value
   const mediaType = optionalWord(value['mediaType'], `${what}.mediaType`)
   if (mediaType === '') invalid(`${what}.mediaType`, 'is missing')
-  if (typeof digest !== 'string' || !DIGEST.test(digest))
-    invalid(`${what}.digest`, 'is not sha256: and 64 hexadecimal digits')
+  if (!isDigest(digest)) invalid(`${what}.digest`, 'is not sha256: and 64 hexadecimal digits')
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
     invalid(`${what}.size`, 'is not a whole number of bytes')
   const platform = parsePlatform(value['platform'], `${what}.platform`)
   const annotations = parseAnnotations(value['annotations'], `${what}.annotations`)
-  return { mediaType, digest, size, ...(platform && { platform }), ...(annotations && { annotations }) }
+  return { mediaType, digest, size, ...defined({ platform, annotations }) }
 }
 
 function parseDescriptors(value: unknown, what: string, max: number): readonly Descriptor[] {
@@ -140,14 +140,14 @@ export function bareType(contentType: string | undefined): string {
   return (contentType ?? '').split(';')[0]!.trim().toLowerCase()
 }
 
-/** Says the Content-Type SENT nothing about a manifest?  Plain web servers that keep one know no better. */
+/** Whether the Content-Type SENT says nothing about a manifest, as from a plain web server. */
 export function isGenericType(sent: string): boolean {
   return ['', 'application/json', 'application/octet-stream', 'text/plain'].includes(sent)
 }
 
 /**
- * Go takes "Layers" for "layers" (encoding/json); a document that it would read in another way is nobody's
- * image.
+ * Go reads "Layers" as "layers" (encoding/json), so a document that Go would read differently from us is
+ * refused.
  */
 function checkNames(fields: Fields): void {
   for (const name of NAMES) {
@@ -156,7 +156,7 @@ function checkNames(fields: Fields): void {
   }
 }
 
-/** The one type that the document itself, its shape and the registry's Content-Type agree on. */
+/** The type on which the document, its shape and the registry's Content-Type agree. */
 function agreedType(fields: Fields, contentType: string | undefined): string {
   const written = optionalWord(fields['mediaType'], 'manifest.mediaType')
   const sent = bareType(contentType)
@@ -174,7 +174,7 @@ function agreedType(fields: Fields, contentType: string | undefined): string {
   if (!MANIFEST_TYPES.includes(type)) unsupported(`"${type}" is not the media type of an image`)
   const isIndex = type === OCI_INDEX || type === DOCKER_INDEX
   if (isIndex !== (shape === OCI_INDEX))
-    invalid('manifest', `says that it is ${type}, but its fields are another’s`)
+    invalid('manifest', `says that it is ${type}, but has the fields of another type`)
   return type
 }
 
@@ -209,8 +209,8 @@ export function parseManifest(bytes: Uint8Array, contentType?: string): Manifest
 }
 
 /**
- * How LAYER is packed. Throws ContentError for foreign layers (never fetched: CVE-2020-15157) and types that
- * are not layers.
+ * The compression of LAYER. Throws ContentError for foreign layers, which are never fetched (CVE-2020-15157),
+ * and for types that are not layers.
  */
 export function layerCompression(layer: Descriptor): Compression {
   const compression = Object.hasOwn(LAYER_COMPRESSION, layer.mediaType)
@@ -227,10 +227,10 @@ export function layerCompression(layer: Descriptor): Compression {
 /** An image config (image-spec, config.md) with defaults filled in.  Throws ContentError. */
 export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   const fields = parseFields(bytes, 'image config')
-  const config = isFields(fields['config']) ? fields['config'] : {}
-  const rootfs = isFields(fields['rootfs']) ? fields['rootfs'] : invalid('image config', 'has no rootfs')
+  const config = isPlainObject(fields['config']) ? fields['config'] : {}
+  const rootfs = isPlainObject(fields['rootfs']) ? fields['rootfs'] : invalid('image config', 'has no rootfs')
   const diffIds = optionalTexts(rootfs['diff_ids'], 'rootfs.diff_ids')
-  if (diffIds.length > LAYERS_MAX || !diffIds.every((id) => DIGEST.test(id)))
+  if (diffIds.length > LAYERS_MAX || !diffIds.every((id) => isDigest(id)))
     invalid('rootfs.diff_ids', 'is not a list of digests')
   const variant = optionalWord(fields['variant'], 'variant')
   const workingDir = optionalText(config['WorkingDir'], 'config.WorkingDir')

@@ -1,13 +1,12 @@
-// Mirrors of a registry: asked first, each once, in the order the operator wrote them; the registry itself is
-// asked last and has the last word. Knows which of them failed a moment ago. Refuses to know what is asked. A
-// mirror is a registry of its own: its http, CA and credentials are those written about it, never the
-// origin's.
+// Mirrors of a registry are tried first, each once, in the operator's order; the registry itself comes last
+// and decides. A mirror that failed rests for a while. A mirror is a registry like any other: it uses its own
+// http, CA and credentials, never those of the origin.
 
 import { AppError, RegistryError } from '../contract/errors.ts'
 import type { Reference } from './reference.ts'
 import type { Mirror, Registries } from './registry-config.ts'
 
-/** A mirror that is down costs a wait; it is left alone for so long. */
+/** A mirror that is down costs a wait, so it is skipped for this long. */
 const REST_MS = 30_000
 
 export type AskAt<T> = (ref: Reference, once: boolean) => Promise<T>
@@ -20,22 +19,22 @@ function mirrored(ref: Reference, { registry, prefix }: Mirror): Reference {
   }
 }
 
-/** ERROR of the registry itself, and why its mirrors were no help. */
+/** ERROR of the registry itself, with the PROBLEMS of its mirrors. */
 function withMirrors(error: unknown, problems: readonly string[]): unknown {
   if (!(error instanceof RegistryError) || problems.length === 0) return error
   const { registryCode, retryable } = error
-  return new RegistryError(`${error.message}; before that, of its mirrors: ${problems.join('; ')}`, {
+  return new RegistryError(`${error.message}; its mirrors failed before: ${problems.join('; ')}`, {
     registryCode,
     retryable,
     cause: error,
   })
 }
 
-/** A function that asks for REF at its mirrors and then at its own registry. */
+/** A function that runs ASK at the mirrors of REF and then at its own registry. */
 export function createMirrors(
   registries: Registries,
 ): <T>(ref: Reference, ask: AskAt<T>, signal?: AbortSignal) => Promise<T> {
-  /** Until when a mirror rests; as many as the operator wrote down. */
+  /** When the rest of a mirror ends; bounded by the operator's file. */
   const resting = new Map<string, number>()
   return async (ref, ask, signal) => {
     const problems: string[] = []

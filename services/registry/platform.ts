@@ -1,6 +1,5 @@
-// Which of an index's images runs on this machine, in the words of the OCI index ("linux", "amd64", "v8").
-// Variants are tried best first: what the CPU has of amd64's levels is in /proc/cpuinfo; nothing above it is
-// taken.
+// Chooses the image of an index that runs on this machine, by OCI's os, architecture and variant ("linux",
+// "arm64", "v8").  Variants are tried best first; for amd64 /proc/cpuinfo says which levels the CPU supports.
 
 import { readFileSync } from 'node:fs'
 import { ContentError } from '../contract/errors.ts'
@@ -14,14 +13,14 @@ export interface HostPlatform {
   readonly variants: readonly string[]
 }
 
-/** So many of an index's platforms are listed in a message. */
+/** How many platforms of an index a message lists. */
 const SHOWN_MAX = 20
 const PLATFORMS: Readonly<Record<string, HostPlatform>> = {
   arm64: { os: 'linux', architecture: 'arm64', variants: ['v8', ''] },
   arm: { os: 'linux', architecture: 'arm', variants: ['v7', 'v6', 'v5', ''] },
 }
 
-/** What each level of amd64 adds to the one before, in the kernel's words (psABI for x86-64, table 3.1). */
+/** The flags that each level of amd64 adds, as /proc/cpuinfo spells them (psABI for x86-64, table 3.1). */
 const AMD64_LEVELS: ReadonlyArray<readonly [string, readonly string[]]> = [
   ['v2', ['cx16', 'lahf_lm', 'popcnt', 'sse4_1', 'sse4_2', 'ssse3']],
   ['v3', ['abm', 'avx', 'avx2', 'bmi1', 'bmi2', 'f16c', 'fma', 'movbe', 'xsave']],
@@ -35,7 +34,7 @@ function amd64Variants(flags: ReadonlySet<string>): readonly string[] {
   return [...levels.toReversed(), '', 'v1']
 }
 
-/** The CPU's own words for what it can do; none where they cannot be had. */
+/** The CPU's flags, or none when they cannot be read. */
 function readCpuFlags(): ReadonlySet<string> {
   try {
     return new Set(/^flags\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '))
@@ -44,7 +43,7 @@ function readCpuFlags(): ReadonlySet<string> {
   }
 }
 
-/** The platform of a machine with Node's name ARCH for its processor, which can do FLAGS. */
+/** The platform of a machine whose processor Node calls ARCH and which has FLAGS. */
 export function hostPlatform(arch: string = process.arch, flags?: ReadonlySet<string>): HostPlatform {
   if (arch === 'x64')
     return { os: 'linux', architecture: 'amd64', variants: amd64Variants(flags ?? readCpuFlags()) }
@@ -52,8 +51,8 @@ export function hostPlatform(arch: string = process.arch, flags?: ReadonlySet<st
 }
 
 /**
- * Who runs images for PLATFORM, another than this machine's: of an architecture's levels, the one that is
- * written and those below it.
+ * A host that runs images for PLATFORM, which need not be this machine's: of the architecture's levels, the
+ * given one and those below it.
  */
 export function platformsFor({ architecture, variant = '' }: Platform): HostPlatform {
   const levels =
@@ -70,8 +69,8 @@ export function platformText({ platform }: Descriptor): string {
 }
 
 /**
- * Some registries nest an index in an index (image-spec, image-index.md): the one for HOST, or one that
- * nobody labelled.
+ * Some registries nest an index in an index (image-spec, image-index.md): the one for HOST, or one without a
+ * platform.
  */
 function findNested({ manifests }: Index, host: HostPlatform): Descriptor | undefined {
   const indexes = manifests.filter((m) => m.mediaType === OCI_INDEX || m.mediaType === DOCKER_INDEX)
@@ -82,15 +81,15 @@ function findNested({ manifests }: Index, host: HostPlatform): Descriptor | unde
 }
 
 /**
- * BuildKit keeps what it says about an image in the same index, as if it were one for a platform of its own.
+ * BuildKit keeps attestations about an image in the same index, as if they were images for another platform.
  */
 function isAttestation({ annotations }: Descriptor): boolean {
   return annotations?.['vnd.docker.reference.type'] !== undefined
 }
 
 /**
- * The image of INDEX for HOST, or the index in it where that may be. Throws ContentError
- * ERR_UNSUPPORTED_MEDIA_TYPE that lists what there is.
+ * The image of INDEX for HOST, or a nested index that may have it. Throws ContentError
+ * ERR_UNSUPPORTED_MEDIA_TYPE that lists the platforms.
  */
 export function choosePlatform(index: Index, host: HostPlatform): Descriptor {
   const images = index.manifests.filter(
@@ -103,25 +102,25 @@ export function choosePlatform(index: Index, host: HostPlatform): Descriptor {
     const found = fitting.find((m) => (m.platform?.variant ?? '') === variant)
     if (found) return found
   }
-  // An index of one image that nobody labelled: its config will say whether it fits.
+  // An index of one image without a platform: its config will say whether it fits.
   if (images.length === 1 && images[0]!.platform === undefined) return images[0]!
   const nested = findNested(index, host)
   if (nested) return nested
   const there = images.slice(0, SHOWN_MAX).map(platformText).join(', ') || 'no platform at all'
   throw new ContentError(
-    `the image is not there for ${host.os}/${host.architecture}; it is for ${there}`,
+    `the image is not available for ${host.os}/${host.architecture}; it is for ${there}`,
     'ERR_UNSUPPORTED_MEDIA_TYPE',
   )
 }
 
-/** Variants that nobody has numbered are let through: the program will tell. */
+/** Unknown variants are accepted: the program will run or fail. */
 function runsVariant({ architecture, variants }: HostPlatform, variant: string): boolean {
   return variants.includes(variant) || !(architecture === 'amd64' ? /^v[234]$/ : /^v[5-7]$/).test(variant)
 }
 
 /**
- * Throws ContentError when an image that is not for HOST was named directly; ISHERE says that HOST is this
- * machine.
+ * Throws ContentError when CONFIG, of an image that was named directly, is not for HOST; ISHERE says that
+ * HOST is this machine.
  */
 export function checkPlatform(config: ImageConfig, host: HostPlatform, isHere = true): void {
   const { os, architecture, variant } = config
@@ -133,7 +132,7 @@ export function checkPlatform(config: ImageConfig, host: HostPlatform, isHere = 
     return
   const made = `${os || 'an unnamed system'}/${architecture || 'an unnamed processor'}${variant === undefined ? '' : `/${variant}`}`
   throw new ContentError(
-    `the image is for ${made}, ${isHere ? 'this machine is' : 'wanted is one for'} ${host.os}/${host.architecture}`,
+    `the image is for ${made}, ${isHere ? 'this machine is' : 'the requested platform is'} ${host.os}/${host.architecture}`,
     'ERR_UNSUPPORTED_MEDIA_TYPE',
   )
 }

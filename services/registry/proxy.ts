@@ -1,11 +1,10 @@
-// Which proxy a request goes through: HTTP_PROXY, HTTPS_PROXY and NO_PROXY as curl and Go read them. Knows
-// the variables' grammar. Refuses to know connections. This machine's own addresses are never proxied: a
-// proxy elsewhere would answer for another machine.
+// Which proxy a request goes through: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, read as curl and Go read them.
+// Loopback addresses are never proxied: a proxy elsewhere would answer for another machine.
 
 import { BlockList, isIP, isIPv4 } from 'node:net'
 import { InvalidRequest } from '../contract/errors.ts'
 
-/** The proxy for a URL, or undefined: straight. */
+/** The proxy for a URL, or undefined for a direct connection. */
 export type ProxyRule = (url: URL) => URL | undefined
 
 export const noProxy: ProxyRule = () => undefined
@@ -13,10 +12,10 @@ export const noProxy: ProxyRule = () => undefined
 const ENTRIES_MAX = 256
 const VARIABLE_CHARACTERS_MAX = 65_536
 
-/** Is HOST (of a URL: "[::1]" has brackets) this machine? */
+/** Whether HOST, as in a URL ("[::1]" has brackets), is this machine. */
 export function isLoopback(host: string): boolean {
   const name = host.toLowerCase()
-  if (isIPv4(name)) return name.startsWith('127.') || name === '0.0.0.0' // connect(2) takes nobody's address for our own
+  if (isIPv4(name)) return name.startsWith('127.') || name === '0.0.0.0' // connect(2) treats 0.0.0.0 as this machine
   return (
     name === 'localhost' ||
     name.endsWith('.localhost') ||
@@ -29,7 +28,7 @@ function proxyUrl(name: string, value: string): URL {
   const text = value.includes('://') ? value : `http://${value}`
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url && ['http:', 'https:'].includes(url.protocol)) return url
-  throw new InvalidRequest([{ path: name, problem: 'must be the address of a proxy (http://host:port)' }]) // it may hold a password: not shown
+  throw new InvalidRequest([{ path: name, problem: 'must be the address of a proxy (http://host:port)' }]) // not shown: it may contain a password
 }
 
 type Exception = (url: URL, address: string | undefined) => boolean
@@ -59,8 +58,8 @@ function exceptionOf(entry: string): Exception {
 }
 
 /**
- * The rule that ENV's variables make; lower-case names win, as with curl. Throws InvalidRequest for an
- * address that is none.
+ * The rule of ENV's variables; lower-case names win, as with curl. Throws InvalidRequest for an invalid
+ * address.
  */
 export function readProxyRule(env: Readonly<Record<string, string | undefined>>): ProxyRule {
   const read = (name: string): string =>

@@ -1,7 +1,8 @@
 // Image references as people write them: [registry/]repository[:tag][@digest], with Docker's defaults
-// (distribution/reference, the grammar in reference.go and normalize.go).
-// Knows which registry a name means and whether it speaks http.  Refuses to know what is behind it.
+// (distribution/reference, the grammar in reference.go and normalize.go), and the URL of their registry.
 
+import { HEX, isDigest } from '../contract/digest.ts'
+import { defined } from '../contract/defined.ts'
 import { InvalidRequest } from '../contract/errors.ts'
 import { isLoopback } from './proxy.ts'
 
@@ -9,7 +10,7 @@ export interface Reference {
   /** "docker.io", "localhost:5000", "[::1]:5000" … */
   readonly registry: string
   readonly repository: string
-  /** "latest" where neither tag nor digest was written. */
+  /** "latest" when neither tag nor digest was written. */
   readonly tag?: string
   readonly digest?: string
 }
@@ -23,8 +24,6 @@ const LABEL = '(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])'
 const REGISTRY = new RegExp(`^(?:${LABEL}(?:\\.${LABEL})*|\\[[a-fA-F0-9:]+\\])(?::([0-9]{1,5}))?$`)
 const COMPONENT = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*$/
 const TAG = /^[\w][\w.-]{0,127}$/
-const DIGEST = /^sha256:[0-9a-f]{64}$/
-const HEX_ID = /^[0-9a-f]{64}$/
 
 function refuse(text: string, why: string): never {
   const shown = text.length > 100 ? `${text.slice(0, 100)}…` : text
@@ -58,7 +57,7 @@ function checkName(text: string, registry: string, repository: string): void {
   if (!isRepositoryName(repository)) {
     refuse(
       text,
-      'a repository is made of lower-case letters, digits and single ".", "_", "__" or "-" between them',
+      'a repository consists of lower-case letters and digits, with single ".", "_", "__" or "-" between them',
     )
   }
 }
@@ -69,11 +68,8 @@ export function parseReference(text: string): Reference {
   if (text.length > REFERENCE_CHARACTERS_MAX)
     refuse(text, `it is longer than ${REFERENCE_CHARACTERS_MAX} characters`)
   if (/^https?:\/\//i.test(text))
-    refuse(
-      text,
-      'write it without "https://"; which registries speak plain http is said in the file of registries',
-    )
-  if (HEX_ID.test(text)) refuse(text, 'an image id says nothing to a registry; write repository@sha256:…')
+    refuse(text, 'write it without "https://"; the file of registries says which registries use plain http')
+  if (HEX.test(text)) refuse(text, 'a registry cannot find an image by its id; write repository@sha256:…')
   const at = text.indexOf('@')
   const digest = at < 0 ? undefined : text.slice(at + 1)
   const named = at < 0 ? text : text.slice(0, at)
@@ -83,10 +79,10 @@ export function parseReference(text: string): Reference {
   const { registry, repository } = splitRegistry(hasTag ? named.slice(0, colon) : named)
   checkName(text, registry, repository)
   if (tag !== undefined && !TAG.test(tag)) refuse(text, `"${tag.slice(0, 130)}" is not a tag`)
-  if (digest !== undefined && !DIGEST.test(digest))
+  if (digest !== undefined && !isDigest(digest))
     refuse(text, 'the digest must be sha256: and 64 hexadecimal digits')
   if (digest === undefined) return { registry, repository, tag: tag ?? 'latest' }
-  return { registry, repository, ...(tag !== undefined && { tag }), digest }
+  return { registry, repository, ...defined({ tag }), digest }
 }
 
 /** The reference in full: "docker.io/library/busybox:latest". */
@@ -94,11 +90,11 @@ export function formatReference(ref: Reference): string {
   return `${ref.registry}/${ref.repository}${ref.tag === undefined ? '' : `:${ref.tag}`}${ref.digest === undefined ? '' : `@${ref.digest}`}`
 }
 
-/** Can NAME be the registry of a reference ("host", "host:port", "[::1]:5000")? */
+/** Whether NAME can be the registry of a reference ("host", "host:port", "[::1]:5000"). */
 export function isRegistryName(name: string): boolean {
   const match = REGISTRY.exec(name)
   const port = Number(match?.[1] ?? 1)
-  // "1.2.3.999" and "[:::]" only look like addresses
+  // "1.2.3.999" and "[:::]" match the pattern but are not addresses
   return (
     match !== null &&
     name.length <= REPOSITORY_CHARACTERS_MAX &&
@@ -108,20 +104,20 @@ export function isRegistryName(name: string): boolean {
   )
 }
 
-/** Can NAME be the repository of a reference, or the beginning of one? */
+/** Whether NAME can be the repository of a reference, or the beginning of one. */
 export function isRepositoryName(name: string): boolean {
   return name.length <= REPOSITORY_CHARACTERS_MAX && name.split('/').every((part) => COMPONENT.test(part))
 }
 
-/** The one way to write REGISTRY: lower case, and one of Docker Hub's three names. */
+/** The canonical spelling of REGISTRY: lower case, and one name for Docker Hub's three. */
 export function canonicalRegistry(registry: string): string {
   const name = registry.toLowerCase()
   return name === DOCKER_HUB_HOST || name === 'index.docker.io' ? DOCKER_HUB : name
 }
 
 /**
- * Origin to talk to, in the one form that URLs have (lower case, no port that goes without saying).
- * HTTP says whether it speaks plain http; when nobody says, only this machine's own addresses do.
+ * The origin of REGISTRY in canonical form (lower case, no default port). HTTP says whether it uses plain
+ * http; by default only loopback addresses do.
  */
 export function registryUrl(registry: string, http?: boolean): string {
   const isHub = canonicalRegistry(registry) === DOCKER_HUB

@@ -1,23 +1,26 @@
-// What points at an image without being part of it: signatures, SBOMs, provenance. Knows the referrers API of
-// the distribution-spec 1.1, its fallback for registries without it (an index under the tag sha256-<hex>),
-// cosign's older tags (sha256-<hex>.sig, .att, .sbom), and the attestations that BuildKit puts into an index.
-// Refuses to know what is in them, and believes none of it.
+// Artifacts that point at an image without being part of it: signatures, SBOMs, provenance. They are found by
+// the referrers API of the distribution-spec 1.1, its fallback for older registries (an index under the tag
+// sha256-<hex>), cosign's tags (sha256-<hex>.sig, .att, .sbom), and BuildKit's attestations in an index.
+// Nothing found here is verified.
 
+import { digestOf, isDigest } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
+import { DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST } from './manifest.ts'
 import type { Reference } from './reference.ts'
-import { digestOf, type RegistryClient } from './registry.ts'
+import type { RegistryClient } from './registry.ts'
 
 /** A manifest that has an image as its subject. */
 export interface Referrer {
   readonly digest: string
-  /** What it says it is, "application/spdx+json" …; "" when it does not say. */
+  /** As the artifact declares it, "application/spdx+json" …; "" when it does not. */
   readonly artifactType: string
   readonly sizeBytes: number
   readonly annotations: Readonly<Record<string, string>>
 }
 
 /**
- * An image of one platform: what its name stands for, and its own manifest; the same unless it came by an
- * index.
+ * The digests of an image of one platform: that of its name, and that of its manifest.  They differ when the
+ * name refers to an index.
  */
 export interface ImageDigests {
   readonly digest: string
@@ -38,16 +41,13 @@ export interface ArtifactManifest {
 
 const REFERRERS_MAX = 256
 const LAYERS_MAX = 64
-/** Manifests of one index that are fetched. */
+/** How many manifests of one index are fetched. */
 const ATTESTATIONS_MAX = 16
 const ANNOTATIONS_MAX = 64
 const WORD_CHARACTERS_MAX = 255
 const ANNOTATION_CHARACTERS_MAX = 65_536
-const OCI_INDEX = 'application/vnd.oci.image.index.v1+json'
-const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
-const INDEXES = `${OCI_INDEX}, application/vnd.docker.distribution.manifest.list.v2+json`
-const DIGEST = /^sha256:[0-9a-f]{64}$/
-/** cosign's tags, and what their manifests are. */
+const INDEXES = `${OCI_INDEX}, ${DOCKER_INDEX}`
+/** The suffixes of cosign's tags, and the types of their manifests. */
 const COSIGN_TAGS: ReadonlyArray<readonly [suffix: string, artifactType: string]> = [
   ['sig', 'application/vnd.dev.cosign.simplesigning.v1+json'],
   ['att', 'application/vnd.dsse.envelope.v1+json'],
@@ -55,8 +55,6 @@ const COSIGN_TAGS: ReadonlyArray<readonly [suffix: string, artifactType: string]
 ]
 
 type Fields = Readonly<Record<string, unknown>>
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 const word = (value: unknown): string =>
   typeof value === 'string' && value.length <= WORD_CHARACTERS_MAX && /^[\x21-\x7e]*$/.test(value)
     ? value
@@ -64,7 +62,7 @@ const word = (value: unknown): string =>
 const tagOf = (digest: string): string => digest.replace(':', '-')
 
 function annotationsOf(value: unknown): Record<string, string> {
-  if (!isFields(value)) return {}
+  if (!isPlainObject(value)) return {}
   const texts = Object.entries(value).filter(
     (entry): entry is [string, string] =>
       typeof entry[1] === 'string' && entry[1].length <= ANNOTATION_CHARACTERS_MAX,
@@ -75,9 +73,9 @@ function annotationsOf(value: unknown): Record<string, string> {
 function parseJson(bytes: Uint8Array): Fields {
   try {
     const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
-    return isFields(value) ? value : {}
+    return isPlainObject(value) ? value : {}
   } catch {
-    return {} // not ours to complain about: a thing that nobody can read points at nothing
+    return {} // an unreadable document refers to nothing
   }
 }
 
@@ -85,7 +83,7 @@ function parseReferrers(bytes: Uint8Array): Referrer[] {
   const { manifests } = parseJson(bytes)
   if (!Array.isArray(manifests)) return []
   return manifests.slice(0, REFERRERS_MAX).flatMap((item: unknown) => {
-    if (!isFields(item) || typeof item['digest'] !== 'string' || !DIGEST.test(item['digest'])) return []
+    if (!isPlainObject(item) || !isDigest(item['digest'])) return []
     return [
       {
         digest: item['digest'],
@@ -99,18 +97,13 @@ function parseReferrers(bytes: Uint8Array): Referrer[] {
 
 function parseArtifact(bytes: Uint8Array, digest: string): ArtifactManifest {
   const fields = parseJson(bytes)
-  const config = isFields(fields['config']) ? fields['config'] : {}
+  const config = isPlainObject(fields['config']) ? fields['config'] : {}
   const layers = Array.isArray(fields['layers']) ? fields['layers'].slice(0, LAYERS_MAX) : []
   return {
     digest,
     artifactType: word(fields['artifactType']) || word(config['mediaType']),
     layers: layers.flatMap((layer: unknown) => {
-      if (
-        !isFields(layer) ||
-        typeof layer['digest'] !== 'string' ||
-        !DIGEST.test(layer['digest']) ||
-        !Number.isSafeInteger(layer['size'])
-      )
+      if (!isPlainObject(layer) || !isDigest(layer['digest']) || !Number.isSafeInteger(layer['size']))
         return []
       return [
         {
@@ -141,7 +134,7 @@ export async function listReferrers(
 }
 
 /**
- * The artifact manifest NAME (a digest or a tag) of REF's repository, if it is there. Throws RegistryError,
+ * The artifact manifest NAME (a digest or a tag) of REF's repository, if it exists. Throws RegistryError,
  * ContentError.
  */
 export async function readArtifact(
@@ -153,23 +146,23 @@ export async function readArtifact(
   const bytes = await registry.find(ref, `manifests/${name}`, OCI_MANIFEST, signal)
   if (bytes === undefined) return undefined
   const digest = digestOf(bytes)
-  return DIGEST.test(name) && name !== digest ? undefined : parseArtifact(bytes, digest)
+  return isDigest(name) && name !== digest ? undefined : parseArtifact(bytes, digest)
 }
 
-/** Where cosign keeps what belongs to DIGEST, SUFFIX being "sig", "att" or "sbom". */
+/** The tag of cosign's artifact for DIGEST; SUFFIX is "sig", "att" or "sbom". */
 export function cosignTag(digest: string, suffix: string): string {
   return `${tagOf(digest)}.${suffix}`
 }
 
 /**
- * A layer of an artifact as something to list: what it says is in it, rather than what that is wrapped in.
+ * A layer of an artifact as an entry of a list, with the type of its content rather than of its envelope.
  */
 function listed({ mediaType, digest, size, annotations }: ArtifactLayer, otherwise: string): Referrer {
   const predicate = annotations['in-toto.io/predicate-type'] ?? annotations['predicateType']
   return { digest, artifactType: word(predicate) || mediaType || otherwise, sizeBytes: size, annotations }
 }
 
-/** What cosign's tags keep about DIGEST. */
+/** The artifacts under cosign's tags for DIGEST. */
 async function listTagged(
   registry: RegistryClient,
   ref: Reference,
@@ -185,7 +178,7 @@ async function listTagged(
   return tagged.flat()
 }
 
-/** BuildKit's attestations: manifests of the index that name the image's as what they are about. */
+/** BuildKit's attestations: manifests of the index whose annotation names the image's manifest. */
 async function listAttestations(
   registry: RegistryClient,
   ref: Reference,
@@ -207,7 +200,7 @@ async function listAttestations(
 }
 
 /**
- * Everything that is known to point at an image or at the index that it came by, for people to look at.
+ * All artifacts for an image or its index, for display.
  * Throws RegistryError, ContentError.
  */
 export async function listArtifacts(

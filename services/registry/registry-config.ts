@@ -1,39 +1,41 @@
-// The file of registries: which mirror, which CA, which registry speaks http.  Knows its JSON and refuses
-// everything in it that is not understood, all at once.  Refuses to know how any of it is used.
+// The file of registries: mirrors, CAs, and which registry uses plain http.  Unknown keys and bad values are
+// refused, and all faults are reported at once.
 //   { "registries": { "docker.io": { "mirrors": ["mirror.lan:5000/hub"] },
 //                     "mirror.lan:5000": { "ca": "/etc/wherry/mirror.pem" } } }
 
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
+import { isPlainObject } from '../contract/plain-object.ts'
+import { defined } from '../contract/defined.ts'
 import { InvalidRequest, type Fault } from '../contract/errors.ts'
 import { canonicalRegistry, isRegistryName, isRepositoryName, registryUrl } from './reference.ts'
 
 export interface Mirror {
   readonly registry: string
-  /** Put before the repository: "hub" → "hub/library/busybox". */
+  /** Prepended to the repository: "hub" → "hub/library/busybox". */
   readonly prefix?: string
 }
 
 export interface RegistrySettings {
   /** Tried in order before the registry itself, for reading only. */
   readonly mirrors: readonly Mirror[]
-  /** Plain http instead of https; undefined: this machine's own addresses only. */
+  /** Plain http instead of https; by default only for loopback addresses. */
   readonly http?: boolean
   /** Do not check the certificate. */
   readonly insecure: boolean
   /** PEM of further CAs. */
   readonly ca?: string
-  /** PEM of our own certificate and its key. */
+  /** PEM of the client certificate and its key. */
   readonly certificate?: { readonly cert: string; readonly key: string }
-  /** Hosts besides its own that may be sent this registry's credentials in exchange for a token. */
+  /** Other hosts that may get this registry's credentials in exchange for a token. */
   readonly tokenHosts: readonly string[]
 }
 
 export interface Registries {
-  /** What was written about REGISTRY, or the defaults. */
+  /** The settings of REGISTRY, or the defaults. */
   readonly of: (registry: string) => RegistrySettings
-  /** The same, by the host of a URL; undefined when nothing was written about it. */
+  /** The same by the host of a URL; undefined when it is not configured. */
   readonly ofHost: (host: string) => RegistrySettings | undefined
 }
 
@@ -45,15 +47,11 @@ const KEYS = ['mirrors', 'http', 'insecure', 'ca', 'cert', 'key', 'tokenHosts']
 
 type Fields = Readonly<Record<string, unknown>>
 
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
 function textsOf(value: unknown, path: string, faults: Fault[]): readonly string[] {
   if (value === undefined) return []
   if (Array.isArray(value) && value.length <= LIST_MAX && value.every((v) => typeof v === 'string'))
     return value
-  faults.push({ path, problem: `must be a list of at most ${LIST_MAX} texts` })
+  faults.push({ path, problem: `must be a list of at most ${LIST_MAX} strings` })
   return []
 }
 
@@ -63,7 +61,7 @@ function flagOf(value: unknown, path: string, faults: Fault[]): boolean | undefi
   return undefined
 }
 
-/** The certificates of FILE, which PATH names.  Throws InvalidRequest when there are none. */
+/** The PEM text of FILE, the value of setting PATH.  Throws InvalidRequest when it is not PEM. */
 export function readPem(path: string, file: string): string {
   let text: string
   try {
@@ -93,7 +91,7 @@ function pemOf(value: unknown, path: string, faults: Fault[]): string | undefine
   return undefined
 }
 
-/** createSecureContext skips what it cannot read of a CA's file. */
+/** createSecureContext ignores what it cannot parse in a CA file, so the file is parsed here. */
 function isCertificate(pem: string): boolean {
   try {
     return new X509Certificate(pem).raw.length > 0
@@ -102,7 +100,7 @@ function isCertificate(pem: string): boolean {
   }
 }
 
-/** OpenSSL looks at the certificates now, not in the middle of somebody's call. */
+/** Let OpenSSL check the certificates now instead of during a call. */
 function checkTls(
   path: string,
   { ca, certificate }: Pick<RegistrySettings, 'ca' | 'certificate'>,
@@ -111,7 +109,7 @@ function checkTls(
   if (ca !== undefined && !isCertificate(ca))
     faults.push({ path: `${path}.ca`, problem: 'is not a certificate' })
   try {
-    createSecureContext({ ...(ca !== undefined && { ca }), ...certificate })
+    createSecureContext({ ...defined({ ca }), ...certificate })
   } catch (error) {
     faults.push({
       path,
@@ -120,7 +118,7 @@ function checkTls(
   }
 }
 
-/** "mirror.lan:5000/hub"; a scheme in front is forgiven, because other tools want one. */
+/** "mirror.lan:5000/hub"; a scheme is ignored, because other tools require one. */
 function mirrorOf(text: string, path: string, faults: Fault[]): readonly Mirror[] {
   const [registry = '', ...rest] = text
     .replace(/^https?:\/\//, '')
@@ -136,19 +134,19 @@ function mirrorOf(text: string, path: string, faults: Fault[]): readonly Mirror[
 function settingsOf(fields: Fields, path: string, faults: Fault[]): RegistrySettings {
   for (const key of Object.keys(fields))
     if (!KEYS.includes(key))
-      faults.push({ path: `${path}.${key}`, problem: `is not known (known: ${KEYS.join(', ')})` })
+      faults.push({ path: `${path}.${key}`, problem: `is unknown (known: ${KEYS.join(', ')})` })
   const ca = pemOf(fields['ca'], `${path}.ca`, faults)
   const cert = pemOf(fields['cert'], `${path}.cert`, faults)
   const key = pemOf(fields['key'], `${path}.key`, faults)
   const http = flagOf(fields['http'], `${path}.http`, faults)
   if ((fields['cert'] === undefined) !== (fields['key'] === undefined))
-    faults.push({ path, problem: 'cert and key come together' })
+    faults.push({ path, problem: 'cert and key must be given together' })
   const tokenHosts = textsOf(fields['tokenHosts'], `${path}.tokenHosts`, faults)
   for (const host of tokenHosts)
     if (!isRegistryName(host))
       faults.push({ path: `${path}.tokenHosts`, problem: `"${host.slice(0, 100)}" is not host[:port]` })
   const tls = {
-    ...(ca !== undefined && { ca }),
+    ...defined({ ca }),
     ...(cert !== undefined && key !== undefined && { certificate: { cert, key } }),
   }
   checkTls(path, tls, faults)
@@ -158,7 +156,7 @@ function settingsOf(fields: Fields, path: string, faults: Fault[]): RegistrySett
     ),
     insecure: flagOf(fields['insecure'], `${path}.insecure`, faults) ?? false,
     tokenHosts: tokenHosts.map((host) => host.toLowerCase()),
-    ...(http !== undefined && { http }),
+    ...defined({ http }),
     ...tls,
   }
 }
@@ -170,8 +168,8 @@ export function parseRegistries(value: unknown): Registries {
   const faults: Fault[] = []
   const byName = new Map<string, RegistrySettings>()
   const byHost = new Map<string, RegistrySettings>()
-  const table = isFields(value) ? (value['registries'] ?? {}) : undefined
-  if (!isFields(value) || !isFields(table) || Object.keys(table).length > REGISTRIES_MAX) {
+  const table = isPlainObject(value) ? (value['registries'] ?? {}) : undefined
+  if (!isPlainObject(value) || !isPlainObject(table) || Object.keys(table).length > REGISTRIES_MAX) {
     throw new InvalidRequest([
       {
         path: '',
@@ -180,11 +178,11 @@ export function parseRegistries(value: unknown): Registries {
     ])
   }
   for (const key of Object.keys(value))
-    if (key !== 'registries') faults.push({ path: key, problem: 'is not known (known: registries)' })
+    if (key !== 'registries') faults.push({ path: key, problem: 'is unknown (known: registries)' })
   for (const [name, fields] of Object.entries(table)) {
     const path = `registries["${name.slice(0, 100)}"]`
     if (!isRegistryName(name)) faults.push({ path, problem: 'is not host[:port]' })
-    else if (!isFields(fields)) faults.push({ path, problem: 'is not an object' })
+    else if (!isPlainObject(fields)) faults.push({ path, problem: 'is not an object' })
     else {
       const settings = settingsOf(fields, path, faults)
       byName.set(canonicalRegistry(name), settings)
@@ -198,10 +196,10 @@ export function parseRegistries(value: unknown): Registries {
   }
 }
 
-/** Nothing is written about any registry. */
+/** The defaults for every registry. */
 export const noRegistries: Registries = parseRegistries({})
 
-/** The Registries of FILE.  `optional`: it may be missing.  Throws InvalidRequest that names the file. */
+/** The Registries of FILE, which may be missing if `optional`.  Throws InvalidRequest that names the file. */
 export function readRegistries(file: string, { optional }: { optional: boolean }): Registries {
   let text: string
   try {

@@ -1,10 +1,12 @@
-// Is an image signed by one of these keys? cosign's three ways with public keys: the tag sha256-<hex>.sig,
-// the same manifest found by the referrers API, and Sigstore bundles with a DSSE envelope (cosign 2.6 and
-// later). The cryptography is OpenSSL's by node:crypto; certificates and transparency logs (keyless signing)
-// are not looked at. Refuses to know policies. Ref:
-// github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md, secure-systems-lab/dsse protocol.md
+// Whether an image is signed by one of several public keys, in cosign's three formats: the tag
+// sha256-<hex>.sig, the same manifest found by the referrers API, and Sigstore bundles with a DSSE envelope
+// (cosign 2.6 and later).  Certificates and transparency logs (keyless signing) are not supported.
+// See github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md, and secure-systems-lab/dsse, protocol.md.
 
 import { createPublicKey, verify as verifyBytes, type KeyObject as PublicKey } from 'node:crypto'
+import { hexOf } from '../contract/digest.ts'
+import { isPlainObject } from '../contract/plain-object.ts'
+import { verifyDigest } from './verify-digest.ts'
 import { ContentError, InvalidRequest, RegistryError } from '../contract/errors.ts'
 import { readBounded } from './bounded-body.ts'
 import type { Reference } from './reference.ts'
@@ -15,7 +17,7 @@ import {
   type ArtifactLayer,
   type ArtifactManifest,
 } from './referrers.ts'
-import { verify as verifyDigest, type RegistryClient } from './registry.ts'
+import type { RegistryClient } from './registry.ts'
 
 export type { PublicKey }
 
@@ -24,7 +26,7 @@ export interface SignatureRequest {
   readonly ref: Reference
   readonly digest: string
   readonly keys: readonly PublicKey[]
-  /** How long to look for a good one at most. */
+  /** Bounds the search for a valid signature. */
   readonly timeoutMs?: number
 }
 
@@ -37,7 +39,7 @@ const BUNDLE = /^application\/vnd\.dev\.sigstore\.bundle(?:\.v0\.\d+)?\+json(?:;
 const SIGNATURE_ARTIFACT = 'application/vnd.dev.cosign.artifact.sig.v1+json'
 const PAYLOAD_BYTES_MAX = 1024 ** 2
 const SIGNATURES_MAX = 64
-/** Somebody waits for a deployment; a hostile registry could show thousands of slow artifacts. */
+/** A deployment waits for this, and a hostile registry could list thousands of slow artifacts. */
 const TIMEOUT_DEFAULT_MS = 60_000
 
 /** PEM as a public key that may verify: ECDSA, RSA of 2048 bits and more, Ed25519.  Throws InvalidRequest. */
@@ -69,13 +71,13 @@ function isSignedBy(keys: readonly PublicKey[], bytes: Uint8Array, signature: Ui
 function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(Buffer.from(bytes).toString('utf8'))
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
+    return isPlainObject(value) ? value : undefined
   } catch {
-    return undefined // signed or not, it says nothing about an image
+    return undefined // not JSON, so it makes no claim about an image
   }
 }
 
-/** PATH of JSON, or undefined. */
+/** The member of VALUE at PATH, or undefined. */
 function at(value: unknown, ...path: readonly (string | number)[]): unknown {
   return path.reduce<unknown>(
     (inner, key) =>
@@ -86,7 +88,7 @@ function at(value: unknown, ...path: readonly (string | number)[]): unknown {
   )
 }
 
-/** A payload of simple signing speaks of one image only (SIGNATURE_SPEC.md, "Payloads"). */
+/** A payload of simple signing is about one image (SIGNATURE_SPEC.md, "Payloads"). */
 function isAboutImage(payload: Uint8Array, digest: string): boolean {
   const said = parseObject(payload)
   const type = at(said, 'critical', 'type')
@@ -96,20 +98,18 @@ function isAboutImage(payload: Uint8Array, digest: string): boolean {
   )
 }
 
-/** DSSE's pre-authentication encoding: what is signed is type and payload with their lengths. */
+/** DSSE's pre-authentication encoding: the signature covers type and payload with their lengths. */
 function dsseBytes(type: string, payload: Uint8Array): Buffer {
   return Buffer.concat([Buffer.from(`DSSEv1 ${Buffer.byteLength(type)} ${type} ${payload.length} `), payload])
 }
 
-/** An in-toto statement that signs DIGEST: not just any statement about it, such as an SBOM. */
+/** Whether PAYLOAD is an in-toto statement that signs DIGEST, not just any about it, such as an SBOM. */
 function isSignatureStatement(payload: Uint8Array, digest: string): boolean {
   const statement = parseObject(payload)
   const subjects = at(statement, 'subject')
   const isAbout =
     Array.isArray(subjects) &&
-    subjects
-      .slice(0, SIGNATURES_MAX)
-      .some((subject) => at(subject, 'digest', 'sha256') === digest.slice('sha256:'.length))
+    subjects.slice(0, SIGNATURES_MAX).some((subject) => at(subject, 'digest', 'sha256') === hexOf(digest))
   return isAbout && at(statement, 'predicateType') === 'https://sigstore.dev/cosign/sign/v1'
 }
 
@@ -138,8 +138,8 @@ async function readLayer({ registry, ref, signal }: Look, layer: ArtifactLayer):
 }
 
 /**
- * What READ finds; undefined when what is there cannot be read: whoever may push could otherwise hide the
- * good ones behind it.
+ * The result of READ, or undefined when the content is invalid: otherwise anyone who may push could hide
+ * valid signatures behind an invalid one.
  */
 async function readable<T>(read: Promise<T>): Promise<T | undefined> {
   try {
@@ -186,9 +186,9 @@ async function hasGoodArtifact(request: Look): Promise<boolean> {
 }
 
 /**
- * Does one of the keys have a good signature over the image DIGEST of REF's repository? A signature of
- * somebody else, of another image, or that cannot be read is none. Throws RegistryError when the registry
- * cannot say, ContentError when its list of referrers is too long.
+ * Whether one of the keys has a valid signature of the image DIGEST in REF's repository. Signatures by other
+ * keys, of other images, or that cannot be read do not count. Throws RegistryError when the registry cannot
+ * tell, ContentError when its list of referrers is too long.
  */
 export async function isSigned(request: SignatureRequest): Promise<boolean> {
   const { ref, timeoutMs = TIMEOUT_DEFAULT_MS } = request

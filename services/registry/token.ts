@@ -1,6 +1,5 @@
-// A token service: the place that a Bearer challenge names, asked for a token (distribution-spec's token
-// authentication and its OAuth2 twin). Knows both requests and the answer. Refuses to know who may be asked:
-// authorization.ts checks the realm before it comes here.
+// Requests a token from the service that a Bearer challenge names (Docker's token authentication, and its
+// OAuth2 variant).  authorization.ts has checked the realm before.
 
 import { RegistryError } from '../contract/errors.ts'
 import { readBounded } from './bounded-body.ts'
@@ -28,7 +27,7 @@ const EXPIRES_IN_DEFAULT_S = 60
 const EXPIRES_IN_MAX_S = 86_400
 
 export function unauthorized(registry: string, why: string, cause?: unknown): RegistryError {
-  return new RegistryError(`registry ${registry} wants a login: ${why}`, {
+  return new RegistryError(`registry ${registry} requires a login: ${why}`, {
     registryCode: 'UNAUTHORIZED',
     retryable: false,
     cause,
@@ -49,7 +48,7 @@ function parseToken(bytes: Uint8Array, registry: string): Token {
   }
   const token = answer?.token || answer?.access_token // some services send one of them empty
   if (typeof token !== 'string' || token.length > TOKEN_CHARACTERS_MAX || !/^[\x21-\x7e]+$/.test(token))
-    throw unauthorized(registry, 'its token service gave no token')
+    throw unauthorized(registry, 'its token service sent no token')
   const seconds =
     typeof answer?.expires_in === 'number' && answer.expires_in > 0
       ? Math.min(answer.expires_in, EXPIRES_IN_MAX_S)
@@ -57,7 +56,7 @@ function parseToken(bytes: Uint8Array, registry: string): Token {
   return { token, lifetimeMs: seconds * 1000 }
 }
 
-/** GET: for nobody, or for a user and a password. */
+/** GET: anonymous, or with user and password. */
 function get(
   transport: Transport,
   { registry, realm, service, scopes, credential }: TokenRequest,
@@ -77,7 +76,7 @@ function get(
   return transport.request({ registry, url, method: 'GET', headers })
 }
 
-/** POST: for a refresh token, or for a user and a password where GET is not known. */
+/** POST: with a refresh token, or with user and password where GET is not supported. */
 function post(
   transport: Transport,
   { registry, realm, service, scopes, credential }: TokenRequest,
@@ -103,7 +102,7 @@ function post(
 }
 
 /**
- * A token for REQUEST.  Throws RegistryError UNAUTHORIZED; its message has nothing of what the service said.
+ * A token for REQUEST.  Throws RegistryError UNAUTHORIZED, whose message quotes nothing of the response.
  */
 export async function fetchToken(transport: Transport, request: TokenRequest): Promise<Token> {
   const { registry, realm, credential } = request
@@ -121,7 +120,7 @@ export async function fetchToken(transport: Transport, request: TokenRequest): P
   await discardBody(response)
   if (response.status === 429 || response.status >= 500) {
     throw new RegistryError(
-      `registry ${registry} cannot give a token: its token service ${realm.host} answered ${response.status}; try again later`,
+      `registry ${registry} gave no token: its token service ${realm.host} answered ${response.status}; try again later`,
       { registryCode: response.status === 429 ? 'TOOMANYREQUESTS' : 'UNAVAILABLE', retryable: true },
     )
   }
@@ -129,7 +128,7 @@ export async function fetchToken(transport: Transport, request: TokenRequest): P
   throw unauthorized(
     registry,
     isRefused
-      ? `its token service ${realm.host} refuses the login (${response.status}); check user and password, then wherry login ${registry}`
-      : `its token service ${realm.host} answered ${response.status}; wherry login ${registry}`,
+      ? `its token service ${realm.host} refuses the login (${response.status}); check user and password, then run wherry login ${registry}`
+      : `its token service ${realm.host} answered ${response.status}; run wherry login ${registry}`,
   )
 }

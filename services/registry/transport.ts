@@ -1,12 +1,13 @@
-// HTTP to registries: one request with its redirects and its retries, on undici.
-// Knows when trying again can help and where a redirect may lead.  Refuses to know manifests, tokens and what
-// an error means; it returns any status that is left after the retries.
-// Redirects are followed by hand because of the rules that keep credentials and people safe: Authorization
-// stays with its origin, https never becomes http, nobody sends us to this machine, and five hops are enough.
+// HTTP to registries: one request with its redirects and retries, on undici.  It returns whatever status is
+// left after the retries.
+// Redirects are followed here and not by undici, to enforce the rules that keep credentials safe:
+// Authorization stays with its origin, https never becomes http, no redirect leads to this machine, and there
+// are at most five.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Readable } from 'node:stream'
 import type { Dispatcher } from 'undici'
+import { defined } from '../contract/defined.ts'
 import { AppError, RegistryError } from '../contract/errors.ts'
 import type { Connections } from './connections.ts'
 import { isLoopback } from './proxy.ts'
@@ -17,25 +18,25 @@ export interface RegistryRequest {
   readonly url: URL
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   readonly headers: Readonly<Record<string, string>>
-  /** Makes the body anew for each try. */
+  /** Makes the body of each attempt. */
   readonly body?: () => Uint8Array | Readable | Promise<Uint8Array | Readable>
   readonly signal?: AbortSignal
-  /** Do not try again: somebody else can be asked. */
+  /** Do not retry: another registry can be asked. */
   readonly once?: boolean
-  /** How long the answer to a large body may take to begin. */
+  /** How long the response to a large body may take to begin. */
   readonly timeoutMs?: number
 }
 
 export interface RegistryResponse {
   readonly status: number
-  /** A response header by its lower-case name; the first of several. */
+  /** The first response header with this lower-case name. */
   header(name: string): string | undefined
-  /** All of a header that may come several times, as one list. */
+  /** All values of a header, joined by commas. */
   headerList(name: string): string | undefined
   /** Must be read to its end, or given to discardBody. */
   readonly body: Dispatcher.ResponseData['body']
   readonly url: URL
-  /** What was sent as Authorization: a message that quotes it must not. */
+  /** The Authorization that was sent, which no message may quote. */
   readonly authorization: string | undefined
 }
 
@@ -48,16 +49,16 @@ const BACKOFF_START_MS = 200
 const DISCARDED_BYTES_MAX = 128 * 1024
 const DISCARD_TIMEOUT_MS = 1000
 
-/** Read what is left of a body that nobody wants, so that its connection can be used again. */
+/** Read the rest of an unwanted body, so that its connection can be reused. */
 export async function discardBody(response: RegistryResponse): Promise<void> {
-  // Nobody waits long for what nobody wants: a connection costs less.
+  // Bounded: a new connection is cheaper than draining a large body.
   await response.body
     .dump({ limit: DISCARDED_BYTES_MAX, signal: AbortSignal.timeout(DISCARD_TIMEOUT_MS) })
     .catch(() => response.body.destroy())
 }
 
 /**
- * WORK's end, or SIGNAL's reason as soon as it is aborted: undici hears of a signal only once it is
+ * The result of WORK, or SIGNAL's reason as soon as it aborts: undici heeds a signal only once it is
  * connected.
  */
 export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
@@ -76,16 +77,16 @@ export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | un
 function adviceFor(error: unknown): string {
   const code = error instanceof Error && 'code' in error ? String(error.code) : ''
   if (/CERT|SELF_SIGNED|UNABLE_TO_(?:GET|VERIFY)/.test(code))
-    return 'name its CA in the file of registries, or in SSL_CERT_FILE'
+    return 'set its CA in the file of registries, or in SSL_CERT_FILE'
   if (/WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST/.test(code))
-    return 'if it speaks plain http, say so in the file of registries'
+    return 'if it uses plain http, say so in the file of registries'
   return 'check its address and that it is running'
 }
 
-/** ERROR of a connection as RegistryError UNREACHABLE; errors that are ours already stay. */
+/** ERROR of a connection as RegistryError UNREACHABLE; an AppError is returned unchanged. */
 export function unreachable(registry: string, error: unknown): AppError {
   if (error instanceof AppError) return error
-  // Both addresses of "localhost" refused: Node reports a list without a message of its own.
+  // When both addresses of "localhost" refuse, Node throws a list without a message.
   const first: unknown = error instanceof AggregateError ? error.errors[0] : error
   const why = first instanceof Error ? first.message : String(first)
   return new RegistryError(
@@ -95,7 +96,7 @@ export function unreachable(registry: string, error: unknown): AppError {
 }
 
 function isTransient(status: number, isRead: boolean): boolean {
-  // 429 was not done; whether a write that ended in 5xx was, only its sender can find out.
+  // A request answered with 429 was not performed; after 5xx only the sender of a write can find out.
   return status === 429 || (isRead && (status === 408 || (status >= 500 && status !== 501)))
 }
 
@@ -132,8 +133,8 @@ function withoutAuthorization(headers: Readonly<Record<string, string>>): Record
 }
 
 /**
- * A Transport over CONNECTIONS. REQUESTTIMEOUTMS is how long they wait for headers and for each next piece of
- * a body.
+ * A Transport over CONNECTIONS. REQUESTTIMEOUTMS bounds the wait for headers and for each next piece of a
+ * body.
  */
 export function createTransport({
   requestTimeoutMs,
@@ -142,7 +143,7 @@ export function createTransport({
   requestTimeoutMs: number
   connections: Connections
 }) {
-  /** REQUEST to URL up to its answer's headers. */
+  /** Send REQUEST to URL and wait for the response's headers. */
   async function sendHeaders(
     request: RegistryRequest,
     url: URL,
@@ -152,9 +153,9 @@ export function createTransport({
     const agent = connections.of(url)
     const body = await request.body?.()
     const late = new AbortController()
-    // Each 103 (Early Hints) begins undici's wait for headers anew: with enough of them it would never end.
+    // Each 103 (Early Hints) restarts undici's timeout for headers; without this timer it might never end.
     const timer = setTimeout(
-      () => late.abort(new Error(`no answer within ${requestTimeoutMs + timeoutMs} ms`)),
+      () => late.abort(new Error(`no response within ${requestTimeoutMs + timeoutMs} ms`)),
       requestTimeoutMs + timeoutMs,
     )
     return await agent
@@ -163,7 +164,7 @@ export function createTransport({
         path: url.pathname + url.search,
         method: request.method,
         headers: { 'user-agent': 'wherry', 'accept-encoding': 'identity', ...headers },
-        ...(body !== undefined && { body }),
+        ...defined({ body }),
         headersTimeout: timeoutMs,
         signal: AbortSignal.any([late.signal, ...(signal ? [signal] : [])]),
       })
@@ -199,15 +200,15 @@ export function createTransport({
       if (!isRead)
         refuseRedirect(
           request.registry,
-          `what is sent to it to ${target.origin}, which is not followed; use that address instead`,
+          `an upload to ${target.origin}, which is not followed; use that address instead`,
         )
-      if (target.origin !== url.origin) headers = withoutAuthorization(headers) // for good: a hop back does not earn it again
+      if (target.origin !== url.origin) headers = withoutAuthorization(headers) // for good: a redirect back does not restore it
       url = target
     }
     return refuseRedirect(request.registry, `more than ${REDIRECTS_MAX} times`)
   }
 
-  /** One try: a response, or how long to wait before the next try. */
+  /** One attempt: a response, or how long to wait before the next one. */
   async function attempt(
     request: RegistryRequest,
     backoffMs: number,
@@ -229,21 +230,21 @@ export function createTransport({
 
   return {
     /**
-     * Send REQUEST.  Reads are tried again on 429, 5xx and broken connections; writes on 429 only.
+     * Send REQUEST.  Reads are retried on 429, 5xx and broken connections; writes on 429 only.
      * Throws RegistryError, or the signal's reason.
      */
     async request(request: RegistryRequest): Promise<RegistryResponse> {
       const startedAt = performance.now()
       for (let tries = 0; ; tries++) {
         const backoffMs = BACKOFF_START_MS * 2 ** tries * (0.5 + Math.random() / 2)
-        // A registry that hangs is not asked twice: somebody waits for this, on a slot of a worker.
+        // A registry that hangs gets no second attempt: the caller occupies a slot of a worker.
         const isLast = (): boolean =>
           request.once === true ||
           tries >= RETRIES_MAX ||
           performance.now() - startedAt > requestTimeoutMs / 2
         const result = await attempt(request, backoffMs, isLast)
         if (typeof result !== 'number') return result
-        // Everybody was told the same time to come back: not all in the same moment.
+        // All clients got the same Retry-After: spread them.
         await sleep(
           result * (1 + Math.random() / 10),
           undefined,

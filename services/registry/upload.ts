@@ -1,21 +1,24 @@
-// One blob into one repository (distribution-spec 1.1, "Pushing Blobs"): not at all when it is there, by
-// mounting it from a neighbour, in chunks that can go on after a cut, or in one piece. Knows upload sessions
-// and what a registry says about them. Refuses to know what is in a blob: the registry computes its digest at
-// the end and refuses what is not it.
+// Uploads one blob into one repository (distribution-spec 1.1, "Pushing Blobs"): not at all when it exists,
+// by mounting it from another repository, in chunks that resume after a cut, or in one piece. The registry
+// verifies the digest at the end.
 
+import { createReadStream } from 'node:fs'
 import { pipeline, Transform, type Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { defined } from '../contract/defined.ts'
+import { registryError } from './registry-error.ts'
+import type { Call } from './call.ts'
 import { RegistryError } from '../contract/errors.ts'
 import type { Reference } from './reference.ts'
-import { registryError, type Call, type RegistryClient } from './registry.ts'
+import type { RegistryClient } from './registry.ts'
 import { discardBody, type RegistryResponse } from './transport.ts'
 
 export interface Blob {
   readonly digest: string
   readonly size: number
-  /** Opens it anew each time. */
+  /** Opens the blob from its start, each time. */
   readonly open: () => Uint8Array | Readable | Promise<Readable>
-  /** Opens the bytes from START up to END; a blob that cannot be opened so is sent in one piece. */
+  /** Opens the bytes from START up to END; without it the blob is sent in one piece. */
   readonly openRange?: (start: number, end: number) => Uint8Array | Readable
 }
 
@@ -24,7 +27,7 @@ export type UploadResult = 'present' | 'mounted' | 'uploaded'
 export interface UploadOptions {
   /** Another repository of that registry that may have the blob. */
   readonly mountFrom?: string
-  /** So many bytes were sent; fewer again after a cut. */
+  /** Gets the number of bytes sent so far; after a cut it may decrease. */
   readonly onSent?: (bytes: number) => void
   readonly signal?: AbortSignal
 }
@@ -35,22 +38,30 @@ interface Upload extends UploadOptions {
   readonly blob: Blob
 }
 
-/** Some stores of registries refuse parts below 5 MiB (S3); a cut costs at most one chunk. */
+/** S3, behind some registries, refuses parts below 5 MiB; a cut costs at most one chunk. */
 const CHUNK_BYTES = 16 * 1024 ** 2
 const CHUNK_BYTES_MAX = 1024 ** 3
-/** Cut chunks of one upload, and whole uploads of one blob. */
+/** Resumes within one upload, and whole uploads of one blob. */
 const RESUMES_MAX = 5
 const UPLOADS_MAX = 3
 const PAUSE_MS = 300
-/** Slower than this is no transfer. */
+/** Slower transfers time out. */
 const RATE_MIN_BYTES_PER_S = 64 * 1024
-const ANSWER_TIMEOUT_MS = 60_000
+const RESPONSE_TIMEOUT_MS = 60_000
 
-function callFor({ signal }: Upload, request: Omit<Call, 'actions' | 'signal'>): Call {
-  return { ...request, actions: 'pull,push', ...(signal && { signal }) }
+/** How to open a blob that is FILE. */
+export function blobOfFile(file: string): Pick<Blob, 'open' | 'openRange'> {
+  return {
+    open: () => createReadStream(file),
+    openRange: (start, end) => createReadStream(file, { start, end: end - 1 }),
+  }
 }
 
-/** BODY, with onSent told of each piece that goes; START bytes of the blob went before. */
+function callFor({ signal }: Upload, request: Omit<Call, 'actions' | 'signal'>): Call {
+  return { ...request, actions: 'pull,push', ...defined({ signal }) }
+}
+
+/** BODY, reporting to ONSENT each piece that is sent; START bytes of the blob were sent before. */
 function metered(
   body: Uint8Array | Readable,
   start: number,
@@ -80,7 +91,7 @@ interface Part {
   readonly body: () => Uint8Array | Readable | Promise<Readable>
 }
 
-/** Send one part: time enough for it on a slow line. */
+/** Send one part, with a timeout that allows for a slow line. */
 function sendPart(upload: Upload, { method, target, start, end, body }: Part): Promise<RegistryResponse> {
   const { onSent = () => {} } = upload
   return upload.registry.call(
@@ -88,7 +99,7 @@ function sendPart(upload: Upload, { method, target, start, end, body }: Part): P
     callFor(upload, {
       method,
       target: target.href,
-      timeoutMs: ANSWER_TIMEOUT_MS + Math.ceil((end - start) / RATE_MIN_BYTES_PER_S) * 1000,
+      timeoutMs: RESPONSE_TIMEOUT_MS + Math.ceil((end - start) / RATE_MIN_BYTES_PER_S) * 1000,
       body: async () => metered(await body(), start, onSent),
       headers: {
         'content-type': 'application/octet-stream',
@@ -99,23 +110,23 @@ function sendPart(upload: Upload, { method, target, start, end, body }: Part): P
   )
 }
 
-/** Where the upload goes on, as RESPONSE says. */
+/** The URL at which RESPONSE says to continue. */
 function locationOf({ ref }: Upload, response: RegistryResponse): URL {
   const location = response.header('location')
   if (location !== undefined && URL.canParse(location, response.url)) return new URL(location, response.url)
-  throw new RegistryError(`registry ${ref.registry} opened an upload but said no address for it`, {
+  throw new RegistryError(`registry ${ref.registry} opened an upload but sent no address for it`, {
     registryCode: 'UNKNOWN',
     retryable: false,
   })
 }
 
-/** "0-1023" → 1024.  "0-0" is what registries say of nothing, too. */
+/** "0-1023" → 1024.  Registries send "0-0" for an empty upload, too. */
 function offsetOf(response: RegistryResponse): number | undefined {
   const match = /^(?:bytes=)?0-(\d{1,15})$/.exec(response.header('range') ?? '')
   return match ? (match[1] === '0' ? 0 : Number(match[1]) + 1) : undefined
 }
 
-async function isThere(upload: Upload): Promise<boolean> {
+async function exists(upload: Upload): Promise<boolean> {
   const { registry, ref, blob } = upload
   const head = await registry.call(
     ref,
@@ -140,7 +151,7 @@ async function openSession(upload: Upload, mountFrom?: string): Promise<Registry
       method: 'POST',
       target: `/v2/${ref.repository}/blobs/uploads/${query}`,
       headers: { 'content-length': '0' },
-      ...(mountFrom !== undefined && { mountFrom }),
+      ...defined({ mountFrom }),
     }),
   )
   if (answer.status === 202 || (answer.status === 201 && mountFrom !== undefined)) {
@@ -148,7 +159,7 @@ async function openSession(upload: Upload, mountFrom?: string): Promise<Registry
     return answer.status === 202 ? answer : undefined
   }
   if (mountFrom === undefined) throw await registryError(ref, answer)
-  await discardBody(answer) // it may not let us read the neighbour
+  await discardBody(answer) // we may not be allowed to read the other repository
   return await openSession(upload)
 }
 
@@ -178,7 +189,7 @@ async function sendWhole(upload: Upload, session: RegistryResponse): Promise<voi
   upload.onSent?.(blob.size)
 }
 
-/** How far the session at LOCATION got.  Throws a retryable RegistryError when it is not there any more. */
+/** How far the session at LOCATION got.  Throws a retryable RegistryError when it no longer exists. */
 async function askOffset(upload: Upload, location: URL): Promise<{ location: URL; offset: number }> {
   const { registry, ref } = upload
   const answer = await registry.call(ref, callFor(upload, { method: 'GET', target: location.href }))
@@ -196,7 +207,7 @@ async function askOffset(upload: Upload, location: URL): Promise<{ location: URL
 }
 
 function invalidUpload({ ref, blob }: Upload, why: string): RegistryError {
-  return new RegistryError(`the upload of ${blob.digest} cannot go on: registry ${ref.registry} ${why}`, {
+  return new RegistryError(`the upload of ${blob.digest} cannot continue: registry ${ref.registry} ${why}`, {
     registryCode: 'BLOB_UPLOAD_INVALID',
     retryable: false,
   })
@@ -226,9 +237,9 @@ async function sendChunks(
       await discardBody(answer)
       location = locationOf(upload, answer)
       offset = offsetOf(answer) || end
-      // It may keep less than it was sent, but not for ever.
+      // A registry may accept less than it was sent, but not for ever.
       if (offset <= start || (offset < end && ++cuts > RESUMES_MAX))
-        throw invalidUpload(upload, `kept ${offset} bytes of it when ${end} were sent`)
+        throw invalidUpload(upload, `accepted ${offset} bytes of it when ${end} were sent`)
     } catch (error) {
       if (
         !(error instanceof RegistryError && error.retryable) ||
@@ -240,7 +251,7 @@ async function sendChunks(
       ;({ location, offset } = await askOffset(upload, location))
     }
     if (offset > end)
-      throw invalidUpload(upload, `says that it has ${offset} bytes of it when ${end} were sent`)
+      throw invalidUpload(upload, `claims to have ${offset} bytes of it when ${end} were sent`)
     onSent?.(offset)
   }
   await finish(
@@ -257,7 +268,7 @@ async function sendChunks(
 
 async function uploadOnce(upload: Upload, inChunks: boolean): Promise<UploadResult> {
   const { blob, mountFrom } = upload
-  if (await isThere(upload)) return 'present'
+  if (await exists(upload)) return 'present'
   const session = await openSession(upload, mountFrom)
   if (!session) return 'mounted'
   if (inChunks && blob.openRange) await sendChunks(upload, session, blob.openRange)
@@ -265,7 +276,7 @@ async function uploadOnce(upload: Upload, inChunks: boolean): Promise<UploadResu
   return 'uploaded'
 }
 
-/** Upload one blob unless the registry has it.  Throws RegistryError, or the signal's reason. */
+/** Upload BLOB unless the registry has it.  Throws RegistryError, or the signal's reason. */
 export async function uploadBlob(
   registry: RegistryClient,
   ref: Reference,
@@ -280,7 +291,7 @@ export async function uploadBlob(
       if (!(error instanceof RegistryError) || options.signal?.aborted === true || uploads >= UPLOADS_MAX)
         throw error
       const isRefused = ['UNAUTHORIZED', 'DENIED', 'REDIRECT'].includes(error.registryCode)
-      // Not every registry takes chunks, and each has its own way to say so.
+      // Some registries do not take chunks, and each reports that differently.
       if (inChunks && !error.retryable && !isRefused) inChunks = false
       else if (!error.retryable) throw error
       await sleep(PAUSE_MS * uploads, undefined, options.signal && { signal: options.signal })

@@ -19,8 +19,10 @@ export function countMountsAt(path: string): number {
 }
 
 /** Detaches mounts from PATH, with all below them, until KEEP are left. */
-export function detachMountsAt(path: string, keep: number): void {
-  const { execFileSync } = process.getBuiltinModule('node:child_process')
+export async function detachMountsAt(path: string, keep: number): Promise<void> {
+  const { execFile } = process.getBuiltinModule('node:child_process')
   for (let i = Math.min(STACK_MAX, countMountsAt(path)); i > keep; i--)
-    execFileSync('umount', ['--lazy', '--no-canonicalize', path], { stdio: ['ignore', 'ignore', 'pipe'] })
+    await new Promise<void>((resolve, reject) => {
+      execFile('umount', ['--lazy', '--no-canonicalize', path], (err) => (err ? reject(err) : resolve()))
+    })
 }

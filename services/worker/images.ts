@@ -1,6 +1,5 @@
-// The worker's share of keeping the image store small: it tells the store which images functions have, lets
-// go of those that it does not need any more, and collects now and then and after pulls.
-// Knows when; what may go is the store's to decide (images/collect.ts).
+// Keeps the image store small: tells it which images functions have, lets go of those that this worker no longer
+// needs, and collects every few minutes and after pulls.  images/collect.ts decides what may be removed.
 
 import { InvalidRequest } from '../contract/errors.ts'
 import type { Watermark } from '../images/collect.ts'
@@ -19,7 +18,7 @@ export interface ImageKeeperDeps {
 export type ImageKeeper = ReturnType<typeof createImageKeeper>
 
 const COLLECT_MS = 5 * 60_000
-/** Several pulls that end at about the same time are followed by one collection. */
+/** Pulls that end at about the same time are followed by one collection. */
 const AFTER_PULL_MS = 5_000
 
 function checkMarks(high: Watermark, low: Watermark): void {
@@ -53,10 +52,10 @@ export function createImageKeeper({ store, puller, high, low, log }: ImageKeeper
       if (freed)
         log.info(
           { images: freed.images.map((image) => image.digest), layers: freed.layers, bytes: freed.bytes },
-          'removed images that nobody needs: the image store was above its high watermark',
+          'removed unneeded images: the image store was above its high watermark',
         )
     } catch (err) {
-      log.warn({ err }, 'images that nobody needs could not be removed; the next try is in some minutes')
+      log.warn({ err }, 'unneeded images could not be removed; retrying in some minutes')
     }
   }
 
@@ -77,14 +76,14 @@ export function createImageKeeper({ store, puller, high, low, log }: ImageKeeper
       schedule(AFTER_PULL_MS)
     },
 
-    /** Waits for a collection that is under way. */
+    /** Waits for a collection in progress. */
     async stop(): Promise<void> {
       stopped = true
       clearTimeout(timer)
       await collecting
     },
 
-    /** Functions have these images, and no others. */
+    /** Functions have exactly these images. */
     deploy(digests: readonly string[]): void {
       const next = new Set(digests)
       if (next.size === deployed.size && digests.every((digest) => deployed.has(digest))) return
@@ -93,11 +92,11 @@ export function createImageKeeper({ store, puller, high, low, log }: ImageKeeper
         deployed = next
         puller.letGo((digest) => deployed.has(digest)) // so that it can be removed as soon as its function is
       } catch (err) {
-        log.warn({ err }, 'the image store could not be told which images functions have')
+        log.warn({ err }, 'the image store could not record which images functions have')
       }
     },
 
-    /** Something was fetched: the store may be too large now. */
+    /** Something was fetched, so the store may be too large. */
     pulled(): void {
       if (!collecting) schedule(AFTER_PULL_MS)
     },

@@ -6,13 +6,15 @@ import { AppError } from '../contract/errors.ts'
 import type { FunctionRecord } from '../contract/function-spec.ts'
 import type { LayerProgress } from '../contract/image.ts'
 import type { PullReport, PullReports } from '../functions/pull-reports.ts'
-import type { PullProgress, Puller } from '../images/pull.ts'
+import type { Puller } from '../images/pull.ts'
 import { parseReference } from '../registry/reference.ts'
 import type { Log } from '../platform/log.ts'
+import type { PullProgressBoard } from './pull-progress.ts'
 
 export interface PrefetchDeps {
   readonly workerName: string
   readonly puller: Pick<Puller, 'ensure'>
+  readonly progress: Pick<PullProgressBoard, 'follow'>
   readonly reports: Pick<PullReports, 'write'>
   /** Something was fetched. */
   readonly onPulled: () => void
@@ -28,10 +30,10 @@ interface Pull {
   readonly record: FunctionRecord
   readonly layers: Map<string, LayerProgress>
   timer: NodeJS.Timeout | undefined
-  isOver: boolean
+  unfollow: () => void
 }
 
-export function createPrefetch({ workerName, puller, reports, onPulled, log }: PrefetchDeps) {
+export function createPrefetch({ workerName, puller, progress, reports, onPulled, log }: PrefetchDeps) {
   const waiting: FunctionRecord[] = []
   const active = new Map<string, Pull>()
   let known: ReadonlyMap<string, FunctionRecord> | undefined
@@ -51,9 +53,17 @@ export function createPrefetch({ workerName, puller, reports, onPulled, log }: P
 
   /** The last word on OWN: what was to be said of it before, must not come behind. */
   async function end(own: Pull, state: 'ready' | 'failed', message?: string): Promise<void> {
-    own.isOver = true
+    own.unfollow()
     clearTimeout(own.timer)
     await say(own.record.imageDigest, state, [...own.layers.values()], message)
+  }
+
+  function reportLater(own: Pull, layer: LayerProgress): void {
+    own.layers.set(layer.layer, layer)
+    own.timer ??= setTimeout(() => {
+      own.timer = undefined
+      void say(own.record.imageDigest, 'pulling', [...own.layers.values()])
+    }, REPORT_MS).unref()
   }
 
   async function pull(own: Pull): Promise<void> {
@@ -84,7 +94,8 @@ export function createPrefetch({ workerName, puller, reports, onPulled, log }: P
       const at = waiting.findIndex((record) => !active.has(record.imageDigest))
       if (at < 0) return
       const record = waiting.splice(at, 1)[0]!
-      const own: Pull = { record, layers: new Map(), timer: undefined, isOver: false }
+      const own: Pull = { record, layers: new Map(), timer: undefined, unfollow: () => {} }
+      own.unfollow = progress.follow(record.imageDigest, (layer) => reportLater(own, layer))
       active.set(record.imageDigest, own)
       void pull(own).finally(() => {
         active.delete(record.imageDigest)
@@ -105,17 +116,6 @@ export function createPrefetch({ workerName, puller, reports, onPulled, log }: P
       waiting.push(...records.filter((record) => before.get(record.spec.name) !== record))
       waiting.splice(0, Math.max(0, waiting.length - QUEUE_MAX))
       next()
-    },
-
-    /** A puller's progress, of whatever image. */
-    onProgress({ image, ...progress }: PullProgress): void {
-      const own = active.get(image)
-      if (!own || own.isOver) return
-      own.layers.set(progress.layer, progress)
-      own.timer ??= setTimeout(() => {
-        own.timer = undefined
-        void say(image, 'pulling', [...own.layers.values()])
-      }, REPORT_MS).unref()
     },
 
     /** Begins nothing more; what is under way is the puller's to end. */

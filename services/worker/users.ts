@@ -3,7 +3,7 @@
 
 import type { Image } from '../contract/image.ts'
 import type { User } from '../contract/runtime-spec.ts'
-import { readImageFile } from '../images/pull.ts'
+import { readImageFile } from '../images/image-file.ts'
 import { resolveUser } from '../runtime/user.ts'
 
 const KEPT_MAX = 1024

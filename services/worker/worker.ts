@@ -24,6 +24,7 @@ import { createStdioContract } from './contracts/stdio.ts'
 import { createExecute } from './execute.ts'
 import { createImageKeeper, type ImageKeeper } from './images.ts'
 import { createWorkerMetrics } from './metrics.ts'
+import { createPullProgress } from './pull-progress.ts'
 import { createPrefetch, type Prefetch } from './prefetch.ts'
 import { createRunningCalls, type RunningCalls } from './running.ts'
 import { startStatusServer } from './status-server.ts'
@@ -94,6 +95,7 @@ function followFunctions(parts: {
   }
   // An empty list at the start may only mean that Redis is away: it must not let images go.
   if (functions.list().length > 0) changed()
+  else prefetch.deployed([])
   return functions.onChange(changed)
 }
 
@@ -120,20 +122,22 @@ export async function startWorker(
   const functions = createFunctionStore({ redis, prefix, log })
   const store = createImageStore({ dir: join(dataDir, 'images'), onNote: (text) => log.warn(text) })
   const registry = openRegistryClient({ env, dataDir, registriesFile })
+  const progress = createPullProgress()
   const puller = createPuller({
     store,
     registry: createLocalFirst({ store, registry }),
     nativeDir,
-    onProgress: (progress) => prefetch.onProgress(progress),
+    onProgress: progress.report,
   })
+  const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const prefetch = createPrefetch({
     workerName,
     puller,
+    progress,
     reports: createPullReports({ redis, prefix }),
-    onPulled: () => images.pulled(),
+    onPulled: images.pulled,
     log,
   })
-  const images = createImageKeeper({ store, puller, high: config.imagesHigh, low: config.imagesLow, log })
   const execute = createExecute({
     find: functions.get,
     puller,

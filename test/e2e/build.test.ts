@@ -1,5 +1,5 @@
-// wherry build as a user has it: the command, what it prints, what other tools make of its images, and what
-// is left when it is killed.
+// `wherry build` as a user runs it: the command, its output, its images in other tools, and what remains
+// after it is killed.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -17,7 +17,7 @@ const missing = (...programs: readonly string[]): string | false => {
   return cannotRun || (absent.length > 0 && `needs ${absent.join(', ')} (Debian packages of the same names)`)
 }
 
-/** What every part of the language is in once; buildah knows it all, too. */
+/** Uses every part of the language that buildah supports too. */
 const APP = `ARG BASE=base
 FROM \${BASE} AS builder
 ARG GREETING=hello
@@ -136,7 +136,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     })
     t.match(await runWherry(['build', '--data', place.data, '/nowhere']), {
       code: 1,
-      stderr: /there is no such folder/,
+      stderr: /no such folder/,
     })
     t.match(await runWherry(['build', '--data', place.data, '--network', 'bridge', '.']), {
       code: 2,
@@ -155,13 +155,13 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
   await t.test('after a kill, the next build removes all that is left', (t) => killed(t, place))
 })
 
-/** How many processes have MARK in their command line. */
+/** Number of processes with MARK in their command line. */
 function running(mark: string): number {
   const commandOf = (pid: string): string => {
     try {
       return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')
     } catch {
-      return '' // it ended while we looked
+      return '' // it has exited meanwhile
     }
   }
   return readdirSync('/proc')
@@ -171,7 +171,7 @@ function running(mark: string): number {
 
 async function killed(t: Test, { data, build }: Place): Promise<void> {
   const context = join(data, 'killed')
-  const sleep = `sleep ${1_000_000 + process.pid}` // nobody else's on this machine
+  const sleep = `sleep ${1_000_000 + process.pid}` // unique on this machine
   mkdirSync(context)
   writeContext(context, {
     Dockerfile: `FROM base\nRUN --mount=type=secret,id=s --mount=type=cache,target=/c,sharing=locked echo "started"; ${sleep}\n`,
@@ -194,7 +194,7 @@ async function killed(t: Test, { data, build }: Place): Promise<void> {
   t.match(
     await build('FROM base\nRUN --mount=type=cache,target=/c,sharing=locked echo again\n'),
     { code: 0, stderr: /again/ },
-    'its lock is free',
+    'its lock is released',
   )
   t.equal(running(sleep), 0, 'the container died with its builder')
   t.strictSame(readdirSync(join(data, 'images/tmp')), [], 'no drafts')
@@ -206,10 +206,7 @@ async function killed(t: Test, { data, build }: Place): Promise<void> {
   t.strictSame(findSecrets(), [], 'no secrets')
 }
 
-/**
- * "mode uid:gid path -> link" of everything in a tar archive but times, sizes of folders and the numbers of
- * links.
- */
+/** The entries of a tar archive as sorted lines "mode uid:gid size path", without times and link targets. */
 function listing(tar: Buffer): string[] {
   return execFileSync('tar', ['--numeric-owner', '-tvf', '-'], {
     input: tar,
@@ -233,7 +230,7 @@ function listing(tar: Buffer): string[] {
 }
 
 t.test(
-  'what wherry built',
+  'an image that wherry built',
   { skip: missing('podman', 'buildah', 'runc', 'skopeo', 'docker-registry') },
   async (t) => {
     const place = await placeFor(t)

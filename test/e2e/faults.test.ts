@@ -1,5 +1,5 @@
-// What goes wrong around a whole Wherry: wrong commands, taken ports, missing rights, two on one folder,
-// parts that die, a supervisor that is killed.  Each has one clear line on stderr and the right exit code.
+// Failures of a complete Wherry: invalid commands, ports in use, missing privileges, two supervisors on one
+// folder, parts that die, a killed supervisor. Each prints one clear line on stderr and the right exit code.
 
 import { readFileSync, chmodSync, mkdirSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -48,7 +48,7 @@ t.test('a wrong command line exits with 2 and points to the help', async (t) => 
     t.match(await runWherry(args), { code: 2, stdout: '', stderr: says }, args.join(' '))
 })
 
-t.test('help has an example for every command', async (t) => {
+t.test('the help of every command has an example', async (t) => {
   const { stdout } = await runWherry(['--help'])
   const commands = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)?(?: (?:\[|<)| {2,}\S)/gm)]
     .map((match) => match[1]!)
@@ -160,7 +160,7 @@ t.test('up rejects what cannot work before it starts anything', { skip }, async 
     t.equal(code, 1, args.join(' '))
     t.ok(
       stderr.split('\n').some((line) => line.startsWith('wherry: ') && line.includes(says)),
-      `${stderr} should say: ${says}`,
+      `${stderr} should contain: ${says}`,
     )
   }
   const without = [
@@ -224,11 +224,11 @@ t.test('only one Wherry can run on a folder, detached or not', { skip }, async (
   t.teardown(() => runWherry(['down', '--data', data]))
   t.equal(started.code, 0, started.stderr)
   const { gateway } = JSON.parse(started.stdout) as { gateway: string }
-  t.equal((await fetch(`${gateway}/healthz`)).status, 200, 'it goes on running')
+  t.equal((await fetch(`${gateway}/healthz`)).status, 200, 'it keeps running')
   t.match(
     await runWherry(['list', '--data', data]),
     { code: 0, stdout: /^NAME/ },
-    'its state file gives the gateway',
+    'its state file names the gateway',
   )
   for (const more of [[], ['--detach']]) {
     t.match(await runWherry(['up', '--data', data, ...FREE_PORTS, ...more]), {
@@ -238,7 +238,7 @@ t.test('only one Wherry can run on a folder, detached or not', { skip }, async (
   }
   const { supervisor, parts } = readState(data)!
   t.match(await runWherry(['down', '--data', data]), { code: 0, stderr: `stopped ${data}\n` })
-  t.same([supervisor, ...parts].filter(isAlive), [], 'all of it is gone when down returns')
+  t.same([supervisor, ...parts].filter(isAlive), [], 'all processes have exited when down returns')
   t.match(readFileSync(`${data}/log/up.log`, 'utf8'), /^stopped$/m, 'its log is in the data folder')
 })
 
@@ -288,7 +288,7 @@ t.test('a worker that is killed and not restarted leaves nothing behind', { skip
 })
 
 t.test(
-  'a supervisor that is killed takes everything with it, and the next one starts on the same folder',
+  'when the supervisor is killed, all parts exit, and the next one starts on the same folder',
   { skip },
   async (t) => {
     const data = shortFolder(t)

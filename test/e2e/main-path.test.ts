@@ -1,4 +1,4 @@
-// The whole product as a user runs it: up, push, deploy, call in every way, look, remove, down.
+// The whole product as a user runs it: up, push, deploy, every way to call, inspect, remove, down.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { Queue, QueueEvents } from 'bullmq'
@@ -92,7 +92,7 @@ t.test('invoke', async (t) => {
     t.equal((await wherry.run(['invoke', 'upper', '-d', `@${file}`])).stdout, 'A FILE')
     t.equal((await wherry.run(['invoke', 'upper'])).stdout, '', 'no stdin is an empty body')
   })
-  t.test('shows headers, phases and the record when asked', async (t) => {
+  t.test('shows headers, phases and the record on request', async (t) => {
     const shown = await wherry.run(['invoke', 'upper', '-d', 'x', '-i', '--timing'])
     t.match(shown.stdout, /^HTTP\/1\.1 200\r\n(?:.*\r\n)*x-wherry-outcome: ok\r\n(?:.*\r\n)*\r\nX$/)
     for (const phase of ['queue', 'pull', 'create', 'run', 'settle', 'total'])
@@ -143,7 +143,8 @@ t.test('a plain BullMQ job runs a function, and its failure starts with the outc
   await deploy(wherry, 'picky', ...sh('read word; test "$word" = good && echo fine || exit 3'))
   const connection = { path: new URL(wherry.addresses.redis).pathname }
   const queue = new Queue('picky', { connection, prefix: '{wherry}' })
-  const events = new QueueEvents('picky', { connection, prefix: '{wherry}', lastEventId: '0' }) // else it begins to listen a moment after it is ready
+  // Without lastEventId it starts to listen shortly after it reports ready.
+  const events = new QueueEvents('picky', { connection, prefix: '{wherry}', lastEventId: '0' })
   t.teardown(async () => {
     await Promise.all([queue.close(), events.close()])
   })
@@ -209,12 +210,12 @@ t.test('logs and ps show running calls and their output', async (t) => {
   let table = ''
   while (!table.includes(callId)) table = (await wherry.run(['ps'])).stdout
   const pid = Number(new RegExp(`slow +${callId} +(\\d+) +`).exec(table)?.[1])
-  t.ok(pid > 1, 'the container’s pid is in the table')
+  t.ok(pid > 1, 'the table shows the container’s pid')
   while (
     !readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').includes(' ') &&
     readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'sleep\n'
   ) {
-    /* it has not said it yet */
+    /* wait for its first line */
   }
   process.kill(pid, 'SIGKILL')
   t.match(await finishedRecord(callId), { outcome: 'crash', signal: 'SIGKILL', log: 'under way\n' })
@@ -244,7 +245,7 @@ t.test('200 calls in a row do not leak', async (t) => {
     t.ok(after[what]! <= number + 2, `${what}: ${number} before, ${after[what]} after`)
 })
 
-t.test('a removed function is gone', async (t) => {
+t.test('a removed function no longer exists', async (t) => {
   t.match(await wherry.run(['remove', 'upper', 'hello']), {
     code: 0,
     stdout: 'removed upper\nremoved hello\n',
@@ -256,61 +257,58 @@ t.test('a removed function is gone', async (t) => {
   t.match(await wherry.run(['remove', 'upper']), { code: 1, stderr: /ERR_FUNCTION_NOT_FOUND/ })
 })
 
-t.test(
-  'an image stays as long as a function or a running call needs it, and can then be removed',
-  async (t) => {
-    const images = async (...args: string[]) => await wherry.run(['image', ...args, '--data', wherry.data])
-    await deploy(wherry, 'held', '--timeout', '10m', ...sh('sleep 500'))
-    const callId = (await wherry.run(['invoke', 'held', '--async'])).stdout.trim()
-    let table = ''
-    while (!table.includes(callId)) table = (await wherry.run(['ps'])).stdout
-    const pid = Number(new RegExp(`held +${callId} +(\\d+) +`).exec(table)?.[1])
-    const [{ digest }] = JSON.parse((await images('ls', '--json')).stdout) as [{ digest: string }]
-    t.match(JSON.parse((await images('ls', '--json')).stdout), [{ isDeployed: true, isPinned: true }])
-    t.match(await images('rm', digest), {
-      code: 1,
-      stderr: /is needed by a function that is deployed; remove the function first \(ERR_IMAGE_IN_USE\)/,
-    })
-    // The function gets another image and the others go: a removal of this one would end its call, too.
-    const other = `${wherry.addresses.registry}/other`
-    t.match(
-      await wherry.run(['build', '-t', other, '-f', '-', '--data', wherry.data, '-'], {
-        input: `FROM ${image}\nLABEL other=yes\n`,
-      }),
-      { code: 0 },
-    )
-    t.equal((await wherry.run(['push', other, '--data', wherry.data])).code, 0)
-    t.equal((await wherry.run(['deploy', 'held', '--image', other, ...sh('true')])).code, 0)
-    const names = (JSON.parse((await wherry.run(['list', '--json'])).stdout) as Array<{ name: string }>)
-      .map((f) => f.name)
-      .filter((name) => name !== 'held')
-    t.equal((await wherry.run(['remove', ...names])).code, 0)
-    const first = async (): Promise<{ isDeployed: boolean } | undefined> =>
-      (
-        JSON.parse((await images('ls', '--json')).stdout) as Array<{ digest: string; isDeployed: boolean }>
-      ).find((one) => one.digest === digest)
-    while ((await first())?.isDeployed === true) {
-      /* the worker hears of it */
-    }
-    t.match(
-      JSON.parse((await images('prune', '--all', '--json')).stdout),
-      { images: [] },
-      'the call still runs',
-    )
-    process.kill(pid, 'SIGKILL')
-    while (JSON.parse((await images('prune', '--all', '--json')).stdout).images.length === 0) {
-      /* the worker collects its end */
-    }
-    t.equal(await first(), undefined)
-    t.equal((await wherry.run(['remove', 'held'])).code, 0)
-    await deploy(wherry, 'upper', '--', 'tr', 'a-z', 'A-Z')
-    t.equal(
-      (await wherry.run(['invoke', 'upper', '-d', 'again'])).stdout,
-      'AGAIN',
-      'and it is pulled again when it is needed again',
-    )
-  },
-)
+t.test('an image can be removed once no function and no running call uses it', async (t) => {
+  const images = async (...args: string[]) => await wherry.run(['image', ...args, '--data', wherry.data])
+  await deploy(wherry, 'held', '--timeout', '10m', ...sh('sleep 500'))
+  const callId = (await wherry.run(['invoke', 'held', '--async'])).stdout.trim()
+  let table = ''
+  while (!table.includes(callId)) table = (await wherry.run(['ps'])).stdout
+  const pid = Number(new RegExp(`held +${callId} +(\\d+) +`).exec(table)?.[1])
+  const [{ digest }] = JSON.parse((await images('ls', '--json')).stdout) as [{ digest: string }]
+  t.match(JSON.parse((await images('ls', '--json')).stdout), [{ isDeployed: true, isPinned: true }])
+  t.match(await images('rm', digest), {
+    code: 1,
+    stderr: /is used by a deployed function; remove the function first \(ERR_IMAGE_IN_USE\)/,
+  })
+  // Give the function another image and remove all others. Removing the function itself would end its call.
+  const other = `${wherry.addresses.registry}/other`
+  t.match(
+    await wherry.run(['build', '-t', other, '-f', '-', '--data', wherry.data, '-'], {
+      input: `FROM ${image}\nLABEL other=yes\n`,
+    }),
+    { code: 0 },
+  )
+  t.equal((await wherry.run(['push', other, '--data', wherry.data])).code, 0)
+  t.equal((await wherry.run(['deploy', 'held', '--image', other, ...sh('true')])).code, 0)
+  const names = (JSON.parse((await wherry.run(['list', '--json'])).stdout) as Array<{ name: string }>)
+    .map((f) => f.name)
+    .filter((name) => name !== 'held')
+  t.equal((await wherry.run(['remove', ...names])).code, 0)
+  const first = async (): Promise<{ isDeployed: boolean } | undefined> =>
+    (
+      JSON.parse((await images('ls', '--json')).stdout) as Array<{ digest: string; isDeployed: boolean }>
+    ).find((one) => one.digest === digest)
+  while ((await first())?.isDeployed === true) {
+    /* wait for the worker to notice */
+  }
+  t.match(
+    JSON.parse((await images('prune', '--all', '--json')).stdout),
+    { images: [] },
+    'the call still runs',
+  )
+  process.kill(pid, 'SIGKILL')
+  while (JSON.parse((await images('prune', '--all', '--json')).stdout).images.length === 0) {
+    /* wait for the worker to collect the exit */
+  }
+  t.equal(await first(), undefined)
+  t.equal((await wherry.run(['remove', 'held'])).code, 0)
+  await deploy(wherry, 'upper', '--', 'tr', 'a-z', 'A-Z')
+  t.equal(
+    (await wherry.run(['invoke', 'upper', '-d', 'again'])).stdout,
+    'AGAIN',
+    'it is pulled again on demand',
+  )
+})
 
 t.test('stopping leaves no process, mount, cgroup or link behind', async (t) => {
   t.equal(await wherry.stop(), 0)

@@ -1,9 +1,9 @@
-// A function whose image is in a private registry: refused, logged in, deployed, run by a worker that pulls
-// it itself.
+// A function with an image in a private registry: rejected without a login, deployed after a login, and run
+// by a worker that pulls the image.
 
 import t from 'tap'
 import { makeBusyboxLayer } from '../../infra/demo/image.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import { createRegistryClient } from '../../services/registry/registry.ts'
 import { PASSWORD, passwordPart, USER } from '../helpers/registry-auth.ts'
@@ -39,7 +39,7 @@ t.test('a private image can be deployed and run after a login', async (t) => {
   const deploy = () => wherry.run(['deploy', 'upper', '--image', image, '--', 'tr', 'a-z', 'A-Z'])
   t.match(await deploy(), {
     code: 1,
-    stderr: new RegExp(`registry ${host} wants a login: .*; wherry login ${host}`),
+    stderr: new RegExp(`registry ${host} requires a login: .*; run wherry login ${host}`),
   })
   t.match(
     await runWherry(['login', host, '-u', USER, '--password-stdin', '--data', wherry.data], {
@@ -47,7 +47,7 @@ t.test('a private image can be deployed and run after a login', async (t) => {
     }),
     { code: 0 },
   )
-  t.match(await deploy(), { code: 0 }, 'the gateway that is running knows of it')
+  t.match(await deploy(), { code: 0 }, 'the running gateway uses the login')
   t.match(
     await wherry.run(['invoke', 'upper', '-d', 'private']),
     { code: 0, stdout: 'PRIVATE' },

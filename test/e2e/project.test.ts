@@ -1,5 +1,5 @@
-// From a folder with a Dockerfile to a function that answers, in one command: wherry init, wherry.yaml,
-// OpenFaaS's stack.yaml, tags that move, signatures. The one base image is made here from busybox.
+// From a folder with a Dockerfile to a running function in one command: wherry init, wherry.yaml, OpenFaaS's
+// stack.yaml, moved tags, signatures. The test builds its base image from busybox.
 
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -28,7 +28,7 @@ writeFileSync(
 const wherry = await startWherry(t, { env: { WHERRY_SIGNATURES: join(folder, 'policy.json') } })
 const deploy = (...args: string[]) => wherry.run(['deploy', '--data', wherry.data, ...args])
 
-/** A folder NAME with FILES, and busybox. */
+/** Create a folder NAME with FILES and busybox. */
 function makeFolder(name: string, files: Readonly<Record<string, string>>): string {
   const path = join(folder, name)
   mkdirSync(path, { recursive: true })
@@ -52,7 +52,7 @@ t.test('wherry init creates a folder that wherry deploy -f deploys', async (t) =
       `^built ${wherry.addresses.registry}/hello:latest.*\npushed ${wherry.addresses.registry}/hello:latest.*\ndeployed hello: ${wherry.addresses.registry}/hello `,
     ),
   })
-  t.match(first.stderr, /\nimage ready on 1 worker after /, 'the worker has it before the first call')
+  t.match(first.stderr, /\nimage ready on 1 worker after /, 'the worker has the image before the first call')
   t.match(await wherry.run(['invoke', 'hello', '-d', 'river\n']), { code: 0, stdout: 'Hello, river!\n' })
 
   t.test('a second deploy builds, pushes and pulls nothing', async (t) => {
@@ -95,7 +95,7 @@ t.test('wherry init creates a folder that wherry deploy -f deploys', async (t) =
     t.match(
       await wherry.run(['invoke', 'hello', '-d', 'river\n']),
       { stdout: 'Hello, river!\n' },
-      'calls run what was deployed',
+      'calls run the deployed image',
     )
     t.match(await deploy('-f', join(own, 'wherry.yaml'), '--no-build'), {
       code: 0,
@@ -128,7 +128,7 @@ functions:
   t.match(
     await deploy('upper', '-f', join(own, 'stack.yaml'), '--no-build'),
     { code: 0, stdout: /^deployed upper.*\n$/ },
-    'or one of them',
+    'deploys a single function of the file',
   )
 })
 
@@ -175,17 +175,17 @@ t.test('errors are reported before anything is deployed', async (t) => {
 })
 
 t.test(
-  'a namespace whose policy requires signatures refuses an image without one, another warns',
+  'an unsigned image is rejected in one namespace and causes a warning in another, as their policies say',
   async (t) => {
     const image = `${wherry.addresses.registry}/me/upper:0.1`
     t.match(await deploy('signed', '--image', image, '--namespace', 'prod', '--', 'cat'), {
       code: 1,
       stderr:
-        /is not signed by any key that the policy of namespace "prod" names; sign it with: cosign sign .*ERR_NOT_SIGNED/,
+        /is not signed by any key in the policy of namespace "prod"; sign it with: cosign sign .*ERR_NOT_SIGNED/,
     })
     t.match(await deploy('warned', '--image', image, '--namespace', 'beta', '--', 'cat'), {
       code: 0,
-      stderr: /is not signed by any key that the policy of namespace "beta" names/,
+      stderr: /is not signed by any key in the policy of namespace "beta"/,
     })
   },
 )

@@ -1,7 +1,6 @@
-// README's tutorial, run as it stands there: every line of its sh blocks, and the js block as the file
-// that it says it is.  Three things are put in place for the lines, not into them: free ports, a data
-// folder of the test's own, and a registry on this machine where the lines say Docker Hub.  A comment
-// behind a line is what it should print.
+// Runs the tutorial of the README: every line of its sh blocks, and the js block under the file name before
+// it. A comment after a command is its expected output. The environment replaces three things: ports, the
+// data folder, and Docker Hub (by a registry on this machine).
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -12,7 +11,7 @@ import t, { type Test } from 'tap'
 import { makeBusyboxLayer } from '../../infra/demo/image.ts'
 import { findProgram } from '../../services/cli/up/parts.ts'
 import { readState } from '../../services/cli/up/state.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import { createRegistryClient } from '../../services/registry/registry.ts'
 import { startRegistry } from '../helpers/registry.ts'
@@ -29,7 +28,7 @@ const skip = cannotRun || (missing === undefined ? false : `needs ${missing} (ma
 
 interface Step {
   readonly command: string
-  /** What the comment behind the command says. */ readonly prints?: string
+  /** Expected output, from the comment after the command. */ readonly prints?: string
 }
 interface Piece {
   readonly steps: readonly Step[]
@@ -46,20 +45,20 @@ function parseSteps(text: string): Step[] {
     })
 }
 
-/** The code blocks of the section "Tutorial", in order; a js block is named in the line before it. */
+/** The code blocks of the section "Tutorial" in order; the line before a js block has its file name. */
 function parseTutorial(readme: string): Piece[] {
   const section = /^## Tutorial\n([\s\S]*?)^## /m.exec(readme)?.[1] ?? ''
   return [...section.matchAll(/(?:In `([\w.]+)`:\n\n)?```(\w+)\n([\s\S]*?)```/g)].map(
     ([, name, language, text]) => {
       if (language === 'sh') return { steps: parseSteps(text!) }
       if (language === 'js' && name !== undefined) return { steps: [], file: { name, text: text! } }
-      throw new Error(`README: a ${language} block that nobody knows how to run`)
+      throw new Error(`README: cannot run a ${language} block`)
     },
   )
 }
 
 /**
- * A home folder below FOLDER in which skopeo takes REGISTRY for Docker Hub (containers-registries.conf(5)).
+ * Create a home folder in FOLDER whose skopeo uses REGISTRY as Docker Hub (containers-registries.conf(5)).
  */
 function homeWithoutDockerHub(folder: string, registry: string): string {
   const home = join(folder, 'home')
@@ -91,8 +90,8 @@ async function run(
 }
 
 /**
- * `wherry down` on DATA after the test, also when its process is killed: the guard's stdin ends with it,
- * however it ends.
+ * Run `wherry down` on DATA after the test, even if its process is killed: the guard waits for the end of
+ * stdin.
  */
 function stopAfterwards(t: Test, data: string): void {
   const guard = spawn('bash', ['-c', 'read -r; exec "$0" down --data "$1"', COMMAND, data], {
@@ -106,7 +105,7 @@ function stopAfterwards(t: Test, data: string): void {
   })
 }
 
-t.test('the tutorial is five lines, and a queue', async (t) => {
+t.test('the tutorial has five lines and a queue', async (t) => {
   const [first, program, last] = parseTutorial(README)
   t.equal(first?.steps.length, 5)
   t.match(program?.file, { name: 'queue.mjs', text: /from 'bullmq'/ })
@@ -125,8 +124,7 @@ t.test('the tutorial works', { skip }, async (t) => {
   await client.close()
 
   const data = shortFolder(t)
-  // Inside of the checkout, as a reader's shell would be: npx and queue.mjs look for packages upwards from
-  // here.
+  // A folder inside the checkout, because npx and queue.mjs search for packages in parent folders.
   mkdirSync(join(ROOT, 'build'), { recursive: true })
   const cwd = mkdtempSync(join(ROOT, 'build', 'readme-'))
   t.teardown(() => {
@@ -144,7 +142,7 @@ t.test('the tutorial works', { skip }, async (t) => {
   }
   stopAfterwards(t, data)
 
-  /** TEXT with the addresses that README's reader would have replaced by those of this test. */
+  /** Replace the default addresses in TEXT by those of this test. */
   const here = (text: string): string => {
     const state = readState(data)
     if (state === undefined) return text.replace('wherry up', 'wherry up --registry 127.0.0.1:0')
@@ -157,10 +155,10 @@ t.test('the tutorial works', { skip }, async (t) => {
     if (file) writeFileSync(join(cwd, file.name), here(file.text))
     for (const { command, prints } of steps) {
       const { code, stdout, stderr } = await run(here(command), cwd, env)
-      if (code !== 0) return t.fail(`${command}\nends with ${code}: ${stderr}`)
+      if (code !== 0) return t.fail(`${command}\nexits with ${code}: ${stderr}`)
       if (prints === undefined) t.pass(command)
       else t.equal(stdout.trim(), prints, command)
     }
   }
-  t.equal(readState(data), undefined, 'the last line stopped it')
+  t.equal(readState(data), undefined, 'the last line stopped Wherry')
 })

@@ -1,7 +1,6 @@
-// The layers of an image as people have them, made of this machine's own Debian packages and the project's
-// own Node: a base, Node on it, npm packages on that. For comparisons with other tools, which want real
-// trees: hard links, set-user-ID programs, thousands of small files and one of 150 MB. Kept in build/images,
-// made once.
+// A realistic image from this machine's Debian packages and the project's Node: a base layer, Node, and npm
+// packages. Comparisons with other tools need real trees, with hard links, set-user-ID programs, thousands of
+// small files and one of 150 MB. The layers are made once and cached in build/images.
 
 import { execFileSync } from 'node:child_process'
 import {
@@ -25,12 +24,12 @@ const LIST_BYTES_MAX = 64 * 1024 ** 2
 const lines = (program: string, args: readonly string[]): string[] =>
   execFileSync(program, args, { encoding: 'utf8', maxBuffer: LIST_BYTES_MAX }).split('\n')
 
-/** PATH without symlinks above its last part, as a usr-merged image has it. */
+/** PATH with symlinks resolved above its last part, as in a usr-merged image. */
 function merged(path: string): string {
   return join(realpathSync(dirname(path)), basename(path))
 }
 
-/** Everything that the required and important packages of this machine brought, without leading "/". */
+/** All files of this machine's required and important packages, without leading "/". */
 function debianFiles(): string[] {
   const packages = lines('dpkg-query', ['-W', '-f', '${binary:Package} ${Priority} ${Essential}\n'])
     .filter((line) => / (?:required|important) | yes$/.test(line))
@@ -43,7 +42,7 @@ function debianFiles(): string[] {
   return [...new Set(kept)].map((path) => path.slice(1)).toSorted()
 }
 
-/** Make NAME.tar.gz unless it is there: FILES of FROM, moved to below INTO. */
+/** Make NAME.tar.gz unless it exists: FILES of FROM, moved below INTO. */
 function pack(name: string, from: string, files: () => readonly string[], into?: string): string {
   const path = join(FOLDER, `${name}.tar.gz`)
   if (existsSync(path)) return path
@@ -95,7 +94,7 @@ export function debianNodeLayers(): string[] {
   ]
 }
 
-/** A layer of one file of RANDOM bytes and as many zeros: half of it can be packed. */
+/** A layer of one file of RANDOM bytes and as many zeros: so half of it can be compressed. */
 export function largeLayer(name: string, sizeBytes: number): string {
   const path = join(FOLDER, `${name}.tar.gz`)
   if (existsSync(path) && statSync(path).size > sizeBytes) return path

@@ -1,5 +1,5 @@
-// Layers for tests: tar archives written header by header, so that they can say what no honest tool would,
-// and unpacked into a folder whose neighbours are watched.
+// Layers for tests: tar archives written header by header, so that they can contain what no honest tool
+// writes, and a way to unpack them that notices writes outside of the folder.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -12,7 +12,7 @@ import { startUnpacker, type UnpackResult } from '../../services/images/unpack.t
 
 const NATIVE_DIR = join(import.meta.dirname, '../../build/native')
 
-/** Why nothing can be unpacked here; false when it can. */
+/** The reason to skip tests that unpack, or false. */
 export const noUnpacker: string | false =
   process.getuid?.() !== 0
     ? 'needs root'
@@ -33,11 +33,11 @@ export interface TarEntry {
   readonly uid?: number
   readonly gid?: number
   readonly mtime?: number
-  /** What the header claims, when it is not the length of `data`. */
+  /** The size in the header, if it is not the length of `data`. */
   readonly size?: number
-  /** Records of a pax header in front; values are bytes or text. */
+  /** Records of a preceding pax header; values are bytes or strings. */
   readonly pax?: Readonly<Record<string, string | Uint8Array>>
-  /** Changes the header's block before its checksum is made. */
+  /** Changes the header block before its checksum is computed. */
   readonly patch?: (block: Buffer) => void
 }
 
@@ -108,7 +108,7 @@ export function zstdLayer(entries: readonly TarEntry[]): { bytes: Uint8Array; me
   return { bytes: zstdCompressSync(tar(entries)), mediaType: ZSTD_LAYER }
 }
 
-/** Unpack LAYER into a folder of T; nothing may appear beside it. */
+/** Unpack LAYER into a folder of T; fails the test if anything appears beside it. */
 export async function unpack(
   t: Test,
   layer: Uint8Array | readonly Uint8Array[],
@@ -126,7 +126,7 @@ export async function unpack(
   for (const piece of layer instanceof Uint8Array ? [layer] : layer) stdin.write(piece)
   stdin.end()
   const settled = await result
-  t.strictSame((await readdir(folder)).toSorted(), ['canary', 'layer'], 'nothing was made outside')
+  t.strictSame((await readdir(folder)).toSorted(), ['canary', 'layer'], 'nothing was created outside')
   t.equal(await readFile(join(folder, 'canary'), 'utf8'), 'alive')
   return { root, result: settled }
 }

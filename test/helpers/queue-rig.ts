@@ -1,5 +1,5 @@
-// A queue to test with: real dispatchers and producers on a prefix of the test's own, with a `run` that
-// the test writes instead of a container.  Everything is stopped when the test ends.
+// A queue for tests: real dispatchers and producers with a key prefix per test, and a function of the test as
+// `run` instead of a container. All of them are stopped when the test ends.
 
 import { randomUUID } from 'node:crypto'
 import { Queue, type Job } from 'bullmq'
@@ -33,7 +33,7 @@ export function completion(
   }
 }
 
-/** The function that answers with what it was sent. */
+/** Returns the body that it was sent. */
 export const echo: DispatcherDeps['run'] = async (invocation) => completion({ body: invocation.request.body })
 
 export function invocation(
@@ -57,16 +57,16 @@ export function invocation(
   }
 }
 
-/** Promise of a thing that a callback will bring. */
+/** A promise that the test resolves itself. */
 export function gate<T = void>(): PromiseWithResolvers<T> {
   return Promise.withResolvers<T>()
 }
 
-/** Resolves when CONDITION holds; looks again and again because what it looks at tells nobody. */
+/** Polls until CONDITION holds, for conditions that no event announces. */
 export async function until(condition: () => unknown, timeoutMs = 60_000): Promise<void> {
   const deadline = Date.now() + timeoutMs
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`this did not come true within ${timeoutMs} ms: ${condition}`)
+    if (Date.now() > deadline) throw new Error(`not true within ${timeoutMs} ms: ${condition}`)
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
 }
@@ -75,7 +75,7 @@ export interface Rig {
   readonly prefix: string
   dispatcher(functions: readonly string[], deps?: Partial<DispatcherDeps>): Promise<Dispatcher>
   producer(deps?: Partial<ProducerDeps>): Promise<Producer>
-  /** An unmodified BullMQ queue, as any producer in any language has. */
+  /** A plain BullMQ queue, as any producer has. */
   queue(name: string): Queue
   /** Resolves with the job's return value, rejects with its failedReason. */
   finished(job: Job): Promise<unknown>
@@ -125,7 +125,7 @@ export function queueRig(t: Teardown, redis: TestRedis): Rig {
     },
     async finished(job) {
       const id = job.id ?? ''
-      // Not by QueueEvents: what ends before its first read is lost to it.
+      // QueueEvents would miss a job that ends before its first read.
       await until(async () => ['completed', 'failed'].includes(await job.getState()))
       const ended = await queues.get(job.queueName)?.getJob(id)
       if (ended === undefined) throw new Error(`job ${id} is gone`)

@@ -1,5 +1,5 @@
-// What a registry needs to ask for a login: certificates, a password file, and a token server that signs
-// what docker-registry checks (distribution-spec's token authentication; JWT, RFC 7519).
+// Authentication for test registries: certificates, a password file, and a token server whose tokens
+// docker-registry accepts (Docker's token authentication; JWT, RFC 7519).
 
 import { execFileSync } from 'node:child_process'
 import { createPrivateKey, randomUUID, sign, X509Certificate } from 'node:crypto'
@@ -11,7 +11,7 @@ import type { Test } from 'tap'
 
 export const USER = 'wherry'
 export const PASSWORD = 'pass:word'
-/** bcrypt of PASSWORD, the cheapest there is. */
+/** bcrypt of PASSWORD with the lowest cost. */
 const HTPASSWD = `${USER}:$2y$04$JUpmLKM4n1X8FHdrmj6JKeB2aFGvg09QP9La1JgnX2IOGuvAu5Smu\n`
 export const SERVICE = 'wherry-test'
 
@@ -47,19 +47,19 @@ export function makeCertificate(folder: string, name = 'tls'): Certificate {
   return { cert, key }
 }
 
-/** The `http:` part of a registry's configuration that makes it speak TLS. */
+/** The `http:` part of a registry's configuration for TLS. */
 export function tlsPart({ cert, key }: Certificate, clientCa?: string): string {
   return `, tls: { certificate: ${cert}, key: ${key}${clientCa === undefined ? '' : `, clientcas: [${clientCa}]`} }`
 }
 
-/** The lines of a registry's configuration that make it ask for USER and PASSWORD. */
+/** The lines of a registry's configuration that require USER and PASSWORD. */
 export function passwordPart(folder: string): readonly string[] {
   const file = join(folder, 'htpasswd')
   writeFileSync(file, HTPASSWD)
   return [`auth: { htpasswd: { realm: test, path: ${file} } }`]
 }
 
-/** The lines of a registry's configuration that make it ask for tokens of the server at REALM. */
+/** The lines of a registry's configuration that require tokens of the server at REALM. */
 export function tokenPart(realm: string, { cert }: Certificate): readonly string[] {
   return [
     `auth: { token: { realm: "${realm}", service: ${SERVICE}, issuer: test, rootcertbundle: ${cert} } }`,
@@ -119,17 +119,17 @@ export interface TokenServer {
 
 export interface TokenServerOptions {
   readonly signer: Certificate
-  /** Serve https with it. */
+  /** The certificate for https. */
   readonly tls?: Certificate
   readonly refreshToken?: string
-  /** Nobody but USER gets anything. */
+  /** Only USER gets tokens. */
   readonly isClosed?: boolean
   readonly lifetimeS?: number
   /** Answer GET with 405. */
   readonly postOnly?: boolean
 }
 
-/** A token server until T ends: the anonymous may pull, USER may push. */
+/** A token server until T ends: anonymous clients may pull, USER may push. */
 export async function startTokenServer(
   t: Test,
   { signer, tls, refreshToken, isClosed = false, lifetimeS = 300, postOnly = false }: TokenServerOptions,

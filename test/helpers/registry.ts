@@ -1,5 +1,5 @@
-// A real registry (Debian's docker-registry, the CNCF distribution server) for one test, and a wire fake
-// (a plain node:http server) for what a real one never does.
+// A real registry (Debian's docker-registry, the CNCF distribution server) for one test, and a fake one (a
+// plain node:http server) for behaviour that a real one never shows.
 
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -8,26 +8,26 @@ import { createServer, type IncomingMessage, type RequestListener, type ServerRe
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { hostPlatform } from '../../services/registry/platform.ts'
-import { digestOf } from '../../services/registry/registry.ts'
 
 const REGISTRY_PROGRAM = '/usr/bin/docker-registry'
 const LOG_CHARACTERS_MAX = 65_536
 
-/** Why there can be no real registry here; false when there can. */
+/** The reason to skip tests with a real registry, or false. */
 export const noRegistry: string | false = existsSync(REGISTRY_PROGRAM)
   ? false
   : 'docker-registry is not installed'
 
 /**
- * Start a registry that keeps its blobs in a folder of T and ends with it; MORE are lines of its
- * configuration. Returns "127.0.0.1:PORT".
+ * Start a registry with a temporary folder, which ends with T; MORE are lines of its configuration. Returns
+ * "127.0.0.1:PORT".
  */
 export async function startRegistry(
   t: Test,
   { http = '', more = [] }: { http?: string; more?: readonly string[] } = {},
 ): Promise<string> {
-  // Not t.testdir: that is one folder for all registries of a test.
+  // Not t.testdir, which is one folder for all registries of a test.
   const folder = await mkdtemp(join(tmpdir(), 'wherry-registry-'))
   const file = join(folder, 'registry.yml')
   await writeFile(
@@ -60,7 +60,7 @@ export async function startRegistry(
       if (address) resolve(address[1]!)
     })
     child.once('error', reject)
-    child.once('exit', (code) => reject(new Error(`docker-registry ended with ${code}: ${log}`)))
+    child.once('exit', (code) => reject(new Error(`docker-registry exited with ${code}: ${log}`)))
   })
 }
 
@@ -95,14 +95,14 @@ export interface FakeImageOptions {
     readonly mediaType: string
     readonly diffId: string
   }>
-  /** Change the manifest before it is written down. */
+  /** Changes the manifest before it is serialized. */
   readonly manifest?: (manifest: Record<string, unknown>) => Record<string, unknown>
   readonly contentType?: string
-  /** Answer a request in another way; return true when it was answered. */
+  /** May answer a request itself; returns true if it did. */
   readonly intercept?: (request: IncomingMessage, response: ServerResponse) => boolean
 }
 
-/** A fake registry that serves one image as "test/image:latest", with lies where the test asks for them. */
+/** A fake registry that serves one image as "test/image:latest", with the faults that the test sets. */
 export async function startFakeImage(t: Test, options: FakeImageOptions): Promise<FakeImage> {
   const { layers, manifest: change = (m) => m, contentType, intercept } = options
   const config = Buffer.from(

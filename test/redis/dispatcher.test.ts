@@ -1,5 +1,5 @@
-// Any BullMQ producer is a client: what a dispatcher makes of jobs, and that BullMQ's own features
-// (attempts, delays, priorities, pauses, limits, schedulers) hold although no BullMQ worker runs here.
+// Jobs of plain BullMQ producers: how a dispatcher treats them, and that BullMQ's own features (attempts,
+// delays, priorities, pauses, limits, schedulers) work although no BullMQ worker runs here.
 
 import t from 'tap'
 import type { Invocation } from '../../services/contract/invocation.ts'
@@ -28,7 +28,7 @@ t.test('forms of jobs', async (t) => {
   const run = async (name: string, data: unknown, options = {}): Promise<unknown> =>
     await rig.finished(await queue.add(name, data, options))
 
-  t.test('a text is the body as it is, and the return value tells all', async (t) => {
+  t.test('a string is the body, and the return value has every field', async (t) => {
     const value = await run('invoke', 'grüße\n')
     t.match(value, {
       outcome: 'ok',
@@ -55,7 +55,7 @@ t.test('forms of jobs', async (t) => {
     })
   })
 
-  t.test('other JSON comes as JSON text', async (t) => {
+  t.test('any other JSON value arrives as JSON', async (t) => {
     t.match(await run('whatever', { a: [1, null, 'x'] }), { body: '{"a":[1,null,"x"]}' })
     t.equal(seen.at(-1)?.request.headers['content-type'], 'application/json')
     t.match(await run('invoke', 42), { body: '42' })
@@ -78,14 +78,14 @@ t.test('forms of jobs', async (t) => {
     })
   })
 
-  t.test('a large body comes and goes whole', async (t) => {
+  t.test('a large body arrives and returns complete', async (t) => {
     const body = 'ä'.repeat(3 * 1024 ** 2)
     const value = (await run('invoke', body)) as { body: string }
-    t.ok(seen.at(-1)?.request.body.byteLength === 6 * 1024 ** 2, 'six MiB reached the function')
+    t.ok(seen.at(-1)?.request.body.byteLength === 6 * 1024 ** 2, '6 MiB reached the function')
     t.ok(value.body === body, 'and came back')
   })
 
-  t.test('a body over the limit fails without an attempt', async (t) => {
+  t.test('a body over the limit fails without running the function', async (t) => {
     const before = seen.length
     await t.rejects(run('invoke', 'x'.repeat(6 * 1024 ** 2 + 1), { attempts: 3 }), {
       message: /^too_large: /,
@@ -97,14 +97,14 @@ t.test('forms of jobs', async (t) => {
     t.match(await run('invoke', 'x', { jobId: 'a/../b c\n' }), { callId: 'f~a_.._b_c_' })
   })
 
-  t.test('a scheduler plans its next job when one is taken', async () => {
+  t.test('a scheduler adds its next job when one is taken', async () => {
     await queue.upsertJobScheduler('tick', { every: 100 }, { name: 'invoke', data: 'tick' })
     await until(() => seen.filter((i) => Buffer.from(i.request.body).toString() === 'tick').length >= 3)
     await queue.removeJobScheduler('tick')
   })
 })
 
-t.test('jobs that do not end well', async (t) => {
+t.test('failing jobs', async (t) => {
   const rig = queueRig(t, redis)
   const attempts: number[] = []
   let answer = async (_attempt: number) => completion()
@@ -138,7 +138,7 @@ t.test('jobs that do not end well', async (t) => {
     t.equal(await client.hget(`${rig.prefix}:f:${job.id}`, 'atm'), '3')
   })
 
-  t.test('attempts without backoff follow at once, the last one fails the job', async (t) => {
+  t.test('without backoff, attempts follow at once, and the last one fails the job', async (t) => {
     answer = async (attempt) =>
       completion({ outcome: 'crash', signal: 'SIGSEGV', message: `died ${attempt}` })
     await t.rejects(rig.finished(await queue.add('invoke', 'x', { attempts: 3 })), {
@@ -147,7 +147,7 @@ t.test('jobs that do not end well', async (t) => {
     t.same(attempts, [1, 2, 3])
   })
 
-  t.test('between attempts the record shows the last outcome', async (t) => {
+  t.test('between attempts the record has the last outcome', async (t) => {
     answer = async () => completion({ outcome: 'timeout' })
     const job = await queue.add('invoke', 'x', { attempts: 2, backoff: 60_000 })
     await until(async () => (await queue.getDelayedCount()) === 1)
@@ -159,25 +159,25 @@ t.test('jobs that do not end well', async (t) => {
     t.equal(
       (await client.hget(`${rig.prefix}:@counts`, 'f')) ?? '0',
       String(2 + 1),
-      'a call is counted once, at its end',
+      'a call is counted once, when it finishes',
     )
     await job.remove()
   })
 
-  t.test('an outcome that cannot change ends all attempts', async (t) => {
+  t.test('an outcome that cannot change is not retried', async (t) => {
     answer = async () => completion({ outcome: 'too_large', message: 'the response is over its limit' })
     await t.rejects(rig.finished(await queue.add('invoke', 'x', { attempts: 3 })), { message: /^too_large/ })
     t.same(attempts, [1])
   })
 
-  t.test('a thrown error fails the job, and hides what is internal', async (t) => {
+  t.test('a thrown error fails the job without showing internals', async (t) => {
     answer = async () => {
-      throw new TypeError('secret of the house')
+      throw new TypeError('an internal detail')
     }
     await t.rejects(rig.finished(await queue.add('invoke', 'x')), { message: /^init_fail: internal error/ })
   })
 
-  t.test('a backoff that nobody understands fails the job with its reason', async (t) => {
+  t.test('a job with an unknown backoff fails with the reason of its attempt', async (t) => {
     answer = async () => completion({ outcome: 'app_error', message: 'exit code 1' })
     await t.rejects(
       rig.finished(await queue.add('invoke', 'x', { attempts: 3, backoff: { type: 'lunar', delay: 5 } })),
@@ -187,7 +187,7 @@ t.test('jobs that do not end well', async (t) => {
   })
 })
 
-t.test('hostile jobs fail with a reason, and the dispatcher lives on', async (t) => {
+t.test('hostile jobs fail with a reason, and the dispatcher survives them', async (t) => {
   const rig = queueRig(t, redis)
   const ran: string[] = []
   await rig.dispatcher(['f'], {
@@ -198,22 +198,22 @@ t.test('hostile jobs fail with a reason, and the dispatcher lives on', async (t)
   })
   const queue = rig.queue('f')
   const requests: Array<[string, unknown]> = [
-    ['no object', ['x']],
+    ['not an object', ['x']],
     ['null', null],
-    ['a text', 'GET /'],
-    ['a wrong method', { method: 'GET / HTTP/1.1' }],
-    ['a method that is no text', { method: 7 }],
-    ['a path that is none', { path: 'etc/passwd' }],
+    ['a string', 'GET /'],
+    ['an invalid method', { method: 'GET / HTTP/1.1' }],
+    ['a method that is not a string', { method: 7 }],
+    ['a relative path', { path: 'etc/passwd' }],
     ['NUL in the path', { path: '/a\0b' }],
-    ['headers that are none', { headers: [] }],
-    ['a header that is no text', { headers: { a: { b: 1 } } }],
+    ['headers that are not an object', { headers: [] }],
+    ['a header that is not a string', { headers: { a: { b: 1 } } }],
     ['a header with NUL', { headers: { a: '\0' } }],
     ['a header name with a line break', { headers: { 'a\r\nb': 'x' } }],
     [
       'too many headers',
       { headers: Object.fromEntries(Array.from({ length: 101 }, (_, i) => [`h${i}`, 'x'])) },
     ],
-    ['bad base64', { bodyBase64: '%%%' }],
+    ['invalid base64', { bodyBase64: '%%%' }],
     ['two bodies', { body: 'a', bodyBase64: 'YQ==' }],
     ['a query of 17,000 characters', { query: 'x'.repeat(17_000) }],
   ]
@@ -225,7 +225,7 @@ t.test('hostile jobs fail with a reason, and the dispatcher lives on', async (t)
     })
   }
 
-  /** As somebody with access to Redis but not to BullMQ's rules would. */
+  /** Adds a job by hand, past BullMQ's checks. */
   const plant = async (id: string, fields: Record<string, string>): Promise<void> => {
     await client.hset(`${rig.prefix}:f:${id}`, {
       name: 'invoke',
@@ -244,15 +244,15 @@ t.test('hostile jobs fail with a reason, and the dispatcher lives on', async (t)
     return (await client.hget(`${rig.prefix}:f:${id}`, 'failedReason')) ?? ''
   }
 
-  t.test('data that is no JSON', async (t) => {
+  t.test('data that is not JSON', async (t) => {
     await plant('bad-json', { data: '{"a":' })
     t.match(await failedWith('bad-json'), /^init_fail: the job cannot be read: /)
   })
-  t.test('options that are no JSON', async (t) => {
+  t.test('options that are not JSON', async (t) => {
     await plant('bad-opts', { opts: '][' })
     t.match(await failedWith('bad-opts'), /^init_fail: the job cannot be read: /)
   })
-  t.test('__proto__ in data, headers and options changes nothing', async (t) => {
+  t.test('__proto__ in data, headers and options pollutes nothing', async (t) => {
     await plant('proto', {
       name: 'request',
       data: '{"__proto__":{"polluted":1},"headers":{"__proto__":"x"},"constructor":{"prototype":{"polluted":1}}}',
@@ -269,7 +269,7 @@ t.test('hostile jobs fail with a reason, and the dispatcher lives on', async (t)
     }
     t.same(ran.slice(before), ['f~a_b', 'f~.._.._x', 'f~n_l', 'f~_functions'])
   })
-  t.test('an id in the list without a job', async () => {
+  t.test('an id in the wait list that has no job', async () => {
     await client.lpush(`${rig.prefix}:f:wait`, 'ghost')
     await client.zadd(`${rig.prefix}:f:marker`, 0, '0')
     await until(
@@ -278,7 +278,7 @@ t.test('hostile jobs fail with a reason, and the dispatcher lives on', async (t)
         (await client.llen(`${rig.prefix}:f:wait`)) === 0,
     )
   })
-  t.test('JSON that is 100,000 levels deep', async () => {
+  t.test('JSON nested 100,000 levels deep', async () => {
     await plant('deep', { data: `${'['.repeat(1e5)}${']'.repeat(1e5)}` })
     await until(
       async () =>
@@ -286,13 +286,13 @@ t.test('hostile jobs fail with a reason, and the dispatcher lives on', async (t)
         (await client.zscore(`${rig.prefix}:f:completed`, 'deep')),
     )
   })
-  t.test('a good job still runs', async (t) => {
+  t.test('a valid job still runs', async (t) => {
     t.match(await rig.finished(await queue.add('invoke', 'hello')), { body: 'hello' })
   })
 })
 
 t.test('BullMQ’s own features', async (t) => {
-  t.test('delayed jobs wait, priorities order, LIFO jumps the queue', async (t) => {
+  t.test('delayed jobs wait, priorities sort, LIFO goes first', async (t) => {
     const rig = queueRig(t, redis)
     const queue = rig.queue('f')
     const order: string[] = []
@@ -313,7 +313,7 @@ t.test('BullMQ’s own features', async (t) => {
     t.same(order, ['last in', 'plain', 'high', 'low'])
     const late = await queue.add('invoke', 'late', { delay: 300 })
     await until(() => lateAtMs > 0)
-    t.ok(lateAtMs - late.timestamp >= 300, 'not before its time')
+    t.ok(lateAtMs - late.timestamp >= 300, 'not before it is due')
   })
 
   t.test('a paused queue waits until it is resumed', async (t) => {
@@ -328,14 +328,14 @@ t.test('BullMQ’s own features', async (t) => {
       },
     })
     const job = await queue.add('invoke', 'x')
-    await rig.finished(await rig.queue('g').add('invoke', 'x')) // the dispatcher is at work
+    await rig.finished(await rig.queue('g').add('invoke', 'x')) // the dispatcher is running
     t.equal(ran, 1)
     await queue.resume()
     await rig.finished(job)
     t.equal(ran, 2)
   })
 
-  t.test('global concurrency holds over two dispatchers, and all jobs end', async (t) => {
+  t.test('global concurrency holds across two dispatchers, and all jobs finish', async (t) => {
     const rig = queueRig(t, redis)
     const queue = rig.queue('f')
     await queue.setGlobalConcurrency(2)
@@ -349,7 +349,7 @@ t.test('BullMQ’s own features', async (t) => {
       ended++
       return completion()
     }
-    // With a sweep once in ten minutes, only the end of a call can wake the next.
+    // With one sweep in ten minutes, only the end of a call can start the next.
     const leaseTimes = { lockDurationMs: 15_000, stalledIntervalMs: 600_000 }
     await rig.dispatcher(['f'], { run, workerName: 'a', leaseTimes })
     await rig.dispatcher(['f'], { run, workerName: 'b', leaseTimes })
@@ -358,7 +358,7 @@ t.test('BullMQ’s own features', async (t) => {
     t.equal(most, 2)
   })
 
-  t.test('a global rate limit holds and does not stop the queue', async (t) => {
+  t.test('a global rate limit holds and does not stall the queue', async (t) => {
     const rig = queueRig(t, redis)
     const queue = rig.queue('f')
     await queue.setGlobalRateLimit(3, 300)
@@ -372,12 +372,12 @@ t.test('BullMQ’s own features', async (t) => {
     const added = Date.now()
     await queue.addBulk(Array.from({ length: 9 }, () => ({ name: 'invoke', data: 'x' })))
     await until(() => starts.length === 9)
-    t.ok(starts.at(-1)! - added >= 590, 'the third window begins after two whole ones')
+    t.ok(starts.at(-1)! - added >= 590, 'the third window begins after two full ones')
   })
 })
 
 t.test('slots and sharing', async (t) => {
-  t.test('two dispatchers share the work and never exceed their slots', async (t) => {
+  t.test('two dispatchers share the jobs and never exceed their slots', async (t) => {
     const rig = queueRig(t, redis)
     const most = { a: 0, b: 0 }
     const now = { a: 0, b: 0 }
@@ -429,7 +429,7 @@ t.test('slots and sharing', async (t) => {
     t.equal(await count(), before)
   })
 
-  t.test('a function that is no longer watched is left alone, and taken up again', async (t) => {
+  t.test('a function that is no longer watched is not served until it is watched again', async (t) => {
     const rig = queueRig(t, redis)
     const dispatcher = await rig.dispatcher(['f', 'g'])
     dispatcher.watch(['g'])
@@ -440,7 +440,7 @@ t.test('slots and sharing', async (t) => {
     await rig.finished(job)
   })
 
-  t.test('a stopping dispatcher lets calls end, and gives back those that do not', async (t) => {
+  t.test('a stopping dispatcher waits for running calls, and gives back those that do not end', async (t) => {
     const rig = queueRig(t, redis)
     const began = gate()
     const stopping = gate()

@@ -1,5 +1,4 @@
-// Function definitions in Redis, what processes that share them see of each other, and what is asked of
-// the Redis itself.
+// Function definitions in Redis, their visibility in other processes, and the requirements for Redis.
 
 import { execFileSync } from 'node:child_process'
 import t from 'tap'
@@ -92,14 +91,14 @@ t.test('two stores see each other’s changes', async (t) => {
   t.same(one.list(), two.list())
 })
 
-t.test('a store that starts later has everything from the start', async (t) => {
+t.test('a store that starts later has all definitions at once', async (t) => {
   const one = await openStore(t, '{later}')
   await one.put(record('f'))
   const two = await openStore(t, '{later}')
   t.same(two.get('f'), record('f'))
 })
 
-t.test('what is no definition is left out', async (t) => {
+t.test('invalid definitions are ignored', async (t) => {
   const good = record('good')
   const bad: Record<string, string> = {
     'no-json': '{',
@@ -131,30 +130,32 @@ t.test('what is no definition is left out', async (t) => {
   t.same(store.list(), [good])
 })
 
-t.test('with Redis away it keeps what it knows, refuses changes, and catches up', async (t) => {
-  const own = await startRedis({ durable: true })
-  t.teardown(() => own.close())
-  const connection = openRedis(own.url, { temper: 'prompt', name: 'store', onError: () => undefined })
-  t.teardown(() => connection.disconnect())
-  const store = createFunctionStore({ redis: connection, prefix: '{away}', log })
-  t.teardown(() => store.stop())
-  await store.start()
-  await store.put(record('f'))
-  await own.kill()
-  await t.rejects(store.put(record('g')), { name: 'Overloaded', code: 'ERR_REDIS_AWAY' })
-  await t.rejects(store.put(record('g')), { code: 'ERR_REDIS_AWAY' })
-  await t.rejects(store.remove('f'), { code: 'ERR_REDIS_AWAY' })
-  t.same(store.get('f'), record('f'))
-  await own.restart()
-  const other = own.client()
-  // Said on the channel, too: where both connections are back already, nothing else would tell for half a
-  // minute.
-  await other.hset('{away}:@functions', 'late', JSON.stringify(record('late')))
-  await other.publish('{away}:@functions:changed', '')
-  await until(() => store.get('late'))
-  const late = createFunctionStore({ redis: connection, prefix: '{away}', log })
-  await late.stop()
-})
+t.test(
+  'while Redis is away it keeps its copy and rejects changes, and afterwards it catches up',
+  async (t) => {
+    const own = await startRedis({ durable: true })
+    t.teardown(() => own.close())
+    const connection = openRedis(own.url, { temper: 'prompt', name: 'store', onError: () => undefined })
+    t.teardown(() => connection.disconnect())
+    const store = createFunctionStore({ redis: connection, prefix: '{away}', log })
+    t.teardown(() => store.stop())
+    await store.start()
+    await store.put(record('f'))
+    await own.kill()
+    await t.rejects(store.put(record('g')), { name: 'Overloaded', code: 'ERR_REDIS_AWAY' })
+    await t.rejects(store.remove('f'), { code: 'ERR_REDIS_AWAY' })
+    t.same(store.get('f'), record('f'))
+    await own.restart()
+    const other = own.client()
+    // Publish as well: if both connections are already back, nothing else would trigger a load for 30
+    // seconds.
+    await other.hset('{away}:@functions', 'late', JSON.stringify(record('late')))
+    await other.publish('{away}:@functions:changed', '')
+    await until(() => store.get('late'))
+    const late = createFunctionStore({ redis: connection, prefix: '{away}', log })
+    await late.stop()
+  },
+)
 
 t.test('Redis URLs', async (t) => {
   t.same(parseRedisUrl('redis://h:7000/3'), { host: 'h', port: 7000, db: 3 })
@@ -185,7 +186,7 @@ t.test('Redis URLs', async (t) => {
   t.equal(redactRedisUrl('unix:///a.sock'), 'unix:///a.sock')
 })
 
-t.test('a Redis that is away is told once per outage, without its password', async (t) => {
+t.test('an outage of Redis is reported once, without its password', async (t) => {
   const errors: string[] = []
   const connection = openRedis('redis://:hush@127.0.0.1:1', {
     temper: 'patient',
@@ -202,13 +203,13 @@ t.test('a Redis that is away is told once per outage, without its password', asy
   t.match(errors[0], /^Redis at redis:\/\/\*\*\*@127\.0\.0\.1:1: .*ECONNREFUSED/)
 })
 
-t.test('a process that stood still itself does not take Redis for away', async (t) => {
+t.test('after a stall of this process, Redis does not count as away', async (t) => {
   const connection = openRedis(redis.url, { temper: 'prompt', name: 'x', onError: () => undefined })
   t.teardown(() => connection.disconnect())
   await until(() => connection.status === 'ready')
   await new Promise((resolve) => {
     setImmediate(resolve)
-  }) // from here the loop comes to its timers first, then to the network
+  }) // the event loop now runs timers before network events
   const answers = [connection.get('{none}'), connection.multi().set('{still}', '1').get('{still}').exec()]
   // Longer than it waits for an answer, and until Redis has given it.
   const stillUntil = performance.now() + 1_000
@@ -216,7 +217,7 @@ t.test('a process that stood still itself does not take Redis for away', async (
     performance.now() < stillUntil ||
     !execFileSync('redis-cli', ['-s', redis.socketPath, 'GET', '{still}']).includes('1')
   ) {
-    /* as a process that gets no CPU */
+    /* simulate a process that gets no CPU time */
   }
   t.same(await Promise.all(answers), [
     null,
@@ -227,7 +228,7 @@ t.test('a process that stood still itself does not take Redis for away', async (
   ])
 })
 
-t.test('what callers hear of a Redis that is away is why, not how the client says it', async (t) => {
+t.test('callers get the reason why Redis is away, not the wording of the client', async (t) => {
   for (const said of [
     "Stream isn't writeable and enableOfflineQueue options is false",
     'Connection is closed.',
@@ -244,12 +245,12 @@ t.test('what callers hear of a Redis that is away is why, not how the client say
   const refused = Object.assign(new Error('EXECABORT Transaction discarded because of previous errors.'), {
     previousErrors: [new Error('OOM command not allowed')],
   })
-  t.match(asOverloaded(refused), { code: 'ERR_QUEUE_FULL', message: /^Redis has no memory left/ })
+  t.match(asOverloaded(refused), { code: 'ERR_REDIS_FULL', message: /^Redis has no memory left/ })
   const bug = new Error('x is not a function')
   t.equal(asOverloaded(bug), bug)
 })
 
-t.test('what Redis must be', async (t) => {
+t.test('checks the configuration of Redis', async (t) => {
   t.match(await checkRedis(client), [{ level: 'warn', message: /append-only/ }])
   await client.config('SET', 'maxmemory-policy', 'allkeys-lru')
   t.match(

@@ -20,35 +20,32 @@ t.test('sync calls', async (t) => {
     queueWaitMs: 60_000,
   })
 
-  await t.test(
-    'the function gets the request and its answer comes back with id, outcome and phases',
-    async (t) => {
-      const reply = await send('PATCH', '/function/echo/a%20b/c?x=1&y', {
-        body: 'hi',
-        headers: { 'x-custom': 'v', 'x-wherry-outcome': 'ok', 'x-call-id': 'order-1' },
-      })
-      t.equal(reply.status, 200, reply.text)
-      const seen = JSON.parse(reply.text)
-      t.match(seen, {
-        method: 'PATCH',
-        path: '/a%20b/c',
-        query: 'x=1&y',
-        body: 'hi',
-        headers: { 'x-custom': 'v' },
-      })
-      t.notHas(seen.headers, 'x-wherry-outcome')
-      t.match(reply.headers, {
-        'content-type': 'application/json',
-        'x-call-id': 'order-1',
-        'x-wherry-outcome': 'ok',
-        'x-duration-seconds': /^\d+\.\d+$/,
-        'x-start-time': /^\d{19}$/,
-        'server-timing':
-          /^queue;dur=[\d.]+, pull;dur=0, create;dur=1, init;dur=0, run;dur=2, settle;dur=[\d.]+, total;dur=[\d.]+$/,
-      })
-    },
-  )
-  await t.test('every method works, and a call without an id gets one', async (t) => {
+  await t.test('the function receives the request, and the reply has id, outcome and phases', async (t) => {
+    const reply = await send('PATCH', '/function/echo/a%20b/c?x=1&y', {
+      body: 'hi',
+      headers: { 'x-custom': 'v', 'x-wherry-outcome': 'ok', 'x-call-id': 'order-1' },
+    })
+    t.equal(reply.status, 200, reply.text)
+    const seen = JSON.parse(reply.text)
+    t.match(seen, {
+      method: 'PATCH',
+      path: '/a%20b/c',
+      query: 'x=1&y',
+      body: 'hi',
+      headers: { 'x-custom': 'v' },
+    })
+    t.notHas(seen.headers, 'x-wherry-outcome')
+    t.match(reply.headers, {
+      'content-type': 'application/json',
+      'x-call-id': 'order-1',
+      'x-wherry-outcome': 'ok',
+      'x-duration-seconds': /^\d+\.\d+$/,
+      'x-start-time': /^\d{19}$/,
+      'server-timing':
+        /^queue;dur=[\d.]+, pull;dur=0, create;dur=1, init;dur=0, run;dur=2, settle;dur=[\d.]+, total;dur=[\d.]+$/,
+    })
+  })
+  await t.test('every method works, and a call without an id is given one', async (t) => {
     for (const method of ['GET', 'POST', 'PUT', 'DELETE', 'OPTIONS']) {
       const reply = await send(method, '/function/echo')
       t.equal(JSON.parse(reply.text).method, method)
@@ -60,13 +57,13 @@ t.test('sync calls', async (t) => {
       headers: { 'x-wherry-outcome': 'ok' },
     })
   })
-  await t.test('an id that was used is refused', async (t) => {
+  await t.test('a used call id is refused', async (t) => {
     t.match(await send('POST', '/function/echo', { headers: { 'x-call-id': 'order-1' } }), {
       status: 409,
       text: /ERR_CALL_EXISTS/,
     })
   })
-  await t.test('bytes come back as they went, also above what rides inline', async (t) => {
+  await t.test('bytes return unchanged, even above the inline limit', async (t) => {
     const body = Buffer.from(Uint8Array.from({ length: BODY_MAX_BYTES }, (_, i) => (i * 7) % 256))
     const reply = await send('POST', '/function/echo/bytes', {
       body,
@@ -75,7 +72,7 @@ t.test('sync calls', async (t) => {
     t.ok(reply.body.equals(body))
     t.equal(reply.headers['content-type'], 'application/octet-stream')
   })
-  await t.test('an exit code other than 0 with output is 500 with that output', async (t) => {
+  await t.test('a nonzero exit code with output is 500 with that output', async (t) => {
     t.match(await send('POST', '/function/echo/fail'), {
       status: 500,
       text: 'no such order',
@@ -83,7 +80,7 @@ t.test('sync calls', async (t) => {
     })
   })
   for (const outcome of OUTCOMES.filter((outcome) => outcome !== 'ok')) {
-    await t.test(`a call that ends ${outcome} says so in status, header and body`, async (t) => {
+    await t.test(`a call that ends ${outcome} has the outcome in status, header and body`, async (t) => {
       const reply = await send('POST', `/function/ends-${outcome}`)
       t.equal(reply.status, OUTCOME_RULES[outcome].httpStatus)
       t.equal(reply.headers['x-wherry-outcome'], outcome)
@@ -97,7 +94,7 @@ t.test('sync calls', async (t) => {
       })
     })
   }
-  await t.test('an unknown function is 404 before anything reaches Redis', async (t) => {
+  await t.test('an unknown function is 404, and nothing reaches Redis', async (t) => {
     for (const path of [
       '/function/nope',
       '/function/nope/a/b',
@@ -112,7 +109,7 @@ t.test('sync calls', async (t) => {
       [],
     )
   })
-  await t.test('a body over the limit is 413, announced or not, and the outcome says so', async (t) => {
+  await t.test('a body over the limit is 413 and too_large, with or without Content-Length', async (t) => {
     const body = Buffer.alloc(BODY_MAX_BYTES + 1)
     for (const sent of [body, Readable.from([body.subarray(0, 1000), body.subarray(1000)])]) {
       const reply = await send('POST', '/function/echo', { body: sent })
@@ -124,7 +121,7 @@ t.test('sync calls', async (t) => {
     }
   })
   await t.test(
-    '"Expect: 100-continue" is heard: go on, or 413 before a byte of the body is sent',
+    '"Expect: 100-continue" is answered with 100, or with 413 before any byte of the body',
     async (t) => {
       const { hostname, port } = new URL(url)
       for (const [length, answer] of [
@@ -141,7 +138,7 @@ t.test('sync calls', async (t) => {
       }
     },
   )
-  await t.test('what is not HTTP gets the same error shape', async (t) => {
+  await t.test('invalid HTTP gets the same error shape', async (t) => {
     const { hostname, port } = new URL(url)
     for (const [text, answer] of [
       ['GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n', /^HTTP\/1\.1 400 .*ERR_INVALID_REQUEST/s],
@@ -156,7 +153,7 @@ t.test('sync calls', async (t) => {
       t.match(Buffer.concat(await socket.toArray()).toString(), answer)
     }
   })
-  await t.test('too many header lines, a bad path and a bad content type are 400 and 415', async (t) => {
+  await t.test('too many headers and a bad path are 400, a bad content type is 415', async (t) => {
     const many = Object.fromEntries(Array.from({ length: 101 }, (_, i) => [`x-${i}`, '1']))
     t.match(await send('POST', '/function/echo', { headers: many }), { status: 400, text: /at most 100/ })
     t.match(await send('POST', '/function/echo', { body: 'x', headers: { 'content-type': 'nonsense' } }), {
@@ -165,7 +162,7 @@ t.test('sync calls', async (t) => {
     })
   })
   await t.test(
-    'a path, a query and a header as long as the gateway takes them reach the function',
+    'the longest path, query and header that the gateway accepts reach the function',
     async (t) => {
       for (const [path, headers] of [
         [`/${'p'.repeat(12_000)}`, {}],
@@ -190,7 +187,7 @@ t.test('sync calls', async (t) => {
       active: 0,
     })
   })
-  await t.test('a caller who goes away before a worker came takes the call back', async (t) => {
+  await t.test('when the caller goes away before a worker takes the call, it is taken back', async (t) => {
     await deploy(t, 'later')
     const gone = new AbortController()
     const req = request(new URL('/function/later', url), {
@@ -203,14 +200,14 @@ t.test('sync calls', async (t) => {
     while ((await client.llen(`${prefix}:later:wait`)) !== 1);
     gone.abort()
     while ((await client.llen(`${prefix}:later:wait`)) !== 0);
-    t.pass('the job is gone')
+    t.pass('the job is deleted')
   })
 })
 
 t.test('async calls', async (t) => {
   const { send, deploy, prefix } = await startTestGateway(t, redis.url, { functions: ['echo'] })
 
-  await t.test('202 comes with an id, and the record tells the rest', async (t) => {
+  await t.test('202 returns an id, whose record has everything else', async (t) => {
     const reply = await send('POST', '/async-function/echo/a?b=c', {
       body: 'hi',
       headers: { 'x-call-id': 'later-1' },
@@ -234,7 +231,7 @@ t.test('async calls', async (t) => {
     t.match(JSON.parse(record.result.body), { method: 'POST', path: '/a', query: 'b=c', body: 'hi' })
     t.match(JSON.parse((await send('GET', '/system/function/echo')).text), { invocationCount: 1 })
   })
-  await t.test('202 means Redis has the job, worker or not', async (t) => {
+  await t.test('202 means that Redis has the job, with or without a worker', async (t) => {
     await deploy(t, 'nobody')
     const { headers } = await send('POST', '/async-function/nobody', { body: 'x' })
     t.equal(await client.llen(`${prefix}:nobody:wait`), 1)
@@ -244,7 +241,7 @@ t.test('async calls', async (t) => {
     })
     t.match(JSON.parse((await send('GET', '/system/function/nobody')).text), { queue: { waiting: 1 } })
   })
-  await t.test('what is not supported is said, not ignored', async (t) => {
+  await t.test('an unsupported option is refused, not ignored', async (t) => {
     t.match(await send('POST', '/async-function/echo', { headers: { 'x-callback-url': 'http://x' } }), {
       status: 400,
       text: /X-Callback-Url/,

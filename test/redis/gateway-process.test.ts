@@ -51,7 +51,7 @@ const redis = await startRedis()
 t.teardown(() => redis.close())
 
 t.test('the process', async (t) => {
-  await t.test('tells its parent where it serves, and ends with 0 on SIGTERM', async (t) => {
+  await t.test('sends its URL to its parent, and exits with 0 on SIGTERM', async (t) => {
     const { child, errors, ready } = spawnGateway(t, { WHERRY_REDIS_URL: redis.url, WHERRY_PREFIX: '{p1}' })
     const { url } = await ready()
     t.match(await httpClient(url).send('GET', '/healthz'), { status: 200 })
@@ -60,13 +60,13 @@ t.test('the process', async (t) => {
     for (const line of errors().trim().split('\n'))
       t.type(JSON.parse(line).msg, 'string', 'stderr is JSON lines')
   })
-  await t.test('ends when its parent is gone', async (t) => {
+  await t.test('exits when its parent is gone', async (t) => {
     const { child, ready } = spawnGateway(t, { WHERRY_REDIS_URL: redis.url, WHERRY_PREFIX: '{p2}' })
     await ready()
     child.disconnect()
     t.same(await once(child, 'exit'), [0, null])
   })
-  await t.test('waits for a request under way, and a second signal ends it at once with 1', async (t) => {
+  await t.test('waits for a running request; a second signal makes it exit at once with 1', async (t) => {
     const { child, errors, ready } = spawnGateway(t, { WHERRY_REDIS_URL: redis.url, WHERRY_PREFIX: '{p3}' })
     const { port, hostname } = new URL((await ready()).url)
     const slow = connect(Number(port), hostname)
@@ -82,7 +82,7 @@ t.test('the process', async (t) => {
     child.kill('SIGTERM')
     t.same(await once(child, 'exit'), [1, null])
   })
-  await t.test('warns when it listens beyond this machine', async (t) => {
+  await t.test('warns when it listens on a public address', async (t) => {
     const { child, errors } = spawnGateway(t, {
       WHERRY_REDIS_URL: redis.url,
       WHERRY_PREFIX: '{p4}',
@@ -93,7 +93,7 @@ t.test('the process', async (t) => {
     child.kill('SIGTERM')
     t.same(await once(child, 'exit'), [0, null])
   })
-  await t.test('does not start on a port in use, and says so in one line', async (t) => {
+  await t.test('does not start on a port in use, with a one-line error', async (t) => {
     const other = createServer().listen(0, '127.0.0.1')
     await once(other, 'listening')
     t.teardown(() => other.close())
@@ -111,7 +111,7 @@ t.test('the process', async (t) => {
       ),
     )
   })
-  await t.test('does not start with wrong settings, and names all of them in one line', async (t) => {
+  await t.test('does not start with invalid settings, and lists them all in one line', async (t) => {
     const { child, errors } = spawnGateway(t, { WHERRY_REDIS_URL: 'ftp://x', WHERRY_BODYMAX: '1' }, [
       '--queue-wait',
       'long',
@@ -122,7 +122,7 @@ t.test('the process', async (t) => {
       /^wherry gateway: cannot start: (?=.*WHERRY_REDIS_URL)(?=.*WHERRY_BODYMAX)(?=.*--queue-wait).*\n$/,
     )
   })
-  await t.test('--print-config shows the settings without the password', async (t) => {
+  await t.test('--print-config prints the settings without the password', async (t) => {
     const { child } = spawnGateway(t, { WHERRY_REDIS_URL: 'redis://me:hunter2@h:1' }, ['--print-config'])
     let text = ''
     child.stdout?.on('data', (chunk) => {
@@ -134,7 +134,7 @@ t.test('the process', async (t) => {
 })
 
 t.test('Redis away', async (t) => {
-  await t.test('at start: the gateway serves, says 503, and begins when Redis is there', async (t) => {
+  await t.test('at start: the gateway listens, replies 503, and works once Redis is up', async (t) => {
     const late = await startRedis()
     t.teardown(() => late.close())
     await late.kill()
@@ -161,7 +161,7 @@ t.test('Redis away', async (t) => {
     await deploy(t, 'echo')
   })
   await t.test(
-    'while running: calls and deployments are 503, /metrics goes on, and all is well when Redis is back',
+    'while running: calls and deployments are 503, /metrics still works, and all recovers with Redis',
     async (t) => {
       const own = await startRedis({ durable: true })
       t.teardown(() => own.close())
@@ -182,7 +182,7 @@ t.test('Redis away', async (t) => {
           path,
         )
       }
-      t.match(await send('POST', '/function/nope'), { status: 404 }, 'what is known needs no Redis')
+      t.match(await send('POST', '/function/nope'), { status: 404 }, 'a lookup of a function needs no Redis')
       const metrics = await send('GET', '/metrics')
       t.equal(metrics.status, 200)
       t.notMatch(metrics.text, /^wherry_queue_depth\{/m)
@@ -200,7 +200,7 @@ t.test('Redis away', async (t) => {
 })
 
 t.test('stop', async (t) => {
-  await t.test('lets a call under way end and takes no new one', async (t) => {
+  await t.test('waits for a running call and takes no new one', async (t) => {
     const { send, gateway } = await startTestGateway(t, redis.url, { functions: ['echo'] })
     const calls = Array.from({ length: 5 }, () => send('POST', '/function/echo'))
     await Promise.race(calls)
@@ -209,7 +209,7 @@ t.test('stop', async (t) => {
     await t.rejects(send('GET', '/healthz'), { code: 'ECONNREFUSED' })
   })
   await t.test(
-    'is not held up by followers of logs or by a call that hangs, and a second stop is the first',
+    'does not wait for log followers or a hanging call, and a second stop joins the first',
     async (t) => {
       const { send, gateway } = await startTestGateway(t, redis.url, {
         functions: ['echo', 'hang'],
@@ -229,7 +229,7 @@ t.test('stop', async (t) => {
       t.pass('all connections are closed')
     },
   )
-  await t.test('a gateway that cannot listen leaves nothing open', async (t) => {
+  await t.test('a gateway that cannot listen leaves no connection open', async (t) => {
     const { gateway } = await startTestGateway(t, redis.url)
     const port = Number(new URL(gateway.url).port)
     await t.rejects(

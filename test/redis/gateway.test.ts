@@ -1,4 +1,4 @@
-// The gateway's control plane and what operators ask it, over HTTP with a real Redis.
+// The gateway's control plane and its endpoints for operators, over HTTP with a real Redis.
 
 import { once } from 'node:events'
 import { request } from 'node:http'
@@ -28,11 +28,11 @@ t.test('functions', async (t) => {
   }
   const spec = { service: 'resize', namespace: 'openfaas-fn', network: '', ...kept }
 
-  await t.test('PUT of a function that is not there is 404, as faas-cli expects', async (t) => {
+  await t.test('PUT of an unknown function is 404, as faas-cli expects', async (t) => {
     const reply = await send('PUT', '/system/functions', { body: JSON.stringify(spec) })
     t.match(reply, { status: 404, text: /ERR_FUNCTION_NOT_FOUND/ })
   })
-  await t.test('POST resolves the image, keeps the function, and answers with it', async (t) => {
+  await t.test('POST resolves the image, stores the function, and returns it', async (t) => {
     const reply = await send('POST', '/system/functions', {
       body: JSON.stringify(spec),
       headers: { 'content-type': 'text/plain' },
@@ -46,7 +46,7 @@ t.test('functions', async (t) => {
       limits: { memory: '64Mi', cpu: '0.5', pids: 9 },
     })
   })
-  await t.test('GET lists it in OpenFaaS’s shape and in the words it was deployed with', async (t) => {
+  await t.test('GET lists it in OpenFaaS’s shape, with the values as deployed', async (t) => {
     const reply = await send('GET', '/system/functions')
     const [status] = JSON.parse(reply.text)
     t.match(status, {
@@ -73,7 +73,7 @@ t.test('functions', async (t) => {
     })
     t.match(await send('GET', '/system/function/nope/pulls'), { status: 404, text: /ERR_FUNCTION_NOT_FOUND/ })
   })
-  await t.test('PUT and POST replace it and keep its date of birth', async (t) => {
+  await t.test('PUT and POST replace it and keep its creation time', async (t) => {
     const before = JSON.parse((await send('GET', '/system/function/resize')).text)
     const put = await send('PUT', '/system/functions', {
       body: JSON.stringify({ service: 'resize', image: `busybox@sha256:${'b'.repeat(64)}` }),
@@ -90,7 +90,7 @@ t.test('functions', async (t) => {
       createdAt: before.createdAt,
     })
   })
-  await t.test('DELETE takes it away, in both forms, and a second time is 404', async (t) => {
+  await t.test('DELETE removes it, in both forms; a second DELETE is 404', async (t) => {
     t.equal((await send('DELETE', '/system/functions', { body: '{"functionName":"resize"}' })).status, 202)
     t.equal((await send('DELETE', '/system/functions', { body: '{"functionName":"resize"}' })).status, 404)
     await deploy(t, 'resize')
@@ -98,7 +98,7 @@ t.test('functions', async (t) => {
     t.same(JSON.parse((await send('GET', '/system/functions')).text), [])
     t.match(await send('DELETE', '/system/functions', { body: '{}' }), { status: 400, text: /functionName/ })
   })
-  await t.test('all faults are told at once, field by field, and nothing is kept', async (t) => {
+  await t.test('all faults are reported at once, field by field, and nothing is stored', async (t) => {
     const bad = {
       image: 'UPPER:case:tag',
       limits: { memory: '1Mi', cpu: -1, disk: 1 },
@@ -127,13 +127,13 @@ t.test('functions', async (t) => {
     })
     t.same(await client.keys(`${prefix}:*`), [])
   })
-  await t.test('bodies that are no function are 400 with the reason', async (t) => {
+  await t.test('a body that is not a function is 400 with the reason', async (t) => {
     for (const [body, reason] of [
       ['', /empty/],
       ['{"service":', /not JSON/],
       ['[]', /JSON object/],
       ['null', /JSON object/],
-      ['['.repeat(100_000), /nests deeper/],
+      ['['.repeat(100_000), /nested deeper/],
       ['{"service":"a","image":"b","__proto__":{"x":1}}', /__proto__/],
     ] as const) {
       t.match(
@@ -150,10 +150,10 @@ t.test('functions', async (t) => {
       status: 413,
       text: /ERR_TOO_LARGE/,
     })
-    t.equal((await send('GET', '/healthz')).status, 200, 'the gateway is well')
+    t.equal((await send('GET', '/healthz')).status, 200, 'the gateway is healthy')
   })
   await t.test(
-    'an image that its registry does not have is 502 in the registry’s word, and nothing is kept',
+    'an image unknown to its registry is 502 with the registry’s code, and nothing is stored',
     async (t) => {
       const reply = await send('POST', '/system/functions', {
         body: '{"service":"a","image":"localhost:5000/missing"}',
@@ -188,7 +188,7 @@ t.test('functions', async (t) => {
   })
 })
 
-t.test('what operators ask', async (t) => {
+t.test('endpoints for operators', async (t) => {
   const { send, deploy, prefix, url } = await startTestGateway(t, redis.url, { functions: ['echo'] })
 
   await t.test('/healthz counts live workers', async (t) => {
@@ -212,13 +212,13 @@ t.test('what operators ask', async (t) => {
       availableReplicas: 1,
     })
   })
-  await t.test('/system/info is OpenFaaS’s', async (t) => {
+  await t.test('/system/info has OpenFaaS’s shape', async (t) => {
     t.match(JSON.parse((await send('GET', '/system/info')).text), {
       provider: { provider: 'wherry', version: { release: /^\d+\.\d+\.\d+$/ } },
       arch: String,
     })
   })
-  await t.test('/system/logs has a line per call that wrote to stderr', async (t) => {
+  await t.test('/system/logs has the stderr of calls, line by line', async (t) => {
     const { headers } = await send('POST', '/function/echo/log')
     const reply = await send('GET', '/system/logs?name=echo&tail=10')
     t.match(reply.headers, { 'content-type': 'application/x-ndjson' })
@@ -236,7 +236,7 @@ t.test('what operators ask', async (t) => {
       ['name', 'tail', 'since', 'follow'],
     )
   })
-  await t.test('/system/logs?follow=true brings lines as they come', async (t) => {
+  await t.test('/system/logs?follow=true sends lines as they arrive', async (t) => {
     const quiet = request(new URL('/system/logs?name=echo&follow=true&since=2100-01-01T00:00:00Z', url), {
       agent: false,
     })
@@ -256,7 +256,7 @@ t.test('what operators ask', async (t) => {
     quiet.destroy()
     live.destroy()
   })
-  await t.test('/metrics is Prometheus text without series of what callers made up', async (t) => {
+  await t.test('/metrics is Prometheus text without series for names that callers invent', async (t) => {
     await deploy(t, 'idle')
     await send('POST', '/function/echo')
     await send('POST', '/function/made-up-name')

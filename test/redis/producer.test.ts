@@ -1,4 +1,4 @@
-// Calls from a gateway's side: accepted, waited for, taken back, refused, found again.
+// Calls as a gateway makes them: accepted, awaited, taken back, refused, looked up.
 
 import t from 'tap'
 import { completion, echo, gate, invocation, queueRig, until } from '../helpers/queue-rig.ts'
@@ -15,7 +15,7 @@ const client = redis.client()
 const patient = { timeoutMs: 60_000, queueWaitMs: 60_000 }
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString()
 
-t.test('a call that is waited for', async (t) => {
+t.test('an awaited call', async (t) => {
   const rig = queueRig(t, redis)
   const producer = await rig.producer()
   let answer = echo
@@ -24,7 +24,7 @@ t.test('a call that is waited for', async (t) => {
     workerName: 'w-7',
   })
 
-  t.test('comes back with its record and the bytes of its result', async (t) => {
+  t.test('returns its reply and the bytes of its result', async (t) => {
     answer = async (call) =>
       completion({
         body: call.request.body,
@@ -50,7 +50,7 @@ t.test('a call that is waited for', async (t) => {
       exitCode: 0,
       result: { contentType: 'text/x', body: '' },
     })
-    t.equal(ended.log, undefined, 'a reply carries the log of a failure only')
+    t.equal(ended.log, undefined, 'only the reply to a failure carries the log')
     t.equal(text(ended.body), 'hello')
     t.ok(ended.phases!.queue >= 0 && ended.phases!.queue < 60_000 && ended.phases!.settle < 60_000)
     t.match(await producer.find(call.callId), {
@@ -85,7 +85,7 @@ t.test('a call that is waited for', async (t) => {
     t.match(seen, { callId: call.callId, request: { ...request } })
   })
 
-  t.test('six MiB go and come, outside the job', async (t) => {
+  t.test('a body of 6 MiB goes both ways outside the job', async (t) => {
     answer = echo
     const body = Buffer.alloc(6 * 1024 ** 2, 'wherry\xff', 'latin1')
     const call = invocation('f', { body })
@@ -97,10 +97,14 @@ t.test('a call that is waited for', async (t) => {
     t.match(JSON.parse(returnvalue), { outcome: 'ok', bodyStored: true })
     const found = await producer.find(call.callId)
     t.ok(found?.result?.encoding === 'base64' && Buffer.from(found.result.body, 'base64').equals(body))
-    t.equal(await client.exists(`${rig.prefix}:@body:${call.callId}`), 0, 'the body is gone with the call')
+    t.equal(
+      await client.exists(`${rig.prefix}:@body:${call.callId}`),
+      0,
+      'the stored body is deleted with the call',
+    )
   })
 
-  t.test('the stored body of a call that did not end well lives as long as its record', async (t) => {
+  t.test('the stored body of a failed call lives as long as its record', async (t) => {
     answer = async () => completion({ outcome: 'app_error' })
     const call = invocation('f', { body: 'x'.repeat(20_000) })
     await producer.call(call, patient)
@@ -108,7 +112,7 @@ t.test('a call that is waited for', async (t) => {
     t.ok(lives > 0 && lives <= 3_600_000, `${lives} ms`)
   })
 
-  t.test('a request that the worker does not understand comes back at once', async (t) => {
+  t.test('a request that is invalid for the worker fails at once', async (t) => {
     const call = invocation('f', {
       request: {
         method: 'POST',
@@ -125,7 +129,7 @@ t.test('a call that is waited for', async (t) => {
     })
   })
 
-  t.test('tells an outcome that is not ok, with what the function said', async (t) => {
+  t.test('a failure returns its outcome and the output of the function', async (t) => {
     answer = async () =>
       completion({ outcome: 'app_error', exitCode: 3, message: 'exit code 3', body: 'sorry' })
     const ended = await producer.call(invocation('f'), patient)
@@ -133,7 +137,7 @@ t.test('a call that is waited for', async (t) => {
     t.equal(text(ended.body), 'sorry')
   })
 
-  t.test('fifty at once come back each with its own', async (t) => {
+  t.test('fifty concurrent calls each return their own result', async (t) => {
     answer = echo
     const bodies = Array.from({ length: 50 }, (_, i) => `body ${i}`)
     const ended = await Promise.all(bodies.map((body) => producer.call(invocation('f', { body }), patient)))
@@ -143,7 +147,7 @@ t.test('a call that is waited for', async (t) => {
     )
   })
 
-  t.test('two gateways hear only of their own calls', async (t) => {
+  t.test('two gateways receive only their own replies', async (t) => {
     answer = echo
     const other = await rig.producer()
     const [one, two] = await Promise.all([
@@ -154,11 +158,11 @@ t.test('a call that is waited for', async (t) => {
   })
 })
 
-t.test('calls that do not come back', async (t) => {
+t.test('calls without an answer', async (t) => {
   const rig = queueRig(t, redis)
   const producer = await rig.producer()
 
-  t.test('no worker: no_capacity, and the job is gone', async (t) => {
+  t.test('without a worker a call ends as no_capacity, and its job is deleted', async (t) => {
     const call = invocation('idle', { body: 'x'.repeat(20_000) })
     t.match(await producer.call(call, { timeoutMs: 10, queueWaitMs: 50 }), {
       outcome: 'no_capacity',
@@ -170,7 +174,7 @@ t.test('calls that do not come back', async (t) => {
     t.equal(await client.exists(`${rig.prefix}:@body:${call.callId}`), 0)
   })
 
-  t.test('a caller that goes away takes a waiting call back', async (t) => {
+  t.test('when the caller goes away, a waiting call is taken back', async (t) => {
     const caller = new AbortController()
     const call = invocation('idle')
     const ended = producer.call(call, { ...patient, signal: caller.signal })
@@ -180,7 +184,7 @@ t.test('calls that do not come back', async (t) => {
     t.equal(await client.llen(`${rig.prefix}:idle:wait`), 0)
   })
 
-  t.test('a call that a worker took in time is waited for beyond the queue wait', async (t) => {
+  t.test('a call that a worker took in time is awaited beyond the queue wait', async (t) => {
     const go = gate()
     await rig.dispatcher(['slow'], {
       run: async () => {
@@ -195,7 +199,7 @@ t.test('calls that do not come back', async (t) => {
     t.equal(text((await ended).body), 'late')
   })
 
-  t.test('a gateway that stops answers those who wait', async (t) => {
+  t.test('a gateway that stops answers its waiting callers', async (t) => {
     const stopping = await rig.producer()
     const call = invocation('idle')
     const ended = stopping.call(call, patient)
@@ -205,7 +209,7 @@ t.test('calls that do not come back', async (t) => {
     await stopping.stop()
   })
 
-  t.test('a reply that was lost is found when the connection is back', async (t) => {
+  t.test('a lost reply is found after a reconnect', async (t) => {
     const own = await rig.producer({ gatewayId: 'deaf' })
     const began = gate()
     const go = gate()
@@ -221,14 +225,14 @@ t.test('calls that do not come back', async (t) => {
     const subscribers = String(await client.client('LIST'))
       .split('\n')
       .filter((line) => line.includes('name=wherry-gateway-replies'))
-    await client.client('PAUSE', 300, 'WRITE') // nothing is settled before all subscribers are cut off
+    await client.client('PAUSE', 300, 'WRITE') // no call is settled before all subscribers are disconnected
     for (const line of subscribers) await client.client('KILL', 'ID', /id=(\d+)/.exec(line)![1]!)
     go.resolve()
     t.equal(text((await ended).body), 'heard')
   })
 })
 
-t.test('calls that nobody waits for', async (t) => {
+t.test('async calls', async (t) => {
   const rig = queueRig(t, redis)
   const producer = await rig.producer()
 
@@ -273,7 +277,7 @@ t.test('calls that nobody waits for', async (t) => {
     t.equal(await producer.find('nobody'), undefined)
   })
 
-  t.test('a call that waited too long ends as expired and never runs', async (t) => {
+  t.test('a call that waits too long ends as expired and never runs', async (t) => {
     const call = invocation('old')
     await producer.enqueue(call, { expiresInMs: 20 })
     await until(async () => Date.now() > (await producer.find(call.callId))!.enqueuedAtMs + 50)
@@ -289,7 +293,7 @@ t.test('calls that nobody waits for', async (t) => {
     t.notOk(ran)
   })
 
-  t.test('a call whose stored body is gone ends as expired', async (t) => {
+  t.test('a call whose stored body was deleted ends as expired', async (t) => {
     const call = invocation('bodyless', { body: 'x'.repeat(20_000) })
     await producer.enqueue(call)
     await client.del(`${rig.prefix}:@body:${call.callId}`)
@@ -298,7 +302,7 @@ t.test('calls that nobody waits for', async (t) => {
     t.match(await producer.find(call.callId), { outcome: 'expired', message: /body/ })
   })
 
-  t.test('a call id is used once, also for another function and after the end', async (t) => {
+  t.test('a call id is used only once, even for another function and after the call has ended', async (t) => {
     const call = invocation('idle', { callId: 'mine-1' })
     await producer.enqueue(call)
     await t.rejects(producer.enqueue(call), { name: 'Conflict', code: 'ERR_CALL_EXISTS' })
@@ -308,17 +312,17 @@ t.test('calls that nobody waits for', async (t) => {
     await t.rejects(
       producer.enqueue(call),
       { code: 'ERR_CALL_EXISTS' },
-      'the job is there even when its record is not',
+      'the job exists even without its record',
     )
     t.equal(await client.llen(`${rig.prefix}:idle:wait`), 1)
   })
 
-  t.test('ids that could leave their key are refused', async (t) => {
+  t.test('call ids that could escape their key are refused', async (t) => {
     for (const callId of ['', 'a:b', '../x', '12345', 'a\0', 'x'.repeat(201)])
       await t.rejects(producer.enqueue(invocation('f', { callId })), { code: 'ERR_INVALID_REQUEST' })
   })
 
-  t.test('a full queue refuses, and forgets that it was asked', async (t) => {
+  t.test('a full queue refuses a call and stores nothing of it', async (t) => {
     const small = await rig.producer({ queueMax: 3 })
     for (let i = 0; i < 3; i++) await small.enqueue(invocation('full'))
     const call = invocation('full')
@@ -337,7 +341,7 @@ t.test('logs, workers and removal', async (t) => {
     return lines
   }
 
-  t.test('stderr is kept by lines, with a tail, and followed', async (t) => {
+  t.test('stderr is stored by line, and can be tailed and followed', async (t) => {
     await rig.dispatcher(['f'], { run: async ({ request }) => completion({ log: text(request.body) }) })
     await producer.call(invocation('f', { body: 'one\ntwo\n' }), patient)
     await producer.call(invocation('f', { body: '' }), patient)
@@ -363,7 +367,7 @@ t.test('logs, workers and removal', async (t) => {
     await until(async () => !String(await client.client('LIST')).includes('name=wherry-gateway-logs'))
   })
 
-  t.test('workers are seen while they beat', async (t) => {
+  t.test('a worker is listed while it sends heartbeats', async (t) => {
     const { createHeartbeat } = await import('../../services/queue/heartbeat.ts')
     const { openRedis } = await import('../../services/platform/redis.ts')
     const { log } = await import('../helpers/queue-rig.ts')
@@ -392,7 +396,7 @@ t.test('logs, workers and removal', async (t) => {
     t.same(await producer.workers(), [])
   })
 
-  t.test('forgetting a function ends its calls as cancelled and leaves no key', async (t) => {
+  t.test('forgetting a function cancels its calls and leaves no key', async (t) => {
     const began = gate()
     const aborted = gate()
     const settled: string[] = []
@@ -413,7 +417,7 @@ t.test('logs, workers and removal', async (t) => {
     const stored = invocation('gone', { body: 'x'.repeat(20_000) })
     await producer.enqueue(stored)
     await until(async () => (await producer.depths(['gone'])).get('gone')?.waiting === 2)
-    await rig.queue('gone').add('invoke', 'of somebody else', { delay: 60_000 })
+    await rig.queue('gone').add('invoke', 'of another producer', { delay: 60_000 })
     await producer.forget('gone')
     t.match(await Promise.all([running, waiting]), [{ outcome: 'cancelled' }, { outcome: 'cancelled' }])
     t.match(await producer.find(stored.callId), {

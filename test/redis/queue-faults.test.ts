@@ -1,4 +1,4 @@
-// What survives what: workers that die, leases that are lost, a Redis that is killed and comes back.
+// Faults of the queue: killed workers, lost leases, a Redis that is killed, hangs or is full.
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -18,14 +18,14 @@ if (skipWithoutRedis) {
   process.exit(0)
 }
 
-/** Quick, but no lease is lost because its process had to wait for a CPU. */
+/** Short, but long enough that no lease is lost while its process waits for a CPU. */
 const QUICK = { lockDurationMs: 2_000, stalledIntervalMs: 300 }
 const patient = { timeoutMs: 100_000, queueWaitMs: 100_000 }
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString()
 
 /**
- * The URL of a way to REDIS that breaks, once, in the middle of a command: right behind TEXT. `broken`: when
- * Redis has noticed.
+ * The URL of a proxy to REDIS that breaks its connection once, in the middle of a command: right after the
+ * string BEHIND. `broken` resolves when Redis has closed its side.
  */
 async function breakBehind(
   t: Test,
@@ -62,7 +62,7 @@ async function breakBehind(
   return { url: `unix://${join(folder, 's')}`, broken: broken.promise }
 }
 
-/** A worker process that has taken a call and will never end it. */
+/** A worker process that has taken a call and never ends it. */
 async function stuckWorker(t: Test, redis: TestRedis, rig: Rig, name: string): Promise<ChildProcess> {
   const script = new URL('../helpers/stuck-worker.ts', import.meta.url).pathname
   const child = spawn(
@@ -80,7 +80,7 @@ t.test('workers that fall silent', async (t) => {
   t.teardown(() => redis.close())
   const client = redis.client()
 
-  t.test('a call of a killed worker is run again by another, once', async (t) => {
+  t.test('a call of a killed worker runs once more, on another worker', async (t) => {
     const rig = queueRig(t, redis)
     const producer = await rig.producer()
     const ended = producer.call(invocation('f', { body: 'x' }), patient)
@@ -93,7 +93,7 @@ t.test('workers that fall silent', async (t) => {
         return completion({ body: 'rescued' })
       },
     })
-    // It renews its lease as long as it lives.
+    // The stuck worker renews its lease as long as it lives.
     await new Promise((resolve) => setTimeout(resolve, 2 * QUICK.lockDurationMs))
     t.same(attempts, [])
     child.kill('SIGKILL')
@@ -101,7 +101,7 @@ t.test('workers that fall silent', async (t) => {
     t.same(attempts, [2])
   })
 
-  t.test('a call that silenced its workers too often fails for good', async (t) => {
+  t.test('a call that stalled too often fails for good', async (t) => {
     const rig = queueRig(t, redis)
     let ran = false
     await client.hset(`${rig.prefix}:f:poison`, {
@@ -139,7 +139,7 @@ t.test('workers that fall silent', async (t) => {
       delay: '0',
       priority: '0',
     })
-    await client.lpush(`${rig.prefix}:f:wait`, 'lost') // as if somebody had popped the marker and died
+    await client.lpush(`${rig.prefix}:f:wait`, 'lost') // as if a worker had popped the marker and died
     await until(() => client.zscore(`${rig.prefix}:f:completed`, 'lost'))
     await client.hset(`${rig.prefix}:f:later`, {
       name: 'invoke',
@@ -153,7 +153,7 @@ t.test('workers that fall silent', async (t) => {
     await until(() => client.zscore(`${rig.prefix}:f:completed`, 'later'))
   })
 
-  t.test('a call whose lease went to somebody else is ended, and its end does not count', async (t) => {
+  t.test('a call whose lease was taken over is aborted, and its end does not count', async (t) => {
     const rig = queueRig(t, redis)
     const began = gate()
     const settled: unknown[] = []
@@ -168,69 +168,69 @@ t.test('workers that fall silent', async (t) => {
     })
     const job = await rig.queue('f').add('invoke', 'x')
     await began.promise
-    await client.set(`${rig.prefix}:f:${job.id}:lock`, 'another’s', 'PX', 60_000)
+    await client.set(`${rig.prefix}:f:${job.id}:lock`, 'of another worker', 'PX', 60_000)
     await until(() => dispatcher.running === 0)
-    t.equal(await client.get(`${rig.prefix}:f:${job.id}:lock`), 'another’s')
+    t.equal(await client.get(`${rig.prefix}:f:${job.id}:lock`), 'of another worker')
     t.equal(await job.getState(), 'active')
     t.same(settled, [])
     t.equal(await client.exists(`${rig.prefix}:@call:f~${job.id}`), 0)
   })
 
+  t.test('the marker of a function that is no longer watched is put back, with an expiry', async (t) => {
+    const rig = queueRig(t, redis)
+    const marker = `${rig.prefix}:f:marker`
+    let hidden = false
+    const commands = Object.create(client, {
+      status: { get: () => (hidden ? 'connecting' : client.status) },
+    }) as typeof client
+    const markers = createMarkers({
+      redisUrl: redis.url,
+      prefix: rig.prefix,
+      workerName: 'w',
+      commands,
+      onReady: () => undefined,
+      log,
+    })
+    t.teardown(() => markers.stop())
+    markers.watch(['f'])
+    markers.start()
+    const next = markers.next()
+    hidden = true // so that watch() does not wake it
+    markers.watch([])
+    hidden = false
+    await client.zadd(marker, 7, '1')
+    t.equal(await next, undefined)
+    await until(() => client.exists(marker))
+    t.same(await client.zrange(marker, '0', '-1', 'WITHSCORES'), ['1', '7'])
+    t.ok((await client.pttl(marker)) > 0)
+    markers.raise('f')
+    t.same(await client.zrange(marker, '0', '-1'), ['1'], 'nor is its marker raised again')
+  })
+
   t.test(
-    'a marker of a function that was given up is lent to others, and does not stay for ever',
+    'a call whose connection breaks while it is accepted is stored as a whole or not at all',
     async (t) => {
       const rig = queueRig(t, redis)
-      const marker = `${rig.prefix}:f:marker`
-      let hidden = false
-      const commands = Object.create(client, {
-        status: { get: () => (hidden ? 'connecting' : client.status) },
-      }) as typeof client
-      const markers = createMarkers({
-        redisUrl: redis.url,
-        prefix: rig.prefix,
-        workerName: 'w',
-        commands,
-        onReady: () => undefined,
-        log,
-      })
-      t.teardown(() => markers.stop())
-      markers.watch(['f'])
-      markers.start()
-      const next = markers.next()
-      hidden = true // so that nothing wakes it
-      markers.watch([])
-      hidden = false
-      await client.zadd(marker, 7, '1')
-      t.equal(await next, undefined)
-      await until(() => client.exists(marker))
-      t.same(await client.zrange(marker, '0', '-1', 'WITHSCORES'), ['1', '7'])
-      t.ok((await client.pttl(marker)) > 0)
-      markers.raise('f')
-      t.same(await client.zrange(marker, '0', '-1'), ['1'], 'nor is it raised any more')
+      const way = await breakBehind(t, redis, 'the end of the body')
+      const producer = await rig.producer({ redisUrl: way.url })
+      await until(() =>
+        producer.workers().then(
+          () => true,
+          () => false,
+        ),
+      )
+      const call = invocation('f', { callId: 'half', body: `${'x'.repeat(100_000)}the end of the body` })
+      await t.rejects(producer.enqueue(call), { code: 'ERR_REDIS_AWAY' })
+      await way.broken
+      t.equal(await client.exists(`${rig.prefix}:f:half`, `${rig.prefix}:@body:half`), 0)
+      t.ok((await client.pttl(`${rig.prefix}:@call:half`)) <= 60_000, 'its id is soon free again')
+      await (await rig.producer()).enqueue(invocation('f', { callId: 'whole', body: call.request.body }))
+      t.equal(await client.exists(`${rig.prefix}:f:whole`, `${rig.prefix}:@body:whole`), 2)
+      t.ok((await client.pttl(`${rig.prefix}:@call:whole`)) > 60_000)
     },
   )
 
-  t.test('of a call whose acceptance breaks off there is all or nothing', async (t) => {
-    const rig = queueRig(t, redis)
-    const way = await breakBehind(t, redis, 'the end of the body')
-    const producer = await rig.producer({ redisUrl: way.url })
-    await until(() =>
-      producer.workers().then(
-        () => true,
-        () => false,
-      ),
-    )
-    const call = invocation('f', { callId: 'half', body: `${'x'.repeat(100_000)}the end of the body` })
-    await t.rejects(producer.enqueue(call), { code: 'ERR_REDIS_AWAY' })
-    await way.broken
-    t.equal(await client.exists(`${rig.prefix}:f:half`, `${rig.prefix}:@body:half`), 0)
-    t.ok((await client.pttl(`${rig.prefix}:@call:half`)) <= 60_000, 'its id is free again soon')
-    await (await rig.producer()).enqueue(invocation('f', { callId: 'whole', body: call.request.body }))
-    t.equal(await client.exists(`${rig.prefix}:f:whole`, `${rig.prefix}:@body:whole`), 2)
-    t.ok((await client.pttl(`${rig.prefix}:@call:whole`)) > 60_000)
-  })
-
-  t.test('a call that is settled while leases are renewed has not lost its own', async (t) => {
+  t.test('a call that is settled during a renewal does not lose its lease', async (t) => {
     const rig = queueRig(t, redis)
     const queue = await createFunctionQueues(client, {
       prefix: rig.prefix,
@@ -243,7 +243,7 @@ t.test('workers that fall silent', async (t) => {
         /* a busy machine may well be slower than these leases */
       },
       pipeline() {
-        if (renewals++ === 0) void settle() // its commands are on the connection before those of the renewal
+        if (renewals++ === 0) void settle() // sent before the commands of the renewal
         return client.pipeline()
       },
     })
@@ -254,16 +254,16 @@ t.test('workers that fall silent', async (t) => {
     await client.lpush(`${rig.prefix}:f:active`, 'settled')
     async function settle(): Promise<void> {
       await client.lrem(`${rig.prefix}:f:active`, 1, 'settled')
-      for (let step = 0; step < 10; step++) await Promise.resolve() // from the answer to the end of an attempt are some steps
+      for (let step = 0; step < 10; step++) await Promise.resolve() // as long as an attempt takes to release its lease
       leases.release(settled)
     }
     leases.start()
     await until(() => renewals > 1)
-    t.ok(lost.signal.aborted, 'a lease that was lost is')
+    t.ok(lost.signal.aborted, 'a lost lease aborts its call')
     t.notOk(settled.signal.aborted)
   })
 
-  t.test('a late end of a call that was run again is refused', async (t) => {
+  t.test('the late end of a call that runs elsewhere is refused', async (t) => {
     const rig = queueRig(t, redis)
     const began = gate()
     const go = gate()
@@ -278,14 +278,14 @@ t.test('workers that fall silent', async (t) => {
     })
     const job = await rig.queue('f').add('invoke', 'x')
     await began.promise
-    await client.set(`${rig.prefix}:f:${job.id}:lock`, 'another’s', 'PX', 60_000)
+    await client.set(`${rig.prefix}:f:${job.id}:lock`, 'of another worker', 'PX', 60_000)
     go.resolve()
     await until(() => dispatcher.running === 0)
     t.same(settled, [])
     t.equal(await job.getState(), 'active')
   })
 
-  t.test('a lock that ran out unnoticed is taken again, and the end counts', async (t) => {
+  t.test('an expired lock that no worker took is retaken, and the end counts', async (t) => {
     const rig = queueRig(t, redis)
     const began = gate()
     const go = gate()
@@ -304,7 +304,7 @@ t.test('workers that fall silent', async (t) => {
   })
 })
 
-t.test('a Redis that is killed and comes back', async (t) => {
+t.test('Redis is killed and restarted', async (t) => {
   const redis = await startRedis({ durable: true })
   t.teardown(() => redis.close())
   const rig = queueRig(t, redis)
@@ -344,22 +344,19 @@ t.test('a Redis that is killed and comes back', async (t) => {
   await t.rejects(producer.forget('f'), { code: 'ERR_REDIS_AWAY' })
   await t.rejects(
     (async () => {
-      for await (const _entry of producer.logs('f', {})) t.fail('no line can come')
+      for await (const _entry of producer.logs('f', {})) t.fail('no line can arrive')
     })(),
     { code: 'ERR_REDIS_AWAY' },
   )
-  t.ok(
-    Date.now() - askedAtMs < 30_000,
-    'seven questions were refused at once, not when somebody lost patience',
-  )
-  go.resolve() // the held call ends while there is nobody to tell
+  t.ok(Date.now() - askedAtMs < 30_000, 'seven requests fail at once, not by a timeout of their own')
+  go.resolve() // the held call ends while Redis is away
   await new Promise((resolve) => setTimeout(resolve, 3 * QUICK.lockDurationMs))
 
   await redis.restart()
   const backAtMs = Date.now()
   await t.resolveMatch(held, { outcome: 'ok', callId: 'held-1' })
   t.equal(text((await held).body), 'held through')
-  t.equal(runs.get('held-1'), 1, 'a call that ran through the outage is not run again')
+  t.equal(runs.get('held-1'), 1, 'a call that ran through the outage does not run again')
   await until(() =>
     producer.workers().then(
       () => true,
@@ -372,7 +369,7 @@ t.test('a Redis that is killed and comes back', async (t) => {
       (record) => record?.outcome === 'ok',
     ),
   )
-  t.ok(Date.now() - backAtMs < 60_000, 'all that was accepted is done soon')
+  t.ok(Date.now() - backAtMs < 60_000, 'all accepted calls finish soon')
   t.same(
     accepted.map((call) => runs.get(call.callId)),
     accepted.map(() => 1),
@@ -381,7 +378,7 @@ t.test('a Redis that is killed and comes back', async (t) => {
   await until(() => dispatcher.running === 0)
 })
 
-t.test('a Redis that is not there at the start', async (t) => {
+t.test('Redis is away at the start', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.close())
   await redis.kill()
@@ -399,7 +396,7 @@ t.test('a Redis that is not there at the start', async (t) => {
   t.equal(text((await producer.call(invocation('f', { body: 'there' }), patient)).body), 'there')
 })
 
-t.test('a Redis that hangs', async (t) => {
+t.test('Redis hangs', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.close())
   const rig = queueRig(t, redis)
@@ -417,7 +414,7 @@ t.test('a Redis that hangs', async (t) => {
   )
 })
 
-t.test('a Redis that is full refuses calls and takes them again later', async (t) => {
+t.test('a full Redis refuses calls until it has room', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.close())
   const client = redis.client()
@@ -428,13 +425,13 @@ t.test('a Redis that is full refuses calls and takes them again later', async (t
   await client.config('SET', 'maxmemory', '1')
   await t.rejects(producer.enqueue(invocation('f')), {
     name: 'Overloaded',
-    code: 'ERR_QUEUE_FULL',
+    code: 'ERR_REDIS_FULL',
     statusCode: 503,
   })
   await client.config('SET', 'maxmemory', '0')
   t.match(await producer.call(invocation('f'), patient), { outcome: 'ok' })
 
-  t.test('a call that ends meanwhile is settled when there is room again, not run again', async (t) => {
+  t.test('a call that ends while Redis is full is settled later and does not run again', async (t) => {
     await rig.dispatcher(['full'], {
       run: async () => {
         await client.config('SET', 'maxmemory', '1')

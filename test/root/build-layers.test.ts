@@ -23,7 +23,7 @@ import type { BuildEvent } from '../../services/build/progress.ts'
 import { pushIndex } from '../../services/images/assemble.ts'
 import { registrySource } from '../../services/images/copy.ts'
 import { hostPlatform } from '../../services/registry/platform.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import { createRegistryClient } from '../../services/registry/registry.ts'
 import { createImageStore } from '../../services/images/store.ts'
@@ -201,11 +201,11 @@ async function platforms(t: Test, rig: BuildRig): Promise<void> {
     })
     await t.rejects(rig.build('FROM base\nCOPY a /\n', { a: '' }, other), {
       path: 'Dockerfile:1',
-      message: `the image is for linux/${own}, wanted is one for linux/s390x`,
+      message: `the image is for linux/${own}, the requested platform is linux/s390x`,
     })
     await t.rejects(
       rig.build(`FROM ${host}/base\n`, {}, { platform: { os: 'linux', architecture: 'arm', variant: 'v7' } }),
-      { message: /is not there for linux\/arm; it is for/ },
+      { message: /is not available for linux\/arm; it is for/ },
     )
     await t.rejects(rig.build(`FROM ${host}/s390x\n`), {
       message: /the image is for linux\/s390x, this machine is/,

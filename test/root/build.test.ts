@@ -376,7 +376,7 @@ async function adds(t: Test, rig: BuildRig): Promise<void> {
     await t.rejects(rig.build(onBase(`ADD ${url}/nothing /x`)), { message: /answered 404/ })
     await t.rejects(rig.build(onBase('ADD http://127.0.0.1:1/x /x')), {
       path: 'Dockerfile:2',
-      message: /^http:\/\/127\.0\.0\.1:1\/x cannot be had: 127\.0\.0\.1:1 cannot be reached/,
+      message: /^http:\/\/127\.0\.0\.1:1\/x could not be downloaded: 127\.0\.0\.1:1 cannot be reached/,
     })
   })
 }

@@ -1,4 +1,5 @@
-// The same image, unpacked by us, umoci and podman; the limits of a whole image; an unpacker that dies.
+// Compares unpacked images with umoci and podman; tests the limits of a whole image and an unpacker that
+// dies.
 
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -7,11 +8,13 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { createBudget } from '../../services/images/layer.ts'
-import { createPuller, type PullProgress } from '../../services/images/pull.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { createPuller } from '../../services/images/pull.ts'
+import type { PullProgress } from '../../services/images/layer-fetcher.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import { createRegistryClient, digestOf } from '../../services/registry/registry.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 import { createImageStore } from '../../services/images/store.ts'
 import { debianLayer } from '../helpers/debian-image.ts'
 import { GZIP_LAYER, gzipLayer, noUnpacker, tar, type TarEntry } from '../helpers/layer.ts'
@@ -53,10 +56,9 @@ const ARCHIVE = `cd "$0" && for kind in security user; do
 done | sha256sum`
 
 /**
- * All that there is below ROOT, one line each: name, kind, mode, owner, time, links, link target; and, in one
- * digest, contents, attributes and which names are one file. A whiteout has no time that means anything.
- * Attributes of one file have no order that does: podman sets them in that of a Go map, so each kind is
- * archived alone.
+ * Everything below ROOT, one line each: name, kind, mode, owner, time, links, link target; and one digest of
+ * contents, attributes and hard links. The time of a whiteout is ignored. So is the order of a file's
+ * attributes: podman sets them in the order of a Go map, so each kind is archived alone.
  */
 async function describeTree(root: string): Promise<{ entries: string[]; digest: string }> {
   const found = await run('find', [root, '-mindepth', '1', '-printf', '%P %y %m %U %G %T@ %n %l\\n'], {
@@ -73,8 +75,8 @@ async function describeTree(root: string): Promise<{ entries: string[]; digest: 
 }
 
 /**
- * A layer with what the base has not: attributes, a fifo, replaced, removed and opaque things. No times
- * before 1970: podman makes 1970 of them.
+ * A layer with attributes, a fifo, and replaced, removed and opaque entries. No times before 1970: podman
+ * changes them to 1970.
  */
 const upper: readonly TarEntry[] = [
   { name: 'etc/', type: '5', mtime: 1_600_000_000 },
@@ -108,7 +110,7 @@ const upper: readonly TarEntry[] = [
   { name: 'srv/fifo', type: '6', mode: 0o640, uid: 3 },
 ]
 
-t.test('an image is the same tree for us, umoci and podman', { skip: skipTools }, async (t) => {
+t.test('an image becomes the same tree with Wherry, umoci and podman', { skip: skipTools }, async (t) => {
   const host = await startRegistry(t)
   const { puller, registry } = setup(t)
   const folder = join(t.testdirName, 'others')
@@ -169,7 +171,7 @@ t.test('an image is the same tree for us, umoci and podman', { skip: skipTools }
   })
 })
 
-t.test('a pull tells what becomes of each layer', { skip: noUnpacker }, async (t) => {
+t.test('a pull reports the progress of each layer', { skip: noUnpacker }, async (t) => {
   const { puller, seen, dir } = setup(t)
   const packed = (name: string) => {
     const plain = tar([{ name, data: Buffer.alloc(1024 ** 2, name) }])
@@ -204,7 +206,7 @@ t.test('a pull tells what becomes of each layer', { skip: noUnpacker }, async (t
   t.strictSame(await readdir(join(dir, 'tmp')), [])
 })
 
-t.test('the limits of an image count all its layers', async (t) => {
+t.test('the limits of an image cover all its layers together', async (t) => {
   const spend = createBudget(100, 10)
   spend(60)
   spend(0, 10)

@@ -1,5 +1,5 @@
-// Honest layers in every dialect of tar and compression that registries have: what is in them comes out as it
-// was.
+// Honest layers in every dialect of tar and compression that registries have: their content is unpacked
+// unchanged.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -7,7 +7,7 @@ import { appendFile, chmod, lstat, mkdir, readdir, readFile, readlink, truncate 
 import { join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import t from 'tap'
-import { digestOf } from '../../services/registry/registry.ts'
+import { digestOf } from '../../services/contract/digest.ts'
 import {
   noUnpacker as skip,
   paxRecord,
@@ -23,7 +23,7 @@ const hard = (name: string, target: string): TarEntry => ({ name, type: '1', lin
 const dir = (name: string): TarEntry => ({ name, type: '5' })
 
 t.test('honest layers', { skip }, async (t) => {
-  t.test('owners, modes, times and kinds are kept', async (t) => {
+  t.test('owners, modes, times and kinds are preserved', async (t) => {
     const { root, result } = await unpack(
       t,
       tar([
@@ -50,7 +50,7 @@ t.test('honest layers', { skip }, async (t) => {
     t.notOk(existsSync(join(root, 'null')), 'device nodes are left out')
   })
 
-  t.test('extended attributes are kept byte for byte', async (t) => {
+  t.test('extended attributes are preserved byte for byte', async (t) => {
     const capability = Buffer.from('0100000280ff00000000000000000000ffffffff', 'hex').subarray(0, 20)
     const { root, result } = await unpack(
       t,
@@ -108,7 +108,7 @@ t.test('honest layers', { skip }, async (t) => {
     t.equal(await readFile(join(root, 'usr/lib/x'), 'utf8'), 'x')
   })
 
-  t.test('each name is resolved anew after something was replaced', async (t) => {
+  t.test('each name is resolved again after a replacement', async (t) => {
     const { root } = await unpack(
       t,
       tar([
@@ -126,7 +126,7 @@ t.test('honest layers', { skip }, async (t) => {
     t.strictSame((await readdir(join(root, 'd2'))).toSorted(), ['b', 'e'])
   })
 
-  t.test('a whiteout and what replaces it may come in either order', async (t) => {
+  t.test('a whiteout and its replacement may come in either order', async (t) => {
     const { root, result } = await unpack(
       t,
       tar([
@@ -150,7 +150,7 @@ t.test('honest layers', { skip }, async (t) => {
     t.match(await lstat(join(root, 'gone')), { rdev: 0, mode: 0o20000 })
   })
 
-  t.test('numbers may be large, negative, fractions, and in base 256', async (t) => {
+  t.test('numbers may be large, negative, fractional, and in base 256', async (t) => {
     const base256 = (value: bigint, length: number): Buffer => {
       const field = Buffer.alloc(length)
       for (let i = length - 1, rest = value; i >= 0; i--, rest >>= 8n) field[i] = Number(rest & 0xffn)
@@ -185,7 +185,7 @@ t.test('honest layers', { skip }, async (t) => {
     t.equal((await lstat(join(root, 'spaces'))).mode, 0o100644)
   })
 
-  t.test('names are bytes: line feeds and what is no UTF-8 come through', async (t) => {
+  t.test('names are bytes: line feeds and invalid UTF-8 are preserved', async (t) => {
     const name = Buffer.from([0x61, 0x0a, 0xff, 0xfe, 0x22])
     const { root, result } = await unpack(
       t,
@@ -199,7 +199,7 @@ t.test('honest layers', { skip }, async (t) => {
   })
 
   t.test(
-    'which of two names counts is the same as for Go’s tools: GNU before pax before ustar, and none of a global header',
+    'of several names the same one counts as for Go’s tools: GNU before pax before ustar, never a global header’s',
     async (t) => {
       const { root, result } = await unpack(
         t,
@@ -217,7 +217,7 @@ t.test('honest layers', { skip }, async (t) => {
     },
   )
 
-  t.test('hard links to files, symlinks and fifos, with symlinks on the way', async (t) => {
+  t.test('hard links to files, symlinks and fifos, through symlinks', async (t) => {
     const { root, result } = await unpack(
       t,
       tar([
@@ -240,7 +240,7 @@ t.test('honest layers', { skip }, async (t) => {
     t.equal(await readlink(join(root, 'three')), 'nowhere')
   })
 
-  t.test('layers with nothing in them, without an end, or with something behind it', async (t) => {
+  t.test('layers that are empty, without an end marker, or with bytes after it', async (t) => {
     const file = tarEntry({ name: 'f', data: 'x' })
     for (const archive of [Buffer.alloc(0), Buffer.alloc(1024), tar([])])
       t.match((await unpack(t, archive)).result, { ok: true, entries: 0 })
@@ -256,7 +256,7 @@ t.test('honest layers', { skip }, async (t) => {
     }
   })
 
-  t.test('gzip of several members, zstd of several frames, one of them to be skipped', async (t) => {
+  t.test('gzip with several members, zstd with several frames, one of them skippable', async (t) => {
     const archive = tar([{ name: 'f', data: 'x'.repeat(3000) }])
     const halves = [archive.subarray(0, 700), archive.subarray(700)]
     const skipped = Buffer.from('502a4d1803000000616263', 'hex')
@@ -277,71 +277,71 @@ t.test('honest layers', { skip }, async (t) => {
     t.strictSame([...digests], [digestOf(archive)])
   })
 
-  t.test('a directory’s times, mode and opaqueness hold whatever comes after or before them', async (t) => {
-    const { root, result } = await unpack(
-      t,
-      tar([
-        { ...dir('d'), mode: 0o500, mtime: 1000 },
-        { name: 'd/f', data: 'x' },
-        { name: 'd/.wh..wh..opq' },
-        { name: 'e/f', data: 'x' },
-        { name: 'e/.wh..wh..opq' },
-        { ...dir('e'), mtime: 2000 },
-        hard('d/h', 'e/f'),
-      ]),
-    )
-    t.match(result, { ok: true })
-    t.match(await lstat(join(root, 'd')), { mode: 0o40500, mtimeMs: 1_000_000 })
-    t.match(await lstat(join(root, 'e')), { mtimeMs: 2_000_000 })
-    for (const name of ['d', 'e']) t.equal(readXattr(root, name, 'user.overlay.opaque')?.toString(), 'y')
-    t.strictSame((await readdir(join(root, 'd'))).toSorted(), ['f', 'h'])
-  })
-
   t.test(
-    'a default ACL is the directory’s alone: nothing inherits what the archive does not name',
+    'a directory’s times, mode and opaqueness hold, whatever entries come before or after',
     async (t) => {
-      const acl = Buffer.from([
-        2,
-        0,
-        0,
-        0,
-        ...[
-          [1, 7, -1],
-          [2, 7, 1000],
-          [4, 5, -1],
-          [0x10, 7, -1],
-          [0x20, 0, -1],
-        ].flatMap(([tag, perm, id]) => [
-          tag!,
-          0,
-          perm!,
-          0,
-          ...(id! < 0 ? [255, 255, 255, 255] : [id! & 255, id! >> 8, 0, 0]),
-        ]),
-      ])
       const { root, result } = await unpack(
         t,
         tar([
-          { ...dir('d'), pax: { 'SCHILY.xattr.system.posix_acl_default': acl } },
-          { name: 'd/f', mode: 0o604, data: 'x' },
-          { ...dir('d/sub'), mode: 0o701 },
-          { name: 'd/implied/f', data: 'x' },
+          { ...dir('d'), mode: 0o500, mtime: 1000 },
+          { name: 'd/f', data: 'x' },
+          { name: 'd/.wh..wh..opq' },
+          { name: 'e/f', data: 'x' },
+          { name: 'e/.wh..wh..opq' },
+          { ...dir('e'), mtime: 2000 },
+          hard('d/h', 'e/f'),
         ]),
       )
       t.match(result, { ok: true })
-      const aclsOf = (name: string): number =>
-        execFileSync('tar', ['--acls', '--no-recursion', '-cf', '-', '-C', root, name])
-          .toString('latin1')
-          .match(/SCHILY\.acl\.\w+=./g)?.length ?? 0
-      t.not(aclsOf('d'), 0)
-      for (const name of ['d/f', 'd/sub', 'd/implied', 'd/implied/f']) t.equal(aclsOf(name), 0, name)
-      t.match(await lstat(join(root, 'd/f')), { mode: 0o100604 })
-      t.match(await lstat(join(root, 'd/sub')), { mode: 0o40701 })
-      t.match(await lstat(join(root, 'd/implied')), { mode: 0o40755 })
+      t.match(await lstat(join(root, 'd')), { mode: 0o40500, mtimeMs: 1_000_000 })
+      t.match(await lstat(join(root, 'e')), { mtimeMs: 2_000_000 })
+      for (const name of ['d', 'e']) t.equal(readXattr(root, name, 'user.overlay.opaque')?.toString(), 'y')
+      t.strictSame((await readdir(join(root, 'd'))).toSorted(), ['f', 'h'])
     },
   )
 
-  t.test('sparse files are refused in each of GNU tar’s dialects', async (t) => {
+  t.test('a default ACL applies to its directory alone: no entry inherits it', async (t) => {
+    const acl = Buffer.from([
+      2,
+      0,
+      0,
+      0,
+      ...[
+        [1, 7, -1],
+        [2, 7, 1000],
+        [4, 5, -1],
+        [0x10, 7, -1],
+        [0x20, 0, -1],
+      ].flatMap(([tag, perm, id]) => [
+        tag!,
+        0,
+        perm!,
+        0,
+        ...(id! < 0 ? [255, 255, 255, 255] : [id! & 255, id! >> 8, 0, 0]),
+      ]),
+    ])
+    const { root, result } = await unpack(
+      t,
+      tar([
+        { ...dir('d'), pax: { 'SCHILY.xattr.system.posix_acl_default': acl } },
+        { name: 'd/f', mode: 0o604, data: 'x' },
+        { ...dir('d/sub'), mode: 0o701 },
+        { name: 'd/implied/f', data: 'x' },
+      ]),
+    )
+    t.match(result, { ok: true })
+    const aclsOf = (name: string): number =>
+      execFileSync('tar', ['--acls', '--no-recursion', '-cf', '-', '-C', root, name])
+        .toString('latin1')
+        .match(/SCHILY\.acl\.\w+=./g)?.length ?? 0
+    t.not(aclsOf('d'), 0)
+    for (const name of ['d/f', 'd/sub', 'd/implied', 'd/implied/f']) t.equal(aclsOf(name), 0, name)
+    t.match(await lstat(join(root, 'd/f')), { mode: 0o100604 })
+    t.match(await lstat(join(root, 'd/sub')), { mode: 0o40701 })
+    t.match(await lstat(join(root, 'd/implied')), { mode: 0o40755 })
+  })
+
+  t.test('sparse files are refused in each dialect of GNU tar', async (t) => {
     const source = t.testdir({ holes: '' })
     await truncate(join(source, 'holes'), 1024 ** 2)
     await appendFile(join(source, 'holes'), 'end')
@@ -366,7 +366,7 @@ t.test('honest layers', { skip }, async (t) => {
   })
 
   for (const format of ['gnu', 'posix', 'ustar', 'v7'] as const) {
-    t.test(`GNU tar’s ${format} archives come out as they went in`, async (t) => {
+    t.test(`${format} archives of GNU tar are unpacked unchanged`, async (t) => {
       const source = t.testdir({ a: { f: 'x'.repeat(70_000) } })
       const long = join(
         'long',

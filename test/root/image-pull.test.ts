@@ -1,5 +1,5 @@
-// Pulls from a real registry, from one that lies and from one in trouble, down to the layers as containers
-// see them.
+// Pulls from a real registry, from a lying one and from a failing one, down to the layers that containers
+// see.
 
 import { execFile, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -8,11 +8,15 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { hostPlatform } from '../../services/registry/platform.ts'
-import { createPuller, readImageFile } from '../../services/images/pull.ts'
-import { pushBlob, pushImage, pushManifest } from '../../services/images/push.ts'
+import { createPuller } from '../../services/images/pull.ts'
+import { readImageFile } from '../../services/images/image-file.ts'
+import { uploadBlob } from '../../services/registry/upload.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
+import { pushManifest } from '../../services/registry/push-manifest.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import { createRegistryClient, digestOf } from '../../services/registry/registry.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 import { createImageStore } from '../../services/images/store.ts'
 import { GZIP_LAYER, gzipLayer, PLAIN_LAYER, tar, zstdLayer, type TarEntry } from '../helpers/layer.ts'
 import { noRegistry, startFake, startFakeImage, startRegistry } from '../helpers/registry.ts'
@@ -39,7 +43,7 @@ function setup(t: Test, dir: string = join(t.testdir({ store: {} }), 'store')) {
   return { dir, registry, store, puller }
 }
 
-/** A layer as the fake registry wants it. */
+/** A layer in the form that the fake registry takes. */
 function packed(entries: readonly TarEntry[]) {
   const plain = tar(entries)
   return { bytes: gzipSync(plain), mediaType: GZIP_LAYER, diffId: digestOf(plain) }
@@ -59,61 +63,58 @@ const FILE: readonly TarEntry[] = [
 t.test('pull from a real registry', { skip: skipReal }, async (t) => {
   const host = await startRegistry(t)
 
-  t.test(
-    'layers of gzip and zstd stack up under overlayfs, whiteouts and opaque directories included',
-    async (t) => {
-      const { registry, puller } = setup(t)
-      const ref = parseReference(`${host}/two/layers:v1`)
-      const digest = await pushImage({
-        registry,
-        reference: ref,
-        config: { config: { Cmd: ['/bin/sh'], Env: ['A=b'] } },
-        layers: [
-          gzipLayer([
-            ...FILE,
-            { name: 'gone', data: 'x' },
-            { name: 'd/', type: '5' },
-            { name: 'd/lower', data: 'x' },
-            { name: 'kept/', type: '5' },
-            { name: 'kept/lower', data: 'x' },
-          ]),
-          zstdLayer([
-            { name: '.wh.gone' },
-            { name: 'd/', type: '5' },
-            { name: 'd/.wh..wh..opq' },
-            { name: 'd/upper', data: 'x' },
-            { name: 'kept/', type: '5' },
-            { name: 'kept/upper', data: 'x' },
-          ]),
-        ],
-      })
-      t.match(await registry.resolve(ref), {
-        digest,
-        mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      })
-      const { image, pulled } = await puller.ensure(ref, digest)
-      t.equal(pulled, true)
-      t.match(image, { digest, config: { cmd: ['/bin/sh'], env: ['A=b'], workingDir: '/' } })
-      const merged = join(t.testdirName, 'merged')
-      await mkdir(merged)
-      await run('mount', [
-        '-t',
-        'overlay',
-        '-o',
-        `ro,userxattr,lowerdir=${image.layers.toReversed().join(':')}`,
-        'overlay',
-        merged,
-      ])
-      try {
-        t.strictSame((await readdir(merged)).toSorted(), ['d', 'etc', 'kept'])
-        t.strictSame(await readdir(join(merged, 'd')), ['upper'])
-        t.strictSame((await readdir(join(merged, 'kept'))).toSorted(), ['lower', 'upper'])
-      } finally {
-        await run('umount', [merged])
-      }
-      t.match(await puller.ensure(ref, digest), { pulled: false })
-    },
-  )
+  t.test('gzip and zstd layers stack under overlayfs, with whiteouts and opaque directories', async (t) => {
+    const { registry, puller } = setup(t)
+    const ref = parseReference(`${host}/two/layers:v1`)
+    const digest = await pushImage({
+      registry,
+      reference: ref,
+      config: { config: { Cmd: ['/bin/sh'], Env: ['A=b'] } },
+      layers: [
+        gzipLayer([
+          ...FILE,
+          { name: 'gone', data: 'x' },
+          { name: 'd/', type: '5' },
+          { name: 'd/lower', data: 'x' },
+          { name: 'kept/', type: '5' },
+          { name: 'kept/lower', data: 'x' },
+        ]),
+        zstdLayer([
+          { name: '.wh.gone' },
+          { name: 'd/', type: '5' },
+          { name: 'd/.wh..wh..opq' },
+          { name: 'd/upper', data: 'x' },
+          { name: 'kept/', type: '5' },
+          { name: 'kept/upper', data: 'x' },
+        ]),
+      ],
+    })
+    t.match(await registry.resolve(ref), {
+      digest,
+      mediaType: 'application/vnd.oci.image.manifest.v1+json',
+    })
+    const { image, pulled } = await puller.ensure(ref, digest)
+    t.equal(pulled, true)
+    t.match(image, { digest, config: { cmd: ['/bin/sh'], env: ['A=b'], workingDir: '/' } })
+    const merged = join(t.testdirName, 'merged')
+    await mkdir(merged)
+    await run('mount', [
+      '-t',
+      'overlay',
+      '-o',
+      `ro,userxattr,lowerdir=${image.layers.toReversed().join(':')}`,
+      'overlay',
+      merged,
+    ])
+    try {
+      t.strictSame((await readdir(merged)).toSorted(), ['d', 'etc', 'kept'])
+      t.strictSame(await readdir(join(merged, 'd')), ['upper'])
+      t.strictSame((await readdir(join(merged, 'kept'))).toSorted(), ['lower', 'upper'])
+    } finally {
+      await run('umount', [merged])
+    }
+    t.match(await puller.ensure(ref, digest), { pulled: false })
+  })
 
   t.test('another puller on the same store needs no registry', async (t) => {
     const first = setup(t)
@@ -131,7 +132,7 @@ t.test('pull from a real registry', { skip: skipReal }, async (t) => {
     t.match(await readImageFile(image, '/etc/passwd'), /^root:/)
   })
 
-  t.test('an index gives the image for this machine, its digest stays the index’s', async (t) => {
+  t.test('an index gives the image for this machine, which keeps the digest of the index', async (t) => {
     const { registry, puller } = setup(t)
     const ref = parseReference(`${host}/multi:v1`)
     const own = await pushImage({
@@ -197,7 +198,7 @@ t.test('pull from a real registry', { skip: skipReal }, async (t) => {
       }),
     )
     for (const bytes of [layer.bytes, config])
-      await pushBlob(registry, ref, { digest: digestOf(bytes), size: bytes.length, open: () => bytes })
+      await uploadBlob(registry, ref, { digest: digestOf(bytes), size: bytes.length, open: () => bytes })
     const mediaType = 'application/vnd.docker.distribution.manifest.v2+json'
     const digest = await pushManifest(
       registry,
@@ -225,7 +226,7 @@ t.test('pull from a real registry', { skip: skipReal }, async (t) => {
     t.match(await puller.ensure(ref, digest), { image: { config: { user: '7' } }, pulled: true })
   })
 
-  t.test('a layer from a file, without compression, and twice in one image', async (t) => {
+  t.test('an uncompressed layer from a file, twice in one image', async (t) => {
     const { registry, puller } = setup(t)
     const ref = parseReference(`${host}/plain`)
     const file = join(t.testdirName, 'layer.tar')
@@ -245,7 +246,7 @@ t.test('pull from a real registry', { skip: skipReal }, async (t) => {
     t.match(await readImageFile(image, '/etc/passwd'), /^root:/, 'the highest place counts')
   })
 
-  t.test('what is not there is named with the registry’s own code and what to do', async (t) => {
+  t.test('a missing image is reported with the registry’s code and advice', async (t) => {
     const { registry } = setup(t)
     await t.rejects(registry.resolve(parseReference(`${host}/no/such:v9`)), {
       code: 'ERR_REGISTRY',
@@ -256,7 +257,7 @@ t.test('pull from a real registry', { skip: skipReal }, async (t) => {
   })
 })
 
-t.test('a registry that is down is named, and trying again may help', { skip }, async (t) => {
+t.test('a registry that is down is named, and the error is retryable', { skip }, async (t) => {
   const { registry } = setup(t)
   await t.rejects(registry.resolve(parseReference('localhost:1/a')), {
     registryCode: 'UNREACHABLE',
@@ -277,7 +278,7 @@ t.test('a registry that lies', { skip }, async (t) => {
     [string, FakeOptions, { code: string; message?: RegExp; registryCode?: string; retryable?: boolean }]
   > = [
     [
-      'another blob than was asked for',
+      'another blob than the requested one',
       {
         intercept: (request, response) =>
           isBlob(request.url) && Boolean(response.writeHead(200).end(other.bytes)),
@@ -285,7 +286,7 @@ t.test('a registry that lies', { skip }, async (t) => {
       { code: 'ERR_DIGEST_MISMATCH' },
     ],
     [
-      'the same files packed in another way',
+      'the same files with other packed bytes',
       {
         intercept: (request, response) => {
           if (!isBlob(request.url)) return false
@@ -305,7 +306,7 @@ t.test('a registry that lies', { skip }, async (t) => {
       { code: 'ERR_DIGEST_MISMATCH', message: /has 5 bytes, but the manifest says/ },
     ],
     [
-      'a blob that goes on for ever',
+      'an endless blob',
       {
         intercept: (request, response) =>
           isBlob(request.url) &&
@@ -368,7 +369,7 @@ t.test('a registry that lies', { skip }, async (t) => {
       { code: 'ERR_UNSAFE_LAYER' },
     ],
     [
-      'a layer type that we do not know',
+      'an unknown layer type',
       {
         manifest: (m) => ({
           ...m,
@@ -414,7 +415,7 @@ t.test('a registry that lies', { skip }, async (t) => {
       { code: 'ERR_REGISTRY', registryCode: 'REDIRECT' },
     ],
     [
-      'a 401 whose realm is somebody else’s http',
+      'a 401 with a realm on another host over http',
       {
         intercept: (request, response) =>
           isBlob(request.url) &&
@@ -424,10 +425,10 @@ t.test('a registry that lies', { skip }, async (t) => {
               .end(),
           ),
       },
-      { code: 'ERR_REGISTRY', registryCode: 'UNAUTHORIZED', message: /neither https nor its own host/ },
+      { code: 'ERR_REGISTRY', registryCode: 'UNAUTHORIZED', message: /neither https nor on its own host/ },
     ],
     [
-      'a 401 that wants a password',
+      'a 401 that requires a password',
       {
         intercept: (request, response) =>
           isBlob(request.url) &&
@@ -436,7 +437,7 @@ t.test('a registry that lies', { skip }, async (t) => {
       { code: 'ERR_REGISTRY', registryCode: 'UNAUTHORIZED', message: /no credentials/ },
     ],
     [
-      'a wait longer than anybody waits',
+      'a Retry-After that is too long',
       {
         intercept: (request, response) =>
           isBlob(request.url) &&
@@ -448,7 +449,7 @@ t.test('a registry that lies', { skip }, async (t) => {
     ],
   ]
   for (const [name, options, error] of lies) {
-    t.test(`${name} is refused and leaves the store as it was`, async (t) => {
+    t.test(`${name} is refused and does not change the store`, async (t) => {
       const { dir, puller } = setup(t)
       const fake = await startFakeImage(t, { layers: [good], ...options })
       await t.rejects(puller.ensure(parseReference(`${fake.host}/test/image`), fake.digest), error)
@@ -456,7 +457,7 @@ t.test('a registry that lies', { skip }, async (t) => {
     })
   }
 
-  t.test('another manifest than was asked for is refused', async (t) => {
+  t.test('another manifest than the requested one is refused', async (t) => {
     const { puller } = setup(t)
     const fake = await startFakeImage(t, {
       layers: [good],
@@ -468,7 +469,7 @@ t.test('a registry that lies', { skip }, async (t) => {
     })
   })
 
-  t.test('a manifest of 5 MiB is not read to its end', async (t) => {
+  t.test('a manifest of 5 MiB is not read to the end', async (t) => {
     const { registry } = setup(t)
     const host = await startFake(t, (_request, response) => {
       response.writeHead(200).end(Buffer.alloc(5 * 1024 ** 2, ' '))
@@ -480,7 +481,7 @@ t.test('a registry that lies', { skip }, async (t) => {
 t.test('a registry in trouble', { skip }, async (t) => {
   const layer = packed(FILE)
 
-  t.test('503 and 429 are tried again', async (t) => {
+  t.test('503 and 429 are retried', async (t) => {
     const { puller } = setup(t)
     const answers = [503, 429]
     const fake = await startFakeImage(t, {
@@ -494,7 +495,7 @@ t.test('a registry in trouble', { skip }, async (t) => {
     t.equal(fake.requests.filter((r) => r.includes('/manifests/')).length, 3)
   })
 
-  t.test('a registry that takes a request and never answers is asked once', async (t) => {
+  t.test('a request that is never answered is not retried', async (t) => {
     let asked = 0
     const fake = await startFake(t, () => {
       asked++
@@ -509,7 +510,7 @@ t.test('a registry in trouble', { skip }, async (t) => {
     t.equal(asked, 1)
   })
 
-  t.test('a token is fetched once, used for all, and not carried to another origin', async (t) => {
+  t.test('a token is fetched once, used for all requests, and not sent to another origin', async (t) => {
     const { puller } = setup(t)
     const seen: Array<string | undefined> = []
     const cdn = await startFake(t, (request, response) => {
@@ -544,7 +545,7 @@ t.test('a registry in trouble', { skip }, async (t) => {
     t.strictSame(seen, [undefined])
   })
 
-  t.test('twenty that want one image fetch each part once', async (t) => {
+  t.test('twenty calls for one image fetch each part once', async (t) => {
     const { puller } = setup(t)
     const layers = [packed(FILE), packed([{ name: 'b', data: 'b' }])]
     const fake = await startFakeImage(t, { layers })
@@ -555,7 +556,7 @@ t.test('a registry in trouble', { skip }, async (t) => {
     t.equal(new Set(fake.requests).size, 4)
   })
 
-  t.test('two stores on one folder, both first: one layer, no error', async (t) => {
+  t.test('two stores on one folder fetch at once: one layer, no error', async (t) => {
     const first = setup(t)
     const second = setup(t, first.dir)
     const fake = await startFakeImage(t, { layers: [layer] })
@@ -567,10 +568,10 @@ t.test('a registry in trouble', { skip }, async (t) => {
   })
 })
 
-t.test('a pull that is cut short', { skip }, async (t) => {
+t.test('an interrupted pull', { skip }, async (t) => {
   const layer = packed([{ name: 'f', data: Buffer.alloc(1024 ** 2, 'some data') }])
 
-  /** A registry that sends half of the layer and then waits; `half` resolves when it does. */
+  /** A registry that sends half of the layer and then waits; `half` resolves at that point. */
   async function startSlow(t: Test) {
     const half = Promise.withResolvers<void>()
     const fake = await startFakeImage(t, {
@@ -586,7 +587,7 @@ t.test('a pull that is cut short', { skip }, async (t) => {
     return { fake, half: half.promise }
   }
 
-  t.test('stop ends it, and no half layer stays', async (t) => {
+  t.test('is ended by stop and leaves no partial layer', async (t) => {
     const { dir, puller } = setup(t)
     const { fake, half } = await startSlow(t)
     const pulling = t.rejects(puller.ensure(parseReference(`${fake.host}/test/image`), fake.digest), {
@@ -598,38 +599,41 @@ t.test('a pull that is cut short', { skip }, async (t) => {
     await checkEmpty(t, dir)
   })
 
-  t.test('kill -9 leaves a draft that the next start sweeps, and never a layer', async (t) => {
-    const { dir, store } = setup(t)
-    const { fake, half } = await startSlow(t)
-    const script = `
-      import { createPuller } from '${projectRoot}/services/image/pull.ts'
-      import { createRegistryClient } from '${projectRoot}/services/image/registry.ts'
-      import { createImageStore } from '${projectRoot}/services/image/store.ts'
-      import { parseReference } from '${projectRoot}/services/image/reference.ts'
+  t.test(
+    'that ends by kill -9 leaves a draft, which the next start removes, and never a layer',
+    async (t) => {
+      const { dir, store } = setup(t)
+      const { fake, half } = await startSlow(t)
+      const script = `
+      import { createPuller } from '${projectRoot}/services/images/pull.ts'
+      import { createRegistryClient } from '${projectRoot}/services/registry/registry.ts'
+      import { createImageStore } from '${projectRoot}/services/images/store.ts'
+      import { parseReference } from '${projectRoot}/services/registry/reference.ts'
       const puller = createPuller({ store: createImageStore({ dir: '${dir}' }), registry: createRegistryClient(), nativeDir: '${nativeDir}' })
       await puller.ensure(parseReference('${fake.host}/test/image'), '${fake.digest}')`
-    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
-      stdio: ['ignore', 'ignore', 'inherit'],
-    })
-    const ended = new Promise((resolve) => {
-      child.once('close', resolve)
-    })
-    await half
-    child.kill('SIGKILL')
-    await ended
-    const own = await store.makeDraft()
-    await t.test('swept', async (t) => {
-      t.strictSame(
-        await readdir(join(dir, 'tmp')),
-        [own.slice(own.lastIndexOf('/') + 1)],
-        'the dead one’s draft is gone, a live one’s is not',
-      )
-      t.strictSame(await readdir(join(dir, 'layers/sha256')), [])
-    })
-    await createImageStore({ dir }).open()
-    t.ok(existsSync(own), 'a live process’s draft survives another start')
-    await store.discard(own)
-  })
+      const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+        stdio: ['ignore', 'ignore', 'inherit'],
+      })
+      const ended = new Promise((resolve) => {
+        child.once('close', resolve)
+      })
+      await half
+      child.kill('SIGKILL')
+      await ended
+      const own = await store.makeDraft()
+      await t.test('swept', async (t) => {
+        t.strictSame(
+          await readdir(join(dir, 'tmp')),
+          [own.slice(own.lastIndexOf('/') + 1)],
+          'the draft of the dead process is gone, that of a live one is not',
+        )
+        t.strictSame(await readdir(join(dir, 'layers/sha256')), [])
+      })
+      await createImageStore({ dir }).open()
+      t.ok(existsSync(own), 'a live process’s draft survives another start')
+      await store.discard(own)
+    },
+  )
 })
 
 t.test('a machine without the unpacker says what to run', { skip }, async (t) => {
@@ -672,7 +676,7 @@ t.test('files of an image', { skip }, async (t) => {
     ['/c', undefined, 'a symlink is not followed'],
     ['/d/f', undefined, 'nor one on the way'],
     ['/e', undefined, 'a fifo is not opened'],
-    ['/d', undefined, 'a directory is no file'],
+    ['/d', undefined, 'a directory is not a file'],
     ['/../../etc/passwd', undefined, '".." leads nowhere'],
     ['/none', undefined, 'what is not there is not there'],
   ]

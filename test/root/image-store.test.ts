@@ -1,4 +1,4 @@
-// The image store under stress: several processes on one folder, kill -9, a full disk, collections beside
+// The image store under stress: several processes on one folder, kill -9, a full disk, collections during
 // pulls.
 
 import { execFile, spawn } from 'node:child_process'
@@ -10,10 +10,11 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { createLocalFirst } from '../../services/images/local-first.ts'
 import { createPuller } from '../../services/images/pull.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import { createRegistryClient, digestOf } from '../../services/registry/registry.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 import { createImageStore, type ImageStore } from '../../services/images/store.ts'
 import { GZIP_LAYER, PLAIN_LAYER, tar, type TarEntry } from '../helpers/layer.ts'
 import { startFakeImage, type FakeImage, type FakeImageOptions } from '../helpers/registry.ts'
@@ -52,7 +53,7 @@ function packed(entries: readonly TarEntry[]): Layer {
   return { bytes: gzipSync(plain, { level: 1 }), mediaType: GZIP_LAYER, diffId: digestOf(plain) }
 }
 
-/** Bytes that gzip makes little of, the same for the same SEED. */
+/** Bytes that gzip hardly compresses, the same for the same SEED. */
 function noise(bytes: number, seed: number): Buffer {
   const data = Buffer.alloc(bytes)
   let x = seed + 1
@@ -65,13 +66,13 @@ function noise(bytes: number, seed: number): Buffer {
 
 const refOf = (fake: FakeImage) => parseReference(`${fake.host}/test/image`)
 
-/** A process that pulls FAKE into the store in DIR, in the way a worker does. */
+/** A process that pulls FAKE into the store in DIR, as a worker does. */
 function spawnPull(dir: string, fake: FakeImage) {
   const script = `
-    import { createPuller } from '${projectRoot}/services/image/pull.ts'
-    import { createRegistryClient } from '${projectRoot}/services/image/registry.ts'
-    import { createImageStore } from '${projectRoot}/services/image/store.ts'
-    import { parseReference } from '${projectRoot}/services/image/reference.ts'
+    import { createPuller } from '${projectRoot}/services/images/pull.ts'
+    import { createRegistryClient } from '${projectRoot}/services/registry/registry.ts'
+    import { createImageStore } from '${projectRoot}/services/images/store.ts'
+    import { parseReference } from '${projectRoot}/services/registry/reference.ts'
     const registry = createRegistryClient()
     const store = createImageStore({ dir: '${dir}' })
     const puller = createPuller({ store, registry, nativeDir: '${nativeDir}' })
@@ -100,7 +101,7 @@ t.test('two processes on one store fetch each layer once', { skip }, async (t) =
 })
 
 t.test(
-  'killed twenty times in the middle, a pull never leaves half a layer, a claim or a draft',
+  'a pull that is killed twenty times never leaves a partial layer, a claim or a draft',
   { skip },
   async (t) => {
     const { dir, store, puller, catalog } = setup(t)
@@ -142,7 +143,7 @@ t.test(
     })
     for (let round = 0; round < 20; round++) {
       sent = 0
-      inTurn = round >= 10 // then the second layer comes when the first one is whole
+      inTurn = round >= 10 // then the second layer is sent when the first one is whole
       killAt = inTurn ? 9 + (round - 10) : 1 + round
       victim = spawnPull(dir, fake)
       await once(victim, 'exit')
@@ -209,7 +210,7 @@ t.test('a disk of 64 MB', { skip }, async (t) => {
     ],
   ]
   for (const [name, layers, used] of cases) {
-    await t.test(`${name} is a clear error, and what was written is free again`, async (t) => {
+    await t.test(`${name} is a clear error, and its space is free again`, async (t) => {
       const fake = await startFakeImage(t, { layers })
       await t.rejects(used.ensure(refOf(fake), fake.digest), {
         name: 'SyscallError',
@@ -222,7 +223,7 @@ t.test('a disk of 64 MB', { skip }, async (t) => {
     })
   }
 
-  await t.test('later pulls that fit succeed, and what was there is still used', async (t) => {
+  await t.test('later pulls that fit succeed and use what is stored', async (t) => {
     const next = await startFakeImage(t, { layers: [fits] })
     t.match(await puller.ensure(refOf(next), next.digest), { pulled: true })
     t.match(await puller.ensure(refOf(small), small.digest), { pulled: false })
@@ -230,7 +231,7 @@ t.test('a disk of 64 MB', { skip }, async (t) => {
     await collector.removeImage(next.digest)
   })
 
-  await t.test('an image can be removed when not a byte is left', async (t) => {
+  await t.test('an image can be removed when the disk is completely full', async (t) => {
     const next = await startFakeImage(t, { layers: [fits] })
     await puller.ensure(refOf(next), next.digest)
     puller.letGo(() => false)
@@ -276,7 +277,7 @@ const listed = (store: ImageStore): string[] =>
     .map((image) => image.digest)
     .sort()
 
-t.test('what is removed, and what never is', { skip }, async (t) => {
+t.test('removal of images', { skip }, async (t) => {
   const own = setup(t)
   const { store, puller, collector, catalog } = own
   const shared = packed([{ name: 'shared', data: noise(1 << 20, 10) }])
@@ -292,18 +293,18 @@ t.test('what is removed, and what never is', { skip }, async (t) => {
   catalog.setDeployed([deployed])
   catalog.pin(pinned)
 
-  await t.test('a dry run only says it', async (t) => {
+  await t.test('a dry run removes nothing', async (t) => {
     t.match(await collector.prune({ dryRun: true }), { images: [{}, {}], layers: 3, blobs: 4 })
     t.equal(listed(store).length, 5)
   })
   await t.test('an image that a function or a process needs cannot be removed', async (t) => {
     await t.rejects(collector.removeImage(deployed), {
       code: 'ERR_IMAGE_IN_USE',
-      message: /a function that is deployed/,
+      message: /used by a deployed function/,
     })
     await t.rejects(collector.removeImage(pinned), {
       code: 'ERR_IMAGE_IN_USE',
-      message: /a process that runs/,
+      message: /used by a running process/,
     })
   })
   await t.test('a layer stays as long as an image has it', async (t) => {
@@ -312,7 +313,7 @@ t.test('what is removed, and what never is', { skip }, async (t) => {
     t.match(await collector.removeImage(second), { layers: 2 })
     t.equal(await store.hasLayer(shared.diffId), false)
   })
-  await t.test('pruning takes what has no name and is not needed, with all what has one', async (t) => {
+  await t.test('prune removes unneeded images without a name, with --all named ones too', async (t) => {
     t.match(await collector.prune(), { images: [] })
     t.match(await collector.prune({ all: true, olderThanMs: 3_600_000 }), { images: [] })
     t.match(await collector.prune({ all: true }), {
@@ -321,7 +322,7 @@ t.test('what is removed, and what never is', { skip }, async (t) => {
     t.equal(catalog.find('localhost/named:latest'), undefined)
     t.strictSame(listed(store), [deployed, pinned].sort())
   })
-  await t.test('leftovers that somebody holds stay', async (t) => {
+  await t.test('pinned leftovers stay', async (t) => {
     const { digest } = await store.putBlob(Buffer.from('part of a build'))
     catalog.pin(digest)
     await collector.dropUnused([digest])
@@ -330,7 +331,7 @@ t.test('what is removed, and what never is', { skip }, async (t) => {
     await collector.dropUnused([digest])
     t.equal(await store.hasBlob(digest), false)
   })
-  await t.test('a running container keeps its image, although others push it out', async (t) => {
+  await t.test('the image of a running container stays, although others displace it', async (t) => {
     const fake = await startFakeImage(t, { layers: [layerOf(6)] })
     await puller.ensure(refOf(fake), fake.digest)
     puller.retain(fake.digest)
@@ -344,7 +345,7 @@ t.test('what is removed, and what never is', { skip }, async (t) => {
 })
 
 t.test(
-  'between the watermarks the images used longest ago go, and no more than has to',
+  'between the watermarks the least recently used images go, and no more than necessary',
   { skip },
   async (t) => {
     const own = setup(t)
@@ -353,7 +354,7 @@ t.test(
     for (let n = 0; n < 4; n++) {
       digests.push(await pulledImage(t, own, [packed([{ name: 'f', data: noise(4 << 20, 30 + n) }])]))
       catalog.touch(digests[n]!)
-      catalog.images() // writes the last uses down
+      catalog.images() // records the last uses
     }
     catalog.touch(digests[0]!) // oldest, but used again
     catalog.images()
@@ -375,7 +376,7 @@ t.test(
   },
 )
 
-t.test('a collection beside pulls never takes a layer that was promised', { skip }, async (t) => {
+t.test('a collection during pulls never removes a pinned layer', { skip }, async (t) => {
   const { dir, store, puller } = setup(t)
   await store.open()
   const shared = packed([{ name: 'shared', data: noise(1 << 20, 40) }])
@@ -384,7 +385,7 @@ t.test('a collection beside pulls never takes a layer that was promised', { skip
     await startFakeImage(t, { layers: [shared, packed([{ name: 'b', data: 'b' }])] }),
   ]
   const script = `
-    import { createImageStore } from '${projectRoot}/services/image/store.ts'
+    import { createImageStore } from '${projectRoot}/services/images/store.ts'
     const { collector } = createImageStore({ dir: '${dir}' })
     let removed = 0
     process.on('message', () => { process.send(removed); process.exit() })
@@ -395,7 +396,7 @@ t.test('a collection beside pulls never takes a layer that was promised', { skip
   })
   t.teardown(() => pruner.kill('SIGKILL'))
   await once(pruner.stdout!, 'data')
-  let again = 0 // how often the other had removed them
+  let again = 0 // how often the other process had removed them
   for (let round = 0; round < 25 || again < 2; round++) {
     const images = await Promise.all(fakes.map((fake) => puller.ensure(refOf(fake), fake.digest)))
     if (images.some(({ pulled }) => pulled)) again++
@@ -410,37 +411,33 @@ t.test('a collection beside pulls never takes a layer that was promised', { skip
   t.ok(removed > 0, `${removed} images were removed meanwhile`)
 })
 
-t.test(
-  'a layer is kept packed beside its folder, and one that is cut is kept nowhere',
-  { skip },
-  async (t) => {
-    const { dir, store, packing } = setup(t)
-    const layer = packed([{ name: 'f', data: noise(2 << 20, 50) }])
-    const fake = await startFakeImage(t, { layers: [layer] })
-    await packing.ensure(refOf(fake), fake.digest)
-    t.strictSame(await readFile(store.blobPath(digestOf(layer.bytes))), Buffer.from(layer.bytes))
-    const other = packed([{ name: 'g', data: noise(2 << 20, 51) }])
-    const half = Promise.withResolvers<void>()
-    const cut = await startFakeImage(t, {
-      layers: [other],
-      intercept(request, response) {
-        if (!request.url?.endsWith(digestOf(other.bytes))) return false
-        response
-          .writeHead(200, { 'content-length': other.bytes.length })
-          .write(other.bytes.subarray(0, 1 << 20), () => half.resolve())
-        return true
-      },
-    })
-    const pulling = t.rejects(packing.ensure(refOf(cut), cut.digest), { message: /stopping/ })
-    await half.promise
-    await packing.stop()
-    await pulling
-    t.equal(await store.hasBlob(digestOf(other.bytes)), false)
-    t.strictSame(await readdir(join(dir, 'tmp')), [])
-  },
-)
+t.test('a layer is stored packed beside its folder; a cut one is not stored', { skip }, async (t) => {
+  const { dir, store, packing } = setup(t)
+  const layer = packed([{ name: 'f', data: noise(2 << 20, 50) }])
+  const fake = await startFakeImage(t, { layers: [layer] })
+  await packing.ensure(refOf(fake), fake.digest)
+  t.strictSame(await readFile(store.blobPath(digestOf(layer.bytes))), Buffer.from(layer.bytes))
+  const other = packed([{ name: 'g', data: noise(2 << 20, 51) }])
+  const half = Promise.withResolvers<void>()
+  const cut = await startFakeImage(t, {
+    layers: [other],
+    intercept(request, response) {
+      if (!request.url?.endsWith(digestOf(other.bytes))) return false
+      response
+        .writeHead(200, { 'content-length': other.bytes.length })
+        .write(other.bytes.subarray(0, 1 << 20), () => half.resolve())
+      return true
+    },
+  })
+  const pulling = t.rejects(packing.ensure(refOf(cut), cut.digest), { message: /stopping/ })
+  await half.promise
+  await packing.stop()
+  await pulling
+  t.equal(await store.hasBlob(digestOf(other.bytes)), false)
+  t.strictSame(await readdir(join(dir, 'tmp')), [])
+})
 
-t.test('what was damaged on the disk is had anew from the registry', { skip }, async (t) => {
+t.test('damaged blobs are fetched again from the registry', { skip }, async (t) => {
   const layer = packed([{ name: 'f', data: noise(1 << 20, 60) }])
   const fake = await startFakeImage(t, { layers: [layer] })
   const dir = join(t.testdir({ store: {} }), 'store')

@@ -1,5 +1,4 @@
-// Hostile layers, made on the spot: each is refused with a reason, and nothing of it is left inside or
-// outside.
+// Hostile layers, generated here: each is refused with a reason, and nothing of it is left inside or outside.
 
 import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -107,7 +106,7 @@ const refusals: ReadonlyArray<[string, string, readonly TarEntry[]]> = [
   ],
   ['an owner that is no 32-bit number', 'ERR_INVALID_CONTENT', [{ name: 'a', pax: { uid: '4294967296' } }]],
   [
-    'an owner that chown would take for "leave it"',
+    'an owner that chown reads as "unchanged"',
     'ERR_INVALID_CONTENT',
     [{ name: 'a', pax: { gid: '4294967295' } }],
   ],
@@ -119,7 +118,7 @@ const refusals: ReadonlyArray<[string, string, readonly TarEntry[]]> = [
   ],
   ['a negative size', 'ERR_INVALID_CONTENT', [{ name: 'a', patch: (block) => block.fill(0xff, 124, 136) }]],
   [
-    'a size that is no number',
+    'a size that is not a number',
     'ERR_INVALID_CONTENT',
     [{ name: 'a', patch: (block) => block.write('9', 130) }],
   ],
@@ -151,11 +150,7 @@ const refusals: ReadonlyArray<[string, string, readonly TarEntry[]]> = [
     'ERR_CONTENT_LIMIT',
     [{ name: 'a', pax: { size: String(2 ** 43) } }],
   ],
-  [
-    'a header that promises more than there is',
-    'ERR_INVALID_CONTENT',
-    [{ name: 'a', data: 'x', size: 1_000_000 }],
-  ],
+  ['a header with a size beyond the end', 'ERR_INVALID_CONTENT', [{ name: 'a', data: 'x', size: 1_000_000 }]],
 ]
 
 t.test('hostile layers', { skip }, async (t) => {
@@ -166,7 +161,7 @@ t.test('hostile layers', { skip }, async (t) => {
     })
   }
 
-  t.test('what is no tar, or damaged, or cut, is refused', async (t) => {
+  t.test('input that is not a tar, damaged or cut is refused', async (t) => {
     const whole = tar([{ name: 'a', data: 'x'.repeat(2000) }])
     const damaged = Buffer.from(whole)
     damaged[3] = 0x41
@@ -182,7 +177,7 @@ t.test('hostile layers', { skip }, async (t) => {
     }
   })
 
-  t.test('every cut and every flipped byte of an archive ends in a verdict, not in a crash', async (t) => {
+  t.test('every cut and every flipped byte of an archive gives an answer, not a crash', async (t) => {
     const archive = tar([
       dir('a'),
       { name: 'a/f', data: 'hello', pax: { mtime: '1.5', 'SCHILY.xattr.user.a': 'b' } },
@@ -199,16 +194,13 @@ t.test('hostile layers', { skip }, async (t) => {
     }
   })
 
-  t.test(
-    'an archive that goes on behind its end is refused: not all readers would see the same',
-    async (t) => {
-      const { result } = await unpack(
-        t,
-        Buffer.concat([tarEntry({ name: 'a' }), Buffer.alloc(512), tar([{ name: 'b' }])]),
-      )
-      t.match(result, { ok: false, error: { code: 'ERR_INVALID_CONTENT', message: /goes on after its end/ } })
-    },
-  )
+  t.test('an archive with entries after its end is refused: readers would disagree', async (t) => {
+    const { result } = await unpack(
+      t,
+      Buffer.concat([tarEntry({ name: 'a' }), Buffer.alloc(512), tar([{ name: 'b' }])]),
+    )
+    t.match(result, { ok: false, error: { code: 'ERR_INVALID_CONTENT', message: /goes on after its end/ } })
+  })
 
   for (const [name, entries] of [
     [
@@ -221,7 +213,7 @@ t.test('hostile layers', { skip }, async (t) => {
     ],
     ['a directory where a symlink was', [link('a', '..'), { ...dir('a'), mode: 0o777, uid: 5 }]],
   ] as const) {
-    t.test(`${name} changes nothing behind the symlink`, async (t) => {
+    t.test(`${name} does not change the target of the symlink`, async (t) => {
       const { root, result } = await unpack(t, tar(entries))
       t.match(result, { ok: true })
       t.match(await lstat(join(root, '../canary')), { uid: 0, mode: 0o100644 })
@@ -229,7 +221,7 @@ t.test('hostile layers', { skip }, async (t) => {
     })
   }
 
-  t.test('device nodes are left out, also one that looks like a whiteout', async (t) => {
+  t.test('device nodes are skipped, also one that looks like a whiteout', async (t) => {
     const { root, result } = await unpack(
       t,
       tar([
@@ -266,37 +258,34 @@ t.test('hostile layers', { skip }, async (t) => {
     }
   })
 
-  t.test(
-    'what is not the compression that it should be is refused, also when it is cut or goes on',
-    async (t) => {
-      const archive = tar([{ name: 'a', data: 'x'.repeat(5000) }])
-      const gzip = gzipSync(archive)
-      const zstd = zstdCompressSync(archive)
-      for (const [bytes, compression] of [
-        [archive, 'gzip'],
-        [archive, 'zstd'],
-        [zstd, 'gzip'],
-        [gzip, 'zstd'],
-        [Buffer.alloc(0), 'gzip'],
-        [Buffer.alloc(0), 'zstd'],
-        [gzip.subarray(0, -1), 'gzip'],
-        [zstd.subarray(0, -1), 'zstd'],
-        [Buffer.concat([gzip, Buffer.from('x')]), 'gzip'],
-        [Buffer.concat([zstd, Buffer.from('x')]), 'zstd'],
-      ] as const) {
-        const { result } = await unpack(t, bytes, compression)
-        t.match(result, {
-          ok: false,
-          error: {
-            code: 'ERR_INVALID_CONTENT',
-            message: `layer test is refused: the layer is not valid ${compression}`,
-          },
-        })
-      }
-    },
-  )
+  t.test('a wrong compression is refused, also when the data is cut or too long', async (t) => {
+    const archive = tar([{ name: 'a', data: 'x'.repeat(5000) }])
+    const gzip = gzipSync(archive)
+    const zstd = zstdCompressSync(archive)
+    for (const [bytes, compression] of [
+      [archive, 'gzip'],
+      [archive, 'zstd'],
+      [zstd, 'gzip'],
+      [gzip, 'zstd'],
+      [Buffer.alloc(0), 'gzip'],
+      [Buffer.alloc(0), 'zstd'],
+      [gzip.subarray(0, -1), 'gzip'],
+      [zstd.subarray(0, -1), 'zstd'],
+      [Buffer.concat([gzip, Buffer.from('x')]), 'gzip'],
+      [Buffer.concat([zstd, Buffer.from('x')]), 'zstd'],
+    ] as const) {
+      const { result } = await unpack(t, bytes, compression)
+      t.match(result, {
+        ok: false,
+        error: {
+          code: 'ERR_INVALID_CONTENT',
+          message: `layer test is refused: the layer is not valid ${compression}`,
+        },
+      })
+    }
+  })
 
-  t.test('control characters of a name cannot forge the answer', async (t) => {
+  t.test('control characters in a name cannot forge the answer', async (t) => {
     const { result } = await unpack(t, tar([{ name: '../a"\nok 1 2 3\n' }]))
     t.match(result, { ok: false, error: { code: 'ERR_UNSAFE_LAYER' } })
   })

@@ -1,6 +1,6 @@
-// Real engines with wherry-oci as their runtime: podman, and a Docker daemon of our own with its own data,
-// socket and runtime folder.  What an engine does with a runtime is known to the engine only, so nothing
-// here looks at the runtime itself.
+// Real engines with wherry-oci as their runtime: podman, and a private Docker daemon with its own data,
+// socket and runtime folder. The tests use only the engines' commands, because how an engine calls its
+// runtime is its own affair.
 
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -20,7 +20,7 @@ import t, { type Test } from 'tap'
 import { SLOWNESS } from '../helpers/container.ts'
 import { makeRootfs, needsBundle, WHERRY_OCI, type Ended } from '../helpers/bundle.ts'
 
-/** The engines' cgroups are below one of our own, which can be looked at and removed. */
+/** Parent of all cgroups of the engines, so that the tests can inspect and remove them. */
 const CGROUP = `wherry-test-${process.pid}`
 const COMMAND_MAX_MS = 300_000
 const DAEMON_LOOKS = 1200
@@ -34,7 +34,7 @@ function missing(...programs: string[]): false | string {
   )
 }
 
-/** A folder for an engine, gone after T, with an image's root file system as a tar file in it. */
+/** A folder for an engine, removed after T, with the root file system of an image as a tar file. */
 function folderFor(t: Test): { directory: string; tar: string } {
   const directory = mkdtempSync(join(tmpdir(), 'wherry-engine-'))
   const rootfs = join(directory, 'rootfs')
@@ -52,11 +52,11 @@ function folderFor(t: Test): { directory: string; tar: string } {
 
 interface Engine {
   (args: readonly string[], input?: string): Ended
-  /** How it is called in a shell. */
+  /** Its command line in a shell. */
   readonly program: string
 }
 
-/** conmon leaves a file named `oom` where the engine was called from, so that is DIRECTORY. */
+/** An engine that runs in DIRECTORY, because conmon leaves a file named `oom` in the working directory. */
 const engineOf = (program: string, before: readonly string[], directory: string): Engine =>
   Object.assign(
     (args: readonly string[], input = ''): Ended => {
@@ -71,19 +71,19 @@ const engineOf = (program: string, before: readonly string[], directory: string)
     { program: `cd ${directory} && ${[program, ...before].join(' ')}` },
   )
 
-/** What must be so with any engine.  FLAGS are for its `run`. */
+/** Tests for any engine.  FLAGS are for its `run`. */
 async function exercise(t: Test, engine: Engine, flags: readonly string[], name: string): Promise<void> {
   const run = (more: readonly string[], command: readonly string[], input?: string): Ended =>
     engine(['run', '--rm', ...flags, ...more, 'box', ...command], input)
 
-  t.test('output, stdin and exit codes come through', async (t) => {
+  t.test('passes output, stdin and exit codes', async (t) => {
     t.match(run([], ['echo', 'hello']), { code: 0, stdout: 'hello\n' })
     t.match(run(['-i'], ['cat'], 'body'), { code: 0, stdout: 'body' })
     t.equal(run([], ['sh', '-c', 'exit 9']).code, 9)
     t.equal(run([], ['nothing']).code, 127, 'a command that is not there')
     t.equal(run([], ['/etc']).code, 126, 'a command that is none')
   })
-  t.test('limits and identity are those that were asked for', async (t) => {
+  t.test('applies limits and identity', async (t) => {
     const files = existsSync('/sys/fs/cgroup/memory')
       ? 'memory/memory.limit_in_bytes pids/pids.max'
       : 'memory.max pids.max'
@@ -130,7 +130,7 @@ async function exercise(t: Test, engine: Engine, flags: readonly string[], name:
       { code: 0, stdout: 'kept\n/scratch\n/v\n' },
     )
   })
-  t.test('a container lives: exec, pause, stop, start, remove', async (t) => {
+  t.test('runs a container through exec, pause, stop, start, remove', async (t) => {
     t.equal(engine(['run', '-d', '--name', name, ...flags, 'box', 'sleep', '1000']).code, 0)
     t.match(engine(['exec', name, 'cat', '/proc/1/comm']), { code: 0, stdout: 'sleep\n' })
     t.equal(engine(['exec', name, 'sh', '-c', 'exit 5']).code, 5)
@@ -148,7 +148,7 @@ async function exercise(t: Test, engine: Engine, flags: readonly string[], name:
     t.equal(again.code, 0, `starts again: ${again.stderr}`)
     t.equal(engine(['rm', '-f', name]).code, 0)
   })
-  t.test('limits change while it runs, and its use is told', async (t) => {
+  t.test('changes limits of a running container and reports its usage', async (t) => {
     const file = existsSync('/sys/fs/cgroup/memory')
       ? '/sys/fs/cgroup/memory/memory.limit_in_bytes'
       : '/sys/fs/cgroup/memory.max'
@@ -162,7 +162,7 @@ async function exercise(t: Test, engine: Engine, flags: readonly string[], name:
     t.match(
       run(['--pid', `container:${name}`], ['cat', '/proc/1/comm']),
       { code: 0, stdout: 'sleep\n' },
-      'a second one in its pid namespace',
+      'a second container in its pid namespace',
     )
     t.match(
       engine([
@@ -185,7 +185,7 @@ async function exercise(t: Test, engine: Engine, flags: readonly string[], name:
     t.match(engine(['exec', name, 'cat', file]).stdout, /^\d+\n$/)
     t.equal(engine(['rm', '-f', name]).code, 0)
   })
-  t.test('a profile, a device, a kernel setting, file limits, capabilities', async (t) => {
+  t.test('applies a seccomp profile, a device, a sysctl, file limits, capabilities', async (t) => {
     const directory = mkdtempSync(join(tmpdir(), 'wherry-profile-'))
     t.teardown(() => {
       rmSync(directory, { recursive: true })
@@ -230,7 +230,7 @@ async function exercise(t: Test, engine: Engine, flags: readonly string[], name:
       { code: 0, stdout: /^1\n\d+\nCapEff:\t0000000000000001\n/ },
     )
   })
-  t.test('a volume that follows the host’s mounts', async (t) => {
+  t.test('propagates host mounts into a volume', async (t) => {
     const volume = mkdtempSync(join(tmpdir(), 'wherry-volume-'))
     execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', volume])
     t.teardown(() => {
@@ -249,7 +249,7 @@ async function exercise(t: Test, engine: Engine, flags: readonly string[], name:
     t.match(engine(['exec', name, 'cat', '/v/late/file']), { code: 0, stdout: 'seen\n' })
     t.equal(engine(['rm', '-f', name]).code, 0)
   })
-  t.test('memory ends where it was said', async (t) => {
+  t.test('enforces the memory limit', async (t) => {
     t.equal(run(['--memory', '16m'], ['sh', '-c', 'x=a; while :; do x=$x$x; done']).code, 137)
   })
   t.test('a terminal', async (t) => {
@@ -257,7 +257,7 @@ async function exercise(t: Test, engine: Engine, flags: readonly string[], name:
       run(['-t'], ['sh', '-c', 'tty; test -c /dev/console && echo console']).stdout,
       /\/dev\/pts\/0\r\nconsole/,
     )
-    // script(1) gives the engine a terminal of its own, as a person at a keyboard has.
+    // script(1) gives the engine a terminal, as in an interactive session.
     const typed = [engine.program, 'run', '--rm', '-it', ...flags, 'box', 'sh'].join(' ')
     const { stdout } = spawnSync('script', ['-qec', typed, '/dev/null'], {
       encoding: 'utf8',
@@ -292,7 +292,7 @@ t.test('podman', { skip: missing('podman', 'conmon') }, async (t) => {
   )
   t.teardown(() => podman(['rm', '-fa']))
   t.match(podman(['import', tar, 'box']), { code: 0 })
-  // podman's own default limits are above what root may have in a restricted machine.
+  // podman's default limits exceed those of root on a restricted machine.
   const flags = [
     '--network',
     'none',
@@ -368,7 +368,7 @@ t.test('docker', { skip: missing('dockerd', 'docker', 'containerd') }, async (t)
   const name = CGROUP
   const flags = ['--runtime', 'wherry', '--network', 'none', '--cgroup-parent', `/${CGROUP}`]
   await exercise(t, docker, flags, name)
-  t.test('it was ours that ran', async (t) => {
+  t.test('uses wherry-oci', async (t) => {
     t.equal(docker(['create', '--name', name, ...flags, 'box', 'true']).code, 0)
     t.equal(docker(['inspect', '--format', '{{.HostConfig.Runtime}}', name]).stdout, 'wherry\n')
     docker(['rm', name])
@@ -403,7 +403,7 @@ t.test('docker', { skip: missing('dockerd', 'docker', 'containerd') }, async (t)
   })
 })
 
-t.test('no engine left a cgroup of a container', { skip: needsBundle }, async (t) => {
+t.test('engines leave no cgroup of a container', { skip: needsBundle }, async (t) => {
   const left = globSync(`/sys/fs/cgroup/**/${CGROUP}/**/`)
     .map((path) => path.replace(/\/$/, ''))
     .sort((a, b) => b.length - a.length)
@@ -411,5 +411,5 @@ t.test('no engine left a cgroup of a container', { skip: needsBundle }, async (t
     left.filter((path) => /[0-9a-f]{64}/.test(path)),
     [],
   )
-  for (const path of left) rmdirSync(path) // podman keeps the folder, and one for conmon
+  for (const path of left) rmdirSync(path) // podman keeps the parent, and one cgroup for conmon
 })

@@ -1,5 +1,5 @@
-// wherry-oci where config.json and runc's command line ask for more than engines usually do: limits that
-// change, statistics, foreign mount namespaces, clocks, ids of mounts, schedulers, time limits of hooks.
+// Features of config.json and runc's command line that engines use rarely: changed limits, statistics, joined
+// mount namespaces, clocks, id-mapped mounts, schedulers, timeouts of hooks.
 
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -41,7 +41,7 @@ const mountsAt = (path: string): number =>
     .split('\n')
     .filter((line) => line.split(' ')[4] === path).length
 
-/** A container that stays; its name. */
+/** Start a long-running container. Returns its id. */
 function started(t: Test, rig: BundleRig, script: string, change?: (config: Config) => void): string {
   const id = containerName(t)
   rig.config(script, change)
@@ -73,7 +73,7 @@ t.test('limits of a running container', { skip }, async (t) => {
     String((V1 ? memory + swap : swap) << 20),
   ]
 
-  t.test('change by options, upwards and downwards', async (t) => {
+  t.test('increase and decrease by options', async (t) => {
     t.match(
       rig.oci([
         'update',
@@ -93,7 +93,7 @@ t.test('limits of a running container', { skip }, async (t) => {
     t.match(rig.oci(['update', '--memory', '32m', '--memory-swap', '48m', id]), { code: 0, stderr: '' })
     t.same(limits().slice(0, 3), [...both(32, 16), '33'], 'what is not named stays')
   })
-  t.test('change by a document', async (t) => {
+  t.test('change by a JSON document', async (t) => {
     t.match(
       rig.oci(['update', '--resources', '-', id], {
         input: '{"memory":{"limit":41943040},"pids":{"limit":-1}}',
@@ -107,10 +107,10 @@ t.test('limits of a running container', { skip }, async (t) => {
       [String(40 << 20), 'max'],
     )
   })
-  t.test('that cannot be are named, and change nothing', async (t) => {
+  t.test('that are impossible are named and change nothing', async (t) => {
     for (const [args, input, why] of [
       [['--memory', 'x'], '', /--memory x is not a size/],
-      [[], '', /nothing to change is given/],
+      [[], '', /no limit to change/],
       [['--memory', '512m', '--memory-swap', '64m'], '', /memory\.swap: 67108864 is below memory\.limit/],
       [
         ['--resources', '-'],
@@ -137,7 +137,7 @@ t.test('limits of a running container', { skip }, async (t) => {
     t.equal(limits()[0], String(40 << 20))
     t.match(rig.oci(['update', '--memory', '1g', 'nobody']), { code: 1, stderr: /does not exist/ })
   })
-  t.test('and its use is told as runc tells it', async (t) => {
+  t.test('have usage statistics in runc’s format', async (t) => {
     const { type, id: told, data } = JSON.parse(rig.oci(['events', '--stats', id]).stdout)
     t.match({ type, told }, { type: 'stats', told: id })
     t.ok(data.cpu.usage.total > 0 && data.memory.usage.usage > 0)
@@ -147,7 +147,7 @@ t.test('limits of a running container', { skip }, async (t) => {
       stderr: /--interval often is not a duration/,
     })
   })
-  t.test('events end with the container, and tell when memory ran out', async (t) => {
+  t.test('events end with the container and report out-of-memory kills', async (t) => {
     const hungry = started(t, rig, 'read line <>/tmp/go; x=a; while :; do x=$x$x; done', (config) => {
       spawnSync('mkfifo', [join(rig.rootfs, 'tmp/go')])
       config.linux.resources.memory = { limit: 8 << 20, swap: 8 << 20 }
@@ -183,9 +183,9 @@ t.test('limits of a running container', { skip }, async (t) => {
   })
 })
 
-t.test('a mount namespace that is not its own', { skip }, async (t) => {
+t.test('a mount namespace that the container does not own', { skip }, async (t) => {
   const rig = bundleFor(t)
-  t.test('is the runtime’s when none is asked for; nothing stays mounted', async (t) => {
+  t.test('is the runtime’s by default; nothing stays mounted', async (t) => {
     const id = started(t, rig, 'exec sleep 1000', without('mount'))
     const { pid } = JSON.parse(rig.oci(['state', id]).stdout)
     t.equal(readlinkSync(`/proc/${pid}/ns/mnt`), readlinkSync('/proc/self/ns/mnt'))
@@ -193,7 +193,7 @@ t.test('a mount namespace that is not its own', { skip }, async (t) => {
     t.match(
       rig.oci(['exec', id, 'sh', '-c', 'ls /; cat /proc/1/comm']),
       { code: 0, stdout: 'bin\ndev\netc\nproc\nsys\ntmp\nsleep\n' },
-      'exec is in the same root',
+      'exec has the same root',
     )
     t.equal(rig.oci(['delete', '--force', id]).code, 0)
     t.equal(mountsAt(rig.rootfs), 0)
@@ -206,7 +206,7 @@ t.test('a mount namespace that is not its own', { skip }, async (t) => {
     )
     t.equal(mountsAt(rig.rootfs), 0, 'nor when creating fails')
   })
-  t.test('is joined by path; the host’s is refused', async (t) => {
+  t.test('is joined by path; the host’s is rejected', async (t) => {
     const holder = spawn('unshare', ['--mount', 'sh', '-c', 'echo there; exec sleep 1000'], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
@@ -234,9 +234,9 @@ t.test('a mount namespace that is not its own', { skip }, async (t) => {
   })
 })
 
-t.test('what else config.json asks for', { skip }, async (t) => {
+t.test('other features of config.json', { skip }, async (t) => {
   const rig = bundleFor(t)
-  t.test('a time namespace has clocks of its own, also for exec', async (t) => {
+  t.test('a time namespace has its own clocks, also for exec', async (t) => {
     const change = (config: Config): void => {
       config.linux.namespaces.push({ type: 'time' })
       config.linux.timeOffsets = {
@@ -267,7 +267,7 @@ t.test('what else config.json asks for', { skip }, async (t) => {
       'in a user namespace',
     )
   })
-  t.test('ids of a mount are seen through its map, or the container’s', async (t) => {
+  t.test('mounts map ids by their own map or the container’s', async (t) => {
     const directory = join(rig.directory, 'owned')
     mkdirSync(directory)
     writeFileSync(join(directory, 'file'), '')
@@ -295,7 +295,7 @@ t.test('what else config.json asks for', { skip }, async (t) => {
       { code: 0, stdout: / 7 +8 / },
     )
   })
-  t.test('mounts are listed in the order of config.json', async (t) => {
+  t.test('mounts are in the order of config.json', async (t) => {
     const { stdout } = rig.run('cat /proc/self/mountinfo', (config) => {
       for (const name of ['c', 'a', 'b']) {
         config.mounts.push(
@@ -313,7 +313,7 @@ t.test('what else config.json asks for', { skip }, async (t) => {
       ['c', 'a', 'b'].flatMap((name) => [`/tmp/${name}`, `/tmp/${name}/etc`]),
     )
   })
-  t.test('scheduler and priority of disk access', async (t) => {
+  t.test('scheduler and I/O priority', async (t) => {
     const ended = rig.run('cat /proc/self/stat; busybox ionice -p 1', (config) => {
       Object.assign(config.process, {
         scheduler: { policy: 'SCHED_BATCH', nice: 7 },
@@ -324,7 +324,7 @@ t.test('what else config.json asks for', { skip }, async (t) => {
     t.same([fields[16], fields[38]], ['7', '3'], 'nice and policy, proc(5)')
     t.match(ended.stdout, /best-effort: prio 6/)
   })
-  t.test('capabilities that the kernel would not grant are left out with a warning', async (t) => {
+  t.test('leaves out capabilities that the kernel would not grant, with a warning', async (t) => {
     t.match(
       rig.run('grep CapAmb /proc/self/status', (config) => {
         config.process.capabilities.ambient = ['CAP_KILL']
@@ -336,7 +336,7 @@ t.test('what else config.json asks for', { skip }, async (t) => {
       },
     )
   })
-  t.test('a hundred mounts, masks and devices fit', async (t) => {
+  t.test('a hundred mounts, masks and devices', async (t) => {
     const names = Array.from({ length: 100 }, (_, i) => `/tmp/${i}`)
     const tmpfs = { destination: '/tmp', type: 'tmpfs', source: 'tmpfs' }
     t.match(
@@ -361,7 +361,7 @@ t.test('hooks', { skip }, async (t) => {
     ...more,
   })
   const output = (): string => readFileSync(join(rig.directory, 'output'), 'utf8')
-  t.test('that take too long are ended', async (t) => {
+  t.test('are killed after their timeout', async (t) => {
     for (const kind of ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart']) {
       t.match(
         rig.run('exec sleep 1000', (config) => {
@@ -379,7 +379,7 @@ t.test('hooks', { skip }, async (t) => {
       'poststop only warns',
     )
   })
-  t.test('of poststop run also behind one that fails', async (t) => {
+  t.test('of poststop run on after one that fails', async (t) => {
     t.match(
       rig.run('echo ran', (config) => {
         config.hooks = { poststop: [hook('exit 3'), hook('echo second >output')] }
@@ -398,28 +398,25 @@ t.test('hooks', { skip }, async (t) => {
     )
     t.equal(output(), 'second\n')
   })
-  t.test(
-    'have the environment that they name, else the runtime’s, and may write what they like',
-    async (t) => {
-      const print = 'echo $PATH/$A >>output; head -c 3000000 /dev/zero'
-      t.match(
-        rig.run('echo ran', (config) => {
-          config.hooks = { createRuntime: [hook(print), hook(print, { env: ['PATH=/bin', 'A=b'] })] }
-        }),
-        { code: 0, stdout: 'ran\n', stderr: '' },
-      )
-      t.equal(output(), `second\n${process.env.PATH}/\n/bin/b\n`)
-      t.match(
-        rig.run('echo ran', (config) => {
-          config.hooks = { createRuntime: [hook('head -c 3000000 /dev/zero >&2')] }
-        }),
-        { code: 1, stderr: /wrote more than \d+ bytes of messages/ },
-      )
-    },
-  )
+  t.test('have the environment that they declare, else the runtime’s, and may write to stdout', async (t) => {
+    const print = 'echo $PATH/$A >>output; head -c 3000000 /dev/zero'
+    t.match(
+      rig.run('echo ran', (config) => {
+        config.hooks = { createRuntime: [hook(print), hook(print, { env: ['PATH=/bin', 'A=b'] })] }
+      }),
+      { code: 0, stdout: 'ran\n', stderr: '' },
+    )
+    t.equal(output(), `second\n${process.env.PATH}/\n/bin/b\n`)
+    t.match(
+      rig.run('echo ran', (config) => {
+        config.hooks = { createRuntime: [hook('head -c 3000000 /dev/zero >&2')] }
+      }),
+      { code: 1, stderr: /wrote more than \d+ bytes to stderr/ },
+    )
+  })
 })
 
-t.test('what the caller has is not the container’s', { skip }, async (t) => {
+t.test('the container does not inherit from the caller', { skip }, async (t) => {
   const rig = bundleFor(t)
   const before = process.umask(0o77)
   t.teardown(() => {
@@ -430,7 +427,7 @@ t.test('what the caller has is not the container’s', { skip }, async (t) => {
       config.process.cwd = '/new/place'
     }),
     { code: 0, stdout: /^0022\n/ },
-    'its umask; and a working directory is made also in a read-only root',
+    'its umask; and the working directory is created even in a read-only root',
   )
 })
 
@@ -455,7 +452,7 @@ t.test('links of an image', { skip }, async (t) => {
     source,
     options: ['bind'],
   })
-  t.test('that lead to nowhere are mount points inside its root', async (t) => {
+  t.test('that are dangling become mount points inside the root', async (t) => {
     t.match(
       rig.run('cat /not/there/hosts /not/here', (config) => {
         writable(config)
@@ -465,7 +462,7 @@ t.test('links of an image', { skip }, async (t) => {
     )
     t.notOk(existsSync('/not'))
   })
-  t.test('are followed to what shall be read-only, but for magic ones', async (t) => {
+  t.test('are followed to read-only paths, except magic links', async (t) => {
     t.match(
       rig.run(
         'for path in /data/inner/x /data/file /data/x; do echo >$path && echo $path; done 2>/dev/null; true',
@@ -483,7 +480,7 @@ t.test('links of an image', { skip }, async (t) => {
       { code: 1, stderr: /bind \/magic: openat2: ELOOP/ },
     )
   })
-  t.test('a tmpfs has the mode of the folder that it covers, or its own', async (t) => {
+  t.test('a tmpfs has the mode of the folder it covers, or a given one', async (t) => {
     chmodSync(join(rig.rootfs, 'data/inner'), 0o710)
     t.match(
       rig.run('ls -ld /data/inner /tmp/new; ls -ld /etc | cut -c 1-10', (config) => {
@@ -497,7 +494,7 @@ t.test('links of an image', { skip }, async (t) => {
       { code: 0, stdout: /^drwx--x---.*\ndrwxrwxrwt.*\ndrwx-----x\n$/ },
     )
   })
-  t.test('and what cannot stand over each other is named', async (t) => {
+  t.test('that conflict with a mount are named', async (t) => {
     t.match(
       rig.run('true', (config) => {
         config.mounts.push(bind('/etc/hosts', '/data'))
@@ -513,10 +510,7 @@ t.test('links of an image', { skip }, async (t) => {
   })
 })
 
-/**
- * A seccomp agent for COUNT processes, in front of the line that says it listens: its socket, and all that it
- * printed when it has ended.
- */
+/** A listening seccomp agent for COUNT processes: its socket, and its output once it has exited. */
 async function startAgent(
   t: Test,
   rig: BundleRig,
@@ -552,7 +546,7 @@ t.test('a seccomp agent', { skip }, async (t) => {
         ...more,
       }
     }
-  t.test('decides on the calls of a container, and of what is executed in it', async (t) => {
+  t.test('decides on calls of a container and of exec', async (t) => {
     const { path, output } = await startAgent(t, rig, 2)
     const id = started(t, rig, 'exec sleep 1000', decidedBy(path, ['mkdir', 'mkdirat']))
     t.match(rig.oci(['exec', id, 'mkdir', '/dev/shm/x']), { code: 1, stderr: /No message of desired type/ })
@@ -575,7 +569,7 @@ t.test('a seccomp agent', { skip }, async (t) => {
     })
     t.not(second.pid, first.pid)
   })
-  t.test('has the listener before any call can wait for it', async (t) => {
+  t.test('gets the listener before a call waits for it', async (t) => {
     const { path, output } = await startAgent(t, rig, 1)
     const calls = [
       'sendmsg',
@@ -603,7 +597,7 @@ t.test('a seccomp agent', { skip }, async (t) => {
     )
     t.match(await output, /"a word".*\n(?:call \d+\n){10,}$/)
   })
-  t.test('that is not there is named', async (t) => {
+  t.test('that is missing is named', async (t) => {
     t.match(rig.run('true', decidedBy(join(rig.directory, 'none.sock'), ['mkdir'])), {
       code: 1,
       stderr: /linux\.seccomp\.listenerPath: no agent listens at .*none\.sock" \(ENOENT\)/,
@@ -611,12 +605,12 @@ t.test('a seccomp agent', { skip }, async (t) => {
     t.match(
       rig.run('echo ran', decidedBy(join(rig.directory, 'none.sock'), [], { syscalls: [] })),
       { code: 0, stdout: 'ran\n' },
-      'but only when it has something to decide',
+      'but only if the profile needs an agent',
     )
   })
 })
 
-t.test('sockets that somebody has opened ahead are handed on', { skip }, async (t) => {
+t.test('passes on sockets of systemd', { skip }, async (t) => {
   const rig = bundleFor(t)
   writeFileSync(join(rig.directory, 'socket'), 'socket\n')
   rig.config('echo $LISTEN_FDS $LISTEN_PID; cat <&3; ls /proc/1/fd | wc -l')
@@ -639,7 +633,7 @@ t.test('sockets that somebody has opened ahead are handed on', { skip }, async (
   t.notMatch(run('1'), /1 1|socket/, 'unless they are meant for somebody else')
 })
 
-t.test('who has no HOME gets that of /etc/passwd', { skip }, async (t) => {
+t.test('HOME defaults to that of /etc/passwd', { skip }, async (t) => {
   const rig = bundleFor(t)
   const passwd = join(rig.rootfs, 'etc/passwd')
   const homeOf = (uid: number, env: readonly string[] = []): string =>
@@ -666,7 +660,7 @@ t.test('who has no HOME gets that of /etc/passwd', { skip }, async (t) => {
   t.equal(homeOf(6), '/\n', 'nor is a pipe waited for')
 })
 
-t.test('limits of the program are not those of its start', { skip }, async (t) => {
+t.test('rlimits of the program do not apply to its start', { skip }, async (t) => {
   const rig = bundleFor(t)
   const names = ['RLIMIT_NOFILE', 'RLIMIT_FSIZE', 'RLIMIT_NPROC', 'RLIMIT_CORE']
   t.match(
@@ -680,7 +674,7 @@ t.test('limits of the program are not those of its start', { skip }, async (t) =
 })
 
 t.test(
-  'a command in PATH that cannot be executed is one that was not found, by its path it is refused',
+  'a command that cannot be executed: not found in PATH, permission denied by path',
   { skip },
   async (t) => {
     const rig = bundleFor(t)
@@ -694,13 +688,13 @@ t.test(
   },
 )
 
-t.test('a container whose folder is damaged can be deleted', { skip }, async (t) => {
+t.test('deletes a container with a damaged folder', { skip }, async (t) => {
   const rig = bundleFor(t)
   const id = containerName(t)
   const file = (name: string): string => join(rig.directory, 'state', id, name)
   const damages: ReadonlyArray<[string, () => void]> = [
     [
-      'a spoilt record',
+      'a damaged record',
       () => {
         writeFileSync(file('state.json'), '{}')
       },
@@ -730,7 +724,7 @@ t.test('a container whose folder is damaged can be deleted', { skip }, async (t)
   }
 })
 
-t.test('what this host cannot do is named', { skip }, async (t) => {
+t.test('what this host does not support is named', { skip }, async (t) => {
   const rig = bundleFor(t)
   const little = rig.run('true', (config) => {
     config.linux.resources.memory = { limit: 4096 }
@@ -738,7 +732,7 @@ t.test('what this host cannot do is named', { skip }, async (t) => {
   t.match(
     little,
     { code: 1, stderr: /memory|killed/ },
-    'less memory than a program needs to start ends the container, not the command',
+    'too little memory for a start kills the container, not the command',
   )
   const joins =
     (type: string, path: string) =>

@@ -1,5 +1,5 @@
-// wherry-oci on bundles: its life cycle, what config.json asks for as seen from inside, what is refused, and
-// what is left behind.
+// wherry-oci on bundles: the life cycle, the effects of config.json as seen from inside, errors, and that
+// nothing is left behind.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -32,14 +32,11 @@ import {
 import { NATIVE_DIR, SLOWNESS } from '../helpers/container.ts'
 
 const skip = needsBundle
-/**
- * Hundreds of commands, each the start of a Node: what has nothing to do with the kernel is left out where
- * that takes seconds.
- */
+/** Each of hundreds of commands starts Node. Tests unrelated to the kernel are skipped where that is slow. */
 const skipSlow = skip || (SLOWNESS > 1 && 'emulated: too slow for this many commands')
 const stateOf = (rig: BundleRig, id: string): { status: string; pid: number } =>
   JSON.parse(rig.oci(['state', id]).stdout)
-/** With nothing on its descriptors that a command would wait for. */
+/** Without pipes that a process left behind would keep open. */
 const QUIET = { quiet: true }
 const tmpfs = (destination: string, options: readonly string[]) => ({
   destination,
@@ -48,11 +45,11 @@ const tmpfs = (destination: string, options: readonly string[]) => ({
   options,
 })
 
-const LOOKS_MAX = 100
+const CHECKS_MAX = 100
 
-/** Status STATUS, reached in a bounded number of looks. */
+/** Whether the container reaches STATUS within a bounded number of checks. */
 async function reaches(rig: BundleRig, id: string, status: string): Promise<boolean> {
-  for (let i = 0; i < LOOKS_MAX; i++) {
+  for (let i = 0; i < CHECKS_MAX; i++) {
     if (stateOf(rig, id).status === status) return true
     await new Promise((resolve) => {
       setTimeout(resolve, 20)
@@ -65,7 +62,7 @@ t.test('the life of a container', { skip }, async (t) => {
   const rig = bundleFor(t)
   const id = containerName(t)
 
-  t.test('is creating, created, running, stopped, and gone', async (t) => {
+  t.test('is creating, created, running, stopped, deleted', async (t) => {
     rig.config('echo started >/tmp/proof; exec sleep 1000', (config) => {
       config.root.readonly = false
     })
@@ -89,7 +86,7 @@ t.test('the life of a container', { skip }, async (t) => {
     t.match(rig.oci(['delete', '--force', id]), { code: 0 })
     t.same(globSync(`/sys/fs/cgroup/**/${id}`), [], 'no cgroup is left')
   })
-  t.test('is paused and resumed, listed, and has its processes told', async (t) => {
+  t.test('pauses, resumes and lists it and its processes', async (t) => {
     rig.config('while :; do :; done')
     rig.oci(['run', '--detach', id], QUIET)
     t.teardown(() => rig.oci(['delete', '-f', id]))
@@ -115,14 +112,14 @@ t.test('the life of a container', { skip }, async (t) => {
     t.match(rig.oci(['kill', '--all', id, '9']), { code: 0 })
     t.ok(await reaches(rig, id, 'stopped'))
   })
-  t.test('a paused one can be deleted by force', async (t) => {
+  t.test('deletes a paused container by force', async (t) => {
     rig.config('exec sleep 1000')
     rig.oci(['run', '-d', id], QUIET)
     rig.oci(['pause', id])
     t.match(rig.oci(['delete', '--force', id]), { code: 0 })
     t.match(rig.oci(['state', id]), { code: 1 })
   })
-  t.test('ends a foreground run with its exit code, and signals reach it', async (t) => {
+  t.test('a foreground run exits with its exit code and forwards signals', async (t) => {
     t.equal(rig.run('exit 42').code, 42)
     t.equal(rig.run('kill -9 $$').code, 0, 'process 1 does not hear itself')
     rig.config('trap "exit 7" TERM; echo ready; while :; do sleep 0.05; done')
@@ -137,7 +134,7 @@ t.test('the life of a container', { skip }, async (t) => {
   })
 })
 
-t.test('what config.json asks for is there', { skip }, async (t) => {
+t.test('applies config.json', { skip }, async (t) => {
   const rig = bundleFor(t)
   const sees = async (
     t: Test,
@@ -195,7 +192,7 @@ t.test('what config.json asks for is there', { skip }, async (t) => {
       '77\naboard\nship\n321\n00000008\n',
     ),
   )
-  t.test('kernel settings of its namespaces', (t) =>
+  t.test('sysctls of its namespaces', (t) =>
     sees(
       t,
       'cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax',
@@ -230,7 +227,7 @@ t.test('what config.json asks for is there', { skip }, async (t) => {
     )
     t.ok(existsSync(join(rig.directory, 'volume/x')))
   })
-  t.test('tmpcopyup keeps what the image has there', async (t) => {
+  t.test('tmpcopyup copies the image’s content', async (t) => {
     mkdirSync(join(rig.rootfs, 'kept/deep'), { recursive: true })
     writeFileSync(join(rig.rootfs, 'kept/deep/file'), 'from the image\n', { mode: 0o640 })
     symlinkSync('/nowhere', join(rig.rootfs, 'kept/link'))
@@ -264,7 +261,7 @@ t.test('what config.json asks for is there', { skip }, async (t) => {
     )
     t.ok(existsSync(join(long, 'upper/3')))
   })
-  t.test('default devices, own devices, and no other', async (t) => {
+  t.test('default devices, configured devices, no others', async (t) => {
     await sees(
       t,
       'cd /dev; ls -ln kmsg2; for f in null zero full random urandom tty; do [ -c $f ] && echo -n "$f "; done; head -c 1 kmsg2 2>&1; head -c 3 zero | wc -c',
@@ -276,7 +273,7 @@ t.test('what config.json asks for is there', { skip }, async (t) => {
       /^crw-rw-rw- +1 3 +4 +1, +11 .*\nnull zero full random urandom tty head: kmsg2: Operation not permitted\n3\n$/,
     )
   })
-  t.test('masked files and folders are empty, read-only paths are', async (t) => {
+  t.test('masked files and folders are empty, read-only paths are read-only', async (t) => {
     mkdirSync(join(rig.rootfs, 'secret'), { recursive: true })
     writeFileSync(join(rig.rootfs, 'secret/key'), 'k')
     writeFileSync(join(rig.rootfs, 'secretfile'), 'k')
@@ -291,7 +288,7 @@ t.test('what config.json asks for is there', { skip }, async (t) => {
       'ro\n',
     )
   })
-  t.test('limits are in its cgroup, which is all that it sees', async (t) => {
+  t.test('limits are in its cgroup, the only one that it sees', async (t) => {
     const v1 = existsSync('/sys/fs/cgroup/memory')
     const files = v1
       ? 'memory/memory.limit_in_bytes pids/pids.max cpu/cpu.cfs_quota_us cpu/cpu.shares'
@@ -360,7 +357,7 @@ t.test('what config.json asks for is there', { skip }, async (t) => {
       own,
     )
   })
-  t.test('descriptors that it shall have, and no other', async (t) => {
+  t.test('passes only preserved descriptors', async (t) => {
     rig.config('ls /proc/self/fd | tr "\\n" " "; cat <&3')
     writeFileSync(join(rig.directory, 'third'), 'third\n')
     const third = openSync(join(rig.directory, 'third'), 'r')
@@ -383,7 +380,7 @@ t.test('hooks', { skip: skipSlow }, async (t) => {
     env: ['PATH=/bin', 'B=b'],
   })
 
-  t.test('run in their order and place, with the state on stdin', async (t) => {
+  t.test('run in order, in their namespaces, with the state on stdin', async (t) => {
     const ended = rig.run('echo program', (config) => {
       config.hooks = Object.fromEntries(
         ['prestart', 'createRuntime', 'createContainer', 'poststart', 'poststop'].map((name) => [
@@ -419,7 +416,7 @@ t.test('hooks', { skip: skipSlow }, async (t) => {
     )
     t.ok(lines.slice(0, 4).every(({ state }) => state.pid > 1))
   })
-  t.test('need not read what they are given', async (t) => {
+  t.test('need not read their stdin', async (t) => {
     for (let i = 0; i < 3; i++)
       t.match(
         rig.run('echo ran', (config) => {
@@ -428,7 +425,7 @@ t.test('hooks', { skip: skipSlow }, async (t) => {
         { code: 0, stdout: 'ran\n' },
       )
   })
-  t.test('that fail stop the container, and nothing is left', async (t) => {
+  t.test('that fail stop the container and leave nothing', async (t) => {
     for (const [change, why] of [
       [{ createRuntime: [{ path: '/bin/false' }] }, /hooks\.createRuntime\[0\]: \/bin\/false: exit code 1/],
       [
@@ -495,7 +492,7 @@ t.test('exec', { skip }, async (t) => {
       'uid=7 gid=8 groups=9\n1\n/etc\n',
     )
   })
-  t.test('takes a process of the spec, and names what is wrong in it', async (t) => {
+  t.test('accepts a process of the spec and names its faults', async (t) => {
     writeFileSync(
       join(rig.directory, 'process.json'),
       JSON.stringify({ args: ['id', '-u'], cwd: '/', env: ['PATH=/bin'], user: { uid: 3, gid: 3 } }),
@@ -507,7 +504,7 @@ t.test('exec', { skip }, async (t) => {
       stderr: /process\.args: is empty.*process\.cwd: "x" is not an absolute path/,
     })
   })
-  t.test('a command that is not there is named in the words that engines look for', async (t) => {
+  t.test('reports a missing command in the words that engines search for', async (t) => {
     t.match(rig.oci(['exec', id, 'nothing']), {
       code: 255,
       stderr: /exec: "nothing": executable file not found in \$PATH/,
@@ -533,7 +530,7 @@ t.test('exec', { skip }, async (t) => {
     )
     t.match(rig.oci(['exec', id, '/proc/self/exe']), { code: 255, stderr: /ELOOP/ })
   })
-  t.test('a detached one leaves its number and lives on', async (t) => {
+  t.test('a detached process keeps running and writes its pid file', async (t) => {
     t.match(rig.oci(['exec', '-d', '--pid-file', 'exec.pid', id, 'sleep', '999'], QUIET), { code: 0 })
     t.match(
       readFileSync(`/proc/${readFileSync(join(rig.directory, 'exec.pid'), 'utf8')}/cmdline`, 'utf8')
@@ -548,8 +545,7 @@ t.test('a terminal', { skip: skipSlow }, async (t) => {
   const rig = bundleFor(t)
   const id = containerName(t)
   t.test('is made inside and sent to the console socket', async (t) => {
-    // Python is not there and Node cannot receive descriptors: a connection that gets its byte is what can be
-    // seen.
+    // Node cannot receive descriptors; the test only sees a connection that delivers its byte.
     const path = join(rig.directory, 'console.sock')
     const got = Promise.withResolvers<Buffer>()
     const server = createServer((socket) => {
@@ -578,7 +574,7 @@ t.test('a terminal', { skip: skipSlow }, async (t) => {
     t.equal(stateOf(rig, id).status, 'created')
     rig.oci(['delete', '-f', id])
   })
-  t.test('is refused when nobody would serve it, or nobody asked', async (t) => {
+  t.test('is rejected without a server, and a console socket without a terminal', async (t) => {
     rig.config('true', (config) => {
       config.process.terminal = true
     })
@@ -588,18 +584,18 @@ t.test('a terminal', { skip: skipSlow }, async (t) => {
   })
 })
 
-t.test('what is refused', { skip: skipSlow }, async (t) => {
+t.test('errors', { skip: skipSlow }, async (t) => {
   const rig = bundleFor(t)
   const cases: ReadonlyArray<[string, (config: Config) => void, RegExp]> = [
     [
-      'a program that is not there',
+      'a missing program',
       (c) => {
         c.process.args = ['/nothing']
       },
       /exec: "\/nothing": no such file or directory/,
     ],
     [
-      'a wrong field, and all of them',
+      'all invalid fields',
       (c) => {
         c.process.rlimits = [{ type: 'X', soft: 2, hard: 1 }]
         c.process.cwd = 'x'
@@ -607,14 +603,14 @@ t.test('what is refused', { skip: skipSlow }, async (t) => {
       /process\.cwd: "x".*process\.rlimits\[0\]\.type: "X" is not a resource limit.*soft: 2 is above/,
     ],
     [
-      'a root that is not there',
+      'a missing root',
       (c) => {
         c.root.path = 'none'
       },
       /root\.path: ".*none" is not a directory/,
     ],
     [
-      'a source that is not there',
+      'a missing source',
       (c) => {
         c.mounts.push({ destination: '/v', type: 'bind', source: '/none', options: [] })
       },
@@ -628,14 +624,14 @@ t.test('what is refused', { skip: skipSlow }, async (t) => {
       /mounts\[\d\]\.destination: "\/proc\/self\/attr" is inside \/proc/,
     ],
     [
-      'a limit that the kernel does not take',
+      'a limit that the kernel rejects',
       (c) => {
         c.linux.resources.cpu = { cpus: '9999' }
       },
       /cgroup file cpuset\.cpus .*EINVAL|cpuset/,
     ],
     [
-      'a file system that is not there',
+      'an unknown file system',
       (c) => {
         c.mounts.push({ destination: '/v', type: 'nofs', source: 'x' })
       },
@@ -668,7 +664,7 @@ t.test('what is refused', { skip: skipSlow }, async (t) => {
     t.notMatch(readFileSync('/proc/self/mountinfo', 'utf8'), rig.directory)
     t.same(globSync(`/sys/fs/cgroup/**/${containerName(t)}*`), [])
   })
-  t.test('wrong command lines', async (t) => {
+  t.test('invalid command lines', async (t) => {
     for (const args of [
       ['nothing'],
       ['state'],
@@ -684,7 +680,7 @@ t.test('what is refused', { skip: skipSlow }, async (t) => {
   })
 })
 
-t.test('talks to engines', { skip: skipSlow }, async (t) => {
+t.test('the interface for engines', { skip: skipSlow }, async (t) => {
   const rig = bundleFor(t)
   t.test('errors go to the log as JSON', async (t) => {
     rig.oci(['--log', join(rig.directory, 'log.json'), '--log-format', 'json', 'state', 'none'])
@@ -694,16 +690,16 @@ t.test('talks to engines', { skip: skipSlow }, async (t) => {
       time: /^\d{4}-/,
     })
   })
-  t.test('features and spec are there', async (t) => {
+  t.test('prints features and a spec', async (t) => {
     t.match(JSON.parse(rig.oci(['features']).stdout), {
       ociVersionMin: '1.0.0',
       linux: { seccomp: { enabled: true } },
     })
     t.match(rig.oci(['spec']), { code: 0 })
-    t.match(rig.oci(['spec']), { code: 1, stderr: /is there already/ })
+    t.match(rig.oci(['spec']), { code: 1, stderr: /already exists/ })
     t.match(rig.oci(['--version']).stdout, /^wherry-oci version .*\nspec: 1\./)
   })
-  t.test('its folders are for root alone', async (t) => {
+  t.test('only root can enter its folders', async (t) => {
     rig.config('exec sleep 1000')
     rig.oci(['run', '-d', containerName(t)], QUIET)
     t.equal(statSync(join(rig.directory, 'state')).mode & 0o777, 0o700)
@@ -711,7 +707,7 @@ t.test('talks to engines', { skip: skipSlow }, async (t) => {
   })
 })
 
-t.test('device rules on cgroup v2 are a program that the kernel takes', { skip }, async (t) => {
+t.test('the kernel accepts device rules on cgroup v2', { skip }, async (t) => {
   const { v2 } = parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
   if (!v2) return t.comment('SKIP no cgroup v2 is mounted here')
   const directory = v2.directoryOf(`/${containerName(t)}`)

@@ -1,6 +1,6 @@
-// The validation programs of OCI's runtime-tools, where somebody has built them: whatever passes with runc on
-// this host passes with wherry-oci, and as much of it.  Some programs fail with every runtime, on a kernel
-// or a host that has not what they look for; so a failure counts when runc does better.
+// The validation programs of OCI's runtime-tools, where they are built: every check that passes with runc on
+// this host passes with wherry-oci. Some programs fail with every runtime, because this kernel or host lacks
+// a feature, so only a worse result than runc's is a failure.
 
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync, mkdtempSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -16,8 +16,8 @@ t.setTimeout(900_000)
 const TOOLS =
   process.env.OCI_RUNTIME_TOOLS ?? fileURLToPath(new URL('../../build/runtime-tools', import.meta.url))
 /**
- * It kills a container that runs `true`, which is no error only as long as that has not ended; `start` of
- * wherry-oci returns when it runs.
+ * It kills a container that runs `true`, which is an error once that has exited. wherry-oci's `start` returns
+ * only when the program runs, so that is likely.
  */
 const RACE = 'pidfile'
 const PROGRAM_MAX_MS = 120_000
@@ -48,7 +48,7 @@ function score(program: string, runtime: string): Score {
   }
 }
 
-/** A command that is wherry-oci with a folder of its own. */
+/** A command that runs wherry-oci with a separate state folder. */
 function runtimeFor(t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'wherry-validation-'))
   const command = join(directory, 'runtime')
@@ -64,7 +64,7 @@ function runtimeFor(t: Test): string {
   return command
 }
 
-t.test('what passes with runc passes with wherry-oci', { skip }, async (t) => {
+t.test('checks that pass with runc pass with wherry-oci', { skip }, async (t) => {
   const runtime = runtimeFor(t)
   const left = (): string[] => globSync('/sys/fs/cgroup/*/testdir/')
   for (const program of globSync(join(TOOLS, 'validation/*/*.t')).sort()) {
@@ -89,7 +89,7 @@ t.test('what passes with runc passes with wherry-oci', { skip }, async (t) => {
       { failed: ours.failed, stderr: ours.stderr.slice(-1000) },
     )
   }
-  // The programs leave the cgroup above their containers' behind.
+  // The programs leave the parents of their containers' cgroups behind.
   for (const path of left()
     .flatMap((top) => [...globSync(join(top, '**/')), top])
     .sort((a, b) => b.length - a.length))

@@ -1,6 +1,5 @@
-// wherry push as a user types it: from this machine's store to a registry, by another name, as an index; and
-// that a private registry takes it from who is logged in only. And that a person can end what waits for a
-// registry.
+// wherry push as a user runs it: to a registry, under another name, as an index, and to a private registry
+// with and without a login. Ctrl-C ends every command that waits for a registry.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -9,10 +8,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { createPuller } from '../../services/images/pull.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import { createRegistryClient, digestOf } from '../../services/registry/registry.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 import { createImageStore } from '../../services/images/store.ts'
 import { NATIVE_DIR } from '../helpers/container.ts'
 import { gzipLayer } from '../helpers/layer.ts'
@@ -28,7 +28,7 @@ const skip =
       : noRegistry
 const layers = [gzipLayer([{ name: 'a', data: 'a' }]), gzipLayer([{ name: 'b', data: 'b' }])]
 
-/** Resolves when SEEN says yes. */
+/** Resolves when SEEN returns true. */
 async function until(seen: () => boolean): Promise<void> {
   while (!seen()) await sleep(10)
 }
@@ -47,7 +47,7 @@ function setup(t: Test) {
 t.test('wherry push', { skip }, async (t) => {
   const [from, to] = [await startRegistry(t), await startRegistry(t)]
 
-  t.test('sends an image that was pulled, once, and says what it did', async (t) => {
+  t.test('sends a pulled image once and reports what it sent', async (t) => {
     const { registry, run, made } = setup(t)
     const digest = await made(`${from}/app:v1`)
     t.match(await run(['image', 'pull', `${from}/app:v1`]), { code: 0 })
@@ -67,7 +67,7 @@ t.test('wherry push', { skip }, async (t) => {
     t.match(
       await run(['push', `${from}/app:v1`, `${to}/team/third`]),
       { code: 0, stderr: /mounted from another repository/ },
-      'where one of its names was pushed, too',
+      'where another of its names was pushed',
     )
     t.match(await run(['push', `${from}/app:v1`, '-q']), {
       code: 0,
@@ -76,7 +76,7 @@ t.test('wherry push', { skip }, async (t) => {
     })
   })
 
-  t.test('fetches layers that are only unpacked here from where they came', async (t) => {
+  t.test('fetches layers that are stored only unpacked from their source', async (t) => {
     const { data, registry, run, made } = setup(t)
     const image = `${from}/worker:v1`
     const digest = await made(image)
@@ -90,7 +90,7 @@ t.test('wherry push', { skip }, async (t) => {
     t.match(await registry.resolve(parseReference(`${to}/worker`)), { digest })
   })
 
-  t.test('of one platform of an index sends that one, and names the others', async (t) => {
+  t.test('of an index with one stored platform sends that one and names the others', async (t) => {
     const { registry, run, made } = setup(t)
     const own = await made(`${from}/multi:own`)
     await made(`${from}/multi:other`, { architecture: 's390x' })
@@ -113,7 +113,7 @@ t.test('wherry push', { skip }, async (t) => {
     })
   })
 
-  t.test('to a registry with a password needs a login, with one line that says so', async (t) => {
+  t.test('to a registry with a password requires a login and says so in one line', async (t) => {
     const { run, made } = setup(t)
     const closed = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
     await made(`${from}/app:v1`)
@@ -121,7 +121,7 @@ t.test('wherry push', { skip }, async (t) => {
     t.match(await run(['push', `${from}/app:v1`, `${closed}/app`]), {
       code: 1,
       stderr: new RegExp(
-        `^wherry: push: registry ${closed} wants a login: .*; wherry login ${closed} \\(ERR_REGISTRY\\)$`,
+        `^wherry: push: registry ${closed} requires a login: .*; run wherry login ${closed} \\(ERR_REGISTRY\\)$`,
         'm',
       ),
     })
@@ -135,7 +135,7 @@ t.test('wherry push', { skip }, async (t) => {
     )
   })
 
-  t.test('with a wrong line says what is right', async (t) => {
+  t.test('with wrong arguments shows the right ones', async (t) => {
     const { run, made } = setup(t)
     const digest = await made(`${from}/app:v1`)
     await run(['image', 'pull', `${from}/app:v1`])
@@ -154,11 +154,11 @@ t.test('wherry push', { skip }, async (t) => {
   })
 })
 
-t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half done', { skip }, async (t) => {
+t.test('Ctrl-C ends a command, whatever it waits for, and leaves nothing behind', { skip }, async (t) => {
   const { data, run } = setup(t)
   const drafts = (): readonly string[] =>
     existsSync(join(data, 'images/tmp')) ? readdirSync(join(data, 'images/tmp')) : []
-  /** `wherry ARGS`, interrupted when ARRIVED says so. */
+  /** `wherry ARGS`, interrupted when ARRIVED resolves. */
   const interrupted = async (args: readonly string[], arrived: Promise<unknown>) => {
     const child = spawn(COMMAND, [...args, '--data', data], {
       stdio: ['pipe', 'ignore', 'pipe'],
@@ -171,8 +171,8 @@ t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half don
     return { code, stderr: (await said).join('') }
   }
   /**
-   * An image whose server does not answer requests that HANGS says yes to, and a promise of the first such
-   * request.
+   * An image whose server does not answer requests for which HANGS returns true, and a promise of the first
+   * such request.
    */
   const hanging = async (hangs: (method: string, path: string) => boolean) => {
     const arrived = Promise.withResolvers<void>()
@@ -207,7 +207,7 @@ t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half don
       t.same(drafts(), [])
     })
 
-  t.test('a push that waits for an answer, at the registry or at one of the images to join', async (t) => {
+  t.test('a push that waits for a response of the registry or of an image to join', async (t) => {
     const good = await hanging(() => false)
     t.match(await run(['image', 'pull', good.image]), { code: 0 })
     const to = await hanging((method) => method === 'HEAD')
@@ -222,7 +222,7 @@ t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half don
     })
   })
 
-  t.test('a load whose archive does not come', async (t) => {
+  t.test('a load whose archive does not arrive', async (t) => {
     const child = interrupted(
       ['image', 'load'],
       until(() => drafts().length > 0),
@@ -231,7 +231,7 @@ t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half don
     t.same(drafts(), [])
   })
 
-  t.test('a pull that waits for a helper with logins, which ends, too', async (t) => {
+  t.test('a pull that waits for a credential helper, which ends too', async (t) => {
     const host = await startFake(t, (_request, response) => {
       response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end()
     })
@@ -261,7 +261,7 @@ t.test('Ctrl-C ends a command whatever it waits for, and leaves nothing half don
 })
 
 t.test(
-  'wherry login asks at a terminal, and shows no password',
+  'wherry login prompts at a terminal and does not echo the password',
   { skip: skip || (existsSync('/usr/bin/script') ? false : 'script (bsdutils) is not installed') },
   async (t) => {
     const { data } = setup(t)

@@ -1,5 +1,5 @@
-// The registry client and what lies between it and a registry: proxies, redirects from https, names that are
-// not ours.
+// The registry client and the network between it and a registry: proxies, redirects from https, foreign
+// names.
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:https'
@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { openRegistryClient } from '../../services/registry/open-registry.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import { gzipLayer } from '../helpers/layer.ts'
 import { startProxy } from '../helpers/proxy.ts'
@@ -37,7 +37,7 @@ t.test('a proxy', { skip }, async (t) => {
       layers: [gzipLayer([{ name: 'a', data: 'a' }])],
     })
 
-  t.test('is used for http, with its own password', async (t) => {
+  t.test('is used for http, with the proxy’s password', async (t) => {
     const proxy = await startProxy(t, await startRegistry(t))
     const client = clientFor(t, { [NAME]: { http: true } }, { HTTP_PROXY: `http://user:pass@${proxy.host}` })
     const digest = await push(client)
@@ -49,11 +49,11 @@ t.test('a proxy', { skip }, async (t) => {
     t.match(proxy.requests[0], `HEAD http://${NAME}/v2/a/blobs/sha256:`)
   })
 
-  t.test('is used for https by CONNECT, and sees nothing of what is said', async (t) => {
+  t.test('is used for https by CONNECT and cannot read the traffic', async (t) => {
     const tls = makeCertificate(folder, 'registry.example')
     const host = await startRegistry(t, { http: tlsPart(tls) })
     const proxy = await startProxy(t, host)
-    // The certificate is for 127.0.0.1: its name must not be believed for another.
+    // The certificate is for 127.0.0.1 and must not be accepted for another name.
     const strict = clientFor(t, { [NAME]: { ca: tls.cert } }, { https_proxy: proxy.host })
     await t.rejects(strict.resolve(parseReference(`${NAME}/a`)), {
       registryCode: 'UNREACHABLE',
@@ -68,7 +68,7 @@ t.test('a proxy', { skip }, async (t) => {
     )
   })
 
-  t.test('is not used for this machine, nor for what NO_PROXY names', async (t) => {
+  t.test('is not used for this machine nor for the hosts in NO_PROXY', async (t) => {
     const registry = await startRegistry(t)
     const proxy = await startProxy(t, registry)
     const client = clientFor(t, { [NAME]: { http: true } }, { HTTP_PROXY: proxy.host, NO_PROXY: '.example' })
@@ -83,7 +83,7 @@ t.test('a proxy', { skip }, async (t) => {
     t.same(proxy.requests, [])
   })
 
-  t.test('that refuses us is an error that does not tell its password', async (t) => {
+  t.test('that refuses us gives an error without its password', async (t) => {
     const proxy = await startProxy(t, '127.0.0.1:1', { refuses: true })
     for (const [settings, variable] of [
       [{ http: true }, 'HTTP_PROXY'],
@@ -98,7 +98,7 @@ t.test('a proxy', { skip }, async (t) => {
     }
   })
 
-  t.test('does not lead a stranger’s redirect to this machine', async (t) => {
+  t.test('does not let a redirect lead to this machine', async (t) => {
     let location = ''
     const registry = await startFake(t, (_request, response) => {
       response.writeHead(307, { location }).end()

@@ -1,5 +1,5 @@
-// Pushing to a real docker-registry: only what is missing, by mounting, in chunks that go on after a cut;
-// copying whole images and making indexes of them; and what skopeo makes of it.
+// Pushes to a real docker-registry: only missing blobs, by mounting, in chunks that resume after a cut;
+// copies whole images, makes indexes of them, and reads the result with skopeo.
 
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -8,12 +8,13 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { pushIndex } from '../../services/images/assemble.ts'
 import { copyImage, registrySource, type CopyProgress } from '../../services/images/copy.ts'
-import { blobOfFile, pushImage } from '../../services/images/push.ts'
+import { uploadBlob, type Blob, blobOfFile } from '../../services/registry/upload.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import { createRegistryClient, digestOf } from '../../services/registry/registry.ts'
-import { uploadBlob, type Blob } from '../../services/registry/upload.ts'
+import { createRegistryClient } from '../../services/registry/registry.ts'
 import { gzipLayer, zstdLayer } from '../helpers/layer.ts'
 import { startFront, type FrontRequest } from '../helpers/front.ts'
 import { noRegistry, startFake, startRegistry } from '../helpers/registry.ts'
@@ -37,7 +38,7 @@ async function bigBlob(t: Test): Promise<Blob> {
   return { digest: digestOf(BIG), size: BIG.length, ...blobOfFile(file) }
 }
 
-/** A registry behind a front that may do something else with a request; both end with T. */
+/** A registry behind a proxy that may answer requests itself; both end with T. */
 async function fronted(
   t: Test,
   meddle: (request: FrontRequest) => ReturnType<Parameters<typeof startFront>[2]> = () => undefined,
@@ -48,7 +49,7 @@ async function fronted(
 }
 
 t.test('a blob', { skip }, async (t) => {
-  t.test('goes in chunks, and is not sent again', async (t) => {
+  t.test('is sent in chunks, and only once', async (t) => {
     const { host, requests, registry } = await fronted(t)
     const ref = parseReference(`${host}/a`)
     const blob = await bigBlob(t)
@@ -67,14 +68,14 @@ t.test('a blob', { skip }, async (t) => {
     )
     t.ok(
       sent.length > 10 && sent.every((bytes, i) => i === 0 || bytes >= sent[i - 1]!),
-      'sent bytes are told as they go',
+      'sent bytes are reported as they go',
     )
     t.equal(sent.at(-1), BIG.length)
     t.equal(await uploadBlob(registry, ref, blob), 'present')
     t.equal(requests.length, 7)
   })
 
-  t.test('is mounted from a neighbour that has it, and sent when the neighbour has not', async (t) => {
+  t.test('is mounted from a repository that has it, and sent when none has', async (t) => {
     const { host, requests, registry } = await fronted(t)
     const blob = await bigBlob(t)
     await uploadBlob(registry, parseReference(`${host}/a`), blob)
@@ -93,8 +94,8 @@ t.test('a blob', { skip }, async (t) => {
     ['at the first byte of the second', CHUNK + 1],
     ['near its end', BIG.length - 1000],
   ] as const) {
-    // docker-registry 2.8 gives a session up when a chunk of it was cut: then all of it is sent again.
-    t.test(`comes whole when the connection is cut ${name}`, async (t) => {
+    // docker-registry 2.8 drops a session when a chunk is cut: then the whole blob is sent again.
+    t.test(`arrives whole when the connection is cut ${name}`, async (t) => {
       let cuts = 0
       const { host, requests, registry } = await fronted(t, ({ method, start, end }) => {
         const isHere = method === 'PATCH' && start <= cutAfter && cutAfter < end
@@ -110,7 +111,7 @@ t.test('a blob', { skip }, async (t) => {
   }
 
   t.test(
-    'goes on where a cut left it, at a registry that keeps the session as the specification wants it',
+    'resumes after a cut at a registry that keeps the session, as the specification requires',
     async (t) => {
       const kept = Buffer.alloc(BIG.length)
       const starts: number[] = []
@@ -151,7 +152,7 @@ t.test('a blob', { skip }, async (t) => {
     },
   )
 
-  t.test('comes whole when only an answer is lost', async (t) => {
+  t.test('arrives whole when only a response is lost', async (t) => {
     let lost = 0
     const { host, registry } = await fronted(t, ({ method }) =>
       method === 'PATCH' && lost++ === 1 ? { loseAnswer: true } : undefined,
@@ -163,11 +164,11 @@ t.test('a blob', { skip }, async (t) => {
     t.match(
       await uploadBlob(last.registry, parseReference(`${last.host}/a`), await bigBlob(t)),
       'present',
-      'the registry had it already',
+      'the registry already has it',
     )
   })
 
-  t.test('goes in one piece where chunks are not known', async (t) => {
+  t.test('is sent in one piece where chunks are not supported', async (t) => {
     const { host, requests, registry } = await fronted(t, ({ method }) =>
       method === 'PATCH' ? { status: 405 } : undefined,
     )
@@ -175,12 +176,12 @@ t.test('a blob', { skip }, async (t) => {
     t.same(requests.filter((r) => r.method === 'PATCH').length, 1)
   })
 
-  t.test('goes in one piece where chunks come to nothing', async (t) => {
+  t.test('is sent in one piece where chunks make no progress', async (t) => {
     const requests: string[] = []
     const host = await startFake(t, (request, response) => {
       requests.push(request.method ?? '')
       const status = { HEAD: 404, POST: 202, PATCH: 202 }[request.method ?? ''] ?? 201
-      // Each chunk is taken, and never more than the first sixteen bytes kept.
+      // Each chunk is accepted, but never more than its first sixteen bytes are stored.
       request
         .resume()
         .once('end', () =>
@@ -193,7 +194,7 @@ t.test('a blob', { skip }, async (t) => {
     t.same(requests, ['HEAD', 'POST', 'PATCH', 'PATCH', 'HEAD', 'POST', 'PUT'])
   })
 
-  t.test('with another digest than it says is refused by the registry, and the error says so', async (t) => {
+  t.test('with a wrong digest is refused by the registry, and the error says so', async (t) => {
     const { host, registry } = await fronted(t)
     const wrong = { digest: digestOf(Buffer.from('y')), size: 1, open: () => Buffer.from('x') }
     await t.rejects(uploadBlob(registry, parseReference(`${host}/a`), wrong), {
@@ -203,7 +204,7 @@ t.test('a blob', { skip }, async (t) => {
     })
   })
 
-  t.test('is not sent on to another origin that the registry names', async (t) => {
+  t.test('is not sent to another origin that the registry names', async (t) => {
     let asked = 0
     const other = await startFake(t, (_request, response) => {
       asked++
@@ -223,7 +224,7 @@ t.test('a blob', { skip }, async (t) => {
     })
     const error = {
       registryCode: 'REDIRECT',
-      message: `registry ${front} redirected what is sent to it to http://${other}, which is not followed; use that address instead`,
+      message: `registry ${front} redirected an upload to http://${other}, which is not followed; use that address instead`,
     }
     await t.rejects(uploadBlob(setup(t), parseReference(`${front}/a`), await bigBlob(t)), error)
     t.equal(asked, 0)
@@ -233,7 +234,7 @@ t.test('a blob', { skip }, async (t) => {
 t.test('an image', { skip }, async (t) => {
   const layers = [gzipLayer([{ name: 'a', data: 'a' }]), zstdLayer([{ name: 'b', data: 'b' }])]
 
-  t.test('is copied whole between registries, and within one by mounting', async (t) => {
+  t.test('is copied between registries, and within one by mounting', async (t) => {
     const [from, to, registry] = [await startRegistry(t), await startRegistry(t), setup(t)]
     const ref = parseReference(`${from}/a:v1`)
     const digest = await pushImage({ registry, reference: ref, config: {}, layers })
@@ -257,7 +258,7 @@ t.test('an image', { skip }, async (t) => {
     t.same(await results(`${from}/b`), ['mounted', 'mounted', 'mounted'])
   })
 
-  t.test('of which a part is missing is not pushed', async (t) => {
+  t.test('with a missing part is not pushed', async (t) => {
     const [host, registry] = [await startRegistry(t), setup(t)]
     const ref = parseReference(`${host}/a`)
     const digest = await pushImage({ registry, reference: ref, config: {}, layers })
@@ -268,7 +269,7 @@ t.test('an image', { skip }, async (t) => {
     }
     await t.rejects(copyImage({ registry, source, digest, to: parseReference(`${host}/b`) }), {
       code: 'ERR_INVALID_CONTENT',
-      message: /is neither here nor in/,
+      message: /is neither in the store nor in/,
     })
     await t.rejects(registry.resolve(parseReference(`${host}/b`)), {
       code: 'ERR_REGISTRY',
@@ -277,7 +278,7 @@ t.test('an image', { skip }, async (t) => {
   })
 
   t.test(
-    'for several platforms is made of several, and skopeo finds each',
+    'for several platforms is made of several images, and skopeo finds each',
     { skip: skipSkopeo },
     async (t) => {
       const [host, registry] = [await startRegistry(t), setup(t)]
@@ -341,7 +342,7 @@ t.test('an image', { skip }, async (t) => {
     },
   )
 
-  t.test('goes to skopeo and comes back from it, the same to the byte', { skip: skipSkopeo }, async (t) => {
+  t.test('is byte for byte the same after a round trip through skopeo', { skip: skipSkopeo }, async (t) => {
     const [first, second, registry] = [await startRegistry(t), await startRegistry(t), setup(t)]
     const layout = `oci:${join(shortFolder(t), 'layout')}:v1`
     const digest = await pushImage({

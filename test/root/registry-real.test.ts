@@ -1,11 +1,11 @@
-// The registry client and a real docker-registry that wants to know who asks: passwords, tokens, TLS,
-// mirrors, client certificates, proxies. Needs no root, but the tier's docker-registry.
+// The registry client with a real docker-registry that requires authentication: passwords, tokens, TLS,
+// mirrors, client certificates. Needs no root, but the docker-registry of this tier.
 
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { openRegistryClient } from '../../services/registry/open-registry.ts'
-import { pushImage } from '../../services/images/push.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
 import { parseReference } from '../../services/registry/reference.ts'
 import type { RegistryClient } from '../../services/registry/registry.ts'
 import { gzipLayer } from '../helpers/layer.ts'
@@ -62,7 +62,7 @@ t.test('a registry with passwords', { skip }, async (t) => {
   const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
   const image = `${host}/private/app:v1`
 
-  t.test('takes a push and a pull of who is logged in, and shows the others what to do', async (t) => {
+  t.test('accepts pushes and pulls with a login, and tells others what to do', async (t) => {
     const { client } = setup(t, { auths: { [host]: basic() } })
     const digest = await push(client, image)
     t.match(await client.resolve(parseReference(image)), { digest })
@@ -78,7 +78,7 @@ t.test('a registry with passwords', { skip }, async (t) => {
     })
   })
 
-  t.test('knows a login that was made after the client was', async (t) => {
+  t.test('accepts a login made after the client was created', async (t) => {
     const { client, dataDir } = setup(t)
     await t.rejects(client.resolve(parseReference(image)))
     writeFileSync(
@@ -89,7 +89,7 @@ t.test('a registry with passwords', { skip }, async (t) => {
   })
 
   t.test(
-    'wherry login tries the password, keeps it for its owner alone, and logout forgets it',
+    'wherry login checks the password and stores it readable by its owner alone, and logout removes it',
     async (t) => {
       const { client, env, dataDir } = setup(t)
       const args = ['login', host, '-u', USER, '--password-stdin']
@@ -123,7 +123,7 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
   const known = { http: false, ca: tls.cert, tokenHosts: [tokens.host] }
   const registries = { [host]: known, [tokens.host]: { http: false, ca: tls.cert } }
 
-  t.test('gives one token for many requests, and the right to push to who is logged in only', async (t) => {
+  t.test('gives one token for many requests, and the right to push only with a login', async (t) => {
     const { client } = setup(t, { registries, auths: { [host]: basic() } })
     const before = tokens.requests.length
     const digest = await push(client, image)
@@ -147,7 +147,7 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
     t.equal(tokens.requests.length - before, 1)
   })
 
-  t.test('takes an identity token of docker login, exchanged by POST', async (t) => {
+  t.test('accepts an identity token of docker login, exchanged by POST', async (t) => {
     const closed = await startTokenServer(t, { signer, tls, isClosed: true, refreshToken: 'refresh-me' })
     const second = await startRegistry(t, { http: tlsPart(tls), more: tokenPart(closed.realm, signer) })
     const settings = { [second]: { ...known, tokenHosts: [closed.host] }, [closed.host]: { ca: tls.cert } }
@@ -159,7 +159,7 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
     t.same(closed.requests, ['POST refresh_token repository:team/app:pull,push'])
   })
 
-  t.test('takes a password by POST where the token service knows no GET', async (t) => {
+  t.test('accepts a password by POST where the token service does not support GET', async (t) => {
     const posting = await startTokenServer(t, { signer, tls, postOnly: true })
     const second = await startRegistry(t, { http: tlsPart(tls), more: tokenPart(posting.realm, signer) })
     const settings = { [second]: { ...known, tokenHosts: [posting.host] }, [posting.host]: { ca: tls.cert } }
@@ -171,7 +171,7 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
     ])
   })
 
-  t.test('takes a new token when the old one has expired', async (t) => {
+  t.test('gets a new token when the old one has expired', async (t) => {
     const brief = await startTokenServer(t, { signer, tls, lifetimeS: 1 })
     const second = await startRegistry(t, { http: tlsPart(tls), more: tokenPart(brief.realm, signer) })
     const settings = { [second]: known, [brief.host]: { ca: tls.cert } }
@@ -183,7 +183,7 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
       })
   })
 
-  t.test('is not sent the login through a realm of another domain', async (t) => {
+  t.test('does not get the login through a realm in another domain', async (t) => {
     const { client } = setup(t, {
       registries: { ...registries, [host]: { ...known, tokenHosts: [] } },
       auths: { localhost: basic(), [host]: basic() },
@@ -196,41 +196,39 @@ t.test('a registry with tokens over TLS', { skip }, async (t) => {
     const before = tokens.requests.length
     await t.rejects(other.client.resolve(parseReference(`${elsewhere}/team/app:v1`)), {
       registryCode: 'UNAUTHORIZED',
-      message: /another domain, which is not sent the login; name 127\.0\.0\.1:\d+ in tokenHosts/,
+      message:
+        /another domain, which does not get the login; if that is right, add 127\.0\.0\.1:\d+ to tokenHosts/,
     })
     t.equal(tokens.requests.length, before)
     t.match(
       await client.resolve(parseReference(image)),
       { digest: /^sha256:/ },
-      'another port of its own host over https is trusted',
+      'another port of the same host over https is trusted',
     )
   })
 
-  t.test(
-    'is refused without its CA, and the message says what to do; SSL_CERT_FILE and insecure are two other ways',
-    async (t) => {
-      const stranger = setup(t, { registries: { [host]: { http: false } } }).client
-      await t.rejects(stranger.resolve(parseReference(image)), {
-        registryCode: 'UNREACHABLE',
-        message: /self-signed certificate.*; name its CA in the file of registries, or in SSL_CERT_FILE/,
-      })
-      const byFile = setup(t, {
-        registries: { [host]: { http: false } },
-        env: { SSL_CERT_FILE: tls.cert },
-      }).client
-      t.match(await byFile.resolve(parseReference(image)), { digest: /^sha256:/ })
-      const insecure = setup(t, {
-        registries: { [host]: { http: false, insecure: true }, [tokens.host]: { insecure: true } },
-      }).client
-      t.match(await insecure.resolve(parseReference(image)), { digest: /^sha256:/ })
-      const plain = setup(t, { registries: { [host]: { http: true } } }).client
-      await t.rejects(plain.resolve(parseReference(image)), { code: 'ERR_REGISTRY' })
-    },
-  )
+  t.test('is refused without its CA, with advice; SSL_CERT_FILE and insecure work, too', async (t) => {
+    const stranger = setup(t, { registries: { [host]: { http: false } } }).client
+    await t.rejects(stranger.resolve(parseReference(image)), {
+      registryCode: 'UNREACHABLE',
+      message: /self-signed certificate.*; set its CA in the file of registries, or in SSL_CERT_FILE/,
+    })
+    const byFile = setup(t, {
+      registries: { [host]: { http: false } },
+      env: { SSL_CERT_FILE: tls.cert },
+    }).client
+    t.match(await byFile.resolve(parseReference(image)), { digest: /^sha256:/ })
+    const insecure = setup(t, {
+      registries: { [host]: { http: false, insecure: true }, [tokens.host]: { insecure: true } },
+    }).client
+    t.match(await insecure.resolve(parseReference(image)), { digest: /^sha256:/ })
+    const plain = setup(t, { registries: { [host]: { http: true } } }).client
+    await t.rejects(plain.resolve(parseReference(image)), { code: 'ERR_REGISTRY' })
+  })
 })
 
 t.test(
-  'a registry that wants a client certificate gets the one that was named, and nobody else does',
+  'a registry that requires a client certificate gets the configured one, and no other registry does',
   { skip },
   async (t) => {
     const folder = shortFolder(t)
@@ -265,22 +263,22 @@ t.test('mirrors', { skip }, async (t) => {
   })
   const registries = { [origin]: { mirrors: ['127.0.0.1:1', `${mirror}/hub`] } }
 
-  t.test('are asked first, in order, with their own login', async (t) => {
+  t.test('are tried first, in order, with their own logins', async (t) => {
     const { client } = setup(t, { registries, auths: { [mirror]: basic() } })
     t.match(await client.resolve(parseReference(`${origin}/app:both`)), { digest: onlyMirror })
     t.match(
       await client.manifest(parseReference(`${origin}/app`), onlyOrigin),
       { mediaType: /manifest/ },
-      'what no mirror has comes from the registry itself',
+      'an image that no mirror has comes from the registry itself',
     )
   })
 
-  t.test('that refuse us are passed over; when all fail, the message tells of each', async (t) => {
+  t.test('that refuse us are skipped; when all fail, the message names each', async (t) => {
     const { client } = setup(t, { registries })
     t.match(await client.resolve(parseReference(`${origin}/app:both`)), { digest: onlyOrigin })
     await t.rejects(client.resolve(parseReference(`${origin}/none`)), {
       registryCode: 'MANIFEST_UNKNOWN',
-      message: /does not have image none:latest.*; before that, of its mirrors: registry .* wants a login/,
+      message: /does not have image none:latest.*; its mirrors failed before: registry .* requires a login/,
     })
   })
 
@@ -295,7 +293,7 @@ t.test('mirrors', { skip }, async (t) => {
   })
 })
 
-t.test('Docker’s credential helpers are asked, within bounds', { skip }, async (t) => {
+t.test('Docker’s credential helpers run, within bounds', { skip }, async (t) => {
   const host = await startRegistry(t, { more: passwordPart(shortFolder(t)) })
   const image = parseReference(`${host}/none`)
   const helper = (t: Test, script: string): Record<string, string> => {
@@ -314,18 +312,18 @@ t.test('Docker’s credential helpers are asked, within bounds', { skip }, async
     })
   }
   const bad: ReadonlyArray<readonly [string, string, RegExp]> = [
-    ['that fails', 'echo secret-text; exit 3', /docker-credential-test failed with exit code 3\)/],
+    ['that fails', 'echo secret-text; exit 3', /docker-credential-test exited with code 3\)/],
     ['that talks without end', 'exec cat /dev/zero', /printed more than 262144 bytes/],
     ['that answers nonsense', 'echo secret-text', /did not answer with a user name and a secret/],
   ]
   for (const [name, script, message] of bad) {
-    t.test(`one ${name} is named, and nothing that it said is`, async (t) => {
+    t.test(`one ${name} is named, and its output is not shown`, async (t) => {
       const { client } = setup(t, { docker: { credsStore: 'test' }, env: helper(t, script) })
       await t.rejects(client.resolve(image), { registryCode: 'UNAUTHORIZED', message })
       await client.resolve(image).catch((error: Error) => t.notMatch(error.message, 'secret-text'))
     })
   }
-  t.test('one that is not there is named', async (t) => {
+  t.test('one that is not installed is named', async (t) => {
     const { client } = setup(t, { docker: { credsStore: '../evil' } })
     await t.rejects(client.resolve(image), { message: /the name of a credential helper must be/ })
     const missing = setup(t, { docker: { credsStore: 'missing' } }).client

@@ -1,19 +1,21 @@
-// Signatures in cosign's formats, made here by its specification's words (Debian has no cosign, and its
-// skopeo cannot sign this way), kept in a real registry; and what a gateway with a policy says to a
-// deployment.
+// Signatures in cosign's formats in a real registry, and how a gateway with a policy answers deployments. The
+// signatures are made here from the specification: Debian has no cosign, and its skopeo cannot sign this way.
 
 import { createSign, generateKeyPairSync, sign, type KeyObject } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { makeBusyboxLayer, pushBusybox } from '../../infra/demo/image.ts'
 import { NotSigned, RegistryError } from '../../services/contract/errors.ts'
 import { createSignatureCheck } from '../../services/gateway/signatures.ts'
-import { pushBlob, pushImage, pushManifest } from '../../services/images/push.ts'
+import { uploadBlob } from '../../services/registry/upload.ts'
+import { pushImage } from '../../infra/demo/push-image.ts'
+import { pushManifest } from '../../services/registry/push-manifest.ts'
 import { parseReference, type Reference } from '../../services/registry/reference.ts'
 import { cosignTag, listArtifacts } from '../../services/registry/referrers.ts'
-import { createRegistryClient, digestOf, type RegistryClient } from '../../services/registry/registry.ts'
+import { createRegistryClient, type RegistryClient } from '../../services/registry/registry.ts'
 import { parseRegistries } from '../../services/registry/registry-config.ts'
 import { isSigned } from '../../services/registry/signature.ts'
 import { createLog } from '../../services/platform/log.ts'
@@ -34,7 +36,7 @@ interface Rig {
   readonly host: string
 }
 
-/** An image in a registry of its own. */
+/** An image in a new registry. */
 async function setup(t: Test): Promise<Rig> {
   const host = await startRegistry(t)
   const registry = createRegistryClient()
@@ -57,7 +59,7 @@ async function attach(
   more: Record<string, unknown> = {},
 ): Promise<{ digest: string; size: number }> {
   for (const blob of [bytes, EMPTY])
-    await pushBlob(registry, ref, { digest: digestOf(blob), size: blob.length, open: () => blob })
+    await uploadBlob(registry, ref, { digest: digestOf(blob), size: blob.length, open: () => blob })
   const manifest = Buffer.from(
     JSON.stringify({
       schemaVersion: 2,
@@ -106,7 +108,7 @@ t.test('signatures', { skip: noRegistry }, async (t) => {
     ['RSA', generateKeyPairSync('rsa', { modulusLength: 2048 })],
     ['Ed25519', generateKeyPairSync('ed25519')],
   ] as const) {
-    t.test(`with ${name} keys count when all of it is right, and only then`, async (t) => {
+    t.test(`with ${name} keys count only when everything in them is right`, async (t) => {
       const rig = await setup(t)
       const request = { ...rig, keys: [generateKeyPairSync('ed25519').publicKey, pair.publicKey] }
       const tag = cosignTag(rig.digest, 'sig')
@@ -201,7 +203,7 @@ t.test('signatures', { skip: noRegistry }, async (t) => {
     t.match(await listArtifacts(rig.registry, rig.ref, rig), [{ artifactType: BUNDLE }], 'and it is listed')
   })
 
-  t.test('are found at a mirror, when the registry itself is away', async (t) => {
+  t.test('are found at a mirror while the registry itself is down', async (t) => {
     const rig = await setup(t)
     const { privateKey, publicKey } = generateKeyPairSync('ed25519')
     const AWAY = '127.0.0.1:1'
@@ -210,7 +212,7 @@ t.test('signatures', { skip: noRegistry }, async (t) => {
     })
     t.teardown(() => registry.close())
     const request = { registry, ref: parseReference(`${AWAY}/app:1`), digest: rig.digest, keys: [publicKey] }
-    await t.rejects(isSigned(request), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' }) // a mirror without one does not say that there is none
+    await t.rejects(isSigned(request), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' }) // a mirror without one does not prove that there is none
     await attach(rig, cosignTag(rig.digest, 'sig'), signed(payloadFor(rig.digest), privateKey))
     t.equal(await isSigned(request), true)
   })
@@ -234,7 +236,7 @@ t.test('signatures', { skip: noRegistry }, async (t) => {
 })
 
 t.test(
-  'wherry image inspect lists what points at an image, and does without it when its registry is away',
+  'wherry image inspect lists the artifacts of an image, and omits them when the registry is down',
   { skip: noRegistry || (process.getuid?.() !== 0 && 'needs root') },
   async (t) => {
     const data = mkdtempSync(join(tmpdir(), 'wherry-inspect-'))
@@ -311,7 +313,7 @@ t.test(
         t.match(await image('inspect', name), { stdout: /^artifacts:\n {2}- artifactType: /m })
       },
     )
-    // The registry ended with its test.
+    // The registry ended with the nested test.
     t.match(await list(), {
       code: 0,
       stderr:
@@ -370,7 +372,7 @@ t.test('a registry that fails or lies does not make an image signed', async (t) 
   t.equal(
     await isSigned({ registry, ref: parseReference(`${large}/a:1`), digest, keys: [publicKey] }),
     false,
-    'what is too large to be one is none',
+    'an artifact that is too large does not count',
   )
 })
 
@@ -392,7 +394,7 @@ t.test('a policy', async (t) => {
     })
   }
   const keys = ['cosign.pub']
-  t.test('refuses, warns or does not look, by namespace', async (t) => {
+  t.test('refuses, warns or does nothing, by namespace', async (t) => {
     const policy = {
       default: { mode: 'warn', keys },
       namespaces: { prod: { mode: 'require', keys }, lab: { mode: 'off' } },
@@ -413,21 +415,21 @@ t.test('a policy', async (t) => {
     })
     t.match(
       await away('', ref, 'sha256:1'),
-      /is signed could not be found out: it is away$/,
+      /^could not check whether .* is signed: it is away$/,
       'a warning needs no registry',
     )
     await t.rejects(away('prod', ref, 'sha256:1'), { code: 'ERR_REGISTRY' })
     t.equal(
       await createSignatureCheck({ file: '', isSigned: async () => false, log })('prod', ref, 'sha256:1'),
       undefined,
-      'without a policy nobody looks',
+      'without a policy nothing is checked',
     )
   })
-  t.test('that is wrong keeps the gateway from starting, and says where', async (t) => {
+  t.test('that is invalid keeps the gateway from starting, with an error that says where', async (t) => {
     for (const [policy, message] of [
       ['{', /policy\.json is not JSON/],
       [{ default: { mode: 'maybe', keys } }, /default\.mode: must be "require", "warn" or "off"/],
-      [{ default: { mode: 'require' } }, /default\.keys: needs at least one key/],
+      [{ default: { mode: 'require' } }, /default\.keys: must have at least one key/],
       [{ namespaces: { a: { mode: 'warn', keys: ['none.pub'] } } }, /none\.pub cannot be read/],
       [
         { namespaces: { a: { mode: 'warn', keys: ['private.pem'] } } },

@@ -132,11 +132,11 @@ t.test('the last pattern that matches a path, or a folder above it, decides', as
     t.same(seen(ignore, paths), wanted, JSON.stringify(ignore))
   t.throws(() => parseDockerignore('.dockerignore', 'a\n[b'), {
     code: 'ERR_INVALID_DOCKERFILE',
-    message: /^\.dockerignore:2: "\[b" is no pattern/,
+    message: /^\.dockerignore:2: "\[b" is not a valid pattern/,
   })
-  t.throws(() => parseDockerignore('.dockerignore', '!'), { message: /excepts nothing/ })
+  t.throws(() => parseDockerignore('.dockerignore', '!'), { message: /"!" needs a pattern/ })
   t.throws(() => parseDockerignore('.dockerignore', 'a\n'.repeat(10_001)), { message: /more than/ })
-  t.throws(() => parseDockerignore('.dockerignore', 'a'.repeat(1024 * 1024 + 1)), { message: /may have/ })
+  t.throws(() => parseDockerignore('.dockerignore', 'a'.repeat(1024 * 1024 + 1)), { message: /the limit is/ })
   t.equal(excludeRules(['a', '[b']), '[b')
 })
 
@@ -185,12 +185,12 @@ t.test('sources are files, contents of folders, or matches of wildcards', async 
   )
   t.match(await select(context, ['a.*'], { isIntoDirectory: false }), { layout: 'file' })
   await t.rejects(select(context, ['*.txt'], { isIntoDirectory: false }), {
-    message: /2 files match.*let it end in "\/"/,
+    message: /2 files match.*end it with "\/"/,
   })
   await t.rejects(select(context, ['b.tx']), { message: /no "b.tx" in the context; did you mean b\.txt\?/ })
   await t.rejects(select(context, ['dir/sub/no']), { message: /no "dir\/sub\/no"/ })
-  await t.rejects(select(context, ['a.txt/x']), { message: /"a.txt" is no folder/ })
-  await t.rejects(select(context, ['[a']), { message: /no pattern/ })
+  await t.rejects(select(context, ['a.txt/x']), { message: /"a.txt" is not a folder/ })
+  await t.rejects(select(context, ['[a']), { message: /not a valid pattern/ })
 })
 
 t.test('an ignored file does not exist for COPY, and the message says why', async (t) => {
@@ -220,9 +220,9 @@ t.test('an ignored file does not exist for COPY, and the message says why', asyn
     'other/three.txt',
   ])
   await t.rejects(select(context, ['c.md']), {
-    message: /"c.md" is left out of the context; \.dockerignore, line 3, does that/,
+    message: /"c.md" is excluded from the context by \.dockerignore:3/,
   })
-  await t.rejects(select(context, ['dir/one.txt']), { message: /left out.*line 1/ })
+  await t.rejects(select(context, ['dir/one.txt']), { message: /excluded.*:1/ })
 })
 
 t.test('--exclude omits files, --parents keeps folders', async (t) => {
@@ -233,7 +233,7 @@ t.test('--exclude omits files, --parents keeps folders', async (t) => {
   t.same(await excluding(['**/*.txt'], ['dir']), ['sub/', 'sub/empty/', 'two.md'])
   t.same(await excluding(['*.txt'], ['*.txt', 'c.md']), ['c.md'])
   t.same(await excluding(['sub', '!sub/deep.txt'], ['dir']), ['one.txt', 'sub/', 'sub/deep.txt', 'two.md'])
-  await t.rejects(excluding(['[a'], ['dir']), { message: /no pattern/ })
+  await t.rejects(excluding(['[a'], ['dir']), { message: /not a valid pattern/ })
   const keeping = (...sources: string[]): Promise<string[]> =>
     namesOf(context, sources, { keepsParents: true })
   t.same(await keeping('dir/sub/deep.txt', 'a.txt'), ['a.txt', 'dir/', 'dir/sub/', 'dir/sub/deep.txt'])
@@ -303,11 +303,11 @@ t.test('a file that was replaced meanwhile is not read', async (t) => {
   for (const entry of [f!, g!])
     t.throws(() => context.open(entry), {
       code: 'ERR_INVALID_REQUEST',
-      message: /was changed while it was read/,
+      message: /changed while it was read/,
     })
   rmSync(join(dir, 'g'))
   execFileSync('mkfifo', [join(dir, 'g')])
-  t.throws(() => context.open(g!), { message: /was changed/ }, 'nor does a pipe stop the build')
+  t.throws(() => context.open(g!), { message: /changed/ }, 'nor does a pipe stop the build')
   const fresh = open(dir)
   t.same(
     (await fresh.read(fresh.root)).entries.map(({ path, kind }) => [path, kind]),
@@ -318,7 +318,7 @@ t.test('a file that was replaced meanwhile is not read', async (t) => {
     ],
   )
   await t.rejects(select(fresh, ['']), {
-    message: /"g" cannot be copied: a pipe; put it into \.dockerignore/,
+    message: /"g" cannot be copied: a pipe; add it to \.dockerignore/,
   })
 })
 
@@ -376,15 +376,15 @@ t.test('Dockerfile and ignore file are found and read, but never outside the con
   t.match(files('lower'), { text: 'FROM l', name: 'dockerfile' })
   symlinkSync('../secret', join(root, 'linked', 'Dockerfile'))
   for (const [dir, why] of [
-    ['empty', /is missing; write one/],
+    ['empty', /does not exist; create one/],
     ['none', /no such folder/],
     ['linked', /leads out of the context/],
-    ['dir', /is no file/],
-    ['secret', /is no folder; a Dockerfile is named with -f/],
+    ['dir', /is not a file/],
+    ['secret', /is not a folder; name a Dockerfile with -f/],
   ] as const) {
     t.throws(() => files(dir), { code: 'ERR_INVALID_DOCKERFILE', message: why }, dir)
   }
   t.throws(() => files('context', 'none'), { message: /no such file/ })
   t.throws(() => open(join(root, 'none')), { code: 'ERR_INVALID_REQUEST', message: /no such folder/ })
-  t.throws(() => open(join(root, 'secret')), { code: 'ERR_INVALID_REQUEST', message: /no folder/ })
+  t.throws(() => open(join(root, 'secret')), { code: 'ERR_INVALID_REQUEST', message: /not a folder/ })
 })

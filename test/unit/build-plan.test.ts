@@ -94,7 +94,7 @@ t.test('only stages that the target needs are built', async (t) => {
   )
   t.match(
     faultOf(() => plan(text, { target: '9' })),
-    /it has one, two, three, four/,
+    /its stages are one, two, three, four/,
   )
   t.same(
     plan('FROM a AS p\nONBUILD COPY --from=q /x /\nFROM b AS q\nFROM p').needed,
@@ -105,8 +105,8 @@ t.test('only stages that the target needs are built', async (t) => {
 
 t.test('a stage can only copy from stages above it', async (t) => {
   for (const [text, why] of [
-    ['FROM a AS b\nCOPY --from=b x y', /cannot take from itself/],
-    ['FROM a AS b\nCOPY --from=0 x y', /cannot take from itself/],
+    ['FROM a AS b\nCOPY --from=b x y', /cannot copy from itself/],
+    ['FROM a AS b\nCOPY --from=0 x y', /cannot copy from itself/],
     ['FROM a\nCOPY --from=c x y\nFROM d AS c', /"c" comes later/],
     ['FROM a\nCOPY --from=1 x y\nFROM d', /"1" comes later/],
     ['FROM a\nCOPY --from=7 x y', /no stage 7; the stages are 0 to 0/],
@@ -114,7 +114,7 @@ t.test('a stage can only copy from stages above it', async (t) => {
     ['FROM a\nRUN --mount=from=c,target=/m x\nFROM d AS c', /"c" comes later/],
     ['FROM Bad/IMAGE', /not an image reference/],
     ['FROM $x', /"\$x" is empty.*--build-arg/],
-    ['FROM --platform=linux/vax a', /no platform/],
+    ['FROM --platform=linux/vax a', /not a valid platform/],
     ['FROM ${x', /cannot be expanded/],
   ] as const)
     t.match(
@@ -159,7 +159,7 @@ t.test('ARGs before FROM apply to FROM, and are defaults of ARGs in stages', asy
     ],
   )
   t.match(stage.plan.warnings, [
-    { rule: 'UndefinedVar', text: /"IMAGE" is not set; write ARG IMAGE in this stage/ },
+    { rule: 'UndefinedVar', text: /"IMAGE" is not set; add ARG IMAGE to this stage/ },
   ])
   t.match(evaluate(text, { args: { V: '2' } }), { plan: { stages: [{ base: { reference: 'a:2' } }] } })
   t.same(
@@ -249,7 +249,7 @@ t.test('RUN has its shell, environment, directory and user', async (t) => {
   ])
   t.match(
     faultOf(() => stepsOf(`RUN <<E\n${'x'.repeat(60_000)}\n${'x'.repeat(60_000)}\n${'x'.repeat(60_000)}\nE`)),
-    /longer than 131071 bytes; let the heredoc begin with #!/,
+    /longer than 131071 bytes; start the heredoc with #!/,
   )
   t.match(
     faultOf(() => stepsOf('RUN []')),
@@ -311,17 +311,17 @@ t.test('mounts have absolute targets, values and sources', async (t) => {
     ],
   )
   for (const [text, why] of [
-    ['type=cache,target=/c,mode=$ID', /"i" is no mode/],
+    ['type=cache,target=/c,mode=$ID', /"i" is not a valid mode/],
     ['type=secret', /no id/],
-    ['type=secret,id=a,source=b', /not both/],
+    ['type=secret,id=a,source=b', /either an id or a source/],
     ['type=tmpfs', /no target/],
     ['type=cache', /no target/],
-    ['type=bind,target=/', /nothing can be mounted on "\/"/],
+    ['type=bind,target=/', /cannot mount on "\/"/],
     ['target=/a,uid=1', /no "uid"/],
-    ['type=cache,target=/c,uid=4294967295', /no uid/],
+    ['type=cache,target=/c,uid=4294967295', /not a valid uid/],
     ['type=cache,target=/c,sharing=loked', /did you mean locked\?/],
-    ['type=tmpfs,target=/t,size=big', /no size/],
-    ['target=/a,from=$ID', /takes no variables/],
+    ['type=tmpfs,target=/t,size=big', /not a valid size/],
+    ['target=/a,from=$ID', /variables are not allowed/],
     ['target=/a,ro=maybe', /true or false/],
     ['target', /has no value/],
   ] as const)
@@ -379,18 +379,18 @@ t.test('COPY and ADD have expanded values, absolute destinations and checked sou
     ['COPY a b /c', /several sources.*"\/c\/"/],
     ['COPY <<E b /c\nE', /several sources/],
     ['COPY $NONE /c', /"\$NONE" is empty/],
-    ['COPY https://h/x /c', /no URL; use ADD/],
-    ['ADD git@h:x.git /c', /no git repository/],
-    ['ADD https://h/x.git#main /c', /no git repository/],
-    ['ADD https://h/ /c/', /does not say what the file is called/],
-    ['ADD https://h/%2e%2e%2f /c/', /does not say/],
-    ['ADD --checksum=md5:x https://h/x /c', /no checksum/],
-    [`ADD --checksum=sha256:${'a'.repeat(64)} x /c`, /goes with one URL/],
-    ['COPY --chmod=999 a /c', /no mode/],
-    ['COPY --chown=4294967296 a /c', /no owner/],
-    ['COPY --chown=a:b:c a /c', /no owner/],
-    ['COPY --chown=-1 a /c', /no owner/],
-    ['COPY --from=scratch a /c', /nothing in scratch/],
+    ['COPY https://h/x /c', /does not support URLs; use ADD/],
+    ['ADD git@h:x.git /c', /does not support git/],
+    ['ADD https://h/x.git#main /c', /does not support git/],
+    ['ADD https://h/ /c/', /has no file name/],
+    ['ADD https://h/%2e%2e%2f /c/', /has no file name/],
+    ['ADD --checksum=md5:x https://h/x /c', /not a valid checksum/],
+    [`ADD --checksum=sha256:${'a'.repeat(64)} x /c`, /requires exactly one source/],
+    ['COPY --chmod=999 a /c', /not a valid mode/],
+    ['COPY --chown=4294967296 a /c', /not a valid owner/],
+    ['COPY --chown=a:b:c a /c', /not a valid owner/],
+    ['COPY --chown=-1 a /c', /not a valid owner/],
+    ['COPY --from=scratch a /c', /scratch has no files/],
   ] as const)
     t.match(
       faultOf(() => step(text)),
@@ -446,13 +446,13 @@ t.test('instructions change the config as Docker does', async (t) => {
   })
   t.match(evaluate('FROM a\nENTRYPOINT []', { base }).end.config, { entrypoint: undefined, cmd: undefined })
   for (const [text, why] of [
-    ['ENV $none=1', /"" is no name/],
+    ['ENV $none=1', /"" is not a valid name/],
     ['WORKDIR $none', /is empty/],
-    ['STOPSIGNAL SIGNOPE', /no signal/],
-    ['STOPSIGNAL 0', /no signal/],
-    ['EXPOSE 70000', /no port/],
-    ['EXPOSE 9-8', /no port/],
-    ['EXPOSE 80/xyz', /no protocol/],
+    ['STOPSIGNAL SIGNOPE', /not a signal/],
+    ['STOPSIGNAL 0', /not a signal/],
+    ['EXPOSE 70000', /not a valid port/],
+    ['EXPOSE 9-8', /not a valid port/],
+    ['EXPOSE 80/xyz', /not a protocol/],
     ['VOLUME $none', /needs a path/],
     ['ENV a="${b:?set b}"', /b: set b/],
     ["ENV a='b", /' is not closed/],
@@ -479,7 +479,7 @@ t.test('a Dockerfile cannot make the config grow without limit', async (t) => {
   const doubling = Array.from({ length: 40 }, (_, i) => `ENV v${i + 1}=$v${i}$v${i}`).join('\n')
   t.match(
     faultOf(() => configOf(`ENV v0=${'x'.repeat(1000)}\n${doubling}`)),
-    /becomes longer than/,
+    /longer than/,
   )
   const wide = `ENV v=${'x'.repeat(60_000)}\n${Array.from({ length: 600 }, (_, i) => `ENV w${i}=$v`).join('\n')}`
   t.match(

@@ -1,4 +1,4 @@
-// Settings: what is read from where, and that every mistake is told at once.
+// Settings: their sources and precedence, and that all errors are reported together.
 
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
@@ -38,7 +38,7 @@ function faultsOf(read: () => unknown): string[] {
 }
 
 t.test('readConfig', async (t) => {
-  t.test('nothing set gives the documented defaults, frozen', async (t) => {
+  t.test('without settings, the documented defaults apply, frozen', async (t) => {
     const config = readConfig(gatewaySettings, {})
     t.match(config, {
       redisUrl: 'redis://127.0.0.1:6379',
@@ -56,7 +56,7 @@ t.test('readConfig', async (t) => {
   })
 
   t.test(
-    'a flag wins over the environment, the environment over the default, and an empty value is no value',
+    'a flag overrides the environment, the environment the default, and an empty value counts as not set',
     async (t) => {
       const env = { WHERRY_BODY_MAX: '1Mi', WHERRY_QUEUE_WAIT: '5s', WHERRY_LOG_LEVEL: '' }
       const config = readConfig(gatewaySettings, env, { 'body-max': '2Mi' })
@@ -64,7 +64,7 @@ t.test('readConfig', async (t) => {
     },
   )
 
-  t.test('every wrong value and every unknown name is told at once', async (t) => {
+  t.test('all invalid values and unknown names are reported at once', async (t) => {
     const env = {
       WHERRY_REDIS_URL: 'http://x',
       WHERRY_BODY_MAX: '7 apples',
@@ -82,20 +82,20 @@ t.test('readConfig', async (t) => {
     t.equal(faults.length, 4)
   })
 
-  t.test('a wrong secret is not repeated in the message', async (t) => {
+  t.test('an invalid secret is not repeated in the message', async (t) => {
     t.notMatch(
       faultsOf(() => readConfig(sharedSettings, { WHERRY_REDIS_URL: 'rediss//:hunter2@h' })).join(),
       /hunter2/,
     )
   })
 
-  t.test('every name of every table is a known name', async (t) => {
+  t.test('every name in every table is a known name', async (t) => {
     for (const { env } of [...Object.values(gatewaySettings), ...Object.values(workerSettings)])
       t.ok(ENV_NAMES.includes(env), env)
   })
 })
 
-t.test('kinds understand what people write and nothing else', async (t) => {
+t.test('kinds accept what people write and nothing else', async (t) => {
   const table = [
     [listenAddress, '127.0.0.1:8080', { host: '127.0.0.1', port: 8080 }],
     [listenAddress, '[::1]:0', { host: '::1', port: 0 }],
@@ -126,13 +126,13 @@ t.test('kinds understand what people write and nothing else', async (t) => {
 })
 
 t.test('readFlags', async (t) => {
-  t.test('takes the options of the table and --print-config', async (t) => {
+  t.test('accepts the options of the table and --print-config', async (t) => {
     t.same(readFlags(gatewaySettings, ['--listen=[::1]:0', '--redis', 'unix:///r.sock', '--print-config']), {
       flags: { listen: '[::1]:0', redis: 'unix:///r.sock' },
       printConfig: true,
     })
   })
-  t.test('refuses unknown options and stray words', async (t) => {
+  t.test('refuses unknown options and extra arguments', async (t) => {
     t.match(
       faultsOf(() => readFlags(gatewaySettings, ['--slots', '3'])),
       [/--slots/],
@@ -144,19 +144,22 @@ t.test('readFlags', async (t) => {
   })
 })
 
-t.test('describeConfig shows every setting as an environment line, passwords hidden', async (t) => {
-  const shown = describeConfig(
-    gatewaySettings,
-    readConfig(gatewaySettings, { WHERRY_REDIS_URL: 'redis://me:hunter2@h:1' }),
-  )
-  t.match(shown, /^WHERRY_REDIS_URL=redis:\/\/me:\*\*\*@h:1 {2}# --redis: /m)
-  t.match(shown, /^WHERRY_BODY_MAX=6Mi {2}#/m)
-  t.match(shown, /^WHERRY_GATEWAY_LISTEN=127\.0\.0\.1:8080 {2}#/m)
-  t.notMatch(shown, /hunter2/)
-  t.equal(redactUrl('::'), '(not a URL)')
-})
+t.test(
+  'describeConfig shows every setting as a line of an environment file, with passwords hidden',
+  async (t) => {
+    const shown = describeConfig(
+      gatewaySettings,
+      readConfig(gatewaySettings, { WHERRY_REDIS_URL: 'redis://me:hunter2@h:1' }),
+    )
+    t.match(shown, /^WHERRY_REDIS_URL=redis:\/\/me:\*\*\*@h:1 {2}# --redis: /m)
+    t.match(shown, /^WHERRY_BODY_MAX=6Mi {2}#/m)
+    t.match(shown, /^WHERRY_GATEWAY_LISTEN=127\.0\.0\.1:8080 {2}#/m)
+    t.notMatch(shown, /hunter2/)
+    t.equal(redactUrl('::'), '(not a URL)')
+  },
+)
 
-t.test('a failed start is one line', async (t) => {
+t.test('a failed start prints one line', async (t) => {
   t.equal(
     describeStartFailure('gateway', new InvalidRequest([{ path: '--listen', problem: 'is taken' }])),
     'wherry gateway: cannot start: --listen: is taken (ERR_INVALID_REQUEST)\n',
@@ -165,7 +168,7 @@ t.test('a failed start is one line', async (t) => {
 })
 
 t.test(
-  'a share is a size or a percentage, and the watermarks of the image store are two of one kind',
+  'a share is a size or a percentage, and both watermarks of the image store are of one kind',
   async (t) => {
     t.same(share.parse('85%'), { percent: 85 })
     t.same(share.parse('20Gi'), { bytes: 20 * 1024 ** 3 })

@@ -237,14 +237,10 @@ t.test('ARCHITECTURE.md gives a reason for every installed package', async (t) =
 })
 
 /** Files that are still over the limit. */
-const LONG_FILES: readonly string[] = [
-  'services/images/pull.ts',
-  'services/oci/program.ts',
-  'services/registry/registry.ts',
-]
+const LONG_FILES: readonly string[] = []
 
 /** Functions that are still over the limit, by a part of their first line. */
-const LONG_FUNCTIONS: readonly string[] = ['createPuller', 'createRegistryClient', '}) {', 'Promise<Running']
+const LONG_FUNCTIONS: readonly string[] = ['}) {', 'Promise<Running']
 
 interface Block {
   readonly from: number

@@ -1,4 +1,5 @@
-// A deployment as its owner writes it: what is taken, and what is refused by name.
+// A deployment as its owner writes it: what is accepted, and which field is refused. What is accepted must
+// load again.
 
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
@@ -15,14 +16,14 @@ function faultsOf(fields: Record<string, unknown>): string[] {
     t.same(
       err.faults.filter(({ problem }) => /Invalid|expected|Too/.test(problem)),
       [],
-      'none in the words of the library that looks',
+      'no message of the parser library',
     )
     return err.faults.map((fault) => fault.path)
   }
 }
 
 t.test(
-  'a limit of processes is a whole number, also as text, and nothing that JavaScript takes for one',
+  'limits.pids is a whole number or a string of one, and nothing that JavaScript coerces to one',
   async (t) => {
     for (const pids of [16, '16'])
       t.equal(parseDeployment({ service: 'f', image: 'busybox', limits: { pids } }).limits.pids, 16)
@@ -32,7 +33,7 @@ t.test(
   },
 )
 
-t.test('a volume has a place of its own', async (t) => {
+t.test('every volume has a separate target', async (t) => {
   const volume = (target: string) => ({ name: 'v', target })
   for (const target of [
     '/.',
@@ -55,14 +56,14 @@ t.test('a volume has a place of its own', async (t) => {
   t.same(
     faultsOf({ volumes: [volume(`/${'x'.repeat(256)}`)] }),
     ['volumes[0].target'],
-    'a name longer than the kernel takes',
+    'a name longer than the kernel allows',
   )
-  t.same(faultsOf({ workingDir: `/a/${'ü'.repeat(128)}` }), ['workingDir'], 'which counts bytes')
+  t.same(faultsOf({ workingDir: `/a/${'ü'.repeat(128)}` }), ['workingDir'], 'the kernel counts bytes')
   for (const twin of ['/a', '/a/', '//a'])
     t.same(faultsOf({ volumes: [volume('/a'), volume(twin)] }), ['volumes[1].target'], twin)
 })
 
-t.test('every wrong field is named by its path, all of them at once', async (t) => {
+t.test('every wrong field is named by its path, all at once', async (t) => {
   const wrong: ReadonlyArray<readonly [path: string, fields: Record<string, unknown>]> = [
     ['service', { service: '../x' }],
     ['service', { service: 'x'.repeat(64) }],
@@ -223,12 +224,12 @@ t.test('a fraction of a CPU is kept exactly', async (t) => {
   t.match(describeSpec(spec), { limits: { cpu: String(333.3333 / 1000) } })
 })
 
-t.test('a name that JavaScript treats apart is refused, not dropped', async (t) => {
+t.test('the key __proto__ is refused, not dropped', async (t) => {
   for (const field of ['envVars', 'labels', 'annotations'])
     t.same(faultsOf({ [field]: JSON.parse('{"__proto__":"x"}') }), [`${field}.__proto__`])
 })
 
-t.test('a stored definition is held to the same rules, and the reason is named', async (t) => {
+t.test('a stored definition must satisfy the same rules, and the reason is reported', async (t) => {
   const record = {
     spec: parseDeployment({ service: 'f', image: 'busybox' }),
     imageDigest: 'sha256:00',

@@ -1,5 +1,4 @@
-// The catalog of the image store and the doors around it, on real folders, with real processes that are
-// killed.
+// The catalog of the image store, on real folders and with real processes that are killed.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -9,8 +8,8 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import { createReadyImages } from '../../services/images/ready.ts'
-import { digestOf } from '../../services/registry/registry.ts'
 import { createImageStore } from '../../services/images/store.ts'
 
 const HEX = (n: number): string => n.toString(16).padStart(64, '0')
@@ -29,8 +28,8 @@ function setup(t: Test, dir: string = join(t.testdir({ store: {} }), 'store')) {
 }
 
 /**
- * A process that runs CODE with `catalog` of the store in DIR and then stays; resolves when it has said
- * "ready".
+ * A process that runs CODE with the `catalog` of the store in DIR and then stays; resolves when it has
+ * printed "ready".
  */
 async function startHolder(t: Test, dir: string, code: string) {
   const script = `
@@ -96,7 +95,7 @@ t.test('an image is recorded, named, found and touched', async (t) => {
   t.equal(catalog.image(ID(1))?.isDeployed, false)
 })
 
-t.test('a pin counts, and ends with the process that made it', async (t) => {
+t.test('a pin is valid until the process that made it ends', async (t) => {
   const { dir, catalog } = setup(t)
   catalog.recordImage({ digest: ID(1), manifestDigest: ID(1), configDigest: ID(3), layers: [] })
   catalog.pin(ID(1))
@@ -111,23 +110,26 @@ t.test('a pin counts, and ends with the process that made it', async (t) => {
   t.equal(catalog.image(ID(1))?.isPinned, false, 'it was killed')
 })
 
-t.test('a layer is claimed by one process at a time, and taken over from a dead one', async (t) => {
-  const { dir, catalog } = setup(t)
-  const holder = await startHolder(t, dir, `await catalog.claimLayer(${JSON.stringify(ID(1))})`)
-  let isOurs = false
-  const waiting = catalog.claimLayer(ID(1)).then(() => {
-    isOurs = true
-  })
-  await catalog.claimLayer(ID(2))
-  t.equal(isOurs, false, 'the living one keeps it')
-  await t.rejects(catalog.claimLayer(ID(1), AbortSignal.abort(new Error('enough'))), { message: 'enough' })
-  await holder.kill()
-  await waiting
-  catalog.releaseLayer(ID(1))
-  await catalog.claimLayer(ID(1))
-})
+t.test(
+  'one process at a time has the claim for a layer; the claim of a dead process is taken over',
+  async (t) => {
+    const { dir, catalog } = setup(t)
+    const holder = await startHolder(t, dir, `await catalog.claimLayer(${JSON.stringify(ID(1))})`)
+    let isOurs = false
+    const waiting = catalog.claimLayer(ID(1)).then(() => {
+      isOurs = true
+    })
+    await catalog.claimLayer(ID(2))
+    t.equal(isOurs, false, 'the living one keeps it')
+    await t.rejects(catalog.claimLayer(ID(1), AbortSignal.abort(new Error('enough'))), { message: 'enough' })
+    await holder.kill()
+    await waiting
+    catalog.releaseLayer(ID(1))
+    await catalog.claimLayer(ID(1))
+  },
+)
 
-t.test('a blob of any size is kept under its digest, or nothing is', async (t) => {
+t.test('a blob of any size is stored under its digest, or not at all', async (t) => {
   const { dir, store } = setup(t)
   const bytes = Buffer.from('some layer')
   const digest = digestOf(bytes)
@@ -198,7 +200,7 @@ async function putImage(store: ReturnType<typeof createImageStore>, n: number): 
   return digest
 }
 
-t.test('a catalog that is missing is made anew from blobs and layers', async (t) => {
+t.test('a missing catalog is rebuilt from blobs and layers', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   const gone = await putImage(first.store, 200)
@@ -216,7 +218,7 @@ t.test('a catalog that is missing is made anew from blobs and layers', async (t)
   t.equal(catalog.image(gone), undefined, 'an image whose layers are not there is none')
 })
 
-t.test('a damaged catalog is made anew with a note, and what could be read of it is kept', async (t) => {
+t.test('a damaged catalog is rebuilt with a note, and keeps what could be read', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   first.catalog.tag('localhost:5000/a:v1', digest)
@@ -225,10 +227,10 @@ t.test('a damaged catalog is made anew with a note, and what could be read of it
   writeFileSync(file, 'not a database '.repeat(1000))
   const second = setup(t, first.dir)
   t.equal(second.catalog.image(digest)?.digest, digest)
-  t.match(second.notes, [/is damaged .*: it is made anew/])
+  t.match(second.notes, [/is damaged .*: it is rebuilt/])
   second.catalog.tag('localhost:5000/a:v2', digest)
   second.store.close()
-  // One bad page in the middle: the names, which are elsewhere, can still be read.
+  // One bad page in the middle: the names, on other pages, can still be read.
   const bytes = readFileSync(file)
   const pages = bytes.length / 4096
   for (let page = 1; page < pages; page++) {
@@ -239,11 +241,11 @@ t.test('a damaged catalog is made anew with a note, and what could be read of it
   writeFileSync(file, bytes)
   const third = setup(t, first.dir)
   t.equal(third.catalog.image(digest)?.digest, digest)
-  t.match(third.notes, [/made anew/])
+  t.match(third.notes, [/rebuilt/])
   t.equal(third.catalog.find('localhost:5000/a:v2'), digest)
 })
 
-t.test('two processes that hold an old catalog see the new one, and their pins come with them', async (t) => {
+t.test('processes with an old catalog open switch to the new one and keep their pins', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   first.catalog.pin(digest)
@@ -254,7 +256,7 @@ t.test('two processes that hold an old catalog see the new one, and their pins c
   t.equal(second.catalog.image(digest)?.isPinned, true)
 })
 
-t.test('opening sweeps what dead processes were writing', async (t) => {
+t.test('opening the store removes the drafts of dead processes', async (t) => {
   const { dir, store } = setup(t)
   await store.open()
   await mkdir(join(dir, 'tmp/1-1-dead/inner'), { recursive: true })
@@ -304,7 +306,7 @@ t.test('ready images are pinned once, stay while a container runs, and are bound
   t.equal(ready.find(ID(1299))?.digest, ID(1299))
 })
 
-t.test('for a minute after a catalog was made anew nothing is removed', async (t) => {
+t.test('nothing is removed for a minute after a catalog was rebuilt', async (t) => {
   const first = setup(t)
   const digest = await putImage(first.store, 100)
   first.store.close()
@@ -312,14 +314,14 @@ t.test('for a minute after a catalog was made anew nothing is removed', async (t
   const { store } = setup(t, first.dir)
   await t.rejects(store.collector.prune(), {
     code: 'ERR_IMAGE_IN_USE',
-    message: /was just made anew.*try again in \d+ s/,
+    message: /was just rebuilt.*try again in \d+ s/,
   })
   await t.rejects(store.collector.removeImage(digest), { code: 'ERR_IMAGE_IN_USE' })
   t.equal(await store.collector.collect({ high: { bytes: 1 }, low: { bytes: 1 } }), undefined)
   t.equal(store.catalog.image(digest)?.digest, digest)
 })
 
-t.test('a clock that was set back does not keep what nobody needs', async (t) => {
+t.test('unneeded images are removed even after the clock was set back', async (t) => {
   const { dir, store, catalog } = setup(t)
   const digest = await putImage(store, 100)
   const { digest: orphan } = await store.putBlob(Buffer.from('of a pull that was cut'))
@@ -340,7 +342,7 @@ t.test('a clock that was set back does not keep what nobody needs', async (t) =>
   t.equal(await store.hasBlob(orphan), true, 'what is new stays')
 })
 
-t.test('a catalog that cannot be used says which, and why', async (t) => {
+t.test('the error for an unusable catalog names it and the reason', async (t) => {
   const { dir, store } = setup(t)
   await store.open()
   await mkdir(join(dir, 'catalog/index.db'), { recursive: true })

@@ -1,5 +1,4 @@
-// References, manifests, indexes and image configs as registries send them: what is read, and what is
-// refused.
+// References, manifests, indexes and image configs as registries send them: accepted and refused ones.
 
 import t from 'tap'
 import type { Descriptor } from '../../services/contract/image.ts'
@@ -64,13 +63,13 @@ t.test('references', async (t) => {
     )
   }
 
-  t.test('an address is refused with what is to be left out', async (t) =>
+  t.test('a URL is refused with a hint to omit the scheme', async (t) =>
     t.throws(() => parseReference('HTTPS://ghcr.io/a/b'), {
       code: 'ERR_INVALID_REFERENCE',
       faults: [{ problem: /write it without "https:\/\/"/ }],
     }),
   )
-  t.test('this machine is spoken to in http, everything else in https', async (t) => {
+  t.test('loopback addresses use http, all others https', async (t) => {
     t.equal(registryUrl('localhost:5000'), 'http://localhost:5000')
     t.equal(registryUrl('127.3.2.1'), 'http://127.3.2.1')
     t.equal(registryUrl('[::1]:5000'), 'http://[::1]:5000')
@@ -83,7 +82,7 @@ t.test('references', async (t) => {
   })
 
   t.test(
-    'an origin has the form that URLs have, so that a request to it is not taken for one to somebody else',
+    'an origin has the canonical form of URLs, so that a request to it does not look cross-origin',
     async (t) => {
       for (const registry of [
         'LocalHost:80',
@@ -111,10 +110,10 @@ const index = {
 }
 
 t.test('manifests', async (t) => {
-  t.test('an OCI manifest without mediaType is known by its fields', async (t) => {
+  t.test('an OCI manifest without mediaType is recognized by its fields', async (t) => {
     t.equal(parseManifest(json({ schemaVersion: 2, config, layers: [] })).mediaType, OCI_MANIFEST)
   })
-  t.test('an address beside a layer is not even read (CVE-2020-15157)', async (t) => {
+  t.test('the urls of a layer are not read (CVE-2020-15157)', async (t) => {
     t.strictSame(
       parseManifest(json({ ...manifest, layers: [{ ...descriptor, urls: ['http://169.254.169.254/'] }] })),
       { mediaType: OCI_MANIFEST, config, layers: [descriptor] },
@@ -127,7 +126,7 @@ t.test('manifests', async (t) => {
     ['both a config and manifests', { ...index, config }, 'ERR_INVALID_CONTENT'],
     ['Layers beside layers', { ...manifest, Layers: [] }, 'ERR_INVALID_CONTENT'],
     [
-      'an artifact that says so',
+      'an artifact with an artifactType',
       {
         ...manifest,
         artifactType: 'application/spdx+json',
@@ -136,7 +135,7 @@ t.test('manifests', async (t) => {
       'ERR_UNSUPPORTED_MEDIA_TYPE',
     ],
     [
-      'the artifact manifest that was withdrawn',
+      'the withdrawn artifact manifest',
       { schemaVersion: 2, mediaType: 'application/vnd.oci.artifact.manifest.v1+json', blobs: [] },
       'ERR_UNSUPPORTED_MEDIA_TYPE',
     ],
@@ -154,12 +153,12 @@ t.test('manifests', async (t) => {
     ['schema version 1', { ...manifest, schemaVersion: 1 }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     ['an unknown mediaType', { ...manifest, mediaType: 'application/x' }, 'ERR_UNSUPPORTED_MEDIA_TYPE'],
     [
-      'an artifact’s config',
+      'the config of an artifact',
       { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } },
       'ERR_UNSUPPORTED_MEDIA_TYPE',
     ],
     [
-      'a foreign layer, whose address is somebody else’s (CVE-2020-15157)',
+      'a foreign layer, fetched from a third party (CVE-2020-15157)',
       {
         ...manifest,
         layers: [
@@ -183,7 +182,7 @@ t.test('manifests', async (t) => {
       'ERR_CONTENT_LIMIT',
     ],
     [
-      'a layer of a type that may not be passed on',
+      'a nondistributable layer',
       {
         ...manifest,
         layers: [
@@ -241,12 +240,12 @@ t.test('platforms', async (t) => {
   }
   const chosen = (arch: string, flags = ''): string =>
     choosePlatform(many, hostPlatform(arch, new Set(flags.split(' ')))).digest
-  t.test('the best variant that surely runs is taken', async (t) => {
+  t.test('the best variant that is known to run is chosen', async (t) => {
     t.equal(chosen('x64'), 'sha256:amd64')
     t.equal(chosen('arm64'), 'sha256:arm64v8')
     t.equal(chosen('arm'), 'sha256:armv7')
   })
-  t.test('a level of amd64 is taken when the CPU has all of it', async (t) => {
+  t.test('a level of amd64 is chosen when the CPU has all its flags', async (t) => {
     const v2 = 'cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3'
     const v3 = 'abm avx avx2 bmi1 bmi2 f16c fma movbe xsave'
     t.equal(chosen('x64', `${v2} ${v3}`), 'sha256:amd64v3')
@@ -258,7 +257,7 @@ t.test('platforms', async (t) => {
     t.equal(chosen('x64', v3), 'sha256:amd64', 'a level is worth nothing without the one below')
     t.equal(chosen('x64', `${v2} ${v3.replace('avx2 ', '')}`), 'sha256:amd64')
   })
-  t.test('what is built for takes the level that is written, or a lower one', async (t) => {
+  t.test('a build for a platform takes the given level or a lower one', async (t) => {
     const variants = (architecture: string, variant?: string): readonly string[] =>
       platformsFor({ os: 'linux', architecture, ...(variant !== undefined && { variant }) }).variants
     t.strictSame(variants('arm', 'v6'), ['v6', 'v5', ''])
@@ -270,7 +269,7 @@ t.test('platforms', async (t) => {
     )
   })
 
-  t.test('an index in an index is taken when it may have what is wanted', async (t) => {
+  t.test('a nested index is followed when it may have the wanted image', async (t) => {
     const nested = { ...descriptor, mediaType: OCI_INDEX, digest: 'sha256:nested' }
     const choose = (manifests: readonly Descriptor[]): string =>
       choosePlatform({ mediaType: OCI_INDEX, manifests }, hostPlatform('x64')).digest
@@ -287,7 +286,7 @@ t.test('platforms', async (t) => {
       code: 'ERR_UNSUPPORTED_MEDIA_TYPE',
     })
   })
-  t.test('what BuildKit says about an image is none', async (t) => {
+  t.test('attestations of BuildKit are not images', async (t) => {
     const attestation = {
       ...entry('unknown', undefined, 'unknown'),
       annotations: { 'vnd.docker.reference.type': 'attestation-manifest' },
@@ -307,10 +306,10 @@ t.test('platforms', async (t) => {
       { message: /it is for linux\/arm64$/ },
     )
   })
-  t.test('a platform that is not there is named with those that are', async (t) => {
+  t.test('the error for a missing platform lists the available ones', async (t) => {
     t.throws(() => chosen('s390x'), {
       code: 'ERR_UNSUPPORTED_MEDIA_TYPE',
-      message: /not there for linux\/s390x; it is for linux\/amd64\/v3/,
+      message: /not available for linux\/s390x; it is for linux\/amd64\/v3/,
     })
   })
 })
@@ -351,7 +350,7 @@ t.test('image configs', async (t) => {
     )
 })
 
-t.test('the unpacker’s answers become errors that say what to do', async (t) => {
+t.test('answers of the unpacker become errors that say what to do', async (t) => {
   t.strictSame(parseAnswer('L', `ok 3 4 5 ${DIGEST} ${OTHER_DIGEST}`, ''), {
     ok: true,
     entries: 3,

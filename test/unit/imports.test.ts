@@ -106,7 +106,7 @@ function processFaults(file: string, source: string): string[] {
   return source.split('\n').flatMap((line, i) => {
     const code = line.replace(/(?:^|\s)(?:\/\/|\*|\/\*\*).*$/, '')
     const used =
-      /\bprocess\s*(?:\.\s*|\[\s*['"])(?:env|exit|exitCode)\b|\{[^}]*\b(?:env|exit)\b[^}]*\}\s*=\s*process\b/.test(
+      /(?<!\.)\bprocess\s*(?:\.\s*|\[\s*['"])(?:env|exit|exitCode)\b|\{[^}]*\b(?:env|exit)\b[^}]*\}\s*=\s*process\b/.test(
         code,
       )
     return used
@@ -215,4 +215,9 @@ t.test('finds forbidden imports in every syntax', async (t) => {
     t.equal(processFaults('services/cli/a.ts', source).length, 1, source)
     t.equal(processFaults('services/cli/main.ts', source).length, 0, `${source} in a main.ts`)
   }
+  t.same(
+    processFaults('services/worker/a.ts', 'spec.process.env'),
+    [],
+    'the process of a spec is another one',
+  )
 })

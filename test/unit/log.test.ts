@@ -1,4 +1,4 @@
-// Lines on stderr of a real process, whose reader reads, or is gone.
+// The log lines of a real process whose reader reads, or is gone.
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -8,7 +8,7 @@ import t, { type Test } from 'tap'
 const LOG = new URL('../../services/platform/log.ts', import.meta.url).href
 const GIVE_UP_MS = 200_000
 
-/** A process that runs SCRIPT with a `log`, and says "up" on stdout when it shall. */
+/** A process that runs SCRIPT with a `log`. */
 function start(t: Test, script: string): ChildProcess {
   const source = `import { createLog } from ${JSON.stringify(LOG)}\nconst log = createLog({ name: 'x', level: 'info' })\n${script}`
   const child = spawn(process.execPath, ['--input-type=module', '-e', source], {
@@ -22,7 +22,7 @@ function start(t: Test, script: string): ChildProcess {
   return child
 }
 
-t.test('every line arrives in order, also those of the last moment', async (t) => {
+t.test('every line arrives in order, including those written right before exit', async (t) => {
   const child = start(
     t,
     "for (let i = 0; i < 5000; i++) log.info({ i }, 'a line'); process.stdin.once('end', () => { log.info({ i: 5000 }, 'a line'); log.info('last words'); process.exit(3) }).resume()",
@@ -31,7 +31,7 @@ t.test('every line arrives in order, also those of the last moment', async (t) =
   let text = ''
   for await (const piece of child.stderr!.setEncoding('utf8')) {
     text += String(piece)
-    if (text.includes('"i":4999')) child.stdin!.end() // what is said last does not have to wait for us
+    if (text.includes('"i":4999')) child.stdin!.end() // the last lines must not wait for this reader
   }
   const lines = text
     .trimEnd()
@@ -45,7 +45,7 @@ t.test('every line arrives in order, also those of the last moment', async (t) =
   t.equal(lines.at(-1)?.msg, 'last words')
 })
 
-t.test('an error is told with its causes, each once, and with what else it carries', async (t) => {
+t.test('an error is logged with its causes, each once, and its other properties', async (t) => {
   const child = start(
     t,
     `
@@ -69,7 +69,7 @@ t.test('an error is told with its causes, each once, and with what else it carri
   ])
 })
 
-t.test('a process whose reader is gone ends, whatever it still had to say', async (t) => {
+t.test('a process whose reader is gone exits, even with lines left to write', async (t) => {
   for (const script of [
     "process.stdin.once('end', () => { log.info('one'); log.info('two'); process.exit(3) }).resume(); process.stdout.write('up')",
     "process.stdin.once('end', () => { log.info('one'); setTimeout(() => { log.info('two'); process.exit(3) }, 20) }).resume(); process.stdout.write('up')",

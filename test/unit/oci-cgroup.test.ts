@@ -1,5 +1,5 @@
-// Updates of limits and statistics on cgroup v2, with plain files in the kernel's format (cgroup-v2.rst).
-// test/root/oci-features.test.ts tests them on a kernel.
+// Changed limits and statistics on cgroup v2, with plain files in place of the kernel's (cgroup-v2.rst).
+// test/root/oci-features.test.ts does the same with a kernel.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -22,7 +22,7 @@ const NOTHING: BundleResources = {
   unified: {},
 }
 
-/** A v2 cgroup of plain FILES; `text` reads one. */
+/** A v2 cgroup with FILES. `text` reads one. */
 function cgroup(
   t: Test,
   files: Readonly<Record<string, string>>,
@@ -34,7 +34,7 @@ function cgroup(
   }
 }
 
-t.test('values that are written together keep the current ones', async (t) => {
+t.test('a partial update keeps the other limits', async (t) => {
   const { tree, text } = cgroup(t, {
     'cpu.max': 'max 100000\n',
     'memory.max': '1000000\n',
@@ -44,7 +44,7 @@ t.test('values that are written together keep the current ones', async (t) => {
   })
   updateCgroup(tree, { ...NOTHING, cpu: { quota: 50_000 }, memory: { swap: 1_500_000 } }, false)
   t.equal(text('cpu.max'), '50000 100000')
-  t.equal(text('memory.swap.max').slice(0, 6), '500000', 'swap only, without the unchanged memory')
+  t.equal(text('memory.swap.max').slice(0, 6), '500000', 'swap alone, without the unchanged memory limit')
   writeFileSync(join(tree.directories[0]!.path, 'cpu.max'), '50000 100000')
   updateCgroup(tree, { ...NOTHING, cpu: { period: 200_000 }, pids: { limit: 7 } }, false)
   t.equal(text('cpu.max'), '50000 200000')
@@ -121,7 +121,7 @@ t.test('statistics have runc’s format', async (t) => {
   t.equal(oomKillsOf(gone), 0)
 })
 
-t.test('intervals', async (t) => {
+t.test('parses intervals', async (t) => {
   t.same(['5s', '1m30s', '500ms', '2'].map(parseInterval), [5000, 90_000, 500, 2000])
   for (const wrong of ['', '0s', 'x', '5 s', '-1s', '1000h'])
     t.throws(() => parseInterval(wrong), /is not a duration/, wrong)

@@ -1,12 +1,12 @@
-// config.json as wherry-oci reads it: what is taken, what is wrong and how that is said; and the pure steps
-// behind it: mount options, cgroup files, device rules, the command line.
+// How wherry-oci parses config.json, and the pure steps after it: mount options, cgroup files, device rules,
+// plans. Also the command line and the records of containers.
 
 import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { parseFlags, type Flag } from '../../services/oci/command-line.ts'
 import { parseConfig, parseProcess } from '../../services/oci/config/config.ts'
-import { parseSignal } from '../../services/oci/manage.ts'
-import { createStore, type ContainerRecord } from '../../services/oci/store.ts'
+import { parseSignal } from '../../services/oci/signals.ts'
+import { createRecords, type ContainerRecord } from '../../services/containers/records.ts'
 import { specTemplate } from '../../services/oci/config/template.ts'
 import { buildEntryPlan } from '../../services/runtime/bundle/entry-plan.ts'
 import { buildContainerPlan } from '../../services/runtime/bundle/plan.ts'
@@ -27,7 +27,7 @@ const template = (change: (config: Config) => void = () => {}): Config => {
 const parse = (change?: (config: Config) => void) => parseConfig(JSON.stringify(template(change)), '/bundle')
 
 t.test('a config.json', async (t) => {
-  t.test('the template is taken, paths begin at the bundle', async (t) => {
+  t.test('accepts the template and resolves paths against the bundle', async (t) => {
     const { spec, warnings } = parse((config) => {
       config.mounts.push({ destination: 'relative/place/', type: 'none', source: 'data', options: ['rbind'] })
     })
@@ -39,7 +39,7 @@ t.test('a config.json', async (t) => {
     t.match(spec.mounts.at(-1), { destination: '/relative/place', type: 'bind', source: '/bundle/data' })
     t.same(warnings, [])
   })
-  t.test('fields that nobody knows are ignored, null is nothing', async (t) => {
+  t.test('ignores unknown fields and null', async (t) => {
     t.equal(
       parse((config) => {
         Object.assign(config, { newField: 1, annotations: null, domainname: null })
@@ -48,7 +48,7 @@ t.test('a config.json', async (t) => {
       undefined,
     )
   })
-  t.test('limits of 2⁶⁴ − 1 are kept exactly', async (t) => {
+  t.test('keeps limits of 2⁶⁴ − 1 exactly', async (t) => {
     const text = JSON.stringify(
       template((config) => {
         config.process.rlimits = [{ type: 'RLIMIT_CORE', soft: 0, hard: 7 }]
@@ -56,16 +56,16 @@ t.test('a config.json', async (t) => {
     ).replace('"hard":7', '"hard":18446744073709551615')
     t.equal(parseConfig(text, '/b').spec.process.rlimits[0]?.hard, 18446744073709551615n)
   })
-  t.test('unknown capabilities are left out with a warning', async (t) => {
+  t.test('leaves out unknown capabilities with a warning', async (t) => {
     const { spec, warnings } = parse((config) => {
       config.process.capabilities.bounding = ['CAP_KILL', 'CAP_NEVER']
     })
     t.same(spec.process.capabilities.bounding, ['CAP_KILL'])
-    t.same(warnings, ['process.capabilities.bounding: left out: "CAP_NEVER"; not known to this kernel'])
+    t.same(warnings, ['process.capabilities.bounding: left out: "CAP_NEVER"; unknown to this kernel'])
   })
-  t.test('a process of its own is read by the same rules', async (t) => {
+  t.test('parses a separate process by the same rules', async (t) => {
     t.match(parseProcess('{"args":["a"],"cwd":"/"}').process, { args: ['a'], user: { uid: 0 }, rlimits: [] })
-    t.throws(() => parseProcess('{"args":[1],"cwd":"/"}'), /process\.args\[0\]: 1 is not a text/)
+    t.throws(() => parseProcess('{"args":[1],"cwd":"/"}'), /process\.args\[0\]: 1 is not a string/)
     t.throws(() => parseProcess('{'), /is not JSON/)
   })
 })
@@ -97,7 +97,7 @@ t.test('mount options', async (t) => {
   })
 })
 
-t.test('limits become files of the cgroup', async (t) => {
+t.test('converts limits to cgroup files', async (t) => {
   const {
     linux: { resources },
   } = parse((config) => {
@@ -167,7 +167,7 @@ const entry = {
 }
 
 t.test('plans', async (t) => {
-  t.test('the cgroup comes before its namespace, which shows it as the root', async (t) => {
+  t.test('join the cgroup before its namespace, which then has it as the root', async (t) => {
     const { ops, cloneFlags } = buildEntryPlan({
       ...entry,
       cgroupTasks: ['/c/tasks'],
@@ -177,7 +177,7 @@ t.test('plans', async (t) => {
     t.ok(kinds.indexOf('cgroupJoin') < kinds.indexOf('unshare'))
     t.equal(cloneFlags, CLONE.mount)
   })
-  t.test('a user namespace is joined last, and what is new is made inside of it', async (t) => {
+  t.test('join a user namespace last and create new namespaces inside it', async (t) => {
     const { ops, cloneFlags } = buildEntryPlan({
       ...entry,
       joined: [
@@ -197,7 +197,7 @@ t.test('plans', async (t) => {
     t.equal(cloneFlags, 0)
   })
   t.test(
-    'a container’s is taken by the encoder, and looks nothing up through the image before the pivot',
+    'of a container can be encoded, and resolve no path through the image before the pivot',
     async (t) => {
       const { spec } = parse()
       const { ops } = buildContainerPlan(spec, {
@@ -250,7 +250,7 @@ t.test('plans', async (t) => {
   )
 })
 
-t.test('a seccomp profile becomes a filter', async (t) => {
+t.test('compiles a seccomp profile to a filter', async (t) => {
   let profile: ReturnType<typeof compileProfile>
   try {
     profile = compileProfile({
@@ -266,7 +266,7 @@ t.test('a seccomp profile becomes a filter', async (t) => {
   t.ok(profile.program.length > 0 && profile.program.length % 8 === 0)
 })
 
-t.test('a command line is read as runc reads it', async (t) => {
+t.test('parses a command line like runc', async (t) => {
   const flags: readonly Flag[] = [
     { names: ['bundle', 'b'], value: 'DIR', about: '' },
     { names: ['detach', 'd'], about: '' },
@@ -289,7 +289,7 @@ t.test('a command line is read as runc reads it', async (t) => {
     t.throws(() => parseSignal(wrong), /is not a signal/, `"${wrong}"`)
 })
 
-t.test('list shows what can be read when a record is damaged or goes meanwhile', async (t) => {
+t.test('lists readable records when others are damaged or disappear', async (t) => {
   const good: ContainerRecord = {
     id: 'good',
     bundle: '/b',
@@ -324,21 +324,21 @@ t.test('list shows what can be read when a record is damaged or goes meanwhile',
     folder: { 'state.json': {} },
   })
   const broken: string[] = []
-  const store = createStore(root)
+  const records = createRecords(root, (text, bundle) => parseConfig(text, bundle).spec)
   t.same(
-    store.list((id) => broken.push(id)),
+    records.list((id) => broken.push(id)),
     [good],
   )
   t.same(broken, [...damaged.keys(), 'folder'].map(String))
   for (const id of broken)
-    t.throws(() => store.load(id), {
+    t.throws(() => records.load(id), {
       name: 'DamagedRecord',
       message: new RegExp(`^the record of container "${id}" is damaged \\(.*delete --force removes`),
     })
-  t.throws(() => store.load('half'), /does not exist/)
+  t.throws(() => records.load('half'), /does not exist/)
 })
 
-t.test('the launcher hands over to the project’s Node', async (t) => {
+t.test('the launcher runs the project’s Node', async (t) => {
   t.match(
     readFileSync(new URL('../../services/oci/wherry-oci', import.meta.url), 'utf8'),
     /services\/oci\/main\.ts/,

@@ -1,5 +1,5 @@
-// What wherry-oci says to a wrong config.json: the field by its name, whatever is wrong with it.  First by
-// machine, each field of a full config spoiled in every way; then by hand, what is wrong only in its place.
+// Faults of an invalid config.json name the field.  The first test generates cases: each field of a full
+// config with each kind of wrong value.  The others are values that are invalid only in their place.
 
 import t from 'tap'
 import type { InvalidRequest } from '../../services/contract/errors.ts'
@@ -7,7 +7,7 @@ import { parseConfig } from '../../services/oci/config/config.ts'
 import { specTemplate } from '../../services/oci/config/template.ts'
 import type { Config } from '../helpers/bundle.ts'
 
-/** The faults of CONFIG, each "path: problem". */
+/** The faults of CONFIG as "path: problem". */
 function faultsIn(config: Config): string[] {
   try {
     parseConfig(JSON.stringify(config), '/bundle')
@@ -24,7 +24,7 @@ function faultsOf(change: (config: Config) => void): string[] {
   return faultsIn(config)
 }
 
-/** Every field that the runtime reads, once. */
+/** A config with every field that the runtime reads. */
 function fullConfig(): Config {
   const device = { major: 8, minor: 0 }
   const config: Config = structuredClone(specTemplate())
@@ -147,7 +147,7 @@ function fullConfig(): Config {
 
 type Path = ReadonlyArray<string | number>
 
-/** All fields below VALUE, containers too. */
+/** All fields below VALUE, including objects and lists. */
 function fieldsOf(value: unknown, path: Path = []): Array<{ path: Path; value: unknown }> {
   const inner = Array.isArray(value)
     ? [...value.entries()]
@@ -160,7 +160,7 @@ function fieldsOf(value: unknown, path: Path = []): Array<{ path: Path; value: u
   ]
 }
 
-/** As messages have it: process.rlimits[1].type */
+/** PATH as in messages: process.rlimits[1].type */
 const written = (path: Path): string =>
   path
     .map((key, i) =>
@@ -172,7 +172,7 @@ const written = (path: Path): string =>
     )
     .join('')
 
-/** Values that VALUE's field cannot have. */
+/** Invalid values for the field of VALUE. */
 function wrongValues(value: unknown): unknown[] {
   if (typeof value === 'string') return [7, true, {}, ['x'], 'a\0b', 'x'.repeat((1 << 20) + 1)]
   if (typeof value === 'number') return ['x', true, {}, [1], 1.5, 2 ** 70, -(2 ** 40) - 0.5]
@@ -189,11 +189,11 @@ function withValue(config: Config, path: Path, value: unknown): Config {
   return copy
 }
 
-t.test('a config that has every field is taken', async (t) => {
+t.test('accepts a config with every field', async (t) => {
   t.same(faultsIn(fullConfig()), [])
 })
 
-t.test('each field of it, spoiled in every way, names itself', async (t) => {
+t.test('names each field with a wrong value', async (t) => {
   const full = fullConfig()
   const fields = fieldsOf(full)
   t.ok(fields.length > 250, `${fields.length} fields`)
@@ -201,7 +201,7 @@ t.test('each field of it, spoiled in every way, names itself', async (t) => {
   for (const { path, value } of fields) {
     for (const wrong of wrongValues(value)) {
       const name = written(path)
-      // Options of a mount are told apart by their index, behind the mount's name.
+      // A fault of a mount option has the mount as its path and the option's index in the message.
       const names = name.includes('.options[') ? [name.slice(0, name.indexOf('.options')), name] : [name]
       if (
         !faultsIn(withValue(full, path, wrong)).some((fault) =>
@@ -221,7 +221,7 @@ function newUsers(config: Config): Config {
   return config
 }
 
-t.test('what is wrong in its place names itself', async (t) => {
+t.test('names fields that are invalid in their place', async (t) => {
   const cases: ReadonlyArray<[(config: Config) => void, string | RegExp]> = [
     [
       (c) => {
@@ -293,7 +293,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.process.rlimits.push(c.process.rlimits[0])
       },
-      /rlimits\[1\]\.type: "RLIMIT_NOFILE" is there twice/,
+      /rlimits\[1\]\.type: "RLIMIT_NOFILE" is given twice/,
     ],
     [
       (c) => {
@@ -305,7 +305,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.seccomp = { defaultAction: 'SCMP_ACT_NOTIFY' }
       },
-      'linux.seccomp.listenerPath: is missing; SCMP_ACT_NOTIFY needs somebody who decides',
+      'linux.seccomp.listenerPath: is missing; SCMP_ACT_NOTIFY needs a listener',
     ],
     [
       (c) => {
@@ -404,7 +404,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.process.scheduler = { policy: 'SCHED_FIFO' }
       },
-      'process.scheduler.priority: has to be 1 to 99 for SCHED_FIFO',
+      'process.scheduler.priority: must be 1 to 99 for SCHED_FIFO',
     ],
     [
       (c) => {
@@ -434,7 +434,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.mounts.push({ destination: '/proc/../proc/sys', type: 'bind', source: '/x' })
       },
-      /^mounts\[7\]\.destination: .* is inside \/proc/,
+      /^mounts\[7\]\.destination: .* is in \/proc/,
     ],
     [
       (c) => {
@@ -470,7 +470,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.mounts[0].options = ['idmap']
       },
-      'mounts[0]: ids can be mapped on bind mounts only',
+      'mounts[0]: only bind mounts can map ids',
     ],
     [
       (c) => {
@@ -505,7 +505,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.namespaces.push({ type: 'pid' })
       },
-      /^linux\.namespaces\[6\]\.type: "pid" is there twice/,
+      /^linux\.namespaces\[6\]\.type: "pid" is given twice/,
     ],
     [
       (c) => {
@@ -539,13 +539,13 @@ t.test('what is wrong in its place names itself', async (t) => {
           { containerID: 4, hostID: 9, size: 1 },
         ]
       },
-      'linux.uidMappings[1].containerID: 4 overlaps with an entry before',
+      'linux.uidMappings[1].containerID: 4 overlaps with an earlier entry',
     ],
     [
       (c) => {
         c.linux.gidMappings = [{ containerID: 0, hostID: 4294967290, size: 10 }]
       },
-      'linux.gidMappings[0].size: 10 goes past the last id',
+      'linux.gidMappings[0].size: 10 exceeds the last id',
     ],
     [
       (c) => {
@@ -564,7 +564,7 @@ t.test('what is wrong in its place names itself', async (t) => {
         c.linux.namespaces = [{ type: 'uts' }, { type: 'user' }]
         c.linux.uidMappings = c.linux.gidMappings = [{ containerID: 0, hostID: 5, size: 5 }]
       },
-      /^linux\.namespaces: has a user namespace and no mount namespace/,
+      /^linux\.namespaces: has a user namespace but no mount namespace/,
     ],
     [
       (c) => {
@@ -602,7 +602,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.devices = [1, 2].map((minor) => ({ path: '/x', type: 'c', major: 1, minor }))
       },
-      'linux.devices[1].path: "/x" is there twice',
+      'linux.devices[1].path: "/x" is given twice',
     ],
     [
       (c) => {
@@ -614,7 +614,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.cgroupsPath = '/'
       },
-      /^linux\.cgroupsPath: is the top/,
+      /^linux\.cgroupsPath: is the root of/,
     ],
     [
       (c) => {
@@ -662,7 +662,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.resources.blockIO = { weight: 5 }
       },
-      'linux.resources.blockIO.weight: 5 is below 10',
+      'linux.resources.blockIO.weight: 5 must be at least 10',
     ],
     [
       (c) => {
@@ -674,7 +674,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.resources.rdma = { 'a b': {} }
       },
-      /^linux\.resources\.rdma\["a b"\]: is not the name of a device/,
+      /^linux\.resources\.rdma\["a b"\]: is not a device name/,
     ],
     [
       (c) => {
@@ -686,7 +686,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.resources.hugepageLimits = [1, 2].map((limit) => ({ pageSize: '2MB', limit }))
       },
-      /hugepageLimits\[1\]\.pageSize: "2MB" is there twice/,
+      /hugepageLimits\[1\]\.pageSize: "2MB" is given twice/,
     ],
     [
       (c) => {
@@ -698,7 +698,7 @@ t.test('what is wrong in its place names itself', async (t) => {
       (c) => {
         c.linux.resources.unified = { '../x.y': '1' }
       },
-      /is not the name of a cgroup file/,
+      /is not a cgroup file name/,
     ],
     [
       (c) => {
@@ -755,7 +755,7 @@ t.test('what is wrong in its place names itself', async (t) => {
   }
 })
 
-t.test('all at once, and within bounds', async (t) => {
+t.test('reports all faults at once, up to a bound', async (t) => {
   t.equal(
     faultsOf((config) => {
       config.process.cwd = 'x'

@@ -1,4 +1,4 @@
-// `make pack`: the packed wherry-oci is the same program, and is not used when a source has changed.
+// `make pack`: the packed wherry-oci behaves as its sources do, and is not used when a source has changed.
 
 import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -27,19 +27,15 @@ t.test('a packed program', async (t) => {
   const body = readFileSync(`${output}.js`, 'utf8')
   t.notMatch(body, /[^\0-\x7f]/)
   writeFileSync(`${output}.js`, "() => { console.log('packed') }\n")
-  t.equal(
-    node(script, '--version').stdout,
-    'packed\n',
-    'it is what runs, and a cache that does not fit is left',
-  )
+  t.equal(node(script, '--version').stdout, 'packed\n', 'runs the packed script and ignores a stale cache')
   const loader = readFileSync(script, 'utf8')
-  writeFileSync(script, loader.replace(/("services\/oci\/create\.ts",)\d+/, '$17'))
-  t.match(node(script, '--version').stdout, /^wherry-oci version /, 'a source that has changed is what runs')
-  writeFileSync(script, loader.replace('services/oci/create.ts', 'services/oci/gone.ts'))
-  t.match(node(script, '--version').stdout, /^wherry-oci version /, 'also when one is gone')
+  writeFileSync(script, loader.replace(/("services\/containers\/create\.ts",)\d+/, '$17'))
+  t.match(node(script, '--version').stdout, /^wherry-oci version /, 'runs the sources when one has changed')
+  writeFileSync(script, loader.replace('services/containers/create.ts', 'services/containers/gone.ts'))
+  t.match(node(script, '--version').stdout, /^wherry-oci version /, 'runs the sources when one is missing')
 })
 
-t.test('forms that it does not know are refused', async (t) => {
+t.test('unsupported forms of import and export are rejected', async (t) => {
   const directory = t.testdir({
     'star.ts': "export * from './other.ts'\n",
     'package.ts': "import { z } from 'zod'\nconsole.log(z)\n",
@@ -47,7 +43,7 @@ t.test('forms that it does not know are refused', async (t) => {
     'b.ts': "import { a } from './a.ts'\nexport const b = () => a\n",
   })
   for (const [name, why] of [
-    ['star', /this form of import or export is not known here: export \*/],
+    ['star', /unsupported form of import or export: export \*/],
     ['package', /the package zod cannot be packed/],
     ['a', /imports itself/],
   ] as const) {

@@ -8,6 +8,7 @@ import type { PullReport } from '../../services/functions/pull-reports.ts'
 import type { PullResult } from '../../services/images/pull.ts'
 import { createLog } from '../../services/platform/log.ts'
 import { createPrefetch } from '../../services/worker/prefetch.ts'
+import { createPullProgress } from '../../services/worker/pull-progress.ts'
 
 // Reports that are held back do not keep a worker alive; here something has to.
 const alive = setInterval(() => {}, 1000)
@@ -26,7 +27,9 @@ function setup() {
   const pulls: Array<PromiseWithResolvers<PullResult> & { readonly digest: string }> = []
   let pulled = 0
   let wake = (): void => {}
+  const progress = createPullProgress()
   const prefetch = createPrefetch({
+    progress,
     workerName: 'w',
     puller: {
       ensure(_ref, digest) {
@@ -56,7 +59,7 @@ function setup() {
   }
   const finish = (i: number, isPulled: boolean): void =>
     pulls[i]!.resolve({ image: undefined as never, pulled: isPulled }) // nobody looks at the image
-  return { prefetch, said, pulls, until, finish, pulled: () => pulled }
+  return { prefetch, progress, said, pulls, until, finish, pulled: () => pulled }
 }
 
 t.test('what was deployed before the worker came is left to its first call', async (t) => {
@@ -66,7 +69,7 @@ t.test('what was deployed before the worker came is left to its first call', asy
 })
 
 t.test('a new deployment is pulled; the last word is the last', async (t) => {
-  const { prefetch, said, pulls, until, finish, pulled } = setup()
+  const { prefetch, progress, said, pulls, until, finish, pulled } = setup()
   prefetch.deployed([])
   prefetch.deployed([record('a', 'a')])
   await until(() => pulls.length === 1)
@@ -77,8 +80,8 @@ t.test('a new deployment is pulled; the last word is the last', async (t) => {
     sizeBytes: 2,
     unpackedBytes: 0,
   } as const
-  prefetch.onProgress({ image: digestOf('a'), ...layer })
-  prefetch.onProgress({ image: digestOf('f'), ...layer })
+  progress.report({ image: digestOf('a'), ...layer })
+  progress.report({ image: digestOf('f'), ...layer })
   await until(() => said.length === 2)
   t.same(
     said.map((report) => [report.state, report.layers.length]),
@@ -87,7 +90,7 @@ t.test('a new deployment is pulled; the last word is the last', async (t) => {
       ['pulling', 1],
     ],
   )
-  prefetch.onProgress({ image: digestOf('a'), ...layer, state: 'done' }) // would be said a moment later
+  progress.report({ image: digestOf('a'), ...layer, state: 'done' }) // would be said a moment later
   finish(0, true)
   await until(() => said.length === 3)
   await new Promise((resolve) => {

@@ -44,20 +44,20 @@ t.test('wherry.yaml', async (t) => {
     })
     t.same(two?.build, { context: 'two', dockerfile: 'D', target: 'last', args: { A: '1', B: 'true' } })
   })
-  t.test('names every wrong field at once', async (t) => {
+  t.test('reports every wrong field at once', async (t) => {
     t.same(faultsOf({ functions: { one: { build: 7, service: 'x', envVars: { A: [] } } } }), [
-      'functions.one.build: must be the path of a folder, or { context, dockerfile, target, args }',
-      'functions.one.envVars.A: must be a text, a number, true or false',
-      'functions.one.service: is the name above it; leave it out',
+      'functions.one.build: must be the path of a folder or { context, dockerfile, target, args }',
+      'functions.one.envVars.A: must be a string, a number, true or false',
+      'functions.one.service: must be left out; the key above is the name',
     ])
-    t.same(faultsOf({ functions: {} }), ['functions: has no function'])
+    t.same(faultsOf({ functions: {} }), ['functions: must have at least one function'])
     t.same(faultsOf({ functions: [1] }), ['functions: must be an object'])
     t.same(faultsOf({ functions: { one: { image: 5 } } }), ['functions.one.image: must be a string'])
     t.same(faultsOf({ function: {} }).toSorted(), ['function: is not a known field', 'functions: is missing'])
     for (const nothing of [null, 'text', 3, []])
       t.same(
         faultsOf(nothing),
-        [': must hold "functions:" with a name and its fields for each'],
+        [': must have "functions:" with a name and fields for each'],
         JSON.stringify(nothing),
       )
   })
@@ -94,7 +94,7 @@ functions:
     image: templated
 `
 
-t.test('stack.yaml of OpenFaaS is taken as it is', async (t) => {
+t.test('stack.yaml of OpenFaaS is accepted unchanged', async (t) => {
   const folder = t.testdir({
     'stack.yaml': STACK,
     'env.yml': 'environment:\n  write_debug: overridden\n  from_file: 1\n  none:\n',
@@ -104,7 +104,7 @@ t.test('stack.yaml of OpenFaaS is taken as it is', async (t) => {
   } = readProject(join(folder, 'stack.yaml'), {})
   t.equal(figlet?.image, 'me/figlet:0.1')
   t.same(figlet?.build, { context: './figlet', args: { ADDITIONAL_PACKAGE: 'curl' } })
-  t.same(figlet?.notes, ['build_options are packages for templates of OpenFaaS and are not used'])
+  t.same(figlet?.notes, ['build_options is ignored: it selects packages of OpenFaaS templates'])
   const spec = parseDeployment({ ...figlet?.deployment, image: figlet?.image })
   t.same(spec.command, ['figlet', '-w', '80'], 'the classic watchdog’s program is the command')
   t.same(
@@ -127,7 +127,7 @@ t.test('stack.yaml of OpenFaaS is taken as it is', async (t) => {
   t.same(
     readProject(join(withTemplate, 'stack.yaml'), {}).functions.map((f) => f.deployment['command']),
     [['figlet', '-w', '80'], undefined, ['node', 'index.js']],
-    'a template has a program for functions that name none',
+    'a template supplies the program of functions without one',
   )
 })
 
@@ -221,7 +221,7 @@ t.test('wherry init', async (t) => {
     'go-static': ['go', 'test'],
   }
   for (const [template, [program, ...args]] of Object.entries(TESTS)) {
-    t.test(`--template ${template} writes a function whose own test passes`, async (t) => {
+    t.test(`--template ${template} creates a function whose test passes`, async (t) => {
       const own = join(folder, template)
       const { code, stdout, stderr } = await run([
         'init',

@@ -39,7 +39,7 @@ function raw(given: Partial<RawJob> = {}): RawJob {
   }
 }
 
-t.test('a gateway’s job comes back as the call it was', async (t) => {
+t.test('a gateway’s job decodes to the call that it encodes', async (t) => {
   for (const body of [Buffer.from(''), Buffer.from('text ä'), Buffer.from([0xff, 0xfe, 0])]) {
     const { data, storedBody } = encodeJob(call(body), {
       acceptedAtMs: 12.5,
@@ -60,7 +60,7 @@ t.test('a gateway’s job comes back as the call it was', async (t) => {
   }
 })
 
-t.test('a body over the inline limit stays outside', async (t) => {
+t.test('a body over the inline limit is kept apart', async (t) => {
   const body = Buffer.alloc(16 * 1024 + 1, 'x')
   const { data, storedBody } = encodeJob(call(body), { acceptedAtMs: 1 })
   t.equal(storedBody, body)
@@ -72,7 +72,7 @@ t.test('a body over the inline limit stays outside', async (t) => {
   t.equal(encodeJob(call(body.subarray(1)), { acceptedAtMs: 1 }).storedBody, undefined)
 })
 
-t.test('only a job with an id that can be a call’s may name another key or gateway', async (t) => {
+t.test('only a job whose id is a valid call id may name a body key or a gateway', async (t) => {
   const data = JSON.stringify({ v: 1, replyTo: 'g-1', bodyStored: true, acceptedAtMs: 1 })
   for (const id of ['7', 'a:b', '../x', 'n\0']) {
     t.match(parseJob(raw({ id, name: 'request', dataText: data }), LIMIT), {
@@ -99,7 +99,7 @@ t.test('only a job with an id that can be a call’s may name another key or gat
   )
 })
 
-t.test('a request that makes no sense still says whose it is and who waits', async (t) => {
+t.test('an invalid request still has its call id and the gateway that waits', async (t) => {
   const wrong = raw({
     id: 'c-1',
     name: 'request',
@@ -115,7 +115,7 @@ t.test('a request that makes no sense still says whose it is and who waits', asy
     )
 })
 
-t.test('all faults of a request are named at once', async (t) => {
+t.test('all faults of a request are reported at once', async (t) => {
   const dataText = JSON.stringify({
     method: 'A B',
     path: 'x',
@@ -125,7 +125,7 @@ t.test('all faults of a request are named at once', async (t) => {
   })
   try {
     parseJob(raw({ name: 'request', dataText }), LIMIT)
-    t.fail('it was taken')
+    t.fail('it was accepted')
   } catch (error) {
     t.ok(error instanceof InvalidRequest)
     if (error instanceof InvalidRequest)
@@ -152,7 +152,7 @@ t.test('the limit counts bytes, not characters, in every form', async (t) => {
   }
 })
 
-t.test('__proto__ stays a name', async (t) => {
+t.test('__proto__ is a header name like any other', async (t) => {
   const { request } = parseJob(
     raw({ name: 'request', dataText: '{"headers":{"__proto__":"x"},"__proto__":{"method":"PUT"}}' }),
     LIMIT,
@@ -168,10 +168,10 @@ t.test('call ids', async (t) => {
   t.equal(callIdOfJob('f', 'repeat:tick:1700'), 'f~repeat_tick_1700')
   t.equal(callIdOfJob('f', 'x'.repeat(500)).length, 200)
   t.not(callIdOfJob('a', 'b.1'), callIdOfJob('a.b', '1'), 'no two functions share one')
-  t.notOk(isCallId(callIdOfJob('f', '1')), 'no caller over HTTP can take it')
+  t.notOk(isCallId(callIdOfJob('f', '1')), 'no HTTP caller can use it')
 })
 
-t.test('records of somebody else are not believed', async (t) => {
+t.test('records of an unknown form are ignored', async (t) => {
   const sound = { callId: 'c', function: 'f', state: 'finished', attempt: 1, enqueuedAtMs: 1, outcome: 'ok' }
   t.same(parseRecord(JSON.stringify(sound)), sound)
   t.equal(

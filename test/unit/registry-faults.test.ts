@@ -1,5 +1,6 @@
-// The registry client and what a real registry never does, on the wire: cut and slow answers, wrong ranges,
-// loops, theft of credentials. The classes of mistakes that others made are named with their CVEs.
+// The registry client against a fake server that does what a real registry never does: cut and slow
+// responses, wrong ranges, loops, theft of credentials. Tests for known classes of vulnerabilities name the
+// CVE.
 
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
@@ -7,13 +8,10 @@ import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
+import { digestOf } from '../../services/contract/digest.ts'
 import type { Credentials } from '../../services/registry/credentials.ts'
 import { parseReference } from '../../services/registry/reference.ts'
-import {
-  createRegistryClient,
-  digestOf,
-  type RegistryClientOptions,
-} from '../../services/registry/registry.ts'
+import { createRegistryClient, type RegistryClientOptions } from '../../services/registry/registry.ts'
 import { parseRegistries } from '../../services/registry/registry-config.ts'
 import { startFake } from '../helpers/registry.ts'
 
@@ -30,7 +28,7 @@ function clientFor(t: Test, options: RegistryClientOptions = {}) {
   return client
 }
 
-/** A fake that answers with LISTENER, a client of it, and what it was asked. */
+/** A fake registry that answers with LISTENER, its client, and the requests it got. */
 async function setup(t: Test, listener: RequestListener, options: RegistryClientOptions = {}) {
   const requests: IncomingMessage[] = []
   const host = await startFake(t, (request, response) => {
@@ -49,7 +47,7 @@ async function setup(t: Test, listener: RequestListener, options: RegistryClient
 }
 
 /**
- * A server that takes connections and does with them what TAKE does, until T ends.  Returns "127.0.0.1:PORT".
+ * A server that passes its connections to TAKE until T ends.  Returns "127.0.0.1:PORT".
  */
 async function startRaw(t: Test, take: (socket: Socket) => void): Promise<string> {
   const sockets = new Set<Socket>()
@@ -75,8 +73,7 @@ const offsetOf = ({ headers }: IncomingMessage): number =>
   Number(/^bytes=(\d+)-$/.exec(headers.range ?? '')?.[1] ?? 0)
 
 /**
- * Send BYTES from START, or from what the request asks for, but no further than STOP; a connection that has
- * more to say is cut.
+ * Send BYTES from START, or from the requested offset, up to STOP; then cut the connection if bytes are left.
  */
 function sendPart(
   request: IncomingMessage,
@@ -96,7 +93,7 @@ function sendPart(
 }
 
 t.test('a blob whose connection is cut', async (t) => {
-  t.test('at every tenth of it comes whole, by Range', async (t) => {
+  t.test('at every tenth of it arrives whole, by Range', async (t) => {
     const { read, requests } = await setup(t, (request, response) =>
       sendPart(request, response, offsetOf(request) + BYTES.length / 10),
     )
@@ -105,7 +102,7 @@ t.test('a blob whose connection is cut', async (t) => {
     t.ok(requests.slice(1).every((request) => offsetOf(request) > 0))
   })
 
-  t.test('at any single place comes whole', async (t) => {
+  t.test('at any single place arrives whole', async (t) => {
     for (const at of [1, 2, 1000, 65_535, 65_536, 65_537, BYTES.length - 1]) {
       const { read, requests } = await setup(t, (request, response) =>
         sendPart(request, response, offsetOf(request) > 0 ? BYTES.length : at),
@@ -115,7 +112,7 @@ t.test('a blob whose connection is cut', async (t) => {
     }
   })
 
-  t.test('comes whole from a registry that does not know Range and sends all of it again', async (t) => {
+  t.test('arrives whole from a registry that ignores Range and sends all of it again', async (t) => {
     let stop = 0
     const { read } = await setup(t, (request, response) =>
       sendPart(request, response, (stop += BYTES.length / 4), 200),
@@ -123,7 +120,7 @@ t.test('a blob whose connection is cut', async (t) => {
     t.ok((await read()).equals(BYTES))
   })
 
-  t.test('comes whole from a registry that answers Range with 416', async (t) => {
+  t.test('arrives whole from a registry that answers Range with 416', async (t) => {
     const { read, requests } = await setup(t, (request, response) => {
       if (offsetOf(request) > 0) response.writeHead(416, { 'content-range': `bytes */${BYTES.length}` }).end()
       else sendPart(request, response, requests.length === 1 ? 1000 : BYTES.length)
@@ -132,13 +129,13 @@ t.test('a blob whose connection is cut', async (t) => {
     t.same(requests.map(offsetOf), [0, 1000, 0])
   })
 
-  t.test('is given up when a new connection brings nothing', async (t) => {
+  t.test('fails when a new connection brings nothing', async (t) => {
     const { read, requests } = await setup(t, (request, response) => sendPart(request, response, 1000))
     await t.rejects(read(), { registryCode: 'UNREACHABLE', retryable: true, message: /^registry / })
     t.equal(requests.length, 2)
   })
 
-  t.test('is given up after so many connections that bring one byte each', async (t) => {
+  t.test('fails after too many connections that bring one byte each', async (t) => {
     const { read, requests } = await setup(t, (request, response) =>
       sendPart(request, response, offsetOf(request) + 1),
     )
@@ -146,7 +143,7 @@ t.test('a blob whose connection is cut', async (t) => {
     t.equal(requests.length, 17)
   })
 
-  t.test('comes from the registry itself when its mirror dies in the middle', async (t) => {
+  t.test('continues from the registry itself when its mirror dies', async (t) => {
     const mirror = await setup(t, (request, response) =>
       offsetOf(request) > 0 ? request.socket.destroy() : sendPart(request, response, 1000),
     )
@@ -182,7 +179,7 @@ t.test('a blob whose connection is cut', async (t) => {
     })
   }
 
-  t.test('ends with the signal’s reason when nobody wants it any more', async (t) => {
+  t.test('ends with the signal’s reason when it is aborted', async (t) => {
     const stop = new AbortController()
     const { client, ref } = await setup(t, (request, response) => {
       response.writeHead(200, { 'content-length': BYTES.length }).write(BYTES.subarray(0, 1000))
@@ -201,7 +198,7 @@ t.test('a registry that is slow on purpose', async (t) => {
     }
   }
 
-  t.test('with a blob, a byte at a time, is given up', async (t) => {
+  t.test('with a blob, a byte at a time, gets an error', async (t) => {
     const { read } = await setup(
       t,
       (_request, response) => {
@@ -220,7 +217,7 @@ t.test('a registry that is slow on purpose', async (t) => {
     ['its headers, a byte at a time,', 'HTTP/1.1 200 OK\r\nx: ', 'a'],
     ['nothing but early hints', '', 'HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n'],
   ] as const)
-    t.test(`with ${name} is given up`, async (t) => {
+    t.test(`with ${name} gets an error`, async (t) => {
       const host = await startRaw(t, (socket) => {
         socket.write(start)
         const timer = setInterval(() => socket.write(more), 20)
@@ -233,8 +230,8 @@ t.test('a registry that is slow on purpose', async (t) => {
       })
     })
 
-  t.test('is not what a slow reader is taken for', async (t) => {
-    const large = Buffer.alloc(8 * 1024 ** 2, BYTES) // more than fits between them
+  t.test('is not confused with a slow reader', async (t) => {
+    const large = Buffer.alloc(8 * 1024 ** 2, BYTES) // more than the buffers hold
     const { client, ref, requests } = await setup(
       t,
       (_request, response) => {
@@ -249,8 +246,8 @@ t.test('a registry that is slow on purpose', async (t) => {
   })
 })
 
-t.test('a registry that does not answer holds nobody who gives up', async (t) => {
-  /** Half of what a connection may take to be made, 10 s: after that it ends by itself. */
+t.test('a registry that does not answer does not delay an aborted caller', async (t) => {
+  /** Half of the connect timeout of 10 s, after which a connection ends by itself. */
   const LOOKS_MAX = 500
   for (const [name, http] of [
     ['before there is a connection', false],
@@ -284,51 +281,48 @@ t.test('a registry that does not answer holds nobody who gives up', async (t) =>
       await t.rejects(
         client.resolve(parseReference(`${host}/a`)),
         { code: 'ERR_STOPPING' },
-        'a client that was closed makes no new ones',
+        'a closed client makes no new connections',
       )
     })
 })
 
-t.test(
-  'a registry that calls a manifest just some JSON, or nothing, is believed by what is in it',
-  async (t) => {
-    const MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
-    const document = Buffer.from(
-      JSON.stringify({
-        schemaVersion: 2,
-        config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: BLOB.digest, size: 1 },
-        layers: [],
-      }),
-    )
-    for (const type of ['application/json; charset=utf-8', 'application/octet-stream', 'text/plain', '']) {
-      const { client, ref } = await setup(t, (request, response) => {
-        response.writeHead(200, {
-          ...(type !== '' && { 'content-type': type }),
-          'content-length': document.length,
-          'docker-content-digest': digestOf(document),
-        })
-        response.end(request.method === 'HEAD' ? undefined : document)
+t.test('a manifest with a generic Content-Type, or none, is recognized by its content', async (t) => {
+  const MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
+  const document = Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: BLOB.digest, size: 1 },
+      layers: [],
+    }),
+  )
+  for (const type of ['application/json; charset=utf-8', 'application/octet-stream', 'text/plain', '']) {
+    const { client, ref } = await setup(t, (request, response) => {
+      response.writeHead(200, {
+        ...(type !== '' && { 'content-type': type }),
+        'content-length': document.length,
+        'docker-content-digest': digestOf(document),
       })
-      t.same(
-        await client.resolve(ref),
-        { digest: digestOf(document), mediaType: MANIFEST, size: document.length },
-        type,
-      )
-    }
-    const page = await setup(t, (request, response) => {
-      response
-        .writeHead(200, { 'content-type': 'text/html' })
-        .end(request.method === 'HEAD' ? undefined : '<html>')
+      response.end(request.method === 'HEAD' ? undefined : document)
     })
-    await t.rejects(page.client.resolve(page.ref), {
-      code: 'ERR_UNSUPPORTED_MEDIA_TYPE',
-      message: /"text\/html"/,
-    })
-  },
-)
+    t.same(
+      await client.resolve(ref),
+      { digest: digestOf(document), mediaType: MANIFEST, size: document.length },
+      type,
+    )
+  }
+  const page = await setup(t, (request, response) => {
+    response
+      .writeHead(200, { 'content-type': 'text/html' })
+      .end(request.method === 'HEAD' ? undefined : '<html>')
+  })
+  await t.rejects(page.client.resolve(page.ref), {
+    code: 'ERR_UNSUPPORTED_MEDIA_TYPE',
+    message: /"text\/html"/,
+  })
+})
 
 t.test('a registry in trouble', async (t) => {
-  t.test('says when to come back, and is asked then', async (t) => {
+  t.test('sends Retry-After and is retried then', async (t) => {
     const answers = [429, 503, 500, 200]
     const { client, ref, requests } = await setup(t, (_request, response) => {
       const status = answers.shift() ?? 200
@@ -345,7 +339,7 @@ t.test('a registry in trouble', async (t) => {
     t.equal(requests.length, 4)
   })
 
-  t.test('is not asked for ever, and not before a time that nobody waits for', async (t) => {
+  t.test('is not retried for ever, and not at all when Retry-After is too far away', async (t) => {
     const always = await setup(t, (_request, response) => {
       response.writeHead(503, { 'retry-after': '0' }).end()
     })
@@ -366,24 +360,25 @@ t.test('a registry in trouble', async (t) => {
     t.equal(late.requests.length, 1)
   })
 
-  t.test('that wants https and is spoken to in plain http is found out', async (t) => {
+  t.test('that expects https but gets plain http is reported with a hint', async (t) => {
     const { client, ref } = await setup(t, (_request, response) => {
       response.writeHead(400).end('Client sent an HTTP request to an HTTPS server.\n')
     })
     await t.rejects(client.resolve(ref), {
       registryCode: 'UNKNOWN',
-      message: /answered 400 .*; we spoke plain http, if it wants https, say so in the file of registries/,
+      message:
+        /answered 400 .*; the request used plain http: if the registry uses https, set "http": false in/,
     })
   })
 
-  t.test('that refuses with 429 gives nothing to anybody: it does not fail open', async (t) => {
+  t.test('that keeps answering 429 is an error: the client does not fail open', async (t) => {
     const { client, ref } = await setup(t, (_request, response) => {
       response.writeHead(429, { 'retry-after': '999', 'docker-content-digest': BLOB.digest }).end()
     })
     await t.rejects(client.resolve(ref), { code: 'ERR_REGISTRY', registryCode: 'TOOMANYREQUESTS' })
   })
 
-  t.test('with two lengths for one body is not believed (CVE-2026-1525)', async (t) => {
+  t.test('that sends two lengths for one body is refused (CVE-2026-1525)', async (t) => {
     const server = createServer((socket) => {
       socket
         .on('error', () => {})
@@ -407,7 +402,7 @@ t.test('a registry in trouble', async (t) => {
     )
   })
 
-  t.test('that packs a body a thousand times is not unpacked (CVE-2026-22036)', async (t) => {
+  t.test('that compresses a body many times is not decompressed (CVE-2026-22036)', async (t) => {
     const { read } = await setup(t, (_request, response) => {
       response
         .writeHead(200, {
@@ -428,7 +423,7 @@ t.test('credentials', async (t) => {
     response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end()
   }
 
-  t.test('are not sent before they are asked for', async (t) => {
+  t.test('are not sent before a challenge', async (t) => {
     const { client, ref, requests } = await setup(
       t,
       (_request, response) => {
@@ -444,7 +439,7 @@ t.test('credentials', async (t) => {
   })
 
   t.test(
-    'are asked for once, also when a refusal comes after the token that another request was given',
+    'are exchanged for a token once, also when a refusal arrives after another request got the token',
     async (t) => {
       const late = Promise.withResolvers<void>()
       const tags = new Set<string>()
@@ -475,7 +470,7 @@ t.test('credentials', async (t) => {
     },
   )
 
-  t.test('do not follow a redirect to another origin, nor come back with one', async (t) => {
+  t.test('are dropped at a redirect to another origin, and not restored by a redirect back', async (t) => {
     const away = await startFake(t, (request, response) => {
       seen.push(authorizationOf(request))
       response.writeHead(307, { location: `http://${host}/back` }).end()
@@ -495,7 +490,7 @@ t.test('credentials', async (t) => {
     t.same(requests.map(authorizationOf), [undefined, basic, undefined])
   })
 
-  t.test('are not given to another origin that asks for them after a redirect', async (t) => {
+  t.test('are not sent to another origin whose challenge follows a redirect', async (t) => {
     const seen: Array<string | undefined> = []
     const thief = await startFake(t, (request, response) => {
       seen.push(authorizationOf(request))
@@ -512,7 +507,7 @@ t.test('credentials', async (t) => {
     t.same(seen, [undefined])
   })
 
-  t.test('stay at home when a token service redirects', async (t) => {
+  t.test('are not sent on when a token service redirects', async (t) => {
     const seen: Array<string | undefined> = []
     const thief = await startFake(t, (request, response) => {
       seen.push(authorizationOf(request))
@@ -533,22 +528,22 @@ t.test('credentials', async (t) => {
 
   for (const [name, realm, message] of [
     [
-      'another port of this machine over http',
+      'on another port of this machine over http',
       'http://127.0.0.1:1/token',
-      /another domain, which is not sent the login/,
+      /another domain, which does not get the login/,
     ],
     [
-      'another domain over https',
+      'in another domain over https',
       'https://thief.example.com/token',
-      /another domain, which is not sent the login/,
+      /another domain, which does not get the login/,
     ],
     [
-      'a service of the inner network (CVE-2026-12566)',
+      'a service of the internal network (CVE-2026-12566)',
       'http://169.254.169.254/latest',
-      /neither https nor its own host/,
+      /neither https nor on its own host/,
     ],
-    ['an address with a password of its own', 'https://a:b@127.0.0.1/', /neither https nor its own host/],
-    ['nothing', '', /names no realm/],
+    ['a URL with a password', 'https://a:b@127.0.0.1/', /neither https nor on its own host/],
+    ['missing', '', /names no realm/],
   ] as const) {
     t.test(`are not sent to a realm that is ${name}`, async (t) => {
       const { client, ref } = await setup(
@@ -566,7 +561,7 @@ t.test('credentials', async (t) => {
     })
   }
 
-  t.test('that are never enough are not sent in a loop', async (t) => {
+  t.test('that are refused again and again are not sent in a loop', async (t) => {
     const bearer = await setup(
       t,
       (request, response) => {
@@ -591,7 +586,7 @@ t.test('credentials', async (t) => {
     t.equal(password.requests.length, 2)
   })
 
-  t.test('are not in any message, whatever the registry quotes', async (t) => {
+  t.test('never appear in a message, whatever the registry quotes', async (t) => {
     const quoting = async (
       quote: (request: IncomingMessage) => string,
       challenge: (host: string) => string,
@@ -644,7 +639,7 @@ t.test('credentials', async (t) => {
   })
 })
 
-t.test('redirects end: in a circle, to another scheme, to an address with a password', async (t) => {
+t.test('redirects in a circle, to another scheme or to a URL with a password are refused', async (t) => {
   for (const [location, message] of [
     ['/v2/a/manifests/latest', /more than 5 times/],
     ['ftp://x/', /to "ftp:"/],

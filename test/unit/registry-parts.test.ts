@@ -1,5 +1,5 @@
-// What the registry client knows without a registry: challenges, proxies, the file of registries, logins in
-// files, who may be told a secret, and how long a failure is remembered.
+// The parts of the registry client that need no registry: challenges, proxies, the file of registries, logins
+// in files, which hosts may get a secret, and how long a failure is remembered.
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -16,7 +16,7 @@ import { readProxyRule } from '../../services/registry/proxy.ts'
 import { parseRegistries, readRegistries } from '../../services/registry/registry-config.ts'
 import { REGISTRIES_FILE_DEFAULT } from '../../services/platform/config.ts'
 
-t.test('challenges are taken apart, several in one header too', async (t) => {
+t.test('challenges are parsed, also several in one header', async (t) => {
   const bearer = {
     scheme: 'bearer',
     parameters: { realm: 'https://a/t', service: 'x"y', scope: 'repository:a/b:pull,push' },
@@ -38,7 +38,11 @@ t.test('challenges are taken apart, several in one header too', async (t) => {
   t.same(parseChallenges(undefined), [])
   t.same(parseChallenges('=,;"a'), [])
   t.equal(parseChallenges('Basic a="b" '.repeat(100)).length, 8)
-  t.equal(parseChallenges('Bearer __proto__="x"')[0]?.parameters['__proto__'], 'x', 'a key is only a key')
+  t.equal(
+    parseChallenges('Bearer __proto__="x"')[0]?.parameters['__proto__'],
+    'x',
+    '__proto__ is an ordinary key',
+  )
   for (const hostile of [
     'a'.repeat(1e6),
     'Bearer a="'.repeat(1e5),
@@ -49,7 +53,7 @@ t.test('challenges are taken apart, several in one header too', async (t) => {
     t.ok(parseChallenges(hostile).length <= 8)
 })
 
-t.test('a realm may be told a secret when it is of the registry’s domain', async (t) => {
+t.test('a realm may get a secret when it is in the registry’s domain', async (t) => {
   const same = [
     ['registry-1.docker.io', 'auth.docker.io'],
     ['registry.gitlab.com', 'gitlab.com'],
@@ -105,7 +109,7 @@ t.test('proxies', async (t) => {
 })
 
 t.test('the file of registries', async (t) => {
-  t.test('tells what was written about a registry, whichever of its names was used', async (t) => {
+  t.test('has the settings of a registry under each of its names', async (t) => {
     const { of, ofHost } = parseRegistries({
       registries: {
         'index.docker.io': { mirrors: ['https://Mirror.lan:5000/hub/', 'other.lan'] },
@@ -195,7 +199,7 @@ t.test('the file of registries', async (t) => {
       t.throws(() => parseRegistries(value), { code: 'ERR_INVALID_REQUEST' })
   })
 
-  t.test('may be missing only when nobody named it', async (t) => {
+  t.test('may be missing only when it was not named', async (t) => {
     const file = join(t.testdir({ 'bad.json': '{' }), 'none.json')
     t.doesNotThrow(() => readRegistries(file, { optional: true }))
     t.throws(() => readRegistries(file, { optional: false }), {
@@ -218,7 +222,7 @@ t.test('logins in files', async (t) => {
     )
   }
 
-  t.test('are found under every name that tools have written', async (t) => {
+  t.test('are found under every key that tools write', async (t) => {
     for (const [key, registry] of [
       ['https://index.docker.io/v1/', 'docker.io'],
       ['docker.io', 'docker.io'],
@@ -260,7 +264,7 @@ t.test('logins in files', async (t) => {
     }
   })
 
-  t.test('that cannot be read are named without what is in them', async (t) => {
+  t.test('that cannot be read are reported without their content', async (t) => {
     for (const text of ['{"auths": {"a": {"auth": "c2VjcmV0', '[]', 'secret', '"x"']) {
       const { credential, problems } = await find(text, 'a')
       t.equal(credential, undefined)
@@ -270,7 +274,7 @@ t.test('logins in files', async (t) => {
     t.same(await find('', 'a'), { problems: [] })
   })
 
-  t.test('of a helper that takes its time are not waited for by whoever ends', async (t) => {
+  t.test('of a slow helper do not delay the end of a process', async (t) => {
     const folder = t.testdir({ 'config.json': '{"credsStore":"slow"}' })
     writeFileSync(
       join(folder, 'docker-credential-slow'),
@@ -284,7 +288,7 @@ t.test('logins in files', async (t) => {
     const found = credentials.find('a')
     while (!existsSync(join(folder, 'begun'))) await sleep(5)
     credentials.close?.()
-    t.match(await found, { problems: ['docker-credential-slow was ended'] })
+    t.match(await found, { problems: ['docker-credential-slow was stopped'] })
   })
 
   t.test('are written and removed without touching the others', async (t) => {
@@ -303,28 +307,25 @@ t.test('logins in files', async (t) => {
     await t.rejects(
       writeLogin(join(t.testdirName, 'broken/credentials.json'), 'a', { username: 'u', password: 'p' }),
       { message: /is not a JSON object/ },
-      'a file that is not understood is not replaced',
+      'an invalid file is not replaced',
     )
   })
 })
 
-t.test(
-  'a failure that took long is given at once to the next who asks; a quick one is not kept',
-  async (t) => {
-    const notAgain = createFailureMemory()
-    let asked = 0
-    const fail =
-      (afterMs: number, retryable = true) =>
-      async (): Promise<never> => {
-        asked++
-        await sleep(afterMs)
-        throw new RegistryError(`failure ${asked}`, { registryCode: 'UNREACHABLE', retryable })
-      }
-    await t.rejects(notAgain('a', fail(1050)), { message: 'failure 1' })
-    await t.rejects(notAgain('a', fail(0)), { message: 'failure 1' })
-    await t.rejects(notAgain('b', fail(0)), { message: 'failure 2' })
-    await t.rejects(notAgain('b', fail(0)), { message: 'failure 3' })
-    await t.rejects(notAgain('c', fail(1050, false)), { message: 'failure 4' })
-    t.equal(await notAgain('c', async () => 'fine'), 'fine', 'what trying again cannot help is asked again')
-  },
-)
+t.test('a slow failure is repeated at once for the next caller; a quick one is not remembered', async (t) => {
+  const notAgain = createFailureMemory()
+  let asked = 0
+  const fail =
+    (afterMs: number, retryable = true) =>
+    async (): Promise<never> => {
+      asked++
+      await sleep(afterMs)
+      throw new RegistryError(`failure ${asked}`, { registryCode: 'UNREACHABLE', retryable })
+    }
+  await t.rejects(notAgain('a', fail(1050)), { message: 'failure 1' })
+  await t.rejects(notAgain('a', fail(0)), { message: 'failure 1' })
+  await t.rejects(notAgain('b', fail(0)), { message: 'failure 2' })
+  await t.rejects(notAgain('b', fail(0)), { message: 'failure 3' })
+  await t.rejects(notAgain('c', fail(1050, false)), { message: 'failure 4' })
+  t.equal(await notAgain('c', async () => 'fine'), 'fine', 'a permanent failure is not remembered')
+})

@@ -1,6 +1,6 @@
-// The two files that say what a build is: the Dockerfile and its ignore file. Knows where they are looked for
-// (Dockerfile reference, ".dockerignore file"); refuses to know what is in them. A link that leads out of the
-// context is refused: its lines would be shown in messages.
+// Finds and reads the two files that define a build: the Dockerfile and its ignore file (Dockerfile
+// reference, ".dockerignore file"). A link that leads out of the context is rejected, because messages would
+// show lines of its target.
 
 import { closeSync, constants, fstatSync, openSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, sep } from 'node:path'
@@ -17,7 +17,7 @@ function refuse(path: string, problem: string): never {
   throw new InvalidRequest([{ path, problem }], 'ERR_INVALID_DOCKERFILE')
 }
 
-/** The content of FILE, which has to be in one of ROOTS; undefined if there is none. */
+/** The content of FILE, which must be in one of ROOTS; undefined if it does not exist. */
 function readIfThere(file: string, roots: readonly string[], bytesMax: number): Uint8Array | undefined {
   let fd: number
   try {
@@ -28,13 +28,13 @@ function readIfThere(file: string, roots: readonly string[], bytesMax: number): 
   } catch (err) {
     const code = err instanceof Error && 'code' in err ? err.code : ''
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
-    if (code === 'EACCES') refuse(file, 'may not be read')
+    if (code === 'EACCES') refuse(file, 'permission denied')
     throw err
   }
   try {
     const stats = fstatSync(fd)
-    if (!stats.isFile()) refuse(file, 'is no file')
-    if (stats.size > bytesMax) refuse(file, `is ${stats.size} bytes long, it may have ${bytesMax}`)
+    if (!stats.isFile()) refuse(file, 'is not a file')
+    if (stats.size > bytesMax) refuse(file, `is ${stats.size} bytes long; the limit is ${bytesMax}`)
     return readFileSync(fd)
   } finally {
     closeSync(fd)
@@ -42,9 +42,9 @@ function readIfThere(file: string, roots: readonly string[], bytesMax: number): 
 }
 
 /**
- * What to build in CONTEXTDIR: CONTENT (from stdin), FILE (a path as it is, -f), or Dockerfile in the
- * context; the rules are those of FILE.dockerignore beside it, or of .dockerignore in the context. Throws
- * InvalidRequest ERR_INVALID_DOCKERFILE when there is none, or when it is no file.
+ * The Dockerfile for CONTEXTDIR: CONTENT (from stdin), FILE (the path of -f, used as it is), or Dockerfile in
+ * the context. The rules come from FILE.dockerignore next to it, or from .dockerignore in the context. Throws
+ * InvalidRequest ERR_INVALID_DOCKERFILE if there is no Dockerfile or it is not a file.
  */
 export function readBuildFiles({
   contextDir,
@@ -59,9 +59,9 @@ export function readBuildFiles({
   try {
     root = realpathSync(contextDir)
   } catch {
-    return refuse(contextDir, 'there is no such folder')
+    return refuse(contextDir, 'no such folder')
   }
-  if (!statSync(root).isDirectory()) refuse(contextDir, 'is no folder; a Dockerfile is named with -f')
+  if (!statSync(root).isDirectory()) refuse(contextDir, 'is not a folder; name a Dockerfile with -f')
   if (content !== undefined)
     return {
       dockerfile: { name: 'Dockerfile', content },
@@ -76,7 +76,7 @@ export function readBuildFiles({
   }
   return refuse(
     file ?? join(contextDir, 'Dockerfile'),
-    file === undefined ? 'is missing; write one, or name it with -f' : 'there is no such file',
+    file === undefined ? 'does not exist; create one, or name it with -f' : 'no such file',
   )
 }
 
@@ -84,7 +84,7 @@ function realpathOr(dir: string): string {
   try {
     return realpathSync(dir)
   } catch {
-    return dir // the file in it is missing then, too
+    return dir // then the file in it does not exist, either
   }
 }
 

@@ -1,6 +1,5 @@
-// COPY's and ADD's sources in a context: wildcards, folders whose contents are meant, links on the way,
-// --exclude and --parents (Dockerfile reference, "COPY", "Source"), and the hash that a layer is found again
-// by. Knows paths in the context's tree; refuses to know the disk below it and the image the files go to.
+// Selects the sources of COPY and ADD in a context: wildcards, contents of folders, links in paths, --exclude
+// and --parents (Dockerfile reference, "COPY", "Source"). Works on the context's tree, not on the disk.
 
 import { posix } from 'node:path'
 import { didYouMean, quoted, type FaultFacts } from '../dockerfile/build-failure.ts'
@@ -9,35 +8,35 @@ import { excludeRules, type IgnoreRules, type Verdict } from './dockerignore.ts'
 import { parsePathPattern } from './path-pattern.ts'
 
 export interface CopyRequest {
-  /** As steps have them: "src", "*.js", "a/./b/*.txt". */
+  /** Patterns of a step: "src", "*.js", "a/./b/*.txt". */
   readonly sources: readonly string[]
   readonly excludes: readonly string[]
   readonly keepsParents: boolean
   readonly isIntoDirectory: boolean
-  /** A fault at the place of the instruction, to be thrown. */
+  /** Creates a fault at the place of the instruction. */
   fault(problem: string, facts?: FaultFacts): Error
 }
 
 export interface CopyItem {
   readonly entry: ContextEntry
-  /** Relative to the destination, folders before what is in them. */
+  /** Relative to the destination; folders come before their contents. */
   readonly name: string
-  /** The instruction names it, or its wildcard does; ADD unpacks no others. */
+  /** Named by the instruction or its wildcard; only these are unpacked by ADD. */
   readonly isDirect: boolean
 }
 
 export interface CopySelection {
   readonly items: readonly CopyItem[]
-  /** "file": one file, which takes the destination's name unless that is a folder already. */
+  /** "file": one file, which gets the destination's name unless that is an existing folder. */
   readonly layout: 'file' | 'directory'
-  /** Patterns that matched nothing, which is allowed. */
+  /** Optional patterns without a match. */
   readonly unmatched: readonly string[]
 }
 
 const SELECTION_BYTES_MAX = 16 * 1024 ** 3
 const LINKS_MAX = 40
 
-/** "below": not it, but maybe something in it. */
+/** "below": not the folder itself, but possibly something in it. */
 type Wanted = (name: string) => 'yes' | 'below' | 'no'
 
 const hasWildcard = (part: string): boolean => /[*?[\\]/.test(part)
@@ -48,9 +47,9 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
 
   function take(entry: ContextEntry, name: string, isDirect = false): void {
     if (entry.kind === 'special') {
-      if (entry.what === 'a socket') return // as Docker does: a socket is no content
+      if (entry.what === 'a socket') return // as Docker does
       throw request.fault(`${quoted(entry.path)} cannot be copied: ${entry.what}`, {
-        hint: 'put it into .dockerignore',
+        hint: 'add it to .dockerignore',
       })
     }
     const other = items.get(name)?.entry
@@ -60,13 +59,13 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
       (other.kind === 'directory') !== (entry.kind === 'directory')
     ) {
       throw request.fault(
-        `${quoted(name)} would be a file (${quoted(entry.kind === 'directory' ? other.path : entry.path)}) and a folder at once`,
+        `${quoted(name)} would be both a file (${quoted(entry.kind === 'directory' ? other.path : entry.path)}) and a folder`,
       )
     }
     if (entry.kind === 'file') totalBytes += entry.sizeBytes
     if (totalBytes > SELECTION_BYTES_MAX)
-      throw request.fault(`there are more than ${SELECTION_BYTES_MAX} bytes to copy`, {
-        hint: 'put what the image does not need into .dockerignore',
+      throw request.fault(`more than ${SELECTION_BYTES_MAX} bytes would be copied`, {
+        hint: 'add what the image does not need to .dockerignore',
       })
     items.delete(name)
     items.set(name, { entry, name, isDirect })
@@ -77,10 +76,12 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
     const path = posix.join(folder.path, name)
     const line = ignored.get(name)
     if (line !== undefined)
-      throw request.fault(`${quoted(path)} is left out of ${context.name}`, {
-        mark: source,
-        hint: `${context.ignoreName}, line ${line}, does that`,
-      })
+      throw request.fault(
+        `${quoted(path)} is excluded from ${context.name} by ${context.ignoreName}:${line}`,
+        {
+          mark: source,
+        },
+      )
     throw request.fault(`there is no ${quoted(path)} in ${context.name}`, {
       mark: source,
       hint: didYouMean(
@@ -95,7 +96,7 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
     return (await context.read(folder)).entries.find((entry) => entry.path === path)
   }
 
-  /** The entry at PATH, links followed inside of the context: its root is "/", and ".." ends there. */
+  /** The entry at PATH. Links are followed inside the context, whose root is "/"; ".." cannot leave it. */
   async function resolve(path: string, source: string): Promise<ContextEntry> {
     let rest = path.split('/').filter((part) => part !== '')
     let trail = [context.root]
@@ -110,14 +111,14 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
       }
       const folder = trail.at(-1)!
       if (folder.kind !== 'directory')
-        throw request.fault(`${quoted(folder.path)} is no folder`, { mark: source })
+        throw request.fault(`${quoted(folder.path)} is not a folder`, { mark: source })
       const entry = (await find(folder, part)) ?? (await missing(folder, part, source))
       if (entry.kind !== 'link') {
         trail = [...trail, entry]
         continue
       }
       if (++links > LINKS_MAX)
-        throw request.fault(`${quoted(path)} goes through more than ${LINKS_MAX} links`, { mark: source })
+        throw request.fault(`${quoted(path)} has more than ${LINKS_MAX} links`, { mark: source })
       if (entry.linkTarget!.startsWith('/')) trail = [context.root]
       rest = [...entry.linkTarget!.split('/').filter((target) => target !== ''), ...rest]
     }
@@ -125,8 +126,8 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
   }
 
   /**
-   * The paths that SOURCE means: itself, or what its wildcards match. Behind the first wildcard no link is
-   * followed.
+   * The paths that SOURCE refers to: itself, or the matches of its wildcards. No link is followed after the
+   * first wildcard.
    */
   async function matches(source: string): Promise<string[]> {
     const parts = source.split('/').filter((part) => part !== '')
@@ -137,9 +138,9 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
     for (const part of parts.slice(wild)) {
       const pattern = parsePathPattern(part, false)
       if (pattern === undefined)
-        throw request.fault(`${quoted(source)} is no pattern`, {
+        throw request.fault(`${quoted(source)} is not a valid pattern`, {
           mark: source,
-          hint: 'a "[" needs its "]"; for the character itself write [[]',
+          hint: 'close each "[" with "]"; [[] matches the character itself',
         })
       const next: ContextEntry[] = []
       for (const folder of found.filter(({ kind }) => kind === 'directory')) {
@@ -155,8 +156,8 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
   }
 
   /**
-   * Takes what WANTED says of the contents of FOLDER. A folder that is not taken itself is one of ABOVE for
-   * what is in it: it comes along with the first of those.
+   * Selects the contents of FOLDER according to WANTED. A folder that is not selected itself is one of ABOVE
+   * for its contents: it is added with the first of them.
    */
   async function takeContents(
     folder: ContextEntry,
@@ -204,17 +205,18 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
     const pivot = source.indexOf('/./')
     const text = (pivot < 0 ? source : source.slice(pivot + 3)).replace(/^\.\//, '')
     const pattern = parsePathPattern(posix.normalize(text), true)
-    if (pattern === undefined) throw request.fault(`${quoted(source)} is no pattern`, { mark: source })
+    if (pattern === undefined)
+      throw request.fault(`${quoted(source)} is not a valid pattern`, { mark: source })
     const before = items.size
     const bases = pivot < 0 ? [''] : await matches(source.slice(0, pivot))
     for (const path of bases) {
       const base = await resolve(path, source)
       if (base.kind !== 'directory')
-        throw request.fault(`${quoted(base.path)} is no folder`, { mark: source })
+        throw request.fault(`${quoted(base.path)} is not a folder`, { mark: source })
       if (pattern.isLiteral && pattern.text !== '.')
         await resolve(posix.join(base.path, pattern.text), source)
       await takeContents(base, '', excludes.root, (name) => {
-        // A folder that matches brings everything in it.
+        // A matching folder includes its contents.
         const isMatch =
           pattern.text === '.' ||
           name.split('/').some((_, i, parts) => pattern.matches(parts.slice(0, i + 1).join('/')))
@@ -232,13 +234,13 @@ function selector(context: BuildContext, request: CopyRequest, excludes: IgnoreR
 }
 
 /**
- * The files of CONTEXT that REQUEST means. Throws what its `fault` makes, and InvalidRequest for what cannot
- * be read.
+ * The files of CONTEXT that REQUEST selects. Throws faults of REQUEST, and InvalidRequest for files that
+ * cannot be read.
  */
 export async function selectFiles(context: BuildContext, request: CopyRequest): Promise<CopySelection> {
   const excludes = excludeRules(request.excludes)
   if (typeof excludes === 'string')
-    throw request.fault(`--exclude=${excludes} is no pattern`, { mark: excludes })
+    throw request.fault(`--exclude=${excludes} is not a valid pattern`, { mark: excludes })
   const { items, take } = selector(context, request, excludes)
   const unmatched: string[] = []
   let taken = 0
@@ -248,9 +250,9 @@ export async function selectFiles(context: BuildContext, request: CopyRequest): 
     taken += count
   }
   if (taken > 1 && !request.isIntoDirectory && !request.keepsParents) {
-    throw request.fault(`${taken} files match, so the destination has to be a directory`, {
+    throw request.fault(`${taken} files match, so the destination must be a directory`, {
       mark: request.sources[0],
-      hint: 'let it end in "/"',
+      hint: 'end it with "/"',
     })
   }
   const all = [...items.values()].sort((a, b) => (a.name < b.name ? -1 : 1))

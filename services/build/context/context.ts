@@ -1,7 +1,6 @@
-// The folder that a build copies from, as a tree that is read when it is asked for and no further than its
-// ignore rules let it be seen. What a path leads to is looked at through a descriptor that opens nothing
-// (O_PATH, open(2)) and used only if it is still what was listed, so a link that takes a folder's place leads
-// nowhere. Knows files on disk; refuses to know instructions and what becomes of the files.
+// The build context: a tree that is read on demand, without what its ignore rules exclude. A path is resolved
+// through an O_PATH descriptor, which opens no file (open(2)), and used only if it is still what was listed.
+// So a link that replaces a folder meanwhile is not followed.
 
 import { createHash } from 'node:crypto'
 import {
@@ -25,38 +24,38 @@ import type { IgnoreRules, Verdict } from './dockerignore.ts'
 export interface ContextEntry {
   /** "src/a.ts"; "" is the context itself. */
   readonly path: string
-  /** "special" cannot be copied; `what` says why. */
+  /** "special" cannot be copied; `what` says what it is. */
   readonly kind: 'file' | 'directory' | 'link' | 'special'
   /** 12 bits. */
   readonly mode: number
   readonly sizeBytes: number
   readonly mtimeMs: number
-  /** Of a link, as it is written. */
+  /** Target of a link, unchanged. */
   readonly linkTarget?: string
   readonly what?: string
-  /** To tell whether it is still the same file when it is opened. */
+  /** Identifies the file when it is opened. */
   readonly identity: string
-  /** An ignored folder that is only there for what is excepted below it. */
+  /** An ignored folder that is listed only because something below it is excepted. */
   readonly isHidden: boolean
 }
 
 export interface Folder {
   /** Sorted by name. */
   readonly entries: readonly ContextEntry[]
-  /** Names that the rules leave out, and the line of the rule that does. */
+  /** Names that a rule excludes, with the line of the rule. */
   readonly ignored: ReadonlyMap<string, number>
 }
 
 export interface BuildContext {
   /** For messages: "the context". */
   readonly name: string
-  /** Messages call its ignore file this; "" if there is none. */
+  /** Name of its ignore file for messages; "" if there is none. */
   readonly ignoreName: string
   readonly root: ContextEntry
-  /** What is in the folder ENTRY. */
+  /** The contents of the folder ENTRY. */
   read(entry: ContextEntry): Promise<Folder>
   /**
-   * A descriptor to read the file ENTRY with, which the caller closes. Throws InvalidRequest if it is no
+   * A descriptor for reading the file ENTRY, which the caller closes. Throws InvalidRequest if it is no
    * longer the same file.
    */
   open(entry: ContextEntry): number
@@ -64,16 +63,16 @@ export interface BuildContext {
   digest(entry: ContextEntry): Promise<string>
 }
 
-/** Of the whole context, ignored ones counted. */
+/** Limit for the whole context, including ignored files. */
 const CONTEXT_ENTRIES_MAX = 1_000_000
 const PATH_BYTES_MAX = 4096
 const DEPTH_MAX = 256
 const CHUNK_BYTES = 256 * 1024
-/** After so many bytes or files others get a turn. */
+/** Other tasks get a turn after this many bytes or files. */
 const TURN_BYTES = 4 * 1024 * 1024
 const TURN_ENTRIES = 2000
 
-/** open(2): only a handle on the place, which reading goes through; Node has no name for it. */
+/** O_PATH of open(2): a handle of the place without opening the file; Node has no name for it. */
 const O_PATH = 0o10000000
 const PLACE_FLAGS = O_PATH | constants.O_NOFOLLOW
 
@@ -85,14 +84,14 @@ function refuse(path: string, problem: string): never {
   throw new InvalidRequest([{ path: path === '' ? 'the context' : path, problem }])
 }
 
-/** ERR, from a system call on PATH, in words. */
+/** ERR, from a system call on PATH, as a message. */
 function failed(path: string, err: unknown): never {
   if (err instanceof AppError) throw err
   const code = errnoOf(err)
   if (code === 'EACCES' || code === 'EPERM')
-    refuse(path, 'may not be read; change its mode, or put it into .dockerignore')
+    refuse(path, 'permission denied; change its mode, or add it to .dockerignore')
   if (['ENOENT', 'ELOOP', 'ENOTDIR', 'EISDIR', 'ENXIO'].includes(code))
-    refuse(path, 'was changed while it was read; build again')
+    refuse(path, 'changed while it was read; build again')
   throw err
 }
 
@@ -129,7 +128,7 @@ function entryOf(
   }
 }
 
-/** What ACT makes of the place PATH, as "/proc/self/fd/N", and of what is there. */
+/** Calls ACT with the place PATH, as "/proc/self/fd/N", and its status. */
 function atPlace<T>(path: string, act: (at: string, stats: BigIntStats) => T): T {
   const fd = openSync(path, PLACE_FLAGS)
   try {
@@ -140,8 +139,8 @@ function atPlace<T>(path: string, act: (at: string, stats: BigIntStats) => T): T
 }
 
 /**
- * The context DIR, seen through RULES. Throws InvalidRequest if it is no folder, here and whenever something
- * in it cannot be read.
+ * The context DIR without what RULES exclude. Throws InvalidRequest if it is not a folder, now or when
+ * something in it cannot be read.
  */
 export function createContext({ dir, rules }: { dir: string; rules: IgnoreRules }): BuildContext {
   const folders = new Map<string, Folder>()
@@ -160,14 +159,14 @@ export function createContext({ dir, rules }: { dir: string; rules: IgnoreRules 
     )
   } catch (err) {
     const why: Readonly<Record<string, string>> = {
-      ENOENT: 'there is no such folder',
-      ENOTDIR: 'there is no such folder',
-      EACCES: 'it may not be read',
+      ENOENT: 'no such folder',
+      ENOTDIR: 'no such folder',
+      EACCES: 'permission denied',
     }
     throw new InvalidRequest([{ path: 'context', problem: `${dir}: ${why[errnoOf(err)] ?? String(err)}` }])
   }
   if (root.kind !== 'directory')
-    throw new InvalidRequest([{ path: 'context', problem: `${dir}: it is no folder` }])
+    throw new InvalidRequest([{ path: 'context', problem: `${dir}: not a folder` }])
 
   function child(
     at: string,
@@ -183,7 +182,7 @@ export function createContext({ dir, rules }: { dir: string; rules: IgnoreRules 
       bigint: true,
       throwIfNoEntry: false,
     })
-    if (stats === undefined) return undefined // gone since the folder was listed
+    if (stats === undefined) return undefined // removed since the folder was listed
     const isHidden = verdict.isIgnored && stats.isDirectory() && rules.mayHoldExceptions(path)
     if (verdict.isIgnored) ignored.set(name, verdict.rule!.line)
     if (verdict.isIgnored && !isHidden) return undefined
@@ -201,15 +200,14 @@ export function createContext({ dir, rules }: { dir: string; rules: IgnoreRules 
   function list(entry: ContextEntry): Folder {
     const ignored = new Map<string, number>()
     const entries = atPlace(join(real, entry.path), (at, stats) => {
-      if (identityOf(stats) !== entry.identity)
-        refuse(entry.path, 'was changed while it was read; build again')
+      if (identityOf(stats) !== entry.identity) refuse(entry.path, 'changed while it was read; build again')
       const names = readdirSync(at, { encoding: 'buffer' })
       entriesRead += names.length
       sinceTurn += names.length
       if (entriesRead > CONTEXT_ENTRIES_MAX)
         refuse(
           '',
-          `has more than ${CONTEXT_ENTRIES_MAX} files; put what the build does not need into .dockerignore`,
+          `has more than ${CONTEXT_ENTRIES_MAX} files; add what the build does not need to .dockerignore`,
         )
       return names.sort(Buffer.compare).flatMap((name) => child(at, name, entry, ignored) ?? [])
     })
@@ -223,7 +221,7 @@ export function createContext({ dir, rules }: { dir: string; rules: IgnoreRules 
           stats.isFile() && identityOf(stats) === entry.identity && Number(stats.size) === entry.sizeBytes
         return isSame
           ? openSync(at, constants.O_RDONLY)
-          : refuse(entry.path, 'was changed while it was read; build again')
+          : refuse(entry.path, 'changed while it was read; build again')
       })
     } catch (err) {
       return failed(entry.path, err)
@@ -242,7 +240,7 @@ export function createContext({ dir, rules }: { dir: string; rules: IgnoreRules 
         hash.update(buffer.subarray(0, length))
         await takeTurns(length)
       }
-      if (total !== entry.sizeBytes) refuse(entry.path, 'was changed while it was read; build again')
+      if (total !== entry.sizeBytes) refuse(entry.path, 'changed while it was read; build again')
     } finally {
       closeSync(fd)
     }

@@ -1,6 +1,5 @@
-// .dockerignore: which paths of a context a build does not see (Dockerfile reference, ".dockerignore file").
-// The last pattern that matches a path, or a folder above it, decides.  Also what COPY --exclude means.
-// Knows patterns and paths with "/"; refuses to know files and folders on disk.
+// .dockerignore and COPY --exclude: which paths of a context are excluded (Dockerfile reference,
+// ".dockerignore file"). The last pattern that matches a path, or a folder above it, decides.
 
 import { posix } from 'node:path'
 import { InvalidRequest } from '../../contract/errors.ts'
@@ -8,28 +7,28 @@ import { dockerfileFault, quoted, type SourceFile } from '../dockerfile/build-fa
 import { parsePathPattern, type PathPattern } from './path-pattern.ts'
 
 interface Rule extends PathPattern {
-  /** "!": what it matches is seen after all. */
+  /** "!": its matches are included after all. */
   readonly isException: boolean
-  /** Its line, from 1; of --exclude its number. */
+  /** Its line, from 1; for --exclude its position. */
   readonly line: number
 }
 
-/** For one folder or file: which rules match it or a folder above it. */
+/** Which rules match one folder or file, or a folder above it. */
 export interface Verdict {
   readonly isIgnored: boolean
-  /** The rule that decided; undefined when none did. */
+  /** The deciding rule; undefined if there is none. */
   readonly rule?: Rule
   readonly matched: readonly boolean[]
 }
 
 export interface IgnoreRules {
-  /** The verdict for PATH ("src/a.ts"); PARENT is that of the folder it is in. */
+  /** The verdict for PATH ("src/a.ts"); PARENT is the verdict for its folder. */
   judge(path: string, parent: Verdict): Verdict
-  /** Whether something below the ignored folder PATH can be seen after all. */
+  /** Whether something below the ignored folder PATH may be included after all. */
   mayHoldExceptions(path: string): boolean
   /** The verdict for the context itself. */
   readonly root: Verdict
-  /** For messages; "" where there is no file. */
+  /** For messages; "" without a file. */
   readonly name: string
 }
 
@@ -74,7 +73,8 @@ function createRules(name: string, rules: readonly Rule[]): IgnoreRules {
 export const NO_RULES: IgnoreRules = createRules('', [])
 
 /**
- * CONTENT of an ignore file; NAME is what messages call it.  Throws InvalidRequest ERR_INVALID_DOCKERFILE.
+ * Parses CONTENT of an ignore file, whose name in messages is NAME. Throws InvalidRequest
+ * ERR_INVALID_DOCKERFILE.
  */
 export function parseDockerignore(name: string, content: string): IgnoreRules {
   if (Buffer.byteLength(content) > DOCKERIGNORE_BYTES_MAX) {
@@ -82,7 +82,7 @@ export function parseDockerignore(name: string, content: string): IgnoreRules {
       [
         {
           path: name,
-          problem: `is ${Buffer.byteLength(content)} bytes long, it may have ${DOCKERIGNORE_BYTES_MAX}`,
+          problem: `is ${Buffer.byteLength(content)} bytes long; the limit is ${DOCKERIGNORE_BYTES_MAX}`,
         },
       ],
       'ERR_INVALID_DOCKERFILE',
@@ -100,12 +100,12 @@ export function parseDockerignore(name: string, content: string): IgnoreRules {
     const text = line.trim()
     if (text === '' || line.startsWith('#')) continue
     const place = { source, location: { line: i + 1, endLine: i + 1 } }
-    if (text === '!') throw dockerfileFault(place, '"!" alone excepts nothing', { mark: '!' })
+    if (text === '!') throw dockerfileFault(place, '"!" needs a pattern', { mark: '!' })
     const rule = ruleOf(text, i + 1)
     if (rule === undefined)
-      throw dockerfileFault(place, `${quoted(text)} is no pattern`, {
+      throw dockerfileFault(place, `${quoted(text)} is not a valid pattern`, {
         mark: text,
-        hint: 'a "[" needs its "]", and "\\" a character behind it',
+        hint: 'close each "[" with "]", and put a character after "\\"',
       })
     rules.push(rule)
     if (rules.length > RULES_MAX) throw dockerfileFault(place, `there are more than ${RULES_MAX} patterns`)
@@ -113,7 +113,7 @@ export function parseDockerignore(name: string, content: string): IgnoreRules {
   return createRules(name, rules)
 }
 
-/** The values of --exclude as rules; a string is the one that is no pattern. */
+/** The values of --exclude as rules. A returned string is the invalid pattern. */
 export function excludeRules(patterns: readonly string[]): IgnoreRules | string {
   const rules: Rule[] = []
   for (const [i, pattern] of patterns.entries()) {

@@ -1,16 +1,15 @@
-// Patterns of paths: Go's filepath.Match ("*" and "?" stop at "/", sets like "[a-z]" and "[^a]" do not, "\*"
-// is a star), and with "**" as .dockerignore has it. A pattern is a list of small steps that are followed all
-// at once, so its cost is its length times the path's, whatever a hostile one says. Knows strings; refuses to
-// know files.
+// Path patterns: Go's filepath.Match ("*" and "?" stop at "/", sets like "[a-z]" and "[^a]" do not, "\*" is a
+// star), and "**" as in .dockerignore. A pattern is a list of steps that are tracked simultaneously, so even
+// a hostile one costs no more than its length times the path's.
 
 /**
- * "one" takes one character, "loop" any number of them, "parts" any number of whole parts of the path with
+ * "one" matches one character, "loop" any number of them, "parts" any number of whole path components with
  * their "/".
  */
 interface PatternStep {
   readonly kind: 'one' | 'loop' | 'parts'
   readonly takes: (character: string) => boolean
-  /** The only character it takes. */
+  /** The only character that it matches. */
   readonly literal?: string
 }
 
@@ -18,18 +17,18 @@ export interface PathPattern {
   readonly text: string
   /** No character has a special meaning. */
   readonly isLiteral: boolean
-  /** What every match begins with. */
+  /** The literal start of every match. */
   readonly prefix: string
   matches(path: string): boolean
 }
 
-/** Longer patterns are refused: no path is (PATH_MAX). */
+/** Longer patterns are rejected: no path is longer (PATH_MAX). */
 export const PATTERN_CHARACTERS_MAX = 4096
 
 const inPart = (character: string): boolean => character !== '/'
 const anything = (): boolean => true
 
-/** The set at AT of CHARACTERS ("[a-z]"), and where it ends; undefined if it is not closed or empty. */
+/** The set ("[a-z]") at AT of CHARACTERS, and its end; undefined if it is empty or not closed. */
 function readSet(
   characters: readonly string[],
   from: number,
@@ -66,8 +65,8 @@ function readSet(
 }
 
 /**
- * "**" takes all that is left where it ends the pattern, and anything where plain text follows it at once
- * ("**.log"); else whole parts.
+ * "**" matches everything at the end of the pattern, any text before a literal ("**.log"), and otherwise
+ * whole components.
  */
 function deepStep(characters: readonly string[], afterStars: number): { step: PatternStep; end: number } {
   const hasSlash = characters[afterStars] === '/'
@@ -104,10 +103,10 @@ function compile(text: string, hasDeep: boolean): PatternStep[] | undefined {
   return steps
 }
 
-/** What is known of a step before the next character. */
+/** State of a step before the next character. */
 const [INSIDE, ENTERED] = [1, 2]
 
-/** Step FROM can be next, and so can those behind it that may take nothing. */
+/** Step FROM can be next, and so can the following steps if those before them may be empty. */
 function enter(steps: readonly PatternStep[], states: Uint8Array, from: number): void {
   for (let at = from; states[at] !== ENTERED; at++) {
     states[at] = ENTERED
@@ -138,15 +137,15 @@ function isMatch(steps: readonly PatternStep[], path: string): boolean {
 }
 
 /**
- * TEXT as a pattern, or undefined if it is none ("[a", "a\"). HASDEEP: "**" crosses "/", as in .dockerignore
- * and COPY --parents; otherwise it is two stars.
+ * TEXT as a pattern, or undefined if it is invalid ("[a", "a\"). With HASDEEP, "**" crosses "/", as in
+ * .dockerignore and COPY --parents; otherwise it is two stars.
  */
 export function parsePathPattern(text: string, hasDeep: boolean): PathPattern | undefined {
   const steps = text.length > PATTERN_CHARACTERS_MAX ? undefined : compile(text, hasDeep)
   if (steps === undefined) return undefined
   const [prefix = ''] = /^[^*?[\\]*/.exec(text) ?? []
   const isLiteral = prefix.length === text.length
-  // Nearly all paths fail here already: "**/*.log" ends in ".log".
+  // Most paths fail here: "**/*.log" ends in ".log".
   const suffix = steps
     .slice(steps.findLastIndex(({ literal }) => literal === undefined) + 1)
     .map(({ literal }) => literal)

@@ -1,6 +1,6 @@
-// The half of an image's config that a Dockerfile changes: the object `config` of the OCI image spec
-// (config.md) with Docker's additions, and `author`.  Images are read with distrust: what has the wrong shape
-// is left out, what is too large is refused.  Knows the JSON; refuses to know layers, history and platforms.
+// The part of an image's config that a Dockerfile changes: the object `config` of the OCI image spec
+// (config.md) with Docker's additions, and `author`. Configs of images are untrusted: fields of the wrong
+// type are ignored, and too large ones are rejected.
 
 import { defined } from '../../contract/defined.ts'
 import { ContentError } from '../../contract/errors.ts'
@@ -14,7 +14,7 @@ export interface BuildConfig {
   /** "80/tcp" */
   readonly exposedPorts: readonly string[]
   readonly volumes: readonly string[]
-  /** undefined is none at all, [] is an empty one. */
+  /** undefined is not set, [] is empty. */
   readonly entrypoint?: readonly string[]
   readonly cmd?: readonly string[]
   readonly shell?: readonly string[]
@@ -23,7 +23,7 @@ export interface BuildConfig {
   readonly user: string
   readonly stopSignal?: string
   readonly healthcheck?: Healthcheck
-  /** Triggers for the stage that begins with this image. */
+  /** Triggers for the stage that is based on this image. */
   readonly onbuild: readonly string[]
   readonly author?: string
 }
@@ -38,9 +38,9 @@ export const EMPTY_CONFIG: BuildConfig = {
   onbuild: [],
 }
 
-/** Of each list of a base image's config. */
+/** Limit for each list of a base image's config. */
 const CONFIG_LIST_MAX = 10_000
-/** Of a port's or volume's list, which a range makes long. */
+/** Limit for the lists of ports and volumes, which ranges can make long. */
 export const PORTS_MAX = 131_072
 
 type Fields = Readonly<Record<string, unknown>>
@@ -52,7 +52,7 @@ function fieldsOf(value: unknown): Fields {
 function bounded<T>(items: readonly T[], field: string, max: number = CONFIG_LIST_MAX): readonly T[] {
   if (items.length > max)
     throw new ContentError(
-      `the base image's config has ${items.length} entries in "${field}", it may have ${max}`,
+      `the base image's config has ${items.length} entries in "${field}"; the limit is ${max}`,
       'ERR_CONTENT_LIMIT',
     )
   return items
@@ -84,7 +84,7 @@ function healthcheckOf(value: unknown): Healthcheck | undefined {
 }
 
 /**
- * IMAGE, the parsed JSON of an image's config, as what a stage begins with. Throws ContentError
+ * IMAGE, the parsed JSON of an image's config, as the start of a stage. Throws ContentError
  * ERR_CONTENT_LIMIT.
  */
 export function readBuildConfig(image: unknown): BuildConfig {
@@ -114,13 +114,13 @@ export function readBuildConfig(image: unknown): BuildConfig {
   }
 }
 
-/** Sorted by name, so that the same build writes the same bytes; "__proto__" is a name like any other. */
+/** Sorted by name, so that the same build writes the same bytes; "__proto__" is an ordinary name. */
 function objectOf<T>(entries: Iterable<readonly [string, T]>): Record<string, T> {
   const sorted = [...entries].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
   return Object.assign(Object.create(null) as Record<string, T>, Object.fromEntries(sorted))
 }
 
-/** CONFIG as the object `config` of an image's config, without what is empty. */
+/** CONFIG as the object `config` of an image's config, without empty fields. */
 export function writeBuildConfig(config: BuildConfig): Readonly<Record<string, unknown>> {
   const { healthcheck: health } = config
   const healthcheck = health && {

@@ -1,13 +1,10 @@
-// How a wrong Dockerfile is shown: file and line, what is wrong, what was probably meant, and the lines
-// around with a mark under the word.  Knows text and line numbers; refuses to know what an instruction
-// means.  Everything shown is cut and cleaned first: a Dockerfile can be a stranger's.
+// How an error in a Dockerfile is shown: file and line, the problem, a suggestion, and the lines around with
+// carets under the word. Everything shown is truncated and cleaned first, because a Dockerfile is untrusted.
 
 import { InvalidRequest } from '../../contract/errors.ts'
 import { widthOf } from '../../platform/text-width.ts'
 
-/**
- * A text that people wrote, by its lines, and the name they know it by ("Dockerfile", "ONBUILD of node:22").
- */
+/** A source text by lines, and its name for messages ("Dockerfile", "ONBUILD of node:22"). */
 export interface SourceFile {
   readonly name: string
   readonly lines: readonly string[]
@@ -19,42 +16,42 @@ export interface Location {
   readonly endLine: number
 }
 
-/** Where a thing stands. */
+/** A place in a source text. */
 export interface Place {
   readonly source: SourceFile
   readonly location: Location
 }
 
 export interface FaultFacts {
-  /** The word of the text that is wrong; it gets the carets. */
+  /** The wrong word, which gets the carets. */
   readonly mark?: string | undefined
-  /** What to do, or what was probably meant, without a full stop. */
+  /** What to do, or a suggestion, without a full stop. */
   readonly hint?: string | undefined
 }
 
-/** Something that works and is probably not meant; RULE is Docker's name for it, where there is one. */
+/** Something that works but is probably a mistake; RULE is Docker's name for it, if there is one. */
 export interface BuildWarning extends Place {
   readonly rule: string
   readonly text: string
 }
 
-/** Lines shown above and below the place. */
+/** Lines shown before and after the place. */
 const CONTEXT_LINES = 2
-/** Of a long instruction only so many lines are shown. */
+/** Limit of lines shown of a long instruction. */
 const SHOWN_LINES_MAX = 12
 const SHOWN_CHARACTERS_MAX = 160
 const QUOTED_CHARACTERS_MAX = 80
 
 /**
- * One line of a stranger's text for a terminal: no control characters, not endless; tabs are spaces, so that
- * carets fit.
+ * One untrusted line for a terminal: without control characters, truncated, and with spaces for tabs so that
+ * carets line up.
  */
 function shownLine(line: string): string {
   const clean = line.replaceAll('\t', ' ').replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, '?')
   return clean.length > SHOWN_CHARACTERS_MAX ? `${clean.slice(0, SHOWN_CHARACTERS_MAX)}…` : clean
 }
 
-/** TEXT in quotes for a message, cut and cleaned. */
+/** TEXT in quotes for a message, truncated and cleaned. */
 export function quoted(text: string): string {
   const clean = text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, '?')
   return `"${clean.length > QUOTED_CHARACTERS_MAX ? `${clean.slice(0, QUOTED_CHARACTERS_MAX)}…` : clean}"`
@@ -69,7 +66,7 @@ function caretsOf(line: string, mark: string): string | undefined {
     : `${' '.repeat(widthOf(shown.slice(0, at)))}${'^'.repeat(widthOf(shownLine(mark)))}`
 }
 
-/** The lines of PLACE and some around it, numbered, with ">" at the place and carets under MARK. */
+/** The numbered lines of PLACE and some around it, with ">" at the place and carets under MARK. */
 export function excerpt({ source, location }: Place, mark = ''): string {
   const from = Math.max(1, location.line - CONTEXT_LINES)
   const last = Math.min(location.endLine, location.line + SHOWN_LINES_MAX - 1)
@@ -113,10 +110,7 @@ export function formatWarning({ source, location, rule, text }: BuildWarning): s
   return `${source.name}:${location.line}: ${text} (${rule})`
 }
 
-/**
- * How many letters have to change, come, go or swap places to make A of B (Damerau and Levenshtein's
- * distance).
- */
+/** The Damerau-Levenshtein distance of A and B: changes, insertions, deletions and swaps of letters. */
 function distance(a: string, b: string): number {
   const rows = [Array.from({ length: b.length + 1 }, (_, i) => i)]
   for (let i = 1; i <= a.length; i++) {
@@ -135,7 +129,7 @@ function distance(a: string, b: string): number {
 const COMPARED_CHARACTERS_MAX = 64
 const COMPARED_WORDS_MAX = 1000
 
-/** The one of KNOWN that WORD is probably a slip of: at most a third of its letters differ. */
+/** The one of KNOWN that WORD probably misspells: at most a third of its letters differ. */
 export function closest(word: string, known: Iterable<string>): string | undefined {
   if (word === '' || word.length > COMPARED_CHARACTERS_MAX) return undefined
   let best: { name: string; steps: number } | undefined

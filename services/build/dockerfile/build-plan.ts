@@ -1,7 +1,6 @@
-// Which stages a build needs and what each begins with: global ARGs, FROM's variables and platforms, names of
+// Which stages a build needs and what each is based on: global ARGs, FROM's variables and platforms, names of
 // stages, the target (Dockerfile reference, "Understand how ARG and FROM interact", "Multi-stage builds").
-// Stages refer only to stages before them, so there are no circles.  Knows what the file and the options say;
-// refuses to know what is in an image.
+// Stages refer only to earlier stages, so there are no cycles.
 
 import { parseReference } from '../../registry/reference.ts'
 import { InvalidRequest } from '../../contract/errors.ts'
@@ -13,57 +12,54 @@ import type { Instruction, Warn } from './instructions.ts'
 import { formatPlatform, parsePlatform } from './platform.ts'
 
 export interface PlanOptions {
-  /** --target: a stage's name or number; the last stage where nothing is said. */
+  /** --target: a stage's name or number; by default the last stage. */
   readonly target?: string
   readonly buildArgs: ReadonlyMap<string, string>
-  /** What the image is for, and what this machine is. */
+  /** Platforms of the image and of this machine. */
   readonly platform: Platform
   readonly buildPlatform: Platform
 }
 
-/** Where a stage begins, or COPY --from takes from. */
+/** The base of a stage, or the source of COPY --from. */
 export type StageSource =
   | { readonly kind: 'scratch' }
   | { readonly kind: 'stage'; readonly index: number }
   | { readonly kind: 'image'; readonly reference: string }
 
 export interface PlannedStage extends Stage {
-  /** "builder", or "stage-1" where it has no name. */
+  /** "builder", or "stage-1" without a name. */
   readonly title: string
   readonly base: StageSource
   readonly platform: Platform
-  /**
-   * The numbers of other stages that have to be there first, as far as the file says; a base image's triggers
-   * can ask for more.
-   */
+  /** The numbers of the stages that it needs according to the file; triggers of a base image can add more. */
   readonly dependencies: readonly number[]
 }
 
 export interface BuildPlan {
   readonly dockerfile: Dockerfile
   readonly options: PlanOptions
-  /** Values for ARGs of stages that bring none of their own. */
+  /** Default values for ARGs of stages. */
   readonly globalArgs: ReadonlyMap<string, string>
   readonly stages: readonly PlannedStage[]
   readonly target: number
-  /** The numbers of the stages that the target needs, itself last. */
+  /** The numbers of the stages that the target needs, ending with its own. */
   readonly needed: readonly number[]
-  /** Those of the file, of the plan, and of stages that were evaluated since. */
+  /** Warnings of the file, the plan, and the stages that have been evaluated. */
   readonly warnings: readonly BuildWarning[]
   readonly warn: Warn
   /**
-   * Counts what INSTRUCTION makes of config entries and values, in entries and characters. Throws a fault
-   * when the file has made too much.
+   * Counts the config entries and characters that INSTRUCTION adds. Throws a fault if the file exceeds its
+   * limit.
    */
   readonly spend: (instruction: Faulty, amount: number) => void
 }
 
-/** A few lines can double a value again and again, and every step keeps the config as it was. */
+/** A few lines can double a value repeatedly, and every step keeps a copy of the config. */
 const SPENDING_MAX = 32 * 1024 * 1024
 
 /**
- * May be given as --build-arg without an ARG; RUN gets them, caches and history do not (reference,
- * "Predefined ARGs").
+ * Allowed as --build-arg without an ARG. RUN gets them; caches and history do not (reference, "Predefined
+ * ARGs").
  */
 export const PROXY_ARGS = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap(
   (name) => [name, name.toLowerCase()],
@@ -73,7 +69,7 @@ interface Faulty {
   fault(problem: string, facts?: FaultFacts): Error
 }
 
-/** TEXT of INSTRUCTION with the variables of VALUES; those that are not there are empty, and a warning. */
+/** TEXT of INSTRUCTION with the variables of VALUES; unset ones are empty and give a warning. */
 export function expandWith(
   instruction: Instruction,
   text: string,
@@ -129,10 +125,10 @@ function globalArgsOf(dockerfile: Dockerfile, options: PlanOptions): Map<string,
   return values
 }
 
-/** "did you mean the stage X?", for an image NAME that cannot be had. */
+/** "did you mean the stage X?", for an image NAME that could not be pulled. */
 export function stageMeant(stages: readonly Stage[], name: string): string | undefined {
   if (stages.some(({ from }) => from.stageName === name.toLowerCase()))
-    return `the stage ${name} comes later; a stage takes from those above it only`
+    return `the stage ${name} comes later; a stage can only use stages above it`
   const other = closest(
     name,
     stages.flatMap((stage) => stage.from.stageName ?? []),
@@ -140,7 +136,7 @@ export function stageMeant(stages: readonly Stage[], name: string): string | und
   return other === undefined ? undefined : `did you mean the stage ${other}?`
 }
 
-/** NAME as the name of an image, for INSTRUCTION.  Only how it is written is checked. */
+/** NAME as an image reference, for INSTRUCTION.  Only its syntax is checked. */
 function imageSource(
   stages: readonly Stage[],
   name: string,
@@ -161,10 +157,7 @@ function stageNamed(stages: readonly Stage[], name: string, before: number): Sta
   return stages.findLast(({ index, from }) => index < before && from.stageName === name.toLowerCase())
 }
 
-/**
- * What NAME, behind a "from" of INSTRUCTION in stage number INDEX, means: a stage's name or number, or an
- * image.
- */
+/** The source NAME of a "from" of INSTRUCTION in stage INDEX: a stage's name or number, or an image. */
 export function resolveFrom(
   stages: readonly Stage[],
   name: string,
@@ -184,16 +177,16 @@ export function resolveFrom(
       hint: `the stages are 0 to ${stages.length - 1}`,
     })
   if (later === index)
-    throw instruction.fault(`the stage ${quoted(name)} cannot take from itself`, { mark: name })
+    throw instruction.fault(`the stage ${quoted(name)} cannot copy from itself`, { mark: name })
   if (later > index)
     throw instruction.fault(`the stage ${quoted(name)} comes later`, {
       mark: name,
-      hint: 'a stage takes from those above it only; move it up',
+      hint: 'a stage can only use stages above it; move it up',
     })
   return { kind: 'stage', index: later }
 }
 
-/** The names behind --from and --mount=from of INSTRUCTION. */
+/** The names in --from and --mount=from of INSTRUCTION. */
 export function fromNames(instruction: Instruction): string[] {
   if (instruction.kind === 'copy' || instruction.kind === 'add')
     return instruction.from === undefined ? [] : [instruction.from]
@@ -201,7 +194,7 @@ export function fromNames(instruction: Instruction): string[] {
   return []
 }
 
-/** NAME, FROM's image with its variables, of which UNSET have no value. */
+/** The base NAME of FROM, after expansion; the variables UNSET have no value. */
 function baseOf(
   stages: readonly Stage[],
   stage: Stage,
@@ -229,7 +222,7 @@ function baseOf(
       ? {}
       : {
           mark: stage.from.base,
-          hint: `${quoted(unset[0]!)} is not set: no ARG before the first FROM declares it`,
+          hint: `${quoted(unset[0]!)} is not set; no ARG before the first FROM declares it`,
         },
   )
 }
@@ -258,7 +251,7 @@ function planStage(
   if (name === '')
     throw from.fault(`${quoted(from.base)} is empty`, {
       mark: from.base,
-      hint: 'give its ARG, before the first FROM, a value, or give one with --build-arg',
+      hint: 'give its ARG before the first FROM a value, or use --build-arg',
     })
   const base = baseOf(dockerfile.stages, stage, name, { warn, unset })
   const platformText =
@@ -272,11 +265,11 @@ function planStage(
         : context.options.platform
       : parsePlatform(platformText)
   if (platform === undefined)
-    throw from.fault(`${quoted(platformText!)} is no platform`, {
+    throw from.fault(`${quoted(platformText!)} is not a valid platform`, {
       mark: from.platform,
-      hint: 'write linux/amd64 or linux/arm64',
+      hint: 'examples: linux/amd64, linux/arm64',
     })
-  // What a parent stage's ONBUILD asks for, its child has to wait for.
+  // A child stage also depends on the stages that its parent's ONBUILD uses.
   const inherited =
     base.kind === 'stage'
       ? dockerfile.stages[base.index]!.instructions.flatMap((instruction) =>
@@ -308,7 +301,7 @@ function targetOf(dockerfile: Dockerfile, target: string | undefined): number {
     [
       {
         path: 'target',
-        problem: `${source.name} has no stage ${quoted(target)}; ${didYouMean(target, names) ?? (names.length === 0 ? 'its stages have no names' : `it has ${names.slice(0, 20).join(', ')}`)}`,
+        problem: `${source.name} has no stage ${quoted(target)}; ${didYouMean(target, names) ?? (names.length === 0 ? 'its stages have no names' : `its stages are ${names.slice(0, 20).join(', ')}`)}`,
       },
     ],
     'ERR_INVALID_DOCKERFILE',
@@ -317,7 +310,7 @@ function targetOf(dockerfile: Dockerfile, target: string | undefined): number {
 
 function reachable(stages: readonly PlannedStage[], target: number): number[] {
   const needed = new Set([target])
-  // Dependencies have smaller numbers, so one pass downwards meets everything.
+  // Dependencies have smaller numbers, so one pass downwards reaches all of them.
   for (let index = target; index >= 0; index--) {
     if (needed.has(index)) for (const other of stages[index]!.dependencies) needed.add(other)
   }
@@ -325,7 +318,7 @@ function reachable(stages: readonly PlannedStage[], target: number): number[] {
 }
 
 /**
- * DOCKERFILE with OPTIONS as stages that can be built one by one. Throws InvalidRequest
+ * Plans the stages of DOCKERFILE with OPTIONS. Throws InvalidRequest
  * ERR_INVALID_DOCKERFILE.
  */
 export function planBuild(dockerfile: Dockerfile, options: PlanOptions): BuildPlan {
@@ -339,7 +332,7 @@ export function planBuild(dockerfile: Dockerfile, options: PlanOptions): BuildPl
   const spend = (instruction: Faulty, amount: number): void => {
     spent += amount
     if (spent > SPENDING_MAX)
-      throw instruction.fault('variables, labels and ports of this file become too many or too long')
+      throw instruction.fault('the variables, labels and ports of this file are too many or too long')
   }
   return {
     dockerfile,

@@ -1,5 +1,5 @@
-// --chmod of COPY and ADD: octal, or symbolic as chmod(1) has it ("u=rwX,go=rX", "+x", "g=u").  The umask
-// plays no part: "+x" means everybody.  Knows mode bits; refuses to know files.
+// --chmod of COPY and ADD: octal, or symbolic as in chmod(1) ("u=rwX,go=rX", "+x", "g=u"). The umask does not
+// apply: "+x" means all users.
 
 export type Chmod =
   | { readonly kind: 'octal'; readonly mode: number }
@@ -17,7 +17,7 @@ const CHANGES_MAX = 32
 const SHIFT: Readonly<Record<string, number>> = { u: 6, g: 3, o: 0 }
 const SPECIAL: Readonly<Record<string, number>> = { u: 0o4000, g: 0o2000, o: 0o1000 }
 
-/** TEXT as a change of modes, or undefined if it is none. */
+/** TEXT as a change of modes, or undefined if it is invalid. */
 export function parseChmod(text: string): Chmod | undefined {
   if (/^[0-7]{1,5}$/.test(text)) {
     const mode = Number.parseInt(text, 8)
@@ -35,7 +35,7 @@ export function parseChmod(text: string): Chmod | undefined {
   return changes.length > CHANGES_MAX ? undefined : { kind: 'symbolic', changes }
 }
 
-/** The bits that WHAT means for CLASS ("u", "g" or "o") of a file that has MODE. */
+/** The bits of WHAT for CLASS ("u", "g" or "o") of a file that has MODE. */
 function bitsFor(what: string, who: string, mode: number, isDirectory: boolean): number {
   const shift = SHIFT[who]!
   if (/^[ugo]$/.test(what)) return ((mode >> SHIFT[what]!) & 7) << shift

@@ -1,5 +1,4 @@
-// The small values of an image's config: ports and signals.  Knows how they are written; refuses to
-// know instructions' order and what the values are for.
+// Ports and signals in an image's config.
 
 import { constants } from 'node:os'
 import { PORTS_MAX } from './build-config.ts'
@@ -35,25 +34,25 @@ export function exposedPorts(
         source,
         location,
         rule: 'ExposeInvalidFormat',
-        text: `EXPOSE takes the port inside of the container only; what stands before the ":" of ${quoted(word)} is left out`,
+        text: `EXPOSE takes only the port inside the container; the part before ":" in ${quoted(word)} is ignored`,
       })
     const [range = '', protocol = 'tcp', ...more] = inner.split('/')
     const [from = '', to = from, ...rest] = range.split('-')
     const [first, last] = [portNumber(from), portNumber(to)]
     const name = (protocol || 'tcp').toLowerCase()
     if (!(first <= last) || more.length + rest.length > 0)
-      throw instruction.fault(`${quoted(word)} is no port`, {
+      throw instruction.fault(`${quoted(word)} is not a valid port`, {
         mark: word,
-        hint: 'write 80, 53/udp or 8000-8010',
+        hint: 'examples: 80, 53/udp, 8000-8010',
       })
     if (!['tcp', 'udp', 'sctp'].includes(name))
-      throw instruction.fault(`${quoted(protocol)} is no protocol`, {
+      throw instruction.fault(`${quoted(protocol)} is not a protocol`, {
         mark: protocol,
-        hint: 'there are tcp, udp and sctp',
+        hint: 'use tcp, udp or sctp',
       })
     return Array.from({ length: last - first + 1 }, (_, i) => `${first + i}/${name}`)
   })
   if (ports.length > PORTS_MAX)
-    throw instruction.fault(`EXPOSE has ${ports.length} ports, it may have ${PORTS_MAX}`)
+    throw instruction.fault(`EXPOSE has ${ports.length} ports; the limit is ${PORTS_MAX}`)
   return ports
 }

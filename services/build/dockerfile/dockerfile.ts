@@ -1,5 +1,5 @@
-// A Dockerfile's text as its stages: the door of the syntactic half.  Knows which instruction may stand where
-// and what is only bad style; refuses to know values of variables, images and files.
+// Parses a Dockerfile into stages; the entry point of the syntactic half. Checks the order of instructions
+// and warns of bad style. Variables have no values yet.
 
 import { InvalidRequest } from '../../contract/errors.ts'
 import { dockerfileFault, quoted, type BuildWarning, type SourceFile } from './build-failure.ts'
@@ -31,14 +31,14 @@ export interface Dockerfile {
 
 const INSTRUCTIONS_MAX = 2000
 export const STAGES_MAX = 256
-/** The frontend whose language this is; naming it changes nothing. */
+/** Names of the supported frontend; the directive has no effect. */
 const DOCKERS_FRONTEND = /^(?:docker\.io\/)?docker\/dockerfile(?:-upstream)?(?:[:@]|$)/
-/** More are left out. */
+/** Further warnings are dropped. */
 const WARNINGS_MAX = 200
 
 /**
- * Takes warnings, after those of BEFORE, as the file's `check` directive wants it: some not at all, or each
- * as an error.
+ * Collects warnings after those of BEFORE, as the file's `check` directive says: it can skip rules, or turn
+ * warnings into errors.
  */
 export function createWarnings(
   directives: Directives,
@@ -53,7 +53,7 @@ export function createWarnings(
       const text = typeof warning.text === 'string' ? warning.text : warning.text()
       if (directives.warningsAreErrors)
         throw dockerfileFault(warning, `${text} (${warning.rule})`, {
-          hint: 'the file asks for "check=error=true"',
+          hint: 'the file has the directive "check=error=true"',
         })
       warnings.push({ ...warning, text })
     },
@@ -71,20 +71,20 @@ function warnOfStages(stages: readonly Stage[], warn: Warn): void {
         source,
         location,
         rule: 'DuplicateStageName',
-        text: `there is a stage ${quoted(stageName)} already; the name means this one from here on`,
+        text: `the stage ${quoted(stageName)} already exists; the name refers to this one from here on`,
       })
     if (stageName === 'scratch' || stageName === 'context')
       warn({
         source,
         location,
         rule: 'ReservedStageName',
-        text: `${quoted(stageName)} means something else already`,
+        text: `${quoted(stageName)} is a reserved name`,
       })
     names.add(stageName)
   }
 }
 
-/** Only the last one of a stage counts. */
+/** Only the last one in a stage has an effect. */
 function warnOfRepeats(stage: Stage, warn: Warn): void {
   for (const kind of ['cmd', 'entrypoint', 'healthcheck']) {
     const all = stage.instructions.filter((instruction) => instruction.kind === kind)
@@ -93,14 +93,14 @@ function warnOfRepeats(stage: Stage, warn: Warn): void {
         source,
         location,
         rule: 'MultipleInstructionsDisallowed',
-        text: `only the last ${kind.toUpperCase()} of a stage counts; this one has no effect`,
+        text: `only the last ${kind.toUpperCase()} of a stage has an effect; this one has none`,
       })
     }
   }
 }
 
 /**
- * CONTENT as a Dockerfile; NAME is what messages call the file.
+ * Parses CONTENT as a Dockerfile, whose name in messages is NAME.
  * Throws InvalidRequest ERR_INVALID_DOCKERFILE for the first thing that is wrong.
  */
 export function parseDockerfile(name: string, content: string | Uint8Array): Dockerfile {
@@ -123,26 +123,26 @@ export function parseDockerfile(name: string, content: string | Uint8Array): Doc
     else if (stage !== undefined) stage.instructions.push(instruction)
     else if (instruction.kind === 'arg') metaArgs.push(instruction)
     else
-      throw instruction.fault('this stands before the first FROM', {
-        hint: 'the first instruction is FROM; only ARG may stand before it',
+      throw instruction.fault('this instruction is before the first FROM', {
+        hint: 'only ARG is allowed before FROM',
       })
     if (stages.length > STAGES_MAX) throw instruction.fault(`there are more than ${STAGES_MAX} stages`)
   }
   if (count === 0)
     throw new InvalidRequest(
-      [{ path: name, problem: 'has no instructions; it begins with FROM' }],
+      [{ path: name, problem: 'has no instructions; start with FROM' }],
       'ERR_INVALID_DOCKERFILE',
     )
   if (stages.length === 0)
     throw metaArgs
       .at(-1)!
-      .fault('there is no FROM', { hint: 'after the ARGs, say which image to begin with, or FROM scratch' })
+      .fault('there is no FROM', { hint: 'name the base image after the ARGs, or write FROM scratch' })
   if (directives.syntax !== undefined && !DOCKERS_FRONTEND.test(directives.syntax))
     warn({
       source,
       location: { line: 1, endLine: 1 },
       rule: 'SyntaxIgnored',
-      text: `the frontend ${quoted(directives.syntax)} is not loaded; this builder reads the file itself`,
+      text: `the frontend ${quoted(directives.syntax)} is not loaded; wherry parses the file itself`,
     })
   for (const warning of reader.warnings) warn(warning)
   warnOfStages(stages, warn)
@@ -151,8 +151,8 @@ export function parseDockerfile(name: string, content: string | Uint8Array): Doc
 }
 
 /**
- * TRIGGER, one of an image's ONBUILD, as the instruction that a child stage runs first; IMAGE is its name for
- * messages. Throws InvalidRequest ERR_INVALID_DOCKERFILE.
+ * Parses TRIGGER, an ONBUILD of an image, into the instruction that a child stage runs first; IMAGE is the
+ * name for messages. Throws InvalidRequest ERR_INVALID_DOCKERFILE.
  */
 export function parseTrigger(image: string, trigger: string, warn: Warn): Instruction {
   const reader = createLineReader(`ONBUILD of ${image}`, trigger)
@@ -164,12 +164,12 @@ export function parseTrigger(image: string, trigger: string, warn: Warn): Instru
     )
   const instruction = parseInstruction(reader, parseNode(reader, line), warn)
   if (instruction.kind === 'from' || instruction.kind === 'onbuild' || instruction.kind === 'maintainer')
-    throw instruction.fault(`${instruction.kind.toUpperCase()} is no trigger`)
+    throw instruction.fault(`${instruction.kind.toUpperCase()} cannot be a trigger`)
   const second = reader.next()
   if (second !== undefined)
     throw dockerfileFault(
       { source: reader.source, location: second.location },
-      'a trigger is one instruction',
+      'a trigger must be one instruction',
     )
   return instruction
 }

@@ -1,5 +1,5 @@
-// COPY and ADD as a step: sources, destination and what becomes of the files on their way.
-// Knows paths as text; refuses to know which files there are, and how URLs are fetched.
+// COPY and ADD as a step: sources, destination, and changes to the files. Paths are text here; the files are
+// selected later.
 
 import { posix } from 'node:path'
 import { defined } from '../../contract/defined.ts'
@@ -20,15 +20,15 @@ const isUrl = (source: string): boolean => /^https?:\/\//i.test(source)
 const isGit = (source: string): boolean =>
   /^(?:git:\/\/|ssh:\/\/|git@[\w.-]+:)/i.test(source) || /^https?:\/\/[^?#]*\.git(?:[?#].*)?$/i.test(source)
 
-/** "user", "1000:1000" …; a number that is none of a user must not become a name. */
+/** "user", "1000:1000" …; an invalid number must not be taken for a name. */
 function checkChown(instruction: CopyInstruction, chown: string): void {
   const parts = chown.split(':')
   const isOwner = (part: string): boolean =>
     /^\d+$/.test(part) ? Number(part) <= ID_MAX : /^[A-Za-z_][\w.-]{0,254}\$?$/.test(part)
   if (parts.length > 2 || !parts.every(isOwner))
-    throw instruction.fault(`${quoted(chown)} is no owner`, {
+    throw instruction.fault(`${quoted(chown)} is not a valid owner`, {
       mark: instruction.chown,
-      hint: 'write user, user:group or 1000:1000',
+      hint: 'examples: user, user:group, 1000:1000',
     })
 }
 
@@ -52,9 +52,9 @@ function filesOf(state: StageState, instruction: CopyInstruction): InlineFile[] 
   })
 }
 
-/** The name of the file behind URL; "" if the URL does not say. */
+/** The name of the file at URL; "" if the URL has none. */
 function urlName(instruction: CopyInstruction, url: string): string {
-  if (!URL.canParse(url)) throw instruction.fault(`${quoted(url)} is no URL`, { mark: url })
+  if (!URL.canParse(url)) throw instruction.fault(`${quoted(url)} is not a valid URL`, { mark: url })
   const name = new URL(url).pathname.split('/').at(-1)!
   try {
     const decoded = decodeURIComponent(name)
@@ -62,7 +62,7 @@ function urlName(instruction: CopyInstruction, url: string): string {
       ? ''
       : decoded
   } catch {
-    return name // a "%" that encodes nothing
+    return name // an invalid "%" escape
   }
 }
 
@@ -74,9 +74,9 @@ function urlsOf(
   return sources.map((url) => {
     const name = urlName(instruction, url)
     if (name === '' && isIntoDirectory)
-      throw instruction.fault(`${quoted(url)} does not say what the file is called`, {
+      throw instruction.fault(`${quoted(url)} has no file name`, {
         mark: url,
-        hint: 'write the file’s name at the end of the destination',
+        hint: 'end the destination with the name of the file',
       })
     return { url, name }
   })
@@ -98,20 +98,23 @@ function checkSources(
         hint: 'the root of the context is "."',
       })
     if (isGit(source))
-      throw instruction.fault(`${name} takes no git repository`, { mark, hint: 'clone it in a RUN' })
+      throw instruction.fault(`${name} does not support git repositories`, {
+        mark,
+        hint: 'clone it in a RUN',
+      })
     if (isUrl(source) && instruction.kind === 'copy')
-      throw instruction.fault('COPY takes no URL', { mark, hint: 'use ADD' })
+      throw instruction.fault('COPY does not support URLs', { mark, hint: 'use ADD' })
     if (instruction.from === undefined && posix.normalize(source).startsWith('..')) {
       state.plan.warn({
         source: file,
         location,
         rule: 'SourceAboveContext',
-        text: `${quoted(source)} means ${quoted(cleanSource(source) || '.')}: nothing above the context can be copied`,
+        text: `${quoted(source)} means ${quoted(cleanSource(source) || '.')}; nothing above the context can be copied`,
       })
     }
   }
   if (sources.length + instruction.heredocs.length > 1 && !isIntoDirectory && !instruction.keepsParents) {
-    throw instruction.fault(`${name} has several sources, so its destination has to be a directory`, {
+    throw instruction.fault(`${name} has several sources, so its destination must be a directory`, {
       mark: instruction.destination,
       hint: `write "${instruction.destination}/"`,
     })
@@ -127,16 +130,18 @@ function checksumOf(
   if (instruction.checksum === undefined) return undefined
   const checksum = valueIn(state, instruction, instruction.checksum)
   if (!/^sha256:[0-9a-f]{64}$/.test(checksum))
-    throw instruction.fault(`${quoted(checksum)} is no checksum`, {
+    throw instruction.fault(`${quoted(checksum)} is not a valid checksum`, {
       mark: '--checksum',
-      hint: 'write sha256: and 64 hexadecimal digits',
+      hint: 'it must be sha256: and 64 hexadecimal digits',
     })
   if (urls !== 1 || others > 0)
-    throw instruction.fault('--checksum goes with one URL and nothing else', { mark: '--checksum' })
+    throw instruction.fault('--checksum requires exactly one source, which must be a URL', {
+      mark: '--checksum',
+    })
   return checksum
 }
 
-/** What is COPY's or ADD's own of the step. */
+/** The part of the step that is specific to COPY or ADD. */
 export function filesStep(state: StageState, instruction: CopyInstruction): Own<CopyStep> | Own<AddStep> {
   const value = (text: string): string => valueIn(state, instruction, text)
   const sources = instruction.sources.map(value)
@@ -149,9 +154,9 @@ export function filesStep(state: StageState, instruction: CopyInstruction): Own<
   if (chown !== undefined) checkChown(instruction, chown)
   const chmod = chmodText === undefined ? undefined : parseChmod(chmodText)
   if (chmodText !== undefined && chmod === undefined)
-    throw instruction.fault(`${quoted(chmodText)} is no mode`, {
+    throw instruction.fault(`${quoted(chmodText)} is not a valid mode`, {
       mark: instruction.chmod,
-      hint: 'write 0644 or u=rwX,go=rX',
+      hint: 'examples: 0644, u=rwX,go=rX',
     })
   const flags = [
     ...(instruction.keepsParents ? ['--parents'] : []),
@@ -163,7 +168,7 @@ export function filesStep(state: StageState, instruction: CopyInstruction): Own<
       ? { kind: 'context' as const }
       : resolveFrom(state.plan.stages, instruction.from, state.index, instruction)
   if (from.kind === 'scratch')
-    throw instruction.fault('there is nothing in scratch to copy', { mark: instruction.from })
+    throw instruction.fault('scratch has no files to copy', { mark: instruction.from })
   const shared = {
     files: filesOf(state, instruction),
     destination: absolute(state.config, destination),
@@ -201,8 +206,8 @@ export function filesStep(state: StageState, instruction: CopyInstruction): Own<
 }
 
 /**
- * SOURCE relative to its root: ".." ends there, and no slash stands around it. "/./", COPY --parents' mark,
- * stays.
+ * SOURCE relative to its root, which ".." cannot leave, without slashes at its ends. "/./", the pivot of COPY
+ * --parents, is kept.
  */
 function cleanSource(source: string): string {
   const [head, ...tail] = source.split('/./').map((part) => posix.join('/', part).replace(/^\/|\/$/g, ''))

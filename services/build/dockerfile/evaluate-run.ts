@@ -1,5 +1,4 @@
 // RUN as a step: the command with its shell, heredocs, environment and mounts.
-// Knows what a process needs; refuses to know how it is started and isolated.
 
 import { posix } from 'node:path'
 import { quoted } from './build-failure.ts'
@@ -10,14 +9,14 @@ import type { RunInstruction } from './instructions.ts'
 import { parseMount } from './mounts.ts'
 import type { RunStep, StepMount } from './steps.ts'
 
-/** execve(2) takes no longer argument (MAX_ARG_STRLEN, its end counted). */
+/** Longest argument of execve(2) (MAX_ARG_STRLEN, including NUL). */
 const ARGUMENT_BYTES_MAX = 128 * 1024 - 1
-/** Where BuildKit puts the scripts that begin with "#!". */
+/** Where BuildKit puts scripts that start with "#!". */
 const SCRIPT_DIR = '/dev/pipes'
 
 /**
- * The program: a lone heredoc is the script itself, which runs from a file if it begins with "#!"; with a
- * command before it, the shell gets the lines as they are written.
+ * The program. A heredoc alone is the script, which runs from a file if it starts with "#!". With a command
+ * before it, the shell gets the lines unchanged.
  */
 function programOf(state: StageState, instruction: RunInstruction): Pick<RunStep, 'argv' | 'script'> {
   const { command, heredocs } = instruction
@@ -44,7 +43,7 @@ function mountsOf(state: StageState, instruction: RunInstruction): StepMount[] {
     const { target, ...rest } = mount
     const targetPath = absolute(state.config, target)
     if (targetPath === '/')
-      throw instruction.fault('nothing can be mounted on "/"', { mark: 'mount', hint: 'write target=/path' })
+      throw instruction.fault('cannot mount on "/"', { mark: 'mount', hint: 'write target=/path' })
     if (rest.type === 'tmpfs') return { ...rest, targetPath }
     const { from: name, ...sourced } = rest
     const source = posix.normalize(posix.join('/', rest.source))
@@ -70,7 +69,7 @@ function mountsOf(state: StageState, instruction: RunInstruction): StepMount[] {
   })
 }
 
-/** What is RUN's own of the step. */
+/** The part of the step that is specific to RUN. */
 export function runStep(
   state: StageState,
   instruction: RunInstruction,
@@ -84,7 +83,7 @@ export function runStep(
   const long = program.argv.find((argument) => Buffer.byteLength(argument) > ARGUMENT_BYTES_MAX)
   if (long !== undefined)
     throw instruction.fault(`the command ${quoted(long)} is longer than ${ARGUMENT_BYTES_MAX} bytes`, {
-      hint: 'let the heredoc begin with #!/bin/sh: then it runs from a file',
+      hint: 'start the heredoc with #!/bin/sh, so that it runs from a file',
     })
   const visible = [...args]
     .filter(([name]) => !state.env.has(name))

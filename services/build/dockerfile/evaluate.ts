@@ -1,7 +1,6 @@
-// A planned stage becomes steps: variables get their values, paths their working directory, names their
-// stages, one instruction after the other, because each sees what those before it changed.  A variable is
-// looked up in ENV first and in ARG then (Dockerfile reference, "Using ARG variables").
-// Knows the config and the ARGs at every moment; refuses to know files, layers and containers.
+// Turns a planned stage into steps: resolves variables, relative paths and names of stages, one instruction
+// after the other, because each depends on the changes of those before it. A variable is looked up in ENV
+// first and then in ARG (Dockerfile reference, "Using ARG variables").
 
 import { posix } from 'node:path'
 import { quoted } from './build-failure.ts'
@@ -37,12 +36,12 @@ export const EMPTY_START: StageStart = { config: EMPTY_CONFIG, args: new Map(), 
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 const TITLE_CHARACTERS_MAX = 2000
 /**
- * What a port or volume costs each time its list is made anew, in characters of a value: it is formatted, and
- * hashed to find doubles.
+ * Cost of a port or volume each time its list is rebuilt, in characters of a value: it is formatted, and
+ * hashed to find duplicates.
  */
 const LISTED_COST = 16
 
-/** The instruction as progress shows it: one line, variables filled in where they are known. */
+/** The instruction for the progress display: one line, with the values of known variables. */
 function titleOf(state: StageState, instruction: Instruction): string {
   const line = instruction.text.replaceAll(/\s+/g, ' ')
   const shown = expand(line, {
@@ -73,14 +72,14 @@ function declare(state: StageState, instruction: ArgInstruction): string {
 }
 
 function setPairs(state: StageState, instruction: PairsInstruction): string {
-  // All values of one instruction see the variables as they were before it.
+  // All values of one instruction use the variables as they were before it.
   const pairs = instruction.pairs.map(({ name, value }) => ({
     name: valueIn(state, instruction, name),
     value: valueIn(state, instruction, value),
   }))
   for (const { name, value } of pairs) {
     if (name === '' || (instruction.kind === 'env' && name.includes('=')))
-      throw instruction.fault(`${quoted(name)} is no name`, { mark: instruction.pairs[0]!.name })
+      throw instruction.fault(`${quoted(name)} is not a valid name`, { mark: instruction.pairs[0]!.name })
     if (instruction.kind === 'env') state.env.set(name, value)
   }
   if (instruction.kind === 'env')
@@ -103,7 +102,7 @@ function setCommand(state: StageState, instruction: CommandInstruction): string 
       source,
       location,
       rule: 'JSONArgsRecommended',
-      text: `a shell stands between the signals and the program; write ${kind.toUpperCase()} ["program", "argument"]`,
+      text: `a shell runs the program, which then gets no signals; write ${kind.toUpperCase()} ["program", "argument"]`,
     })
   }
   if (kind === 'cmd') {
@@ -126,7 +125,7 @@ function setWord(state: StageState, instruction: WordInstruction): string {
   if (instruction.kind === 'maintainer') state.config = { ...state.config, author: word }
   else if (instruction.kind === 'user') state.config = { ...state.config, user: word }
   else if (!isSignal(word))
-    throw instruction.fault(`${quoted(word)} is no signal`, {
+    throw instruction.fault(`${quoted(word)} is not a signal`, {
       mark: instruction.word,
       hint: 'write SIGTERM, TERM or 15',
     })
@@ -139,7 +138,7 @@ function setWorkdir(state: StageState, instruction: WordInstruction): string {
   if (word === '')
     throw instruction.fault(`${quoted(instruction.word)} is empty`, {
       mark: instruction.word,
-      hint: 'WORKDIR / is the root',
+      hint: 'for the root write WORKDIR /',
     })
   if (!posix.isAbsolute(word) && !state.hasWorkdir) {
     const { source, location } = instruction
@@ -147,7 +146,7 @@ function setWorkdir(state: StageState, instruction: WordInstruction): string {
       source,
       location,
       rule: 'WorkdirRelativePath',
-      text: `where ${quoted(word)} is depends on the base image; begin with "/"`,
+      text: `${quoted(word)} is relative to the base image’s directory; start with "/"`,
     })
   }
   state.hasWorkdir = true
@@ -186,7 +185,7 @@ function setList(state: StageState, instruction: ListInstruction): string {
   return `EXPOSE ${ports.join(' ')}`
 }
 
-/** The text for the history of INSTRUCTION, which changes the config of STATE and nothing else. */
+/** The history text of INSTRUCTION, which changes only the config of STATE. */
 function applyConfig(
   state: StageState,
   instruction: Exclude<Instruction, { kind: 'from' | 'run' | 'copy' | 'add' | 'workdir' }>,
@@ -220,7 +219,7 @@ function stepOf(state: StageState, instruction: Instruction, isTrigger: boolean)
   const base = { source, location, fault, isTrigger, title: titleOf(state, instruction) }
   switch (instruction.kind) {
     case 'from':
-      throw instruction.fault('FROM is no step of a stage')
+      throw instruction.fault('FROM is not a step of a stage')
     case 'run':
       return { ...base, config: state.config, ...runStep(state, instruction) }
     case 'copy':
@@ -245,8 +244,8 @@ function stepOf(state: StageState, instruction: Instruction, isTrigger: boolean)
 }
 
 /**
- * Stage number INDEX of PLAN, which begins with START (an image's config, the `end` of its parent stage, or
- * EMPTY_START), as steps; START's triggers first.  Throws InvalidRequest ERR_INVALID_DOCKERFILE.
+ * The steps of stage INDEX of PLAN, based on START (an image's config, the `end` of its parent stage, or
+ * EMPTY_START). START's triggers come first. Throws InvalidRequest ERR_INVALID_DOCKERFILE.
  */
 export function evaluateStage(plan: BuildPlan, index: number, start: StageStart): EvaluatedStage {
   const { onbuild, ...config } = start.config
@@ -280,7 +279,7 @@ export function evaluateStage(plan: BuildPlan, index: number, start: StageStart)
   }
 }
 
-/** The names of --build-arg that nobody asked for; DECLARED are those of all stages that were evaluated. */
+/** The names of unused --build-args; DECLARED are the ARGs of all evaluated stages. */
 export function unusedBuildArgs(plan: BuildPlan, declared: Iterable<string>): string[] {
   const inFile = [
     ...plan.dockerfile.metaArgs,

@@ -1,43 +1,40 @@
-// Variables, quotes and escapes of one argument, as the Dockerfile reference ("Environment replacement") and
-// BuildKit's shell lexer have them: $x ${x} ${x:-w} ${x-w} ${x:+w} ${x+w} ${x:?e} ${x?e} ${x#p} ${x##p}
-// ${x%p} ${x%%p} ${x/p/r} ${x//p/r}.  A wrong expression is an expected end: it comes back as `problem`.
-// Knows characters and a look-up; refuses to know where variables come from and which arguments are expanded.
+// Expands variables, quotes and escapes of one argument, as in the Dockerfile reference ("Environment
+// replacement") and BuildKit's shell lexer: $x ${x} ${x:-w} ${x-w} ${x:+w} ${x+w} ${x:?e} ${x?e} ${x#p}
+// ${x##p} ${x%p} ${x%%p} ${x/p/r} ${x//p/r}. An invalid expression is returned as a `problem`.
 
 import { parsePattern, replace, trimEnd, trimStart } from './shell-pattern.ts'
 
 export interface ExpandOptions {
-  /** The value of a variable; undefined when it is not set. */
+  /** The value of a variable; undefined if it is not set. */
   readonly lookup: (name: string) => string | undefined
   readonly escape: string
   /**
-   * "remove" is what arguments want; "keep" leaves them where they are; "plain" makes them ordinary
+   * "remove" is for arguments, "keep" leaves quotes in the text, and "plain" treats them as ordinary
    * characters (heredocs).
    */
   readonly quotes?: 'remove' | 'keep' | 'plain'
   readonly keepEscapes?: boolean
-  /** Leaves `$name` standing where there is no such variable, for text that is only shown. */
+  /** Keeps `$name` if there is no such variable, for text that is only displayed. */
   readonly keepUnset?: boolean
-  /** How long the text may become; VALUE_CHARACTERS_MAX where nothing is said. */
+  /** Limit for the length of the result; by default VALUE_CHARACTERS_MAX. */
   readonly charactersMax?: number
 }
 
 export interface Expanded {
   readonly text: string
-  /** The text at its unquoted spaces; spaces that a variable brought count. */
+  /** The text split at unquoted spaces, including those from variables. */
   readonly words: readonly string[]
-  /** Variables that are not set, and of which the expression does not say what then. */
+  /** Unset variables for which the expression has no default. */
   readonly missing: readonly string[]
-  /** Characters that patterns were held against, for who keeps count. */
+  /** Characters compared with patterns, for the caller's limit. */
   readonly work: number
 }
 
-/**
- * So long may a value become; the kernel takes no longer argument or variable (execve(2), MAX_ARG_STRLEN).
- */
+/** Limit for a value; the kernel accepts no longer argument or variable (execve(2), MAX_ARG_STRLEN). */
 export const VALUE_CHARACTERS_MAX = 128 * 1024
-/** Characters that patterns are held against in one text: many expressions can look at one long value. */
+/** Limit of characters compared with patterns in one text: many expressions can search one long value. */
 const WORK_MAX = 8 * 1024 * 1024
-/** Of ${a:-${b:-…}}. */
+/** Limit for the nesting of ${a:-${b:-…}}. */
 const NESTED_MAX = 50
 const MISSING_MAX = 100
 
@@ -47,7 +44,7 @@ function refuse(problem: string): never {
   throw new ExpansionProblem(problem)
 }
 
-/** Collects text, and beside it the words it falls into. */
+/** Collects text and the words in it. */
 function createOutput(charactersMax: number) {
   let text = ''
   let word = ''
@@ -58,7 +55,7 @@ function createOutput(charactersMax: number) {
   }
   const add = (piece: string): void => {
     text += piece
-    if (text.length > charactersMax) refuse(`it becomes longer than ${charactersMax} characters`)
+    if (text.length > charactersMax) refuse(`the result is longer than ${charactersMax} characters`)
   }
   return {
     text: () => text,
@@ -83,7 +80,7 @@ function createOutput(charactersMax: number) {
 
 const NAME = /[\p{L}_][\p{L}\p{Nd}_]*|\p{Nd}+|[@*#?\-$!]/uy
 
-/** Reads SOURCE from left to right; one per call of `expand`. */
+/** Reads SOURCE from left to right; created per call of `expand`. */
 function createLexer(source: string, options: ExpandOptions) {
   const {
     lookup,
@@ -123,7 +120,7 @@ function createLexer(source: string, options: ExpandOptions) {
     for (at++; source[at] !== '"';) {
       const character = source[at]
       if (character === undefined) refuse('a " is not closed')
-      if (text.length > charactersMax) refuse(`it becomes longer than ${charactersMax} characters`)
+      if (text.length > charactersMax) refuse(`the result is longer than ${charactersMax} characters`)
       if (character === '$') {
         text += dollar()
         continue
@@ -140,15 +137,15 @@ function createLexer(source: string, options: ExpandOptions) {
     return quotes === 'keep' ? `"${text}"` : text
   }
 
-  /** Up to STOP (which is taken), or to the end when there is none. */
+  /** Reads up to and including STOP, or to the end without one. */
   function until(stop: string | undefined, keepEscapes: boolean): ReturnType<typeof createOutput> {
     const output = createOutput(charactersMax)
-    if (++depth > NESTED_MAX) refuse(`variables stand in each other more than ${NESTED_MAX} deep`)
+    if (++depth > NESTED_MAX) refuse(`variables are nested more than ${NESTED_MAX} deep`)
     for (;;) {
       const character = source[at]
       if (character === stop) break
       if (character === undefined)
-        refuse(stop === '/' ? 'the "/" between pattern and text is missing' : 'the "}" is missing')
+        refuse(stop === '/' ? '"/" is missing between pattern and text' : 'the "}" is missing')
       if (character === '$') output.split(dollar())
       else if (character === "'" && quotes !== 'plain') output.raw(singleQuoted())
       else if (character === '"' && quotes !== 'plain') output.raw(doubleQuoted(keepEscapes))
@@ -171,15 +168,15 @@ function createLexer(source: string, options: ExpandOptions) {
     return output
   }
 
-  /** TEXT as a pattern that VALUE is held against. */
+  /** TEXT as a pattern for VALUE. */
   function patternOf(text: string, value: string): Exclude<ReturnType<typeof parsePattern>, string> {
     work += text.length + value.length
-    if (work > WORK_MAX) refuse('its patterns have too much to look at')
+    if (work > WORK_MAX) refuse('its patterns are compared with too much text')
     const pattern = parsePattern(text)
     return typeof pattern === 'string' ? refuse(pattern) : pattern
   }
 
-  /** ${NAME/pattern/text} behind the first "/". */
+  /** ${NAME/pattern/text}, after the first "/". */
   function substitute(name: string): string {
     const isEach = source[at] === '/'
     if (isEach) at++
@@ -190,7 +187,7 @@ function createLexer(source: string, options: ExpandOptions) {
     return replace(value ?? '', patternOf(pattern, value ?? ''), replacement, isEach)
   }
 
-  /** ${NAME#pattern} and its three sisters behind the sign. */
+  /** ${NAME#pattern}, ${NAME##pattern}, ${NAME%pattern} and ${NAME%%pattern}, after the first sign. */
   function trim(name: string, sign: string): string {
     const isLongest = source[at] === sign
     if (isLongest) at++
@@ -200,7 +197,7 @@ function createLexer(source: string, options: ExpandOptions) {
     return (sign === '#' ? trimStart : trimEnd)(value ?? '', patternOf(word, value ?? ''), isLongest)
   }
 
-  /** ${NAME-word}, with + or ? for the -; after a ":" an empty value counts as none. */
+  /** ${NAME-word}, ${NAME+word} and ${NAME?word}. After ":" an empty value counts as unset. */
   function choose(name: string, sign: string, isEmptyUnset: boolean): string {
     const word = until('}', false).text()
     const value = lookup(name)
@@ -222,7 +219,7 @@ function createLexer(source: string, options: ExpandOptions) {
     const name = readName()
     const sign = source[at++]
     if (sign === undefined) refuse('the "}" is missing')
-    if (name === '') refuse(`"${source.slice(from, at)}" is no variable`)
+    if (name === '') refuse(`"${source.slice(from, at)}" is not a variable`)
     if (sign === '}') return valueOf(name) ?? (keepUnset ? `\${${name}}` : '')
     if (sign === '/') return substitute(name)
     if (sign === '#' || sign === '%') return trim(name, sign)
@@ -230,14 +227,14 @@ function createLexer(source: string, options: ExpandOptions) {
     const kind = isEmptyUnset ? source[at++] : sign
     if (kind === '-' || kind === '+' || kind === '?') return choose(name, kind, isEmptyUnset)
     return refuse(
-      `"${source.slice(from, at)}" is no form of expansion; there are :- - :+ + :? ? # ## % %% / //`,
+      `"${source.slice(from, at)}" is not a supported expansion; those are :- - :+ + :? ? # ## % %% / //`,
     )
   }
 
   return { until, missing, work: () => work }
 }
 
-/** SOURCE with its variables, quotes and escapes resolved, or what is wrong with it. */
+/** SOURCE with its variables, quotes and escapes resolved, or the problem with it. */
 export function expand(source: string, options: ExpandOptions): Expanded | { readonly problem: string } {
   const lexer = createLexer(source, options)
   try {

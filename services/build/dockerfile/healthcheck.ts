@@ -1,10 +1,9 @@
-// HEALTHCHECK's arguments in the form that an image's config keeps them (Docker image spec v1.3,
-// "Healthcheck").  Knows durations as Go writes them; refuses to know who would run the command.
+// HEALTHCHECK's arguments in the form of an image's config (Docker image spec v1.3, "Healthcheck").
 
 import { didYouMean, quoted } from './build-failure.ts'
 import type { Node } from './nodes.ts'
 
-/** Durations in nanoseconds; 0 is "as the base image or the engine has it". */
+/** Durations in nanoseconds; 0 is the default of the base image or the engine. */
 export interface Healthcheck {
   /** ["NONE"], ["CMD", program, …] or ["CMD-SHELL", text]. */
   readonly test: readonly string[]
@@ -44,13 +43,17 @@ function durationOf(node: Node, flag: string): number {
   if (text === undefined || text === '') return 0
   const ns = parseGoDurationNs(text)
   if (ns === undefined)
-    throw node.fault(`--${flag}=${text} is no duration`, { mark: text, hint: 'write 30s, 1m30s or 500ms' })
-  if (ns !== 0 && ns < SHORTEST_NS) throw node.fault(`--${flag} is at least 1ms`, { mark: text })
+    throw node.fault(`--${flag}=${text} is not a valid duration`, {
+      mark: text,
+      hint: 'examples: 30s, 1m30s, 500ms',
+    })
+  if (ns !== 0 && ns < SHORTEST_NS) throw node.fault(`--${flag} must be at least 1ms`, { mark: text })
   return ns
 }
 
 /**
- * NODE, a HEALTHCHECK, with JSONARGUMENTS for what follows CMD. Throws InvalidRequest ERR_INVALID_DOCKERFILE.
+ * Parses NODE, a HEALTHCHECK, with JSONARGUMENTS for the arguments of CMD. Throws InvalidRequest
+ * ERR_INVALID_DOCKERFILE.
  */
 export function parseHealthcheck(
   node: Node,
@@ -78,7 +81,7 @@ export function parseHealthcheck(
   const retriesText = node.flags.text('retries') ?? ''
   const retries = retriesText === '' ? 0 : Number(/^\d{1,10}$/.test(retriesText) ? retriesText : NaN)
   if (!(retries <= RETRIES_MAX))
-    throw node.fault(`--retries=${retriesText} is no number of retries`, { mark: retriesText })
+    throw node.fault(`--retries=${retriesText} is not a valid number of retries`, { mark: retriesText })
   return {
     test: argv === undefined ? ['CMD-SHELL', rest] : ['CMD', ...argv],
     intervalNs: durationOf(node, 'interval'),

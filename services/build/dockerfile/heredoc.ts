@@ -1,26 +1,26 @@
-// Heredocs: the marks (<<EOF, <<-EOF, <<"EOF") in the line of a RUN, COPY or ADD, as BuildKit finds them.
-// Knows a line's words; refuses to know where the body stands (lines.ts) and who is fed with it.
+// Heredocs: finds their marks (<<EOF, <<-EOF, <<"EOF") in the line of a RUN, COPY or ADD, as BuildKit does.
+// lines.ts reads the bodies.
 
 import { expand } from './expand.ts'
 
 export interface HeredocMark {
   /** The word that ends it, without quotes. */
   readonly name: string
-  /** Not when a part of the word was quoted. */
+  /** False if a part of the word was quoted. */
   readonly isExpanded: boolean
-  /** <<-: tabs at the beginning of lines go. */
+  /** <<-: tabs at the start of lines are removed. */
   readonly stripTabs: boolean
 }
 
 export interface Heredoc extends HeredocMark {
-  /** As it stands in the file, with its last newline, tabs included. */
+  /** Unchanged from the file, including tabs and the last newline. */
   readonly content: string
 }
 
-/** In one instruction. */
+/** Limit per instruction. */
 export const HEREDOCS_MAX = 100
 
-/** WORD as a heredoc's mark, or undefined.  A descriptor may stand in front, as in a shell ("3<<EOF"). */
+/** WORD as a heredoc's mark, or undefined.  A descriptor may precede it, as in a shell ("3<<EOF"). */
 export function parseHeredocMark(word: string): HeredocMark | undefined {
   const match = /^\d*<<(-?)\s*([^<]+)$/.exec(word)
   if (match === null) return undefined
@@ -31,10 +31,7 @@ export function parseHeredocMark(word: string): HeredocMark | undefined {
   return { name: bare.words[0]!, isExpanded: bare.text === quoted.text, stripTabs: match[1] === '-' }
 }
 
-/**
- * The marks of LINE, from left to right. A line that no shell could read has none: its quotes are the shell's
- * own matter.
- */
+/** The marks of LINE, from left to right. A line with invalid quotes has none; the shell reports them. */
 export function findHeredocs(line: string): HeredocMark[] {
   if (!line.includes('<<')) return []
   const words = expand(line, {
@@ -48,7 +45,7 @@ export function findHeredocs(line: string): HeredocMark[] {
   return words.words.flatMap((word) => parseHeredocMark(word) ?? [])
 }
 
-/** The text of HEREDOC, its tabs stripped if it wants that. */
+/** The text of HEREDOC, without leading tabs for <<-. */
 export function heredocText({ content, stripTabs }: Heredoc): string {
   return stripTabs ? content.replaceAll(/^\t+/gm, '') : content
 }

@@ -1,6 +1,5 @@
-// The syntax tree as typed instructions: what each says, before variables have values.  Everything that can
-// be wrong without values is found here, for all stages, also those that are not built.
-// Knows the arguments of each instruction (Dockerfile reference); refuses to know stages, images and files.
+// The syntax tree as typed instructions, before variables have values (Dockerfile reference). All errors that
+// do not depend on values are found here, in all stages, including those that are not built.
 
 import { defined } from '../../contract/defined.ts'
 import type { BuildWarning, FaultFacts, Place } from './build-failure.ts'
@@ -43,9 +42,9 @@ export interface RunInstruction extends Written {
   readonly kind: 'run'
   readonly command: Command
   readonly heredocs: readonly Heredoc[]
-  /** The values of --mount, and the names behind their "from". */
+  /** The values of --mount, and the names in their "from". */
   readonly mounts: ReadonlyArray<{ readonly text: string; readonly from?: string }>
-  /** "default" is what the build says. */
+  /** "default" is the network of the build. */
   readonly network: 'default' | 'none' | 'host'
 }
 
@@ -60,7 +59,7 @@ export interface CopyInstruction extends Written {
   readonly checksum?: string
   readonly isLinked: boolean
   readonly keepsParents: boolean
-  /** Of ADD: undefined is "local archives only". */
+  /** For ADD; undefined is "local archives only". */
   readonly unpack?: boolean
   readonly excludes: readonly string[]
 }
@@ -89,7 +88,7 @@ export interface HealthcheckInstruction extends Written {
   readonly kind: 'healthcheck'
   readonly healthcheck: Healthcheck
 }
-/** TRIGGER is the text as an image's config keeps it; INNER is what it says. */
+/** TRIGGER is the text for the image's config; INNER is the parsed instruction. */
 export interface OnbuildInstruction extends Written {
   readonly kind: 'onbuild'
   readonly trigger: string
@@ -108,18 +107,18 @@ export type Instruction =
   | HealthcheckInstruction
   | OnbuildInstruction
 
-/** A text that takes work to find is a function: not every warning is wanted. */
+/** A text that is expensive to compute is a function, because warnings can be skipped. */
 export type Warn = (warning: Omit<BuildWarning, 'text'> & { readonly text: string | (() => string) }) => void
 
 const STAGE_NAME = /^[a-z][a-z0-9._-]*$/
 const SECRET_NAME = /(?:^|_)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)/i
 const NO_SECRET_NAME = /(?:^|_)(?:public|file|version)(?:_|$)/i
 
-/** NODE's arguments as a JSON array, or undefined when they are in the other form. */
+/** NODE's arguments as a JSON array, or undefined if they are in shell form. */
 function jsonArguments(node: Node, warn: Warn): string[] | undefined {
   const words = parseJsonArray(node.rest)
   if (words === 'notStrings')
-    throw node.fault('a JSON array may have strings only', {
+    throw node.fault('the JSON array must contain only strings', {
       mark: node.rest,
       hint: 'put each argument in double quotes',
     })
@@ -128,7 +127,7 @@ function jsonArguments(node: Node, warn: Warn): string[] | undefined {
       source: node.source,
       location: node.location,
       rule: 'JSONArgsRecommended',
-      text: `${node.keyword} looks like a JSON array but is none, and is taken as plain text; JSON wants double quotes and no comma at the end`,
+      text: `${node.keyword} looks like a JSON array but is not valid JSON, so it is read as plain text; JSON needs double quotes and no trailing comma`,
     })
   }
   return words
@@ -140,7 +139,7 @@ function commandOf(node: Node, warn: Warn): Command {
   if (node.rest === '')
     throw node.fault(`${node.keyword} needs an argument`, {
       mark: node.written,
-      ...(node.keyword !== 'RUN' && { hint: `${node.keyword} [] takes away the one of the base image` }),
+      ...(node.keyword !== 'RUN' && { hint: `${node.keyword} [] removes that of the base image` }),
     })
   return { form: 'shell', script: node.rest }
 }
@@ -153,7 +152,7 @@ function singleWord(node: Node): string {
 function fromOf(node: Node, written: Written): FromInstruction {
   const [base, as, name, ...more] = splitFields(node.rest)
   if (base === undefined)
-    throw node.fault('FROM needs an image', { mark: node.written, hint: 'FROM scratch begins with nothing' })
+    throw node.fault('FROM needs an image', { mark: node.written, hint: 'FROM scratch starts with no files' })
   if (as !== undefined && (as.toLowerCase() !== 'as' || name === undefined || more.length > 0)) {
     throw node.fault('FROM has more than one image', {
       mark: as,
@@ -162,9 +161,9 @@ function fromOf(node: Node, written: Written): FromInstruction {
   }
   const stageName = name?.toLowerCase()
   if (stageName !== undefined && !STAGE_NAME.test(stageName)) {
-    throw node.fault(`${quoted(name!)} is no name for a stage`, {
+    throw node.fault(`${quoted(name!)} is not a valid stage name`, {
       mark: name,
-      hint: 'it begins with a letter and has letters, digits, "-", "_" and "."',
+      hint: 'it must start with a letter and contain only letters, digits, "-", "_" and "."',
     })
   }
   const platform = node.flags.text('platform')
@@ -176,28 +175,28 @@ function fromOf(node: Node, written: Written): FromInstruction {
   }
 }
 
-/** Which stages there are to build has to be known before variables have values. */
+/** The stages to build must be known before variables have values. */
 function checkFrom(node: Node, from: string): void {
   if (/\$./.test(from))
-    throw node.fault('"from" takes no variables', {
+    throw node.fault('variables are not allowed in "from"', {
       mark: from,
-      hint: 'name a stage with FROM … AS, where they are allowed',
+      hint: 'use them in FROM … AS, and name that stage',
     })
 }
 
 function runOf(node: Node, written: Written, warn: Warn): RunInstruction {
   const network = (node.flags.text('network') ?? 'default').toLowerCase()
   if (network !== 'default' && network !== 'none' && network !== 'host')
-    throw node.fault(`--network is default, none or host, not ${quoted(network)}`, { mark: '--network' })
+    throw node.fault(`--network must be default, none or host, not ${quoted(network)}`, { mark: '--network' })
   const security = node.flags.text('security') ?? 'sandbox'
   if (security !== 'sandbox')
     throw node.fault(`--security=${security} is not supported`, {
       mark: '--security',
-      hint: 'a RUN has no more rights than its container',
+      hint: 'a RUN cannot have more privileges than its container',
     })
   const mounts = node.flags.list('mount')
   if (mounts.length > MOUNTS_MAX)
-    throw node.fault(`there are ${mounts.length} mounts, there may be ${MOUNTS_MAX}`)
+    throw node.fault(`there are ${mounts.length} mounts; the limit is ${MOUNTS_MAX}`)
   for (const text of mounts.filter((text) => !text.includes('$'))) {
     const mount = parseMount(text, (value) => value)
     if ('problem' in mount) throw node.fault(mount.problem, mount)
@@ -228,20 +227,20 @@ function copyOf(node: Node, written: Written, warn: Warn): CopyInstruction {
   if (node.heredocs.length > 0 && parseHeredocMark(destination) !== undefined)
     throw node.fault('the destination is a heredoc', {
       mark: destination,
-      hint: 'the path comes last: COPY <<EOF /path',
+      hint: 'put the path last: COPY <<EOF /path',
     })
   const sources = words
     .slice(0, -1)
     .filter((word) => node.heredocs.length === 0 || parseHeredocMark(word) === undefined)
   const badName = node.heredocs.find(({ name }) => name.includes('/') || name === '.' || name === '..')
   if (badName !== undefined)
-    throw node.fault(`the heredoc ${quoted(badName.name)} would be a file of that name, which cannot be`, {
+    throw node.fault(`the heredoc ${quoted(badName.name)} would be a file of that name, which is invalid`, {
       mark: badName.name,
     })
   const from = node.flags.text('from')
   if (from !== undefined) checkFrom(node, from)
   if (from !== undefined && node.heredocs.length > 0 && sources.length === 0)
-    throw node.fault('a heredoc is not copied from anywhere', { mark: '--from' })
+    throw node.fault('a heredoc cannot be combined with --from', { mark: '--from' })
   const optional = {
     chown: node.flags.text('chown'),
     chmod: node.flags.text('chmod'),
@@ -269,7 +268,7 @@ function warnOfSecret(node: Node, name: string, warn: Warn): void {
     source: node.source,
     location: node.location,
     rule: 'SecretsUsedInArgOrEnv',
-    text: `${node.keyword} ${quoted(name)} looks like a secret, and everybody with the image can read it; use RUN --mount=type=secret`,
+    text: `${node.keyword} ${quoted(name)} looks like a secret, which anyone with the image can read; use RUN --mount=type=secret`,
   })
 }
 
@@ -314,7 +313,7 @@ function listOf(node: Node, written: Written, warn: Warn): ListInstruction {
     return { kind: 'volume', ...written, words: volumes.map((volume) => volume.trim()) }
   }
   if (words === undefined)
-    throw node.fault('SHELL wants a JSON array', {
+    throw node.fault('SHELL needs a JSON array', {
       mark: node.rest,
       hint: 'with double quotes: SHELL ["/bin/sh", "-c"]',
     })
@@ -339,7 +338,7 @@ function onbuildOf(reader: LineReader, node: Node, written: Written, warn: Warn)
   }
 }
 
-/** NODE as the instruction it is.  Throws InvalidRequest ERR_INVALID_DOCKERFILE. */
+/** NODE as a typed instruction.  Throws InvalidRequest ERR_INVALID_DOCKERFILE. */
 export function parseInstruction(reader: LineReader, node: Node, warn: Warn): Instruction {
   const { source, location, text, escape, fault } = node
   const written: Written = { source, location, text, escape, fault }

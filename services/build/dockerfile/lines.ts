@@ -1,6 +1,6 @@
-// From the bytes of a Dockerfile to its logical lines: parser directives, comments and continuation, the way
-// BuildKit reads them (Dockerfile reference, "Format" and "Parser directives"). Knows lines; refuses to know
-// instructions. A heredoc's body is taken raw, when the caller has found its mark.
+// From the bytes of a Dockerfile to its logical lines: parser directives, comments and continuation, as in
+// BuildKit (Dockerfile reference, "Format" and "Parser directives"). A heredoc's body is read unchanged once
+// the caller has found its mark.
 
 import { defined } from '../../contract/defined.ts'
 import { InvalidRequest } from '../../contract/errors.ts'
@@ -19,11 +19,11 @@ export interface LogicalLine {
 
 export interface Directives {
   readonly escape: '\\' | '`'
-  /** Of a frontend that we do not load. */
+  /** Name of a frontend; it is not loaded. */
   readonly syntax?: string
-  /** "all", or rules that the author does not want to hear of. */
+  /** "all", or the rules to skip. */
   readonly skippedRules: 'all' | readonly string[]
-  /** `check=error=true`: a warning ends the build. */
+  /** `check=error=true`: a warning fails the build. */
   readonly warningsAreErrors: boolean
 }
 
@@ -31,11 +31,11 @@ export interface LineReader {
   readonly source: SourceFile
   readonly directives: Directives
   readonly warnings: readonly BuildWarning[]
-  /** The next instruction's line, continuation lines joined; undefined at the end. */
+  /** The line of the next instruction with its continuation lines; undefined at the end. */
   next(): LogicalLine | undefined
-  /** The raw lines up to TERMINATOR alone on a line (after tabs, if STRIPTABS), which is taken as well. */
+  /** The unchanged lines up to TERMINATOR alone on a line (after tabs, if STRIPTABS), which is consumed. */
   takeHeredoc(terminator: string, stripTabs: boolean, opener: LogicalLine): string
-  /** The line that was read last, from 1. */
+  /** Number of the last line that was read, from 1. */
   readonly line: number
 }
 
@@ -53,11 +53,11 @@ function refuseFile(name: string, problem: string): never {
   throw new InvalidRequest([{ path: name, problem }], 'ERR_INVALID_DOCKERFILE')
 }
 
-/** The text of BYTES.  Refuses what is too large, and what an editor of Windows saved as UTF-16. */
+/** The text of BYTES.  Rejects too large files, and files that a Windows editor saved as UTF-16. */
 function decode(name: string, content: string | Uint8Array): string {
   const sizeBytes = typeof content === 'string' ? Buffer.byteLength(content) : content.length
   if (sizeBytes > DOCKERFILE_BYTES_MAX)
-    refuseFile(name, `is ${sizeBytes} bytes long, a Dockerfile may have ${DOCKERFILE_BYTES_MAX}`)
+    refuseFile(name, `is ${sizeBytes} bytes long; the limit of a Dockerfile is ${DOCKERFILE_BYTES_MAX}`)
   if (typeof content === 'string') return content.replace(/^\uFEFF/, '')
   const [first, second] = content
   if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff))
@@ -85,7 +85,7 @@ function checkDirective(value: string): Pick<Directives, 'skippedRules' | 'warni
   }
 }
 
-/** The directives on top: they end at the first line that is none, a comment of another kind included. */
+/** The directives at the top: they end at the first other line, including an ordinary comment. */
 function readDirectives(source: SourceFile): Directives {
   const found = new Map<string, string>()
   for (const [i, line] of source.lines.entries()) {
@@ -94,11 +94,11 @@ function readDirectives(source: SourceFile): Directives {
     if (match === null || key === undefined || !['syntax', 'escape', 'check'].includes(key)) break
     const location = { line: i + 1, endLine: i + 1 }
     if (found.has(key))
-      throw dockerfileFault({ source, location }, `the directive "${key}" stands here twice`, { mark: key })
+      throw dockerfileFault({ source, location }, `the directive "${key}" is repeated`, { mark: key })
     if (key === 'escape' && match[2] !== '\\' && match[2] !== '`') {
       throw dockerfileFault(
         { source, location },
-        `the escape character is \\ or \`, not ${quoted(match[2]!)}`,
+        `the escape character must be \\ or \`, not ${quoted(match[2]!)}`,
         { mark: match[2]! },
       )
     }
@@ -112,10 +112,10 @@ function readDirectives(source: SourceFile): Directives {
   }
 }
 
-/** Refuses the instruction at LOCATION if it is no text. */
+/** Rejects the instruction at LOCATION if it is not text. */
 function checkText(source: SourceFile, location: Location, text: string): void {
   if (text.includes('\0'))
-    throw dockerfileFault({ source, location }, 'there is a NUL byte in this line', {
+    throw dockerfileFault({ source, location }, 'this line contains a NUL byte', {
       hint: 'is this a Dockerfile?',
     })
   if (text.includes('\uFFFD'))
@@ -126,25 +126,26 @@ function checkText(source: SourceFile, location: Location, text: string): void {
 }
 
 /**
- * CONTENT as a reader of its lines; NAME is what messages call it. Throws InvalidRequest
+ * A reader of the lines of CONTENT, whose name in messages is NAME. Throws InvalidRequest
  * ERR_INVALID_DOCKERFILE, here and in `next`.
  */
 export function createLineReader(name: string, content: string | Uint8Array): LineReader {
   const raw = decode(name, content).split(/(?<=\n)/)
-  if (raw.length > LINES_MAX) refuseFile(name, `has ${raw.length} lines, a Dockerfile may have ${LINES_MAX}`)
+  if (raw.length > LINES_MAX)
+    refuseFile(name, `has ${raw.length} lines; the limit of a Dockerfile is ${LINES_MAX}`)
   const source: SourceFile = { name, lines: raw.map((line) => line.replace(/[\r\n]+$/, '')) }
   const tooLong = source.lines.findIndex((line) => line.length > LINE_CHARACTERS_MAX)
   if (tooLong >= 0)
     refuseFile(
       `${name}:${tooLong + 1}`,
-      `the line has ${source.lines[tooLong]!.length} characters, it may have ${LINE_CHARACTERS_MAX}`,
+      `the line has ${source.lines[tooLong]!.length} characters; the limit is ${LINE_CHARACTERS_MAX}`,
     )
   const directives = readDirectives(source)
   const continuation = CONTINUATION[directives.escape]
   const warnings: BuildWarning[] = []
   let at = 0
 
-  /** The next line of a continued instruction: comments and empty lines in between are none of it. */
+  /** The next line of a continued instruction, skipping comments and empty lines in between. */
   function nextContinued(warn: (line: number) => void): string {
     while (at < raw.length) {
       const line = source.lines[at++]!
@@ -169,7 +170,7 @@ export function createLineReader(name: string, content: string | Uint8Array): Li
         source,
         location: { line: emptyLine, endLine: emptyLine },
         rule: 'NoEmptyContinuation',
-        text: 'an empty line inside of a continued instruction is left out',
+        text: 'an empty line inside a continued instruction is ignored',
       })
     }
     return [...parts, line].join('')
@@ -206,7 +207,7 @@ export function createLineReader(name: string, content: string | Uint8Array): Li
           throw dockerfileFault(
             place,
             `the heredoc ${quoted(terminator)} is longer than ${HEREDOC_BYTES_MAX} bytes`,
-            { hint: 'put it into a file of the context' },
+            { hint: 'put it in a file of the context' },
           )
         checkText(source, place.location, content)
         return content
@@ -214,7 +215,7 @@ export function createLineReader(name: string, content: string | Uint8Array): Li
       const place = { source, location: opener.location }
       throw dockerfileFault(place, `the heredoc ${quoted(terminator)} has no end`, {
         mark: terminator,
-        hint: `a line with ${quoted(terminator)} alone has to end it; if no heredoc is meant, put "<<" in quotes`,
+        hint: `end it with ${quoted(terminator)} alone on a line, or quote "<<" if it is not a heredoc`,
       })
     },
   }

@@ -1,6 +1,5 @@
-// The value of RUN's --mount: bind, cache, tmpfs and secret (Dockerfile reference, "RUN --mount").  Read
-// twice: once with the file, when variables have no values yet, and once when the step is made.
-// Knows keys and their values; refuses to know stages, and what is mounted how.
+// The value of RUN's --mount: bind, cache, tmpfs and secret (Dockerfile reference, "RUN --mount"). It is
+// parsed twice: with the file, before variables have values, and when the step is created.
 
 import { posix } from 'node:path'
 import { defined } from '../../contract/defined.ts'
@@ -13,7 +12,7 @@ interface Owned {
   readonly gid: number
 }
 
-/** FROM is a stage's name or an image; without it the context (bind), or nothing (cache). */
+/** FROM is a stage's name or an image; by default the context (bind) or nothing (cache). */
 interface Sourced {
   readonly from?: string
   readonly source: string
@@ -30,7 +29,7 @@ export interface CacheMount extends Sourced, Owned {
   readonly id: string
   readonly target: string
   readonly isReadOnly: boolean
-  /** Of several builds at once: all together, one after the other, or each its own. */
+  /** For concurrent builds: all share it, one after the other, or one each. */
   readonly sharing: 'shared' | 'locked' | 'private'
 }
 
@@ -49,7 +48,7 @@ export interface SecretMount extends Owned {
   readonly isRequired: boolean
 }
 
-/** Targets are as written: relative ones begin at the working directory. */
+/** Targets are unchanged; relative ones are relative to the working directory. */
 export type Mount = BindMount | CacheMount | TmpfsMount | SecretMount
 
 export interface MountProblem {
@@ -58,7 +57,7 @@ export interface MountProblem {
   readonly hint?: string | undefined
 }
 
-/** The ids that a user namespace can have; 2³² − 1 means "no change" to the kernel. */
+/** Limit of ids in a user namespace; 2³² − 1 means "no change" to the kernel. */
 export const ID_MAX = 2 ** 32 - 2
 export const MOUNTS_MAX = 64
 
@@ -103,7 +102,7 @@ function lastPart(path: string): string {
   return path.replace(/\/+$/, '').split('/').at(-1) ?? ''
 }
 
-/** Collects the first problem; values that are wrong read as nothing. */
+/** Records the first problem; invalid values read as unset. */
 function createReader(values: ReadonlyMap<string, string>) {
   let found: MountProblem | undefined
   const refuse = (problem: string, mark?: string, hint?: string): void => {
@@ -116,7 +115,7 @@ function createReader(values: ReadonlyMap<string, string>) {
       const text = values.get(key)
       if (text === undefined) return undefined
       const value = BOOLEANS[text.toLowerCase()]
-      if (value === undefined) refuse(`"${key}" is true or false, not "${text}"`, text)
+      if (value === undefined) refuse(`"${key}" must be true or false, not "${text}"`, text)
       return value
     },
     number(key: string, base: 8 | 10, max: number): number | undefined {
@@ -125,7 +124,7 @@ function createReader(values: ReadonlyMap<string, string>) {
       const value = (base === 8 ? /^[0-7]{1,6}$/ : /^\d{1,10}$/).test(text)
         ? Number.parseInt(text, base)
         : NaN
-      if (!(value <= max)) refuse(`"${text}" is no ${key}`, text)
+      if (!(value <= max)) refuse(`"${text}" is not a valid ${key}`, text)
       return value
     },
     size(): number | undefined {
@@ -136,7 +135,8 @@ function createReader(values: ReadonlyMap<string, string>) {
         match === null
           ? NaN
           : Math.floor(Number(match[1]) * 1024 ** ['', 'k', 'm', 'g', 't'].indexOf(match[2]!.toLowerCase()))
-      if (!Number.isSafeInteger(value) || value <= 0) refuse(`"${text}" is no size`, text, 'write 64m or 1g')
+      if (!Number.isSafeInteger(value) || value <= 0)
+        refuse(`"${text}" is not a valid size`, text, 'examples: 64m, 1g')
       return value
     },
   }
@@ -145,13 +145,13 @@ function createReader(values: ReadonlyMap<string, string>) {
 function secretOf(values: ReadonlyMap<string, string>, reader: ReturnType<typeof createReader>): SecretMount {
   const [id, source, target, env] = ['id', 'source', 'target', 'env'].map((key) => values.get(key))
   if (id !== undefined && source !== undefined)
-    reader.refuse('a secret has an id or a source, not both', 'source')
+    reader.refuse('a secret has either an id or a source', 'source')
   const name = source ?? id ?? lastPart(target ?? '')
   if (name === '')
     reader.refuse(
       'the secret has no id',
       'secret',
-      'write --mount=type=secret,id=NAME and give it with --secret id=NAME,src=FILE',
+      'write --mount=type=secret,id=NAME and pass it with --secret id=NAME,src=FILE',
     )
   const isFile = target !== undefined || env === undefined
   return {
@@ -176,7 +176,7 @@ function cacheOf(
   const isSharing = sharing === 'shared' || sharing === 'locked' || sharing === 'private'
   if (!isSharing)
     reader.refuse(
-      `sharing is shared, locked or private, not "${sharing}"`,
+      `sharing must be shared, locked or private, not "${sharing}"`,
       sharing,
       didYouMean(sharing, ['shared', 'locked', 'private']),
     )
@@ -215,19 +215,19 @@ function mountOf(type: string, values: ReadonlyMap<string, string>): Mount | Mou
       isReadOnly: reader.flag('readonly') ?? !(reader.flag('readwrite') ?? false),
     }
   if (type !== 'secret' && type !== 'bind' && target === '')
-    reader.refuse(`the ${type} mount has no target`, `type=${type}`, 'write target=/path')
+    reader.refuse(`the ${type} mount has no target`, `type=${type}`, 'add target=/path')
   return reader.problem() ?? mount
 }
 
-/** The name behind "from" in TEXT, which has not been checked yet. */
+/** The name in "from" of TEXT, which has not been validated yet. */
 export function mountFrom(text: string): string | undefined {
   const field = splitCommas(text)?.findLast((part) => part.toLowerCase().startsWith('from='))
   return field?.slice('from='.length) || undefined
 }
 
 /**
- * TEXT, the value of one --mount, with each value but that of "from" passed through RESOLVE (variables).
- * What is wrong comes back as a `problem`.
+ * Parses TEXT, the value of one --mount. RESOLVE expands variables in each value except that of "from". An
+ * invalid value is returned as a `problem`.
  */
 export function parseMount(text: string, resolve: (value: string) => string): Mount | MountProblem {
   const fields = splitCommas(text)
@@ -253,13 +253,13 @@ export function parseMount(text: string, resolve: (value: string) => string): Mo
     return {
       problem: '--mount=type=ssh is not supported',
       mark: 'ssh',
-      hint: 'give the key with --secret and mount it with type=secret',
+      hint: 'pass the key with --secret and mount it with type=secret',
     }
   if (!Object.hasOwn(ALLOWED, type))
     return {
       problem: `there is no mount of type "${type}"`,
       mark: type,
-      hint: didYouMean(type, Object.keys(ALLOWED)) ?? 'there are bind, cache, tmpfs and secret',
+      hint: didYouMean(type, Object.keys(ALLOWED)) ?? 'use bind, cache, tmpfs or secret',
     }
   const wrong = [...values.keys()].find((key) => key !== 'type' && !ALLOWED[type]!.includes(key))
   if (wrong !== undefined) return { problem: `a ${type} mount has no "${wrong}"`, mark: wrong }

@@ -1,13 +1,12 @@
 // The generic half of the syntax tree: one node per instruction, with its flags, the text of its arguments
-// and its heredocs. Knows which keywords there are and which flags each takes; refuses to know what they
-// mean.
+// and its heredocs. Checks only keywords and flags.
 
 import { didYouMean, dockerfileFault, quoted, type FaultFacts, type Place } from './build-failure.ts'
 import { findHeredocs, HEREDOCS_MAX, type Heredoc, type HeredocMark } from './heredoc.ts'
 import type { LineReader, LogicalLine } from './lines.ts'
 import { parseJsonArray, splitInstruction } from './words.ts'
 
-/** "text" has one value, "switch" is true or false, "list" may stand several times. */
+/** "text" has one value, "switch" is true or false, "list" may be repeated. */
 type FlagKind = 'text' | 'switch' | 'list'
 
 const COPY_FLAGS: Readonly<Record<string, FlagKind>> = {
@@ -55,7 +54,7 @@ export interface Flags {
 
 export interface Node extends Place {
   readonly keyword: Keyword
-  /** As it was written, for questions of style. */
+  /** Unchanged, for style warnings. */
   readonly written: string
   readonly flags: Flags
   readonly rest: string
@@ -63,11 +62,11 @@ export interface Node extends Place {
   /** The whole logical line. */
   readonly text: string
   readonly escape: string
-  /** The fault of this instruction, to be thrown. */
+  /** Creates a fault at this instruction. */
   fault(problem: string, facts?: FaultFacts): Error
 }
 
-/** Other words for instructions that people bring along. */
+/** Words of other tools for instructions. */
 const FOREIGN: Readonly<Record<string, string>> = {
   IMPORT: 'FROM',
   EXEC: 'RUN',
@@ -92,9 +91,7 @@ function keywordOf(place: Place, written: string): Keyword {
   throw dockerfileFault(place, `there is no instruction ${quoted(written)}`, {
     mark: written,
     hint:
-      foreign ??
-      didYouMean(name, Object.keys(INSTRUCTIONS)) ??
-      'a line that belongs to the one above needs a \\ at the end of that one',
+      foreign ?? didYouMean(name, Object.keys(INSTRUCTIONS)) ?? 'to continue the line above, end it with \\',
   })
 }
 
@@ -118,11 +115,11 @@ function readFlags(place: Place, keyword: Keyword, written: readonly string[]): 
       )
     }
     const before = values.get(name)
-    if (before !== undefined && kind !== 'list') refuse(`--${name} stands here twice`)
+    if (before !== undefined && kind !== 'list') refuse(`--${name} is repeated`)
     if (kind === 'switch' ? value === '' : value === undefined)
       refuse(`--${name} has no value`, `write --${name}=…`)
     if (kind === 'switch' && !['true', 'false'].includes((value ?? 'true').toLowerCase()))
-      refuse(`--${name} is true or false, not ${quoted(value!)}`)
+      refuse(`--${name} must be true or false, not ${quoted(value!)}`)
     values.set(name, [...(before ?? []), value ?? 'true'])
   }
   return {
@@ -132,7 +129,7 @@ function readFlags(place: Place, keyword: Keyword, written: readonly string[]): 
   }
 }
 
-/** The heredocs that LINE opens.  For ONBUILD those of the instruction inside; a JSON form has none. */
+/** The heredocs that LINE opens.  ONBUILD has those of its inner instruction; a JSON form has none. */
 function heredocMarks(keyword: Keyword, rest: string, line: string, escape: string): HeredocMark[] {
   if (keyword === 'ONBUILD') {
     const inner = splitInstruction(rest, escape)
@@ -145,7 +142,7 @@ function heredocMarks(keyword: Keyword, rest: string, line: string, escape: stri
   return Array.isArray(parseJsonArray(rest)) ? [] : findHeredocs(line)
 }
 
-/** LINE as a node; its heredocs' bodies are GIVEN, or taken from READER. */
+/** LINE as a node; the bodies of its heredocs are GIVEN, or read from READER. */
 export function parseNode(
   reader: LineReader,
   line: LogicalLine,
@@ -159,7 +156,7 @@ export function parseNode(
   if (marks.length > HEREDOCS_MAX)
     throw dockerfileFault(
       opening,
-      `there are ${marks.length} heredocs in one instruction, there may be ${HEREDOCS_MAX}`,
+      `there are ${marks.length} heredocs in one instruction; the limit is ${HEREDOCS_MAX}`,
     )
   const heredocs =
     given?.heredocs ??

@@ -1,5 +1,5 @@
-// Platforms as people write them ("linux/arm64/v8", "arm64", "linux/x86_64") in the words of the OCI image
-// index.  Knows spellings; refuses to know which machine this is.
+// Platforms as users write them ("linux/arm64/v8", "arm64", "linux/x86_64") in the terms of the OCI image
+// index.
 
 import type { Platform } from '../../contract/image.ts'
 
@@ -16,12 +16,12 @@ const ARCHITECTURES: Readonly<Record<string, { readonly architecture: string; re
     armhf: { architecture: 'arm', variant: 'v7' },
     armel: { architecture: 'arm', variant: 'v6' },
   }
-/** Architectures with one name only. */
+/** Architectures with only one name. */
 const OTHERS = ['loong64', 'mips64le', 'ppc64le', 'riscv64', 's390x']
-/** What goes without saying. */
+/** The variant that an architecture implies. */
 const IMPLIED: Readonly<Record<string, string>> = { amd64: 'v1', arm64: 'v8' }
 
-/** TEXT as a platform, or undefined if it is none that Linux containers have. */
+/** TEXT as a platform, or undefined if it is not one of Linux containers. */
 export function parsePlatform(text: string): Platform | undefined {
   const parts = text.toLowerCase().split('/')
   if (parts.length > 3) return undefined

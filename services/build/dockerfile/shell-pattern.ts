@@ -1,19 +1,16 @@
-// The patterns of ${name#pattern}, ${name%pattern} and ${name/pattern/text}: "*", "?" and escapes, nothing
-// else (Dockerfile reference, "Environment replacement"). A pattern is pieces between stars, each found by
-// looking from left to right: no backtracking, so a hostile pattern costs no more than its length times the
-// value's. Knows strings; refuses to know variables.
+// The patterns of ${name#pattern}, ${name%pattern} and ${name/pattern/text}: only "*", "?" and escapes
+// (Dockerfile reference, "Environment replacement"). A pattern is the pieces between its stars, each searched
+// from left to right without backtracking, so a hostile pattern costs no more than its length times the
+// value's.
 
 export type Pattern = readonly Piece[]
 
-/** What stands between two stars: characters, undefined for "?". */
+/** The piece between two stars: characters, or undefined for "?". */
 type Piece = ReadonlyArray<string | undefined>
 
 export const PATTERN_CHARACTERS_MAX = 1024
 
-/**
- * TEXT as a pattern, or what is wrong with it. "\*", "\?" and "\\" are themselves, "\}" and "\/" lose their
- * escape.
- */
+/** TEXT as a pattern, or the problem with it. "\*", "\?", "\\", "\}" and "\/" are literal. */
 export function parsePattern(text: string): Pattern | string {
   if (text.length > PATTERN_CHARACTERS_MAX)
     return `the pattern is longer than ${PATTERN_CHARACTERS_MAX} characters`
@@ -28,7 +25,7 @@ export function parsePattern(text: string): Pattern | string {
     else {
       const escaped = characters[++at]
       if (escaped === undefined || !'*?\\}/'.includes(escaped))
-        return `"\\${escaped ?? ''}" is no escape in a pattern`
+        return `"\\${escaped ?? ''}" is not a valid escape in a pattern`
       piece.push(escaped)
     }
   }
@@ -52,7 +49,7 @@ function findLast(value: readonly string[], piece: Piece, from: number): number 
   return -1
 }
 
-/** Where a match that begins at FROM ends: the shortest or the longest one; -1 if there is none. */
+/** The end of the shortest or longest match that starts at FROM; -1 if there is none. */
 function matchEnd(value: readonly string[], pattern: Pattern, from: number, isLongest: boolean): number {
   const [first = [], ...others] = pattern
   if (!isAt(value, first, from)) return -1
@@ -65,14 +62,14 @@ function matchEnd(value: readonly string[], pattern: Pattern, from: number, isLo
   return end
 }
 
-/** VALUE without what PATTERN matches at its beginning. */
+/** VALUE without the match of PATTERN at its start. */
 export function trimStart(value: string, pattern: Pattern, isLongest: boolean): string {
   const characters = [...value]
   const end = matchEnd(characters, pattern, 0, isLongest)
   return end < 0 ? value : characters.slice(end).join('')
 }
 
-/** VALUE without what PATTERN matches at its end. */
+/** VALUE without the match of PATTERN at its end. */
 export function trimEnd(value: string, pattern: Pattern, isLongest: boolean): string {
   const backwards = pattern.map((piece) => piece.toReversed()).toReversed()
   const characters = [...value].reverse()
@@ -89,7 +86,7 @@ export function replace(value: string, pattern: Pattern, replacement: string, is
   for (;;) {
     const start = find(characters, first, at)
     const end = start < 0 ? -1 : matchEnd(characters, pattern, start, true)
-    // Where the pieces after a star are not found from here, they are not found from anywhere behind it.
+    // If the pieces after a star are not found from here, they are not found from any later place.
     if (end < 0) break
     out.push(...characters.slice(at, start), replacement)
     at = end

@@ -1,5 +1,5 @@
-// A stage as the instruction at hand finds it: config, ARGs, and the values and paths that follow from them.
-// Knows how a name gets its value; refuses to know single instructions.
+// The state of a stage before an instruction: config and ARGs, and the values and paths that follow from
+// them.
 
 import { posix } from 'node:path'
 import { closest, quoted } from './build-failure.ts'
@@ -17,20 +17,20 @@ export interface StageState {
   /** ARGs that have a value. */
   readonly args: Map<string, string>
   readonly declaredArgs: Set<string>
-  /** A CMD of this stage survives an ENTRYPOINT, one of the base image does not. */
+  /** ENTRYPOINT clears a CMD of the base image, but not one of this stage. */
   hasCmd: boolean
-  /** WORKDIR was set, here or in a parent stage. */
+  /** WORKDIR has been set, here or in a parent stage. */
   hasWorkdir: boolean
 }
 
 const DEFAULT_SHELL = ['/bin/sh', '-c']
 
-/** The value of a variable in STATE: ENV beats ARG. */
+/** The value of a variable in STATE; ENV overrides ARG. */
 export function lookUp(state: StageState, name: string): string | undefined {
   return state.env.get(name) ?? state.args.get(name)
 }
 
-/** ENV of a config by name; the last of two with one name counts. */
+/** ENV of a config by name; of duplicates the last counts. */
 export function variablesOf(env: readonly string[]): Map<string, string> {
   return new Map(
     env.map((variable) => {
@@ -40,7 +40,7 @@ export function variablesOf(env: readonly string[]): Map<string, string> {
   )
 }
 
-/** NAME, which INSTRUCTION uses, has no value. */
+/** Warns that NAME, which INSTRUCTION uses, is not set. */
 export function warnOfUnset(state: StageState, instruction: Instruction, name: string): void {
   if (state.declaredArgs.has(name)) return
   const { source, location } = instruction
@@ -48,7 +48,7 @@ export function warnOfUnset(state: StageState, instruction: Instruction, name: s
   const text = (): string => {
     const other = closest(name, [...state.env.keys(), ...state.declaredArgs])
     const hint = isGlobal
-      ? `; write ARG ${name} in this stage to have it here`
+      ? `; add ARG ${name} to this stage`
       : other === undefined
         ? ''
         : `; did you mean $${other}?`
@@ -69,13 +69,13 @@ export function valueIn(state: StageState, instruction: Instruction, text: strin
   return value.text
 }
 
-/** PATH, or if it is relative, PATH below the working directory. */
+/** PATH as an absolute path, relative to the working directory. */
 export function absolute(config: BuildConfig, path: string): string {
   const joined = posix.normalize(posix.join('/', posix.isAbsolute(path) ? '/' : config.workingDir, path))
   return joined.length > 1 && joined.endsWith('/') ? joined.slice(0, -1) : joined
 }
 
-/** COMMAND as the arguments of a process. */
+/** COMMAND as an argument vector. */
 export function withShell(config: BuildConfig, command: Command): readonly string[] {
   return command.form === 'exec' ? command.argv : [...(config.shell ?? DEFAULT_SHELL), command.script]
 }

@@ -1,5 +1,5 @@
-// What a stage's instructions come down to: steps with all values filled in, which the executing half
-// performs one after the other, and the config that the image has after each.  Plain values, nothing else.
+// The steps of a stage, with all values resolved, and the config of the image after each. Plain values, which
+// the executing half performs in order.
 
 import type { BuildWarning, FaultFacts, Place } from './build-failure.ts'
 import type { BuildConfig } from './build-config.ts'
@@ -8,7 +8,7 @@ import type { Chmod } from './chmod.ts'
 import type { BindMount, CacheMount, SecretMount, TmpfsMount } from './mounts.ts'
 
 interface StepBase extends Place {
-  /** For progress: "COPY app.js /srv/", with variables filled in as far as they are known. */
+  /** For the progress display: "COPY app.js /srv/", with the values of known variables. */
   readonly title: string
   /** For the image's history. */
   readonly createdBy: string
@@ -16,7 +16,7 @@ interface StepBase extends Place {
   readonly config: BuildConfig
   /** It comes from the base image's ONBUILD. */
   readonly isTrigger: boolean
-  /** A fault at the place of the step, to be thrown. */
+  /** Creates a fault at the place of the step. */
   fault(problem: string, facts?: FaultFacts): Error
 }
 
@@ -33,11 +33,11 @@ export type StepMount =
 export interface RunStep extends StepBase {
   readonly kind: 'run'
   readonly argv: readonly string[]
-  /** An executable file (0755) that has to be there, read only, while the step runs: argv[0] is its path. */
+  /** An executable file (0755) that exists read-only while the step runs; argv[0] is its path. */
   readonly script?: { readonly path: string; readonly content: string }
   /** "NAME=value": ARGs, and over them the config's. */
   readonly env: readonly string[]
-  /** The same for proxies: they are no part of what the step means, so of no cache key either. */
+  /** The same for proxies, which do not affect the result and so are not part of the cache key. */
   readonly proxyEnv: readonly string[]
   readonly workingDir: string
   readonly user: string
@@ -55,9 +55,9 @@ interface FilesStep extends StepBase {
   readonly files: readonly InlineFile[]
   /** Absolute and normal. */
   readonly destination: string
-  /** The destination is a directory whether or not it is there already: it ended in "/", or "." . */
+  /** The destination is a directory even if it does not exist yet: it ended in "/" or ".". */
   readonly isIntoDirectory: boolean
-  /** "user", "user:group", "1000:1000", as the image's /etc/passwd has to resolve it; none is 0:0. */
+  /** "user", "user:group", "1000:1000", to be resolved by the image's /etc/passwd; the default is 0:0. */
   readonly chown?: string
   readonly chmod?: Chmod
   readonly isLinked: boolean
@@ -72,7 +72,7 @@ export interface CopyStep extends FilesStep {
   readonly keepsParents: boolean
 }
 
-/** NAME is the file that it becomes in a directory. */
+/** NAME is the file name in a directory. */
 export interface AddUrl {
   readonly url: string
   readonly name: string
@@ -83,27 +83,27 @@ export interface AddStep extends FilesStep {
   /** Patterns in the context. */
   readonly sources: readonly string[]
   readonly urls: readonly AddUrl[]
-  /** Of the one URL. */
+  /** Checksum of the only URL. */
   readonly checksum?: string
   readonly unpacksLocal: boolean
   readonly unpacksRemote: boolean
 }
 
-/** The directory has to be there after it, made for USER if it was missing. */
+/** Creates a missing directory, owned by USER. */
 export interface WorkdirStep extends StepBase {
   readonly kind: 'workdir'
   readonly path: string
   readonly user: string
 }
 
-/** Changes nothing but the config. */
+/** Changes only the config. */
 export interface ConfigStep extends StepBase {
   readonly kind: 'config'
 }
 
 export type Step = RunStep | CopyStep | AddStep | WorkdirStep | ConfigStep
 
-/** What a stage begins with: an image's config, or all that its parent stage left. */
+/** The start of a stage: an image's config, or the end of its parent stage. */
 export interface StageStart {
   readonly config: BuildConfig
   /** ARGs of the parent stage. */
@@ -114,11 +114,11 @@ export interface StageStart {
 
 export interface EvaluatedStage {
   readonly steps: readonly Step[]
-  /** For a stage that begins with this one. */
+  /** The start of a stage that is based on this one. */
   readonly end: StageStart
-  /** The numbers of the stages that the steps take from; triggers included. */
+  /** The numbers of the stages that the steps use, including triggers. */
   readonly dependencies: readonly number[]
-  /** Names that an ARG of it declared. */
+  /** Names declared by its ARGs. */
   readonly declaredArgs: readonly string[]
   readonly warnings: readonly BuildWarning[]
 }

@@ -1,11 +1,11 @@
-// How one logical line falls into parts: keyword, flags and arguments, and the arguments as words, names
-// and values, or a JSON array.  Quotes and escapes are kept in words: expand.ts takes them away, later, when
-// variables have their values.  Knows characters; refuses to know what an instruction wants.
+// Splits one logical line into keyword, flags and arguments, and the arguments into words, names and values,
+// or a JSON array. Words keep their quotes and escapes, which expand.ts removes later, when variables have
+// values.
 
 export interface InstructionParts {
-  /** As it was written. */
+  /** Unchanged. */
   readonly keyword: string
-  /** "--from=build", without quotes; a lone "--" ends them. */
+  /** "--from=build", without quotes; "--" alone ends them. */
   readonly flags: readonly string[]
   readonly rest: string
 }
@@ -19,7 +19,7 @@ const SPACES = /[\t\v\f\r ]+/
 
 const isSpace = (character: string): boolean => /\s/.test(character)
 
-/** The flag at AT of LINE without quotes and escapes, and where it ends. */
+/** The flag at AT of LINE without quotes and escapes, and its end. */
 function readFlag(line: string, from: number, escape: string): { word: string; end: number } {
   let word = ''
   let quote = ''
@@ -53,12 +53,12 @@ export function splitInstruction(text: string, escape: string): InstructionParts
   return { keyword, flags, rest: line.slice(at).trim() }
 }
 
-/** TEXT at its spaces: no quotes, no escapes. */
+/** TEXT split at spaces, ignoring quotes and escapes. */
 export function splitFields(text: string): string[] {
   return text === '' ? [] : text.split(SPACES)
 }
 
-/** TEXT at those spaces that neither quotes nor the escape character protect; both stay in the words. */
+/** TEXT split at spaces that neither quotes nor the escape character protect; both stay in the words. */
 export function splitWords(text: string, escape: string): string[] {
   const words: string[] = []
   let word = ''
@@ -71,7 +71,7 @@ export function splitWords(text: string, escape: string): string[] {
       continue
     }
     if (character === escape && quote !== "'") {
-      // At the very end of the line it escapes nothing, and goes.
+      // At the end of the line it escapes nothing and is dropped.
       if (at + 1 < text.length) word += character + text[++at]!
       continue
     }
@@ -92,14 +92,14 @@ export function splitPair(word: string): { name: string; value: string | undefin
 }
 
 /**
- * ENV's and LABEL's arguments: `name=value …`, or the old `name the rest`, which is the case when the first
- * word has no "=".  A string says what is wrong.
+ * ENV's and LABEL's arguments: `name=value …`, or the old form `name the rest` if the first word has no "=".
+ * A returned string is the problem.
  */
 export function parsePairs(text: string, escape: string): { pairs: Pair[]; isOldForm: boolean } | string {
   const words = splitWords(text, escape)
   if (!(words[0] ?? '').includes('=')) {
     const space = SPACES.exec(text)
-    if (space === null) return `"${text}" has no value: it must be name=value`
+    if (space === null) return `"${text}" must be name=value`
     return {
       pairs: [{ name: text.slice(0, space.index), value: text.slice(space.index + space[0].length) }],
       isOldForm: true,
@@ -108,16 +108,13 @@ export function parsePairs(text: string, escape: string): { pairs: Pair[]; isOld
   const pairs: Pair[] = []
   for (const word of words) {
     const { name, value } = splitPair(word)
-    if (value === undefined)
-      return `"${word}" has no "=": it must be name=value, and a value with spaces needs quotes`
+    if (value === undefined) return `"${word}" must be name=value; quote a value that contains spaces`
     pairs.push({ name, value })
   }
   return { pairs, isOldForm: false }
 }
 
-/**
- * TEXT as an array of strings, "notStrings" if it is an array of something else, undefined if it is no JSON.
- */
+/** TEXT as an array of strings, "notStrings" for another array, undefined if it is not a JSON array. */
 export function parseJsonArray(text: string): string[] | 'notStrings' | undefined {
   if (!text.trimStart().startsWith('[')) return undefined
   let value: unknown
@@ -130,14 +127,14 @@ export function parseJsonArray(text: string): string[] | 'notStrings' | undefine
   return value.every((item) => typeof item === 'string') ? value : 'notStrings'
 }
 
-/** Whether TEXT, which is not JSON, was probably meant to be: ['a'] with the wrong quotes, or ["a",]. */
+/** Whether TEXT, which is not JSON, probably should be: ['a'] has the wrong quotes, and ["a",] a comma. */
 export function looksLikeJson(text: string): boolean {
   return /^\[\s*'/.test(text) || /^\[\s*".*\]\s*$/.test(text)
 }
 
 /**
- * One line of CSV, as `--mount` has it: a field with commas is in double quotes, "" in it is one of them.
- * Undefined: a quote is not closed.
+ * One line of CSV, as in `--mount`: a field with commas is in double quotes, in which "" is one quote.
+ * Undefined if a quote is not closed.
  */
 export function splitCommas(text: string): string[] | undefined {
   const fields: string[] = []

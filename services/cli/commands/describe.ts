@@ -10,7 +10,7 @@ export function addDescribe(program: Command, context: Context): void {
   addConnectOptions(program.command('describe'))
     .summary('show one function in full')
     .description(
-      'Shows the function NAME in full: its spec with all defaults, the image’s digest whether its tag has moved since, counters and queue.',
+      'Shows the function NAME in full: its spec with all defaults, the image’s digest, whether its tag has moved since, counters and queue.',
     )
     .argument('<name>', 'name of the function')
     .option('--json', 'print as JSON')

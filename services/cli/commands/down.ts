@@ -61,7 +61,8 @@ function refuseForeignDir(dir: string): void {
   try {
     accessSync(dir, constants.R_OK | constants.X_OK)
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'EACCES') return // it does not exist, so nothing is running on it
+    // A folder that does not exist has nothing running on it.
+    if ((err as NodeJS.ErrnoException).code !== 'EACCES') return
     throw new Failure('down', `this user may not read the data folder ${dir}`, {
       remedy: 'run it as the user who ran wherry up (sudo)',
       cause: err,

@@ -1,4 +1,5 @@
-// wherry image: options and help of its subcommands. Their actions are in ../image/, which is loaded when one runs.
+// wherry image: options and help of its subcommands. Their actions are in ../image/, which is loaded when one
+// runs.
 
 import type { Command } from 'commander'
 import { DATA_DEFAULT } from '../connect.ts'

@@ -48,6 +48,6 @@ Exit codes: 0 done, 1 no such function or no gateway, 2 wrong usage.`,
 }
 
 function wholeNumber(text: string): string {
-  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('It must be a whole number above 0.')
+  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('It must be a positive integer.')
   return text
 }

@@ -11,7 +11,7 @@ export function addGateway(program: Command, context: Context): void {
     program,
     context,
     'gateway',
-    'serve HTTP and queue calls',
+    'serves HTTP and queues calls',
     `
 Examples:
   wherry gateway --print-config                  # every setting, its variable and its value
@@ -24,7 +24,7 @@ export function addWorker(program: Command, context: Context): void {
     program,
     context,
     'worker',
-    'take calls from the queue and run them in containers',
+    'takes calls from the queue and runs them in containers',
     `
 Examples:
   wherry worker --print-config                   # every setting, its variable and its value
@@ -36,13 +36,13 @@ function addProcess(
   program: Command,
   { env, onSignal, setExitCode }: Context,
   name: 'gateway' | 'worker',
-  summary: string,
+  role: string,
   examples: string,
 ): void {
   program
     .command(name)
-    .summary(`run one ${name}: ${summary}`)
-    .description(`Runs one ${name} in the foreground: ${summary}.  wherry up starts everything at once.`)
+    .summary(`run one ${name}, which ${role}`)
+    .description(`Runs one ${name}, which ${role}, in the foreground.  wherry up starts everything at once.`)
     .argument('[options...]', `options of the ${name}; --print-config lists them all`)
     .allowUnknownOption()
     .passThroughOptions()

@@ -78,7 +78,7 @@ Exit codes: 0 stopped, 1 a part failed to start or kept crashing, 2 wrong option
 }
 
 function wholeNumber(text: string): string {
-  if (!/^[1-9]\d{0,5}$/.test(text)) throw new InvalidArgumentError('It must be a whole number above 0.')
+  if (!/^[1-9]\d{0,5}$/.test(text)) throw new InvalidArgumentError('It must be a positive integer.')
   return text
 }
 

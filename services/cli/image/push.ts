@@ -110,7 +110,7 @@ function placeOf(text: string): Reference {
 export async function pushOne(images: readonly string[], flags: PushFlags, context: Context): Promise<void> {
   const [text = '', place] = images
   if (images.length > 2)
-    throw usageFailure(WHAT, 'push takes one image and one destination; --index combines several images')
+    throw usageFailure(WHAT, 'give one image and one destination, or use --index to combine several images')
   const written = place === undefined ? undefined : placeOf(place)
   await withStore(WHAT, flags, context, (store) =>
     pushing(flags, context, async (pushing) => {

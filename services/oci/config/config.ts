@@ -1,11 +1,14 @@
-// config.json of a bundle (OCI runtime spec, config.md) as a BundleSpec.  Every wrong field is named, all
-// at once, in the document's own words; fields that the spec does not know are ignored, as it asks; what
-// it knows and this runtime cannot do is a fault, because a container without it would not be as asked.
+// Parses config.json of a bundle (OCI runtime spec, config.md) into a BundleSpec. All faults are reported at
+// once, each with the path of its field. Unknown fields are ignored, as the spec requires. A field of the
+// spec that this runtime does not support is a fault: without it the container would differ from what was
+// requested.
 
 import { isAbsolute, join } from 'node:path'
+import { defined } from '../../contract/defined.ts'
 import { InvalidRequest, type Fault } from '../../contract/errors.ts'
 import {
   HOOK_NAMES,
+  SPEC_VERSION,
   type BundleProcess,
   type BundleSpec,
   type Hook,
@@ -16,12 +19,11 @@ import { makesMounts } from '../../runtime/bundle/mounts.ts'
 import { readLinux } from './linux.ts'
 import { checkMounts, MOUNTS_MAX, readMount } from './mounts.ts'
 import { readProcess } from './process.ts'
-import { createCursor, parseDocument, type Cursor } from './cursor.ts'
+import { createCursor, parseDocument, type Cursor } from '../../contract/cursor.ts'
 
-export const SPEC_VERSION = '1.3.0'
 /**
- * Later ones of the same major version keep the meaning of what is known here (semver.org, 7); engines write
- * the one that they were built with.
+ * Minor versions keep the meaning of known fields (semver.org, 7). Engines write the version they were built
+ * with.
  */
 const VERSIONS = /^1\.(\d{1,4})\.\d{1,4}(?:[-+][0-9A-Za-z.+-]{1,64})?$/
 const MINOR_KNOWN = 3
@@ -33,7 +35,7 @@ const TEXTS_MAX = 4096
 
 export interface ParsedConfig {
   readonly spec: BundleSpec
-  /** What was left out although it was asked for, because the OCI spec says "warn". */
+  /** What was left out of the spec where the OCI spec requires a warning. */
   readonly warnings: readonly string[]
 }
 
@@ -56,7 +58,7 @@ function readHooks(hooks: Cursor): Hooks {
   ) as Record<(typeof HOOK_NAMES)[number], Hook[]>
 }
 
-/** TEXT as JSON; PATH is what the fault is said of. */
+/** Parse TEXT as JSON. PATH is the path of the fault. */
 export function readDocument(text: string, path: string): unknown {
   try {
     return parseDocument(text)
@@ -67,7 +69,7 @@ export function readDocument(text: string, path: string): unknown {
   }
 }
 
-/** TEXT, the config.json of BUNDLE (absolute), as a spec.  Throws InvalidRequest with every fault. */
+/** Parse TEXT, the config.json of BUNDLE (absolute). Throws InvalidRequest with all faults. */
 export function parseConfig(text: string, bundle: string): ParsedConfig {
   const faults: Fault[] = []
   const warnings: string[] = []
@@ -75,11 +77,9 @@ export function parseConfig(text: string, bundle: string): ParsedConfig {
   const version = root.get('ociVersion').text()
   const minor = VERSIONS.exec(version)?.[1]
   if (version !== '' && minor === undefined)
-    root.get('ociVersion').fault(`"${version}" is not a version that this runtime knows (1.x.x)`)
+    root.get('ociVersion').fault(`"${version}" is not a supported version (1.x.x)`)
   if (Number(minor ?? 0) > MINOR_KNOWN)
-    warnings.push(
-      `ociVersion: ${version} is later than ${SPEC_VERSION}; fields that are new in it are ignored`,
-    )
+    warnings.push(`ociVersion: ${version} is later than ${SPEC_VERSION}; its new fields are ignored`)
   for (const platform of ['windows', 'vm', 'solaris', 'zos', 'freebsd'])
     root.get(platform).refused('is not for Linux containers')
   const rootPath = root.get('root').get('path').text()
@@ -96,8 +96,7 @@ export function parseConfig(text: string, bundle: string): ParsedConfig {
     hooks: readHooks(root.get('hooks')),
     poststartStops: Number(minor ?? 0) >= MINOR_POSTSTART_STOPS,
     annotations: root.get('annotations').texts(),
-    ...(hostname !== undefined && { hostname }),
-    ...(domainname !== undefined && { domainname }),
+    ...defined({ hostname, domainname }),
   }
   checkTogether(spec, root)
   checkMounts(spec, root.get('mounts'))
@@ -105,7 +104,7 @@ export function parseConfig(text: string, bundle: string): ParsedConfig {
   return { spec, warnings }
 }
 
-/** Who runs has to be somebody in a new user namespace. */
+/** In a new user namespace, the ids of the process must be mapped. */
 function checkIds({ process: { user }, linux }: BundleSpec, root: Cursor): void {
   if (!linux.namespaces.some(({ type, path }) => type === 'user' && path === undefined)) return
   const field = root.get('process').get('user')
@@ -119,22 +118,22 @@ function checkIds({ process: { user }, linux }: BundleSpec, root: Cursor): void 
     check(gid, linux.gidMappings, field.get('additionalGids'), 'gidMappings')
 }
 
-/** What is right by itself and wrong together. */
+/** Fields that are valid separately and invalid together. */
 function checkTogether(spec: BundleSpec, root: Cursor): void {
   const makesUts = spec.linux.namespaces.some((namespace) => namespace.type === 'uts')
   for (const name of ['hostname', 'domainname'] as const) {
     if (spec[name] !== undefined && !makesUts)
-      root.get(name).fault('needs a uts namespace of its own; without one it would rename the host')
+      root.get(name).fault('needs a uts namespace; without one it would rename the host')
   }
   checkIds(spec, root)
   if (!makesMounts(spec) && spec.linux.namespaces.some(({ type }) => type === 'user'))
     root
       .get('linux')
       .get('namespaces')
-      .fault('has a user namespace and no mount namespace; nothing could be mounted')
+      .fault('has a user namespace but no mount namespace; nothing could be mounted')
 }
 
-/** TEXT, a process of its own (`exec --process FILE`).  Throws InvalidRequest with every fault. */
+/** Parse TEXT, a process of `exec --process FILE`. Throws InvalidRequest with all faults. */
 export function parseProcess(text: string): { process: BundleProcess; warnings: readonly string[] } {
   const faults: Fault[] = []
   const warnings: string[] = []

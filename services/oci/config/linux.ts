@@ -1,5 +1,5 @@
 // The `linux` part of config.json (OCI runtime spec, config-linux.md): namespaces, ids, devices, paths and
-// kernel settings.  Cgroup limits and the seccomp profile have files of their own.
+// kernel settings.  resources.ts reads the cgroup limits, seccomp.ts the profile.
 
 import { isAbsolute, normalize } from 'node:path'
 import type {
@@ -10,9 +10,10 @@ import type {
   Namespace,
   Propagation,
 } from '../../contract/bundle-spec.ts'
+import type { Cursor } from '../../contract/cursor.ts'
+import { defined } from '../../contract/defined.ts'
 import { DEVICE_NUMBER_MAX, readResources } from './resources.ts'
 import { readSeccomp } from './seccomp.ts'
-import type { Cursor } from './cursor.ts'
 
 const NAMESPACES: readonly BundleNamespaceType[] = [
   'mount',
@@ -35,14 +36,16 @@ const PROPAGATIONS: readonly Propagation[] = [
   'runbindable',
 ]
 const ID_MAX = 4_294_967_295
-/** The kernel takes so many lines in an id map (user_namespaces(7)). */
+/** Lines of an id map (user_namespaces(7)). */
 const MAPPINGS_MAX = 340
-/** Mounts, masked paths and devices have to fit into one plan (WY_SLOTS_MAX). */
+/** Mounts, masked paths and devices must fit in one plan (WY_SLOTS_MAX). */
 const DEVICES_MAX = 256
 const PATHS_MAX = 128
-/** Thirty years: KTIME_SEC_MAX of the kernel keeps some distance to its end of time. */
+/** Thirty years, safely below the kernel's KTIME_SEC_MAX. */
 const SECONDS_MAX = 946_080_000
-/** Settings that belong to a namespace, so that writing them changes nobody else: prefix → namespace. */
+/**
+ * Settings that belong to a namespace, so that writing them does not affect the host: pattern → namespace.
+ */
 const SYSCTL_NAMESPACES: ReadonlyArray<readonly [RegExp, BundleNamespaceType]> = [
   [/^net\./, 'network'],
   [/^fs\.mqueue\./, 'ipc'],
@@ -59,7 +62,7 @@ function absolute(field: Cursor): string {
   return path
 }
 
-/** Nothing can be put over the root from inside; that it is read-only is said elsewhere. */
+/** The root cannot be covered from inside; root.readonly makes it read-only. */
 function belowRoot(field: Cursor): string {
   const path = absolute(field)
   if (path !== '' && normalize(path) === '/') field.fault('is the root itself; use root.readonly')
@@ -70,7 +73,7 @@ function readNamespaces(list: Cursor): Namespace[] {
   const seen = new Set<string>()
   const namespaces = list.list((c): Namespace => {
     const type = c.get('type').oneOf(NAMESPACES, 'a namespace')
-    if (seen.has(type)) c.get('type').fault(`"${type}" is there twice`)
+    if (seen.has(type)) c.get('type').fault(`"${type}" is given twice`)
     seen.add(type)
     const path = c.get('path').maybe(absolute) || undefined
     return path === undefined ? { type } : { type, path }
@@ -82,7 +85,7 @@ function readNamespaces(list: Cursor): Namespace[] {
     namespaces.some((namespace) => namespace.type === 'pid' && namespace.path === undefined)
   ) {
     list.fault(
-      'a new pid namespace inside a user namespace that is joined by its path is not supported; join the pid namespace, too',
+      'a new pid namespace in a user namespace joined by path is not supported; join its pid namespace, too',
     )
   }
   return namespaces
@@ -102,9 +105,9 @@ export function readMappings(list: Cursor): IdMapping[] {
         (other) => other[side] < mapping[side] + mapping.size && mapping[side] < other[side] + other.size,
       )
     for (const side of ['containerID', 'hostID'] as const)
-      if (overlaps(side)) c.get(side).fault(`${mapping[side]} overlaps with an entry before`)
+      if (overlaps(side)) c.get(side).fault(`${mapping[side]} overlaps with an earlier entry`)
     if (Math.max(mapping.containerID, mapping.hostID) + mapping.size > ID_MAX)
-      c.get('size').fault(`${mapping.size} goes past the last id`)
+      c.get('size').fault(`${mapping.size} exceeds the last id`)
     mappings.push(mapping)
   }, MAPPINGS_MAX)
   return mappings
@@ -133,14 +136,14 @@ function readDevices(list: Cursor): Device[] {
   const seen = new Set<string>()
   return list.list((c) => {
     const device = readDevice(c)
-    if (seen.has(device.path)) c.get('path').fault(`"${device.path}" is there twice`)
+    if (seen.has(device.path)) c.get('path').fault(`"${device.path}" is given twice`)
     seen.add(device.path)
     return device
   }, DEVICES_MAX)
 }
 
 function readDevice(device: Cursor): Device {
-  const type = device.get('type').oneOf(['c', 'b', 'u', 'p'], 'a kind of device')
+  const type = device.get('type').oneOf(['c', 'b', 'u', 'p'], 'a device type')
   const number = (name: string): number => (type === 'p' ? 0 : device.get(name).whole(0, DEVICE_NUMBER_MAX))
   return {
     path: absolute(device.get('path')),
@@ -156,14 +159,14 @@ function readDevice(device: Cursor): Device {
 function readSysctl(settings: Cursor, namespaces: readonly Namespace[]): Record<string, string> {
   const values = settings.texts()
   for (const key of Object.keys(values)) {
-    // Both "net.ipv4.x" and "net/ipv4/x" are written; sysctl.d(5).
+    // Both forms are valid: "net.ipv4.x" and "net/ipv4/x" (sysctl.d(5)).
     const name = key.includes('/') && !/^[^/]*\./.test(key) ? key.replaceAll('/', '.') : key
     const owner = SYSCTL_NAMESPACES.find(([pattern]) => pattern.test(name))?.[1]
     if (/(?:^|[./])\.*(?:$|[./])/.test(key)) settings.get(key).fault('is not the name of a kernel setting')
     else if (owner === undefined)
-      settings.get(key).fault('belongs to no namespace, so the host would be changed')
+      settings.get(key).fault('belongs to no namespace, so it would change the host')
     else if (!namespaces.some((namespace) => namespace.type === owner))
-      settings.get(key).fault(`needs a ${owner} namespace of its own`)
+      settings.get(key).fault(`needs a ${owner} namespace`)
   }
   return values
 }
@@ -178,9 +181,9 @@ export function readLinux(linux: Cursor, warnings: string[]): BundleLinux {
   const newUser = namespaces.some((namespace) => namespace.type === 'user' && namespace.path === undefined)
   for (const name of ['uid', 'gid'] as const) {
     const field = linux.get(`${name}Mappings`)
-    if (newUser && mappings[name].length === 0) field.fault('is empty; a new user namespace needs it')
+    if (newUser && mappings[name].length === 0) field.fault('is empty; a new user namespace needs mappings')
     if (newUser && mappings[name].length > 0 && !mappings[name].some((mapping) => mapping.containerID === 0))
-      field.fault('does not map id 0, which sets the container up')
+      field.fault('does not map id 0, which is needed to set up the container')
   }
   for (const name of ['intelRdt', 'netDevices', 'memoryPolicy'])
     linux.get(name).refused('is not supported by this runtime')
@@ -189,7 +192,7 @@ export function readLinux(linux: Cursor, warnings: string[]): BundleLinux {
   const timeOffsets = readTimeOffsets(linux.get('timeOffsets'), namespaces)
   const cgroupsPath = linux.get('cgroupsPath').maybe((c) => c.text()) || undefined
   if (cgroupsPath !== undefined && /^[/.]+$/.test(cgroupsPath))
-    linux.get('cgroupsPath').fault('is the top of all cgroups; a container needs one of its own')
+    linux.get('cgroupsPath').fault('is the root of the cgroup hierarchy; a container needs its own cgroup')
   if (cgroupsPath?.split('/').includes('..')) linux.get('cgroupsPath').fault('contains ".."')
   const seccomp = linux.get('seccomp').maybe(readSeccomp)
   const rootfsPropagation = linux.get('rootfsPropagation').maybe((c) => c.text())
@@ -209,10 +212,6 @@ export function readLinux(linux: Cursor, warnings: string[]): BundleLinux {
     sysctl: readSysctl(linux.get('sysctl'), namespaces),
     maskedPaths: linux.get('maskedPaths').list(belowRoot, PATHS_MAX),
     readonlyPaths: linux.get('readonlyPaths').list(belowRoot, PATHS_MAX),
-    ...(timeOffsets !== undefined && { timeOffsets }),
-    ...(cgroupsPath !== undefined && { cgroupsPath }),
-    ...(seccomp && { seccomp }),
-    ...(rootfsPropagation !== undefined && { rootfsPropagation }),
-    ...(personality !== undefined && { personality }),
+    ...defined({ timeOffsets, cgroupsPath, seccomp, rootfsPropagation, personality }),
   }
 }

@@ -1,9 +1,10 @@
 // `linux.resources` of config.json (config-linux.md, Control groups): the limits of a container's cgroup.
 
 import type { BundleResources, DeviceRule, Throttle } from '../../contract/bundle-spec.ts'
-import type { Cursor } from './cursor.ts'
+import type { Cursor } from '../../contract/cursor.ts'
+import { defined } from '../../contract/defined.ts'
 
-/** Of a major or minor number (20 bits, <linux/kdev_t.h>). */
+/** Limit of major and minor numbers (20 bits, <linux/kdev_t.h>). */
 export const DEVICE_NUMBER_MAX = 1_048_575
 const UINT32_MAX = 4_294_967_295
 const BYTES_MAX = Number.MAX_SAFE_INTEGER
@@ -14,22 +15,14 @@ const THROTTLES = [
   ['throttleWriteIOPSDevice', 'writeIops'],
 ] as const
 
-/** 0 means "not set" in what engines write; -1 "no limit". */
+/** Engines write 0 for "not set" and -1 for "no limit". */
 const bytes = (field: Cursor): number | undefined => field.maybe((c) => c.whole(-1, BYTES_MAX)) || undefined
 const positive = (field: Cursor, max: number): number | undefined =>
   field.maybe((c) => c.whole(0, max)) || undefined
 
-function defined<T extends Record<string, unknown>>(
-  fields: T,
-): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]?: Exclude<T[K], undefined>
-  }
-}
-
 function readDeviceRule(rule: Cursor): DeviceRule {
   const access = rule.get('access').maybe((c) => c.text()) || 'rwm'
-  if (!/^[rwm]{1,3}$/.test(access)) rule.get('access').fault(`"${access}" is not made of r, w and m`)
+  if (!/^[rwm]{1,3}$/.test(access)) rule.get('access').fault(`"${access}" may only contain r, w and m`)
   const number = (name: string): number | undefined => {
     const value = rule.get(name).maybe((c) => c.whole(-1, DEVICE_NUMBER_MAX))
     return value === -1 ? undefined : value
@@ -37,7 +30,7 @@ function readDeviceRule(rule: Cursor): DeviceRule {
   return {
     allow: rule.get('allow').boolean(false),
     type: rule.get('type').maybe((c) => c.text())
-      ? rule.get('type').oneOf(['a', 'b', 'c'], 'a kind of device')
+      ? rule.get('type').oneOf(['a', 'b', 'c'], 'a device type')
       : 'a',
     access,
     ...defined({ major: number('major'), minor: number('minor') }),
@@ -55,10 +48,10 @@ function readThrottles(blockIO: Cursor): Throttle[] {
   )
 }
 
-/** 10 to 1000 (config-linux.md, Block IO); 0 is "not set". */
+/** 10 to 1000 (config-linux.md, Block IO), or 0 for "not set". */
 const weightOf = (field: Cursor): number | undefined => {
   const weight = field.maybe((c) => c.whole(0, 1000)) || undefined
-  if (weight !== undefined && weight < 10) field.fault(`${weight} is below 10`)
+  if (weight !== undefined && weight < 10) field.fault(`${weight} must be at least 10`)
   return weight
 }
 
@@ -78,8 +71,7 @@ function readNetwork(network: Cursor): BundleResources['network'] {
   return {
     priorities: network.get('priorities').list((c) => {
       const name = c.get('name').text()
-      if (!/^[^\s/]{1,15}$/.test(name))
-        c.get('name').fault(`"${name}" is not the name of a network interface`)
+      if (!/^[^\s/]{1,15}$/.test(name)) c.get('name').fault(`"${name}" is not a network interface name`)
       return { name, priority: c.get('priority').whole(0, UINT32_MAX) }
     }),
     ...defined({ classID: network.get('classID').maybe((c) => c.whole(0, UINT32_MAX)) || undefined }),
@@ -89,7 +81,7 @@ function readNetwork(network: Cursor): BundleResources['network'] {
 function readRdma(rdma: Cursor): BundleResources['rdma'] {
   return rdma.keys().map((device) => {
     const limits = rdma.get(device)
-    if (!/^[\w.-]{1,63}$/.test(device)) limits.fault('is not the name of a device')
+    if (!/^[\w.-]{1,63}$/.test(device)) limits.fault('is not a device name')
     return {
       device,
       ...defined({
@@ -110,8 +102,7 @@ const cpuList = (field: Cursor): string | undefined =>
 function readUnified(unified: Cursor): Record<string, string> {
   const values = unified.texts()
   for (const key of Object.keys(values))
-    if (!/^[\w.]+$/.test(key) || !key.includes('.'))
-      unified.get(key).fault('is not the name of a cgroup file')
+    if (!/^[\w.]+$/.test(key) || !key.includes('.')) unified.get(key).fault('is not a cgroup file name')
   return values
 }
 
@@ -119,25 +110,21 @@ function readHugepages(list: Cursor): Array<{ pageSize: string; limit: number }>
   const seen = new Set<string>()
   return list.list((c) => {
     const pageSize = c.get('pageSize').text()
-    if (seen.has(pageSize)) c.get('pageSize').fault(`"${pageSize}" is there twice`)
+    if (seen.has(pageSize)) c.get('pageSize').fault(`"${pageSize}" is given twice`)
     seen.add(pageSize)
     if (!/^\d+[KMG]B$/.test(pageSize)) c.get('pageSize').fault(`"${pageSize}" is not a size such as "2MB"`)
     return { pageSize, limit: c.get('limit').whole(0, BYTES_MAX) }
   })
 }
 
-/**
- * Swap is counted with memory, so its limit has to be above; for a container IN USE that is known to the
- * kernel only.
- */
+/** memory.swap includes memory, so it must not be lower. For `update`, only the kernel can check this. */
 function checkSwap(memory: Cursor, { limit = -1, swap = -1 }: BundleResources['memory']): void {
-  if (swap > 0 && limit < 0)
-    memory.get('swap').fault('needs a memory.limit; it counts memory and swap together')
+  if (swap > 0 && limit < 0) memory.get('swap').fault('needs a memory.limit, because it includes memory')
   else if (swap > 0 && limit > swap)
-    memory.get('swap').fault(`${swap} is below memory.limit ${limit}; it counts memory and swap together`)
+    memory.get('swap').fault(`${swap} is below memory.limit ${limit}, which it includes`)
 }
 
-/** `linux.resources` of config.json, also for `update` of a container in use. */
+/** `linux.resources` of config.json. INUSE: for `update` of a running container. */
 export function readResources(resources: Cursor, warnings: string[], inUse = false): BundleResources {
   const memory = resources.get('memory')
   const cpu = resources.get('cpu')
@@ -149,14 +136,14 @@ export function readResources(resources: Cursor, warnings: string[], inUse = fal
     disableOOMKiller: memory.get('disableOOMKiller').maybe((c) => c.boolean(false)) || undefined,
     kernelTCP: bytes(memory.get('kernelTCP')),
   })
-  // Kernels have given both up: 5.16 (cgroup-v1/memory.rst), 5.11.
+  // Linux removed both: the former in 5.16 (cgroup-v1/memory.rst), the latter in 5.11.
   if (bytes(memory.get('kernel')) !== undefined)
     warnings.push(
-      `${memory.get('kernel').path}: the kernel has no limit of its own for this any more; it counts into memory.limit`,
+      `${memory.get('kernel').path}: the kernel no longer has a separate limit; kernel memory counts towards memory.limit`,
     )
   if (memory.get('useHierarchy').maybe((c) => c.boolean(true)) === false)
-    warnings.push(`${memory.get('useHierarchy').path}: the kernel counts what is below a cgroup in any case`)
-  memory.get('checkBeforeUpdate').boolean(false) // for `update`; a new container uses nothing yet
+    warnings.push(`${memory.get('useHierarchy').path}: the kernel always includes descendant cgroups`)
+  memory.get('checkBeforeUpdate').boolean(false) // only checked here; it matters for `update`
   if (!inUse) checkSwap(memory, memoryFields)
   return {
     devices: resources.get('devices').list(readDeviceRule),

@@ -1,4 +1,4 @@
-// `linux.seccomp` of config.json (config-linux.md, Seccomp): a filter profile as engines write it.
+// `linux.seccomp` of config.json (config-linux.md, Seccomp).
 
 import { isAbsolute } from 'node:path'
 import {
@@ -7,13 +7,14 @@ import {
   type Seccomp,
   type SeccompRule,
 } from '../../contract/bundle-spec.ts'
+import type { Cursor } from '../../contract/cursor.ts'
+import { defined } from '../../contract/defined.ts'
 import {
   SECCOMP_ARCHITECTURES,
   SECCOMP_FLAGS,
   usesListener,
   WAIT_KILLABLE,
 } from '../../runtime/bundle/seccomp.ts'
-import type { Cursor } from './cursor.ts'
 
 const ERRNO_MAX = 4095
 const ARGUMENT_MAX = 5
@@ -34,7 +35,7 @@ function readRule(rule: Cursor): SeccompRule {
     valueTwo: c.get('valueTwo').maybe((two) => two.whole64()) ?? 0,
     op: c.get('op').oneOf(SECCOMP_OPERATORS, 'a comparison'),
   }))
-  return { names, action, args, ...(errnoRet !== undefined && { errnoRet }) }
+  return { names, action, args, ...defined({ errnoRet }) }
 }
 
 function readListener(seccomp: Cursor): Seccomp['listener'] {
@@ -44,7 +45,7 @@ function readListener(seccomp: Cursor): Seccomp['listener'] {
     seccomp.get('listenerPath').fault(`"${path}" is not an absolute path`)
   if (path === undefined && metadata !== undefined)
     seccomp.get('listenerMetadata').fault('has no meaning without listenerPath')
-  return path === undefined ? undefined : { path, ...(metadata !== undefined && { metadata }) }
+  return path === undefined ? undefined : { path, ...defined({ metadata }) }
 }
 
 /** `linux.seccomp` of config.json. */
@@ -58,12 +59,10 @@ export function readSeccomp(seccomp: Cursor): Seccomp {
       .list((c) => c.oneOf(SECCOMP_ARCHITECTURES, 'an architecture')),
     flags: seccomp.get('flags').list((c) => c.oneOf(SECCOMP_FLAGS, 'a flag')),
     syscalls: seccomp.get('syscalls').list(readRule),
-    ...(defaultErrno !== undefined && { defaultErrno }),
-    ...(listener && { listener }),
+    ...defined({ defaultErrno, listener }),
   }
   const listens = usesListener(profile)
-  if (listens && !listener)
-    seccomp.get('listenerPath').fault('is missing; SCMP_ACT_NOTIFY needs somebody who decides')
+  if (listens && !listener) seccomp.get('listenerPath').fault('is missing; SCMP_ACT_NOTIFY needs a listener')
   if (!listens && profile.flags.includes(WAIT_KILLABLE))
     seccomp.get('flags').fault(`${WAIT_KILLABLE} has no meaning without SCMP_ACT_NOTIFY`)
   return profile

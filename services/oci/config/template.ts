@@ -1,16 +1,15 @@
-// What `spec` writes (a config.json to begin with) and what `features` says (runtime spec, features.md).
+// The template that `spec` writes and the report that `features` prints (OCI runtime spec, features.md).
 
-import { HOOK_NAMES, SECCOMP_ACTIONS, SECCOMP_OPERATORS } from '../../contract/bundle-spec.ts'
+import { HOOK_NAMES, SECCOMP_ACTIONS, SECCOMP_OPERATORS, SPEC_VERSION } from '../../contract/bundle-spec.ts'
 import { CAPABILITIES } from '../../runtime/capability.ts'
 import { MOUNT_OPTIONS } from '../../runtime/bundle/mount-options.ts'
 import { SECCOMP_ARCHITECTURES, SECCOMP_FLAGS } from '../../runtime/bundle/seccomp.ts'
 import { MASKED_PATHS, READONLY_PATHS } from '../../runtime/spec.ts'
-import { SPEC_VERSION } from './config.ts'
 
 const NAMESPACES = ['pid', 'network', 'ipc', 'uts', 'mount', 'cgroup'] as const
 const KEPT_CAPABILITIES = ['CAP_AUDIT_WRITE', 'CAP_KILL', 'CAP_NET_BIND_SERVICE']
 
-/** A shell in ./rootfs, with nothing it could harm the host by. */
+/** A shell in ./rootfs without access to the host. */
 export function specTemplate(): object {
   return {
     ociVersion: SPEC_VERSION,

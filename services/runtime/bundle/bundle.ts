@@ -1,6 +1,6 @@
 // A bundle's container, step by step: a wherry-init in its namespaces and cgroup, the plan sent to it, the
 // word to start. The steps are separate because engines request them one by one, from processes of their own;
-// the caller keeps what is needed in between (services/oci/store.ts).
+// the caller keeps what is needed in between (services/containers/records.ts).
 
 import { closeSync, openSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -35,7 +35,7 @@ import type { ProcessFacts } from './process-ops.ts'
 /** The socket in a container's folder on which it waits for "start"; removed once it has started. */
 export const START_SOCKET = 'start.sock'
 
-/** A wherry-init that waits for its plan. */
+/** A wherry-init that waits for its plan. The caller closes both descriptors. */
 export interface Entered {
   readonly pid: number
   readonly pidfd: number
@@ -134,24 +134,32 @@ export function joinContainer(
   }
 }
 
+/** Resolves when FD is readable or its other end is closed. */
+const readable = (native: Native, fd: number): Promise<void> =>
+  new Promise((resolve) => {
+    const stop = native.onReadable(fd, () => {
+      stop()
+      resolve()
+    })
+  })
+
 /** Sends PLAN and waits until wherry-init has performed it as far as WANTED. */
-function perform(
+async function perform(
   native: Native,
   entered: Entered,
   plan: Plan,
   args: readonly string[],
   wanted: 'waiting' | 'closed',
-): void {
+): Promise<void> {
   try {
     native.send(entered.socket, plan)
+    await readable(native, entered.socket)
     if (native.report(entered.socket, plan.ops.map(describeOp)) !== wanted) throw killed()
   } catch (err) {
     // EPIPE: wherry-init died before it could read the plan.
     throw err instanceof SyscallError && err.syscall === 'send' && err.errno === 'EPIPE'
       ? killed(err)
       : explain(err, args)
-  } finally {
-    closeSync(entered.socket)
   }
 }
 
@@ -187,12 +195,12 @@ function openTimeNamespace({ linux: { namespaces } }: BundleSpec): number | unde
  * Makes the container ready: afterwards it is "created" and waits on START_SOCKET. Returns the names of its
  * operations, for `startContainer`.
  */
-export function prepareContainer(
+export async function prepareContainer(
   native: Native,
   entered: Entered,
   spec: BundleSpec,
   request: PrepareRequest,
-): readonly string[] {
+): Promise<readonly string[]> {
   const startFd = native.listen(request.directory, START_SOCKET)
   const timeFd = openTimeNamespace(spec)
   const idmaps = new Map<BundleMount, number>()
@@ -212,7 +220,7 @@ export function prepareContainer(
       cgroupNamespace: spec.linux.namespaces.some(({ type }) => type === 'cgroup'),
       cgroupTop: topOfCgroups(request.cgroup),
     })
-    perform(native, entered, plan, spec.process.args, 'waiting')
+    await perform(native, entered, plan, spec.process.args, 'waiting')
     return plan.ops.map(describeOp)
   } finally {
     closeAll([startFd, timeFd, ...idmaps.values()])
@@ -220,13 +228,14 @@ export function prepareContainer(
   }
 }
 
-/** Lets the container in DIRECTORY execute its program.  Returns once it has; throws if it could not. */
-export function startContainer(
+/** Lets the container in DIRECTORY execute its program. Resolves once it has; rejects if it could not. */
+export async function startContainer(
   native: Native,
   { directory, opNames, args }: { directory: string; opNames: readonly string[]; args: readonly string[] },
-): void {
+): Promise<void> {
   const socket = native.connect(directory, START_SOCKET)
   try {
+    await readable(native, socket)
     native.report(socket, opNames)
   } catch (err) {
     throw explain(err, args)
@@ -236,19 +245,19 @@ export function startContainer(
 }
 
 /** Makes ENTERED, which has joined the container of SPEC whose first process is PID, execute PROCESS. */
-export function execProcess(
+export async function execProcess(
   native: Native,
   entered: Entered,
   process: BundleProcess,
   { spec, pid }: { readonly spec: BundleSpec; readonly pid: number },
   given: Given,
-): void {
+): Promise<void> {
   const timeFd = isForeign(pid, 'time') ? openNamespaceOf(pid, 'time') : undefined
   const rootFd = makesMounts(spec) ? undefined : openSync(`/proc/${pid}/root`, 'r')
   const filter = openFilter(native, spec.linux.seccomp, given.agentState)
   try {
     const plan = buildExecPlan(process, { ...given, ...filter, timeFd, rootFd })
-    perform(native, entered, plan, process.args, 'closed')
+    await perform(native, entered, plan, process.args, 'closed')
   } finally {
     filter.close()
     closeAll([timeFd, rootFd])

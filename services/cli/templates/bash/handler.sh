@@ -1,5 +1,5 @@
 #!/bin/bash
-# What {{name}} does with one call: the body is stdin, stdout is the response, stderr the log, exit code 0
+# Handles one call of {{name}}: stdin is the body, stdout the response, stderr the log. Exit code 0 is
 # success.
 set -euo pipefail
 read -r name || true

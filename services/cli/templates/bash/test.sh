@@ -1,7 +1,7 @@
 #!/bin/bash
-# Fails when the handler does not greet whom the body names.
+# Tests that the handler greets the name in the body.
 set -euo pipefail
 cd "$(dirname "$0")"
 answer=$(echo Wherry | ./handler.sh)
-[ "$answer" = 'Hello, Wherry!' ] || { echo "not what was expected: $answer" >&2; exit 1; }
+[ "$answer" = 'Hello, Wherry!' ] || { echo "unexpected answer: $answer" >&2; exit 1; }
 echo ok

@@ -2,7 +2,7 @@ package main
 
 import "strings"
 
-// Handle is what {{name}} does with one call.  An error is a failed call; its text goes to the log.
+// Handle handles one call of {{name}}.  An error fails the call; its text goes to the log.
 func Handle(body []byte) ([]byte, error) {
 	name := strings.TrimSpace(string(body))
 	if name == "" {

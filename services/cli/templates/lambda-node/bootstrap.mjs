@@ -1,6 +1,6 @@
-// Carries events to the handler: one from stdin, or, where AWS_LAMBDA_RUNTIME_API is set (AWS, its emulator),
-// one after the other from the Lambda Runtime API. Which handler: _HANDLER, "file.export" (default
-// index.handler).
+// Passes events to the handler: one event from stdin or, if AWS_LAMBDA_RUNTIME_API is set (on AWS and in its
+// emulator), one after the other from the Lambda Runtime API. _HANDLER names the handler as "file.export"
+// (default index.handler).
 const { env, stdin, stdout } = process
 const [file, name] = (env._HANDLER ?? 'index.handler').split('.')
 const handler = (await import(`./${file}.mjs`))[name]

@@ -1,4 +1,4 @@
-/** A handler as AWS Lambda has it: EVENT is the parsed body; what it returns is the response, as JSON. */
+/** An AWS Lambda handler. EVENT is the parsed body; the returned value is the response, as JSON. */
 export async function handler(event, context) {
   return { hello: event?.name ?? 'world', requestId: context.awsRequestId }
 }

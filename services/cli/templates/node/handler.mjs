@@ -1,6 +1,6 @@
 /**
- * What {{name}} does with one call. A string, bytes, or anything that JSON can say is the response; a throw
- * is a failed call.
+ * Handles one call of {{name}}. The returned string, bytes or JSON value is the response; a thrown error
+ * fails the call.
  */
 export default async function handle(body, request) {
   const name = body.toString('utf8').trim() || 'world'

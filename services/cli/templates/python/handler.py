@@ -1,4 +1,4 @@
 def handle(body: bytes, request: dict) -> object:
-    """What {{name}} does with one call.  A str, bytes, or anything that JSON can say is the response; an exception is a failed call."""
+    """Handle one call of {{name}}.  The returned str, bytes or JSON value is the response; an exception fails the call."""
     name = body.decode("utf-8").strip() or "world"
     return {"hello": name, "method": request["method"]}

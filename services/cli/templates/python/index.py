@@ -1,4 +1,4 @@
-"""One call per process: the body comes on stdin, the response goes to stdout, the log to stderr."""
+"""Runs one call: reads the body from stdin and writes the response to stdout and the log to stderr."""
 import json
 import os
 import sys

@@ -4,7 +4,7 @@ from handler import handle
 
 
 class HandlerTest(unittest.TestCase):
-    def test_greets_whom_the_body_names(self):
+    def test_greets_the_name_in_the_body(self):
         self.assertEqual(handle(b"Wherry\n", {"method": "POST"}), {"hello": "Wherry", "method": "POST"})
 
 

@@ -1,22 +1,26 @@
-// Pushing an image: its layers and config as blobs, then the manifest that names them (distribution-spec,
-// "Push"). Knows digests and diffIDs. Refuses to know how a layer was made.
+// Pushes an image that is made of packed layers and a config, for the demo and the tests.  The product pushes
+// images that exist in a store (services/images/copy.ts).
 
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { Readable, Writable } from 'node:stream'
+import { Readable, Writable, type Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { RegistryError } from '../contract/errors.ts'
-import type { Descriptor } from '../contract/image.ts'
-import { createDecompressor } from './layer.ts'
-import { layerCompression, OCI_CONFIG, OCI_MANIFEST } from '../registry/manifest.ts'
-import { hostPlatform } from '../registry/platform.ts'
-import type { Reference } from '../registry/reference.ts'
-import { digestOf, registryError, type RegistryClient } from '../registry/registry.ts'
-import { discardBody } from '../registry/transport.ts'
-import { uploadBlob, type Blob } from '../registry/upload.ts'
-
-export type { Blob } from '../registry/upload.ts'
+import { createGunzip, createZstdDecompress } from 'node:zlib'
+import { digestOf, digestOfHex } from '../../services/contract/digest.ts'
+import { defined } from '../../services/contract/defined.ts'
+import type { Descriptor } from '../../services/contract/image.ts'
+import {
+  layerCompression,
+  OCI_CONFIG,
+  OCI_MANIFEST,
+  type Compression,
+} from '../../services/registry/manifest.ts'
+import { hostPlatform } from '../../services/registry/platform.ts'
+import { pushManifest } from '../../services/registry/push-manifest.ts'
+import type { Reference } from '../../services/registry/reference.ts'
+import type { RegistryClient } from '../../services/registry/registry.ts'
+import { blobOfFile, uploadBlob, type Blob } from '../../services/registry/upload.ts'
 
 /** A packed layer, in memory or in a file. */
 export type LayerSource =
@@ -45,12 +49,11 @@ function blobOfBytes(bytes: Uint8Array): Pick<Blob, 'open' | 'openRange'> {
   return { open: () => bytes, openRange: (start, end) => bytes.subarray(start, end) }
 }
 
-/** How a blob that is FILE is opened. */
-export function blobOfFile(file: string): Pick<Blob, 'open' | 'openRange'> {
-  return {
-    open: () => createReadStream(file),
-    openRange: (start, end) => createReadStream(file, { start, end: end - 1 }),
-  }
+/** The stream that undoes COMPRESSION; none for 'none'. */
+function createDecompressor(compression: Compression): Transform[] {
+  if (compression === 'gzip') return [createGunzip()]
+  if (compression === 'zstd') return [createZstdDecompress()]
+  return []
 }
 
 /** Digest of SOURCE as it is, and of what it holds: one pass each, nothing kept in memory. */
@@ -65,41 +68,11 @@ async function describe(source: LayerSource): Promise<{ descriptor: Descriptor; 
       },
     })
     await pipeline([openSource(source), ...createDecompressor(unpack ? compression : 'none'), sink])
-    return `sha256:${hash.digest('hex')}`
+    return digestOfHex(hash.digest('hex'))
   }
   const digest = await hashOf(false)
   const descriptor = { mediaType: source.mediaType, digest, size: await sizeOf(source) }
   return { descriptor, diffId: compression === 'none' ? digest : await hashOf(true) }
-}
-
-/** Upload one blob unless the registry has it.  Throws RegistryError. */
-export async function pushBlob(registry: RegistryClient, ref: Reference, blob: Blob): Promise<void> {
-  await uploadBlob(registry, ref, blob)
-}
-
-/** Upload a manifest or index under the reference's tag, or its digest.  Returns its digest. */
-export async function pushManifest(
-  registry: RegistryClient,
-  ref: Reference,
-  mediaType: string,
-  bytes: Uint8Array,
-): Promise<string> {
-  const digest = digestOf(bytes)
-  const answer = await registry.call(ref, {
-    method: 'PUT',
-    target: `/v2/${ref.repository}/manifests/${ref.tag ?? digest}`,
-    body: () => bytes,
-    actions: 'pull,push',
-    headers: { 'content-type': mediaType, 'content-length': String(bytes.length) },
-  })
-  if (answer.status !== 201) throw await registryError(ref, answer)
-  await discardBody(answer)
-  const taken = answer.header('docker-content-digest') ?? digest
-  if (taken === digest) return digest
-  throw new RegistryError(
-    `registry ${ref.registry} took a manifest with the digest ${digest} for ${taken.slice(0, 100)}`,
-    { registryCode: 'DIGEST_INVALID', retryable: false },
-  )
 }
 
 /** Push an image in OCI format.  Returns the manifest's digest.  Throws RegistryError. */
@@ -113,7 +86,7 @@ export async function pushImage({
   const described = []
   for (const source of layers) {
     const layer = await describe(source)
-    await pushBlob(registry, reference, {
+    await uploadBlob(registry, reference, {
       ...layer.descriptor,
       ...('bytes' in source ? blobOfBytes(source.bytes) : blobOfFile(source.file)),
     })
@@ -123,13 +96,13 @@ export async function pushImage({
   const rootfs = { type: 'layers', diff_ids: described.map((l) => l.diffId) }
   const configBytes = Buffer.from(JSON.stringify({ os, architecture, rootfs, ...config }))
   const configDescriptor = { mediaType: OCI_CONFIG, digest: digestOf(configBytes), size: configBytes.length }
-  await pushBlob(registry, reference, { ...configDescriptor, open: () => configBytes })
+  await uploadBlob(registry, reference, { ...configDescriptor, open: () => configBytes })
   const manifest = {
     schemaVersion: 2,
     mediaType: OCI_MANIFEST,
     config: configDescriptor,
     layers: described.map((l) => l.descriptor),
-    ...(annotations && { annotations }),
+    ...defined({ annotations }),
   }
   return await pushManifest(registry, reference, OCI_MANIFEST, Buffer.from(JSON.stringify(manifest)))
 }

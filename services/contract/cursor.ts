@@ -1,16 +1,16 @@
-// Reading a JSON document whose author we do not know, field by field: a cursor stands on one value,
-// knows its path in the document's own words, and notes what is wrong with it.  Nothing stops at the
-// first fault; who reads a document asks for the faults at its end.  After a fault a value of the right
-// type is returned, so that reading can go on.
+// Reads an untrusted JSON document field by field. A cursor points to one value, knows its path in the
+// document, and collects what is wrong with it. Reading does not stop at the first fault: after a fault a
+// cursor returns a value of the right type, and the reader checks the faults at the end.
 
-import type { Fault } from '../../contract/errors.ts'
+import type { Fault } from './errors.ts'
+import { isPlainObject } from './plain-object.ts'
 
-/** Elements of any list; the plan has a bound of its own that is lower. */
+/** Elements of a list. The plan has a lower bound. */
 const LIST_MAX = 8192
 const TEXT_MAX = 1 << 20
-/** A document that is wrong all over is not answered at length. */
+/** More faults than this are not reported. */
 const FAULTS_MAX = 100
-/** Longer than this a wrong value is not quoted. */
+/** Longer values are quoted only in part. */
 const QUOTE_MAX = 60
 
 export interface Cursor {
@@ -19,12 +19,12 @@ export interface Cursor {
   readonly exists: boolean
   get(key: string): Cursor
   fault(problem: string): void
-  /** A text without NUL. */
+  /** A string without NUL. */
   text(): string
   boolean(fallback: boolean): boolean
   /** A whole number from MIN to MAX. */
   whole(min: number, max: number): number
-  /** An unsigned number of 64 bits. */
+  /** An unsigned 64-bit number. */
   whole64(): number | bigint
   oneOf<T extends string>(words: readonly T[], what: string): T
   /** [] when missing; at most MAX. */
@@ -32,15 +32,15 @@ export interface Cursor {
   /** {} when missing. */
   texts(): Record<string, string>
   keys(): string[]
-  /** READ's answer when the field is there. */
+  /** The result of READ; undefined if the field is missing. */
   maybe<T>(read: (field: Cursor) => T): T | undefined
-  /** Notes that the field is there, if it is, because WHY. */
+  /** Report the fault WHY if the field exists. */
   refused(why: string): void
-  /** Notes that the field is missing, if it is. */
+  /** Report a fault if the field is missing. */
   needed(): Cursor
 }
 
-/** TEXT as a document in which whole numbers too large for a number are bigints.  Throws SyntaxError. */
+/** Parse TEXT; integers that a number cannot hold become bigints. Throws SyntaxError. */
 export function parseDocument(text: string): unknown {
   return JSON.parse(text, (_key, value: unknown, context?: { source?: string }) => {
     const source = context?.source
@@ -58,10 +58,7 @@ function quote(value: unknown): string {
   return text.length <= QUOTE_MAX ? text : `${text.slice(0, QUOTE_MAX)}…`
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-
-/** A cursor on VALUE, the document as a whole or a part of it at PATH.  Faults go to FAULTS. */
+/** A cursor on VALUE, the whole document or the part at PATH. Faults go to FAULTS. */
 export function createCursor(value: unknown, path: string, faults: Fault[]): Cursor {
   const exists = value !== undefined && value !== null
   const fault = (problem: string): void => {
@@ -72,7 +69,7 @@ export function createCursor(value: unknown, path: string, faults: Fault[]): Cur
       faults.push({ path, problem })
   }
   const wanted = (what: string): void => {
-    fault(exists ? `${quote(value)} is not ${what}` : `is missing; it has to be ${what}`)
+    fault(exists ? `${quote(value)} is not ${what}` : `is missing; it must be ${what}`)
   }
   let complained = false
   const notAnObject = (): void => {
@@ -80,8 +77,8 @@ export function createCursor(value: unknown, path: string, faults: Fault[]): Cur
     complained = true
   }
   const child = (key: string): Cursor => {
-    const inner = isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined
-    if (exists && !isObject(value)) notAnObject()
+    const inner = isPlainObject(value) && Object.hasOwn(value, key) ? value[key] : undefined
+    if (exists && !isPlainObject(value)) notAnObject()
     return createCursor(
       inner,
       path === '' ? key : /^\w+$/.test(key) ? `${path}.${key}` : `${path}[${JSON.stringify(key)}]`,
@@ -97,7 +94,7 @@ export function createCursor(value: unknown, path: string, faults: Fault[]): Cur
       if (typeof value === 'string' && value.length <= TEXT_MAX && !value.includes('\0')) return value
       if (typeof value === 'string')
         fault(value.includes('\0') ? 'contains a NUL character' : `is longer than ${TEXT_MAX} characters`)
-      else wanted('a text')
+      else wanted('a string')
       return ''
     },
     boolean(fallback) {
@@ -138,7 +135,7 @@ export function createCursor(value: unknown, path: string, faults: Fault[]): Cur
     },
     keys() {
       if (!exists) return []
-      if (!isObject(value)) {
+      if (!isPlainObject(value)) {
         wanted('an object')
         return []
       }

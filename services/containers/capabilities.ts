@@ -1,11 +1,11 @@
-// Capabilities that a process shall have and its runtime cannot give, because it has not got them itself (a
-// runtime in a container or a restricted virtual machine).  The spec: leave them out, with a warning.
+// Capabilities that a process requests and the runtime cannot grant, because it runs without them itself (in
+// a container or a restricted virtual machine). The spec: leave them out and warn (config.md, Process).
 
 import { readFileSync } from 'node:fs'
 import type { BundleProcess } from '../contract/bundle-spec.ts'
 import { withinMask } from '../runtime/capability.ts'
 
-/** PROCESS with what can be granted.  In a user namespace of its own (OWN_USERS) that is everything. */
+/** PROCESS with the capabilities that can be granted: all of them in a new user namespace (OWN_USERS). */
 export function grantable(
   process: BundleProcess,
   ownUsers: boolean,
@@ -23,7 +23,7 @@ export function grantable(
   )
   if (missing.size === 0) return process
   warn(
-    `process.capabilities: ${[...missing].join(', ')} cannot be granted, the runtime has not got it; left out`,
+    `process.capabilities: ${[...missing].join(', ')} cannot be granted, because the runtime does not have it; left out`,
   )
   const kept = Object.fromEntries(
     sets.map(([name, names]) => [name, withinMask(names, mask)]),
