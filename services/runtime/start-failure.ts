@@ -34,7 +34,7 @@ function execFailure(name: string | undefined, errno: string): StartFailure | un
         `command "${name}" is not a program for this machine (no "#!" line, or another architecture)`,
       )
     case 'E2BIG':
-      return notExecutable(`command "${name}": arguments and environment exceed the kernel's limit`)
+      return notExecutable(`command "${name}": arguments and environment are too long for the kernel`)
     default:
       return undefined
   }

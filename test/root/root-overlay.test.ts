@@ -1,6 +1,6 @@
-// What a container can do to the folders of its image, in both ways in which its root can be mounted: by
-// itself, and by the worker, where a tmpfs keeps no user.* attributes (Linux before 6.6). The second way
-// works on all kernels.
+// What a container can do to the folders of its image, with both ways of mounting its root: by itself, and by
+// the worker where a tmpfs keeps no user.* attributes (Linux before 6.6). The second way works on all
+// kernels.
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
@@ -27,7 +27,7 @@ const MIB = 1 << 20
 const skip = needsRoot || (existsSync(BUSYBOX) ? false : `needs ${BUSYBOX} (Debian package busybox-static)`)
 const native = openNative(NATIVE_DIR)
 
-/** Layers with all that layers have, lowest first. */
+/** Layers with all kinds of entries, lowest first. */
 const layersOf = (): ReadonlyArray<readonly TarEntry[]> => [
   [
     { name: 'bin/busybox', mode: 0o755, data: readFileSync(BUSYBOX) },
@@ -65,7 +65,7 @@ async function unpack(directory: string, entries: readonly TarEntry[]): Promise<
   return directory
 }
 
-/** Our descriptors of roots of mounts that are attached nowhere. */
+/** Our descriptors of detached mounts. */
 function openMounts(): number {
   const link = (fd: string): string => {
     try {
@@ -77,7 +77,7 @@ function openMounts(): number {
   return readdirSync('/proc/self/fd').filter((fd) => link(fd) === '/').length
 }
 
-/** A runtime whose containers' roots are mounted by the worker, or not. */
+/** A runtime in which the worker mounts the roots of containers, or the containers do. */
 async function rigFor(t: Test, rootByWorker: boolean) {
   const folder = newFolder(t)
   const [devRoot, stageDir] = ['dev', 'stage'].map((name) => join(folder, name)) as [string, string]
@@ -137,7 +137,7 @@ for (const rootByWorker of [false, true]) {
       await rig.run(['sh', '-c', ':'])
       const before = takeCensus(rig.stageDir)
 
-      t.test('shows what the layers say, and from one layer what that one says', async (t) => {
+      t.test('shows the merged layers, or a single layer', async (t) => {
         t.same(await rig.run(['sh', '-c', tree]), { outcome: 'ok', said: AS_BUILT })
         t.same(
           (await rig.run(['sh', '-c', 'ls /hidden /replaced'], { count: 1 })).said,
@@ -158,17 +158,17 @@ for (const rootByWorker of [false, true]) {
           },
         )
       }
-      t.test('nothing of that is in the layers', async (t) =>
+      t.test('the layers are unchanged', async (t) =>
         t.same((await rig.run(['sh', '-c', tree])).said, AS_BUILT),
       )
-      t.test('it and what is in it belong to root inside', async (t) => {
+      t.test('it and its files belong to root inside', async (t) => {
         t.same(
           (await rig.run(['sh', '-c', 'touch /new; mkdir /dir; stat -c %u:%g:%a / /full /new /dir /tmp']))
             .said,
           '0:0:755 0:0:755 0:0:644 0:0:755 0:0:1777',
         )
       })
-      t.test('what is written is bounded by its size and counts as the container’s memory', async (t) => {
+      t.test('writes are bounded by its size and count as the container’s memory', async (t) => {
         const [bytes, why] = (await rig.run(['/probe', 'fill', '/fill'])).said.split(' ')
         t.equal(why, 'ENOSPC')
         t.ok(Number(bytes) > 3 * MIB && Number(bytes) <= 4 * MIB, `${bytes} bytes`)
@@ -189,21 +189,18 @@ for (const rootByWorker of [false, true]) {
         t.equal(lines.filter((line) => line.includes('nosuid') && line.includes(' - overlay ')).length, 1)
         t.ok(lines.length > 3 && lines.every((line) => !line.includes(rig.stageDir)))
       })
-      t.test(
-        'a start that fails in the middle of it names the operation and leaves no mount open',
-        async (t) => {
-          const small = (spec: RuntimeSpec): RuntimeSpec => ({
-            ...spec,
-            root: { ...spec.root, scratchInodes: 3 },
+      t.test('a start that fails in the middle names the operation and leaves no mount open', async (t) => {
+        const small = (spec: RuntimeSpec): RuntimeSpec => ({
+          ...spec,
+          root: { ...spec.root, scratchInodes: 3 },
+        })
+        const held = openMounts()
+        for (let i = 0; i < 5; i++)
+          await t.rejects(rig.run(['sh'], { change: small }), {
+            message: /^mkdir (work|l\d|lower|root|empty): mkdirat: ENOSPC/,
           })
-          const held = openMounts()
-          for (let i = 0; i < 5; i++)
-            await t.rejects(rig.run(['sh'], { change: small }), {
-              message: /^mkdir (work|l\d|lower|root|empty): mkdirat: ENOSPC/,
-            })
-          t.equal(openMounts(), held)
-        },
-      )
+        t.equal(openMounts(), held)
+      })
       t.test('nothing is left on the host', async (t) => {
         t.same({ ...takeCensus(rig.stageDir), cgroups: 0, fds: 0 }, { ...before, cgroups: 0, fds: 0 })
         t.equal(rig.runtime.running, 0)

@@ -1,5 +1,5 @@
-// Which system calls a function may make, asked from inside, and who it is while it makes them.  The
-// names are those of native/test/probe-calls.c; what each answers is part of what docs/isolation.md says.
+// Which system calls a function may make, tried from inside, and its identity.  The names are those of
+// native/test/probe-calls.c; docs/isolation.md documents the answers.
 
 import { execFileSync } from 'node:child_process'
 import { chmodSync, copyFileSync, readFileSync } from 'node:fs'
@@ -10,7 +10,7 @@ import { NATIVE_DIR, needsRoot, processesIn, rigFor } from '../helpers/container
 
 const words = (text: string): string[] => text.trim().split(/\s+/)
 
-/** By the answer; what is refused by the filter and by a missing capability is EPERM alike. */
+/** By answer; a refusal by the filter and one for a missing capability are both EPERM. */
 const ANSWERS: Readonly<Record<string, readonly string[]>> = {
   EPERM: words(`
     mount umount remount fsopen open_tree move_mount mount_setattr pivot_root chroot
@@ -24,35 +24,32 @@ const ANSWERS: Readonly<Record<string, readonly string[]>> = {
     netlink_uevent netlink_generic attach_filter attach_filter_wide attach_bpf attach_reuseport attach_reuseport_bpf
     own_filter own_filter_wide own_filter_prctl own_filter_prctl_wide`),
   EACCES: ['nice'],
-  // So that libraries fall back to clone, whose flags a filter can see.
+  // ENOSYS makes libraries fall back to clone, whose flags a filter can check.
   ENOSYS: ['clone3'],
   ok: words(
     'setuid_0 af_inet af_inet_tcp af_inet6_udp af_unix pair_unix netlink_route keepalive reuseport nodelay membarrier memfd ask_for_filters no_new_privileges process_name',
   ),
 }
-/** The tables of 32-bit and x32 calls are others, with other numbers: no call of theirs is looked at. */
+/** 32-bit and x32 calls have other tables with other numbers; all of them are refused. */
 const FOREIGN = ['int80', 'x32']
 
 t.test('system calls', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test(
-    'each answers as documented: nothing that reaches out of the container is let through',
-    async (t) => {
-      const expected = Object.entries(ANSWERS).flatMap(([answer, names]) =>
-        names.map((name) => `${name} ${answer}`),
-      )
-      const names = expected.map((line) => line.split(' ')[0]!)
-      t.same((await rig.run(['try', ...names])).text.trim().split('\n'), expected)
-    },
-  )
-  t.test('every call that the probe knows has its answer here', async (t) => {
+  t.test('each answers as documented: no call that reaches out of the container is allowed', async (t) => {
+    const expected = Object.entries(ANSWERS).flatMap(([answer, names]) =>
+      names.map((name) => `${name} ${answer}`),
+    )
+    const names = expected.map((line) => line.split(' ')[0]!)
+    t.same((await rig.run(['try', ...names])).text.trim().split('\n'), expected)
+  })
+  t.test('every call of the probe has an expected answer', async (t) => {
     const source = readFileSync(new URL('../../native/test/probe-calls.c', import.meta.url), 'utf8')
     const known = [...source.matchAll(/^ {2}C \((\w+),/gm)].map((match) => match[1]!)
     t.same(known.toSorted(), [...Object.values(ANSWERS).flat(), ...FOREIGN].toSorted())
     t.ok(known.length >= 60)
   })
   t.test(
-    'a call by another table than the 64-bit one ends the process',
+    'a call outside of the 64-bit table kills the process',
     { skip: process.arch === 'x64' ? false : 'only x86-64 has other tables' },
     async (t) => {
       t.equal((await rig.run(['try', ...FOREIGN])).text, 'int80 SIGSYS\nx32 SIGSYS\n')
@@ -72,14 +69,14 @@ t.test('system calls', { skip: needsRoot }, async (t) => {
   })
 })
 
-t.test('who a function is', { skip: needsRoot }, async (t) => {
+t.test('the identity of a function', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
   const users = [0, 1000].map((uid) => (spec: RuntimeSpec): RuntimeSpec => ({
     ...spec,
     process: { ...spec.process, user: { uid, gid: uid, additionalGids: [] } },
   }))
 
-  t.test('no capability is in any set, for root inside or anybody else', async (t) => {
+  t.test('no capability is in any set, for root inside or any other user', async (t) => {
     for (const user of users) {
       t.match(
         (await rig.run(['signals'], user)).text,
@@ -88,7 +85,7 @@ t.test('who a function is', { skip: needsRoot }, async (t) => {
       t.equal((await rig.run(['caps'], user)).text, '0 0 0\n')
     }
   })
-  t.test('setuid and setgid programs give nothing, nor do capabilities of a file', async (t) => {
+  t.test('setuid and setgid programs and file capabilities grant nothing', async (t) => {
     const layer = rig.layer()
     const probe = join(NATIVE_DIR, 'probe')
     for (const name of ['setuid', 'filecaps']) copyFileSync(probe, join(layer, name))
@@ -106,7 +103,7 @@ t.test('who a function is', { skip: needsRoot }, async (t) => {
     t.match((await rig.run([], change('/setuid', 'ids'))).text, /^uid=1000 gid=1000 /)
     t.match((await rig.run([], change('/filecaps', 'signals'))).text, /CapPrm:\t0+\nCapEff:\t0+\n/)
   })
-  t.test('no process of a container is root, or anybody known, outside', async (t) => {
+  t.test('outside no process of a container is root or a known user', async (t) => {
     const held = rig.hold(['stay', 'wait'])
     t.equal(await held.firstWords, 'ok\n')
     const pids = processesIn(held.pidNamespace)

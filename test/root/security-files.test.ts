@@ -1,5 +1,5 @@
-// What a function finds in its file system, and what an image can do to the making of it: /proc, /dev,
-// descriptors, masks, and root file systems that try to lead a mount outside.
+// What a function sees in its file system, and how an image can attack its setup: /proc, /dev, descriptors,
+// masks, and root file systems that try to redirect a mount.
 
 import {
   chmodSync,
@@ -42,7 +42,7 @@ const withVolume =
     ],
   })
 
-/** Files of the host's /proc that belong to no process, at most MAX of them. */
+/** At most MAX files of the host's /proc that belong to no process. */
 function kernelFiles(max: number): string[] {
   const found: string[] = []
   const walk = (directory: string): void => {
@@ -61,7 +61,7 @@ function kernelFiles(max: number): string[] {
   return found
 }
 
-t.test('what of the kernel is there', { skip: needsRoot }, async (t) => {
+t.test('visible parts of the kernel', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
 
   t.test('no file of /proc that belongs to the kernel can be opened for writing', async (t) => {
@@ -81,7 +81,7 @@ t.test('what of the kernel is there', { skip: needsRoot }, async (t) => {
     }
   })
   t.test(
-    'neither disks, memory, the kernel’s log nor any other device is there, nor /sys with the cgroup files',
+    'neither disks, memory, the kernel’s log nor any other device is visible, nor /sys with the cgroup files',
     async (t) => {
       const devices = readdirSync('/dev').map((name) => `/dev/${name}`)
       const { text } = await rig.run([
@@ -142,7 +142,7 @@ t.test('what of the kernel is there', { skip: needsRoot }, async (t) => {
       }
     },
   )
-  t.test('the list of mounts tells of the host no path but that of the device nodes', async (t) => {
+  t.test('the list of mounts reveals no path of the host but that of the device nodes', async (t) => {
     const lines = (await rig.run(['read', '/proc/self/mountinfo'])).text.trim().split('\n')
     const telling = lines.filter((line) => line.includes(rig.data))
     t.ok(lines.length > 5)
@@ -161,7 +161,7 @@ t.test('what of the kernel is there', { skip: needsRoot }, async (t) => {
 })
 
 t.test(
-  'what the runtime keeps on disk can be listed by nobody else on the host (CVE-2024-25621)',
+  'other users of the host cannot list what the runtime keeps on disk (CVE-2024-25621)',
   { skip: needsRoot },
   async (t) => {
     const rig = await rigFor(t)
@@ -172,7 +172,7 @@ t.test(
   },
 )
 
-t.test('what the worker has open', { skip: needsRoot }, async (t) => {
+t.test('descriptors of the worker', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
   const outside = join(rig.data, 'outside')
   mkdirSync(outside)
@@ -180,7 +180,7 @@ t.test('what the worker has open', { skip: needsRoot }, async (t) => {
   const libc = koffi.load('libc.so.6')
   const open = libc.func('int open(const char *path, int flags)')
   const close = libc.func('int close(int fd)')
-  // Node itself opens nothing that would survive exec: these would.
+  // Node opens close-on-exec descriptors only; these are not.
   const fds: number[] = Array.from({ length: 500 }, () => open(outside, 0))
   t.teardown(() => {
     for (const fd of fds) close(fd)
@@ -217,20 +217,23 @@ t.test('what the worker has open', { skip: needsRoot }, async (t) => {
       t.ok(outcome === 'ERR_INVALID_ROOTFS' || outcome.includes('probe\n'), `${cwd}: ${outcome}`)
     }
   })
-  t.test('its environment and its memory cannot be read, nor is any process of the host there', async (t) => {
-    t.same(
-      (await rig.run(['list', '/proc'])).text.split('\n').filter((name) => /^\d+$/.test(name)),
-      ['1'],
-    )
-    t.equal((await rig.run(['read', `/proc/${process.pid}/environ`])).text, 'ENOENT\n')
-    t.equal((await rig.run(['read', '/proc/1/environ'])).text, 'PATH=/\0A=1\0')
-  })
+  t.test(
+    'its environment and its memory cannot be read, and no process of the host is visible',
+    async (t) => {
+      t.same(
+        (await rig.run(['list', '/proc'])).text.split('\n').filter((name) => /^\d+$/.test(name)),
+        ['1'],
+      )
+      t.equal((await rig.run(['read', `/proc/${process.pid}/environ`])).text, 'ENOENT\n')
+      t.equal((await rig.run(['read', '/proc/1/environ'])).text, 'PATH=/\0A=1\0')
+    },
+  )
 })
 
 /** An image's file system by path: a link's target, 'file', 'fifo' or 'folder'. */
 type Tree = Readonly<Record<string, string>>
 
-/** A layer with TREE, and with a folder of its own where the host has OUTSIDE. */
+/** A layer with TREE, and with a folder at the path of OUTSIDE on the host. */
 function plant(rig: Rig, tree: Tree, outside: string): string {
   const layer = rig.layer()
   mkdirSync(join(layer, outside), { recursive: true })

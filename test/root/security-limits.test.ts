@@ -1,5 +1,5 @@
-// What one function can use up, in every guise that the kernel knows, and that its end is the end of all of
-// it.
+// Everything that one function can exhaust, in all forms that the kernel counts; and the end of a container
+// ends all of its processes.
 
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
@@ -45,7 +45,7 @@ t.test('memory', { skip: needsRoot }, async (t) => {
     )
   }
   t.test(
-    'that a start needs, for folders without end on its way, ends the call and not the worker whose memory it shares',
+    'of a start that resolves endless folders ends the call and not the worker whose memory it shares',
     async (t) => {
       const deep = (i: number) =>
         ({
@@ -60,7 +60,7 @@ t.test('memory', { skip: needsRoot }, async (t) => {
         mounts: [...spec.mounts, ...Array.from({ length: 6 }, (_, i) => deep(i))],
         linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit: MIB } } },
       })
-      // Twenty MiB of folders; on a slow machine the start is given up before they are all there.
+      // Twenty MiB of folders; on a slow machine the start times out before all of them are resolved.
       const end = await rig.run(['sleep', '60000'], change, { timeoutMs: 30_000 * SLOWNESS }).then(
         ({ outcome }) => outcome,
         (err: SyscallError) => err.code,
@@ -69,8 +69,8 @@ t.test('memory', { skip: needsRoot }, async (t) => {
       t.match(await rig.run(['echo', 'x']), { outcome: 'ok' })
     },
   )
-  t.test('of the host: functions are the first that the kernel takes, and cannot change that', async (t) => {
-    // Set behind the start of the program: what it forks before dies with it, whatever its own score.
+  t.test('of the host: functions are the first that the kernel kills, and cannot change that', async (t) => {
+    // Set after the start of the program: children forked before die with it, whatever their score.
     t.equal((await rig.run(['then', 'read', '/proc/self/oom_score_adj'])).text, '1000\n')
     t.not(readFileSync('/proc/self/oom_score_adj', 'utf8'), '1000\n', 'the worker’s stays what it is')
     const mayLower =
@@ -88,7 +88,7 @@ t.test('memory', { skip: needsRoot }, async (t) => {
 
 t.test('what the kernel counts per user', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test('inotify: one container has 8, and takes none from the next', async (t) => {
+  t.test('inotify: one container has 8 instances, and does not reduce the next one’s', async (t) => {
     for (let i = 0; i < 3; i++) t.equal((await rig.run(['count', 'inotify', '500'])).text, '8 EMFILE\n')
     t.equal((await rig.run(['read', '/proc/sys/user/max_inotify_watches'])).text, '8192\n')
   })
@@ -115,7 +115,7 @@ t.test('what the kernel counts per user', { skip: needsRoot }, async (t) => {
 t.test('a fork bomb', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
   t.test(
-    'stops at its limit of processes, lets its neighbours run, and is all gone at the deadline',
+    'stops at its limit of processes, lets its neighbours run, and is gone at the deadline',
     async (t) => {
       const bomb = rig.hold(['fork-bomb'], withPids(64))
       const namespace = bomb.pidNamespace
@@ -126,7 +126,7 @@ t.test('a fork bomb', { skip: needsRoot }, async (t) => {
       t.same(processesIn(namespace), [])
     },
   )
-  t.test('that runs out of memory ends as such', async (t) => {
+  t.test('that runs out of memory is reported as out of memory', async (t) => {
     t.match(
       (await rig.run(['fork-bomb'], withPids(4096), { timeoutMs: 30_000 * SLOWNESS })).outcome,
       /^(?:oom|timeout)$/,
@@ -134,7 +134,7 @@ t.test('a fork bomb', { skip: needsRoot }, async (t) => {
   })
 })
 
-t.test('the end of a container is the end of all of it', { skip: needsRoot }, async (t) => {
+t.test('the end of a container ends all of its processes', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
   const kinds = 'children, daemons, the deaf, the stopped, the busy, those in vfork and with zombies'
 
@@ -157,7 +157,7 @@ t.test('the end of a container is the end of all of it', { skip: needsRoot }, as
     t.match(await held.finish(), { signal: /^SIG(?:ILL|TRAP)$/, exitCode: undefined })
     t.same(processesIn(held.pidNamespace), [])
   })
-  t.test('it can be killed while all of it stands still, or was asked to and would not', async (t) => {
+  t.test('it can be killed while it is frozen, or while freezing failed', async (t) => {
     const held = rig.hold(['stay', 'wait'])
     await held.firstWords
     await held.container
@@ -174,7 +174,7 @@ t.test('the end of a container is the end of all of it', { skip: needsRoot }, as
       exit: { signal: 'SIGKILL' },
     })
   })
-  t.test('it cannot stop itself, and a stop from outside does not keep it from being killed', async (t) => {
+  t.test('it cannot stop itself, and a stop from outside does not prevent killing it', async (t) => {
     t.match(await rig.run(['stopped']), { outcome: 'ok', text: 'ok\n' })
     const held = rig.hold(['stay', 'wait'])
     await held.firstWords
@@ -184,7 +184,7 @@ t.test('the end of a container is the end of all of it', { skip: needsRoot }, as
     t.equal(pidNamespaceOf(held.container.pid), undefined)
   })
   t.test(
-    'also where somebody else has its pipes: the call ends with all that was written, and nothing is read of what comes later',
+    'also where another process holds its pipes: the call ends with everything written so far, and later output is not read',
     async (t) => {
       const taken: number[] = []
       const take = (pid: number): void => {

@@ -1,5 +1,5 @@
-// What one function could do to the next in its place, to those beside it, to the worker and to the
-// host, by means that no namespace and no cgroup takes care of.
+// What one function could do to the next in its slot, to its neighbours, to the worker and to the host, by
+// means that neither namespaces nor cgroups cover.
 
 import {
   chmodSync,
@@ -27,13 +27,13 @@ const withMemory =
     linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit } } },
   })
 
-t.test('the next container in the same place', { skip: needsRoot }, async (t) => {
+t.test('the next container in the same slot', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t, 1)
   t.equal((await rig.run(['leave-connection', '8080'])).text, 'ok\n')
-  t.test('does not see connections of the one before', async (t) => {
+  t.test('does not see connections of the previous one', async (t) => {
     t.notMatch((await rig.run(['read', '/proc/net/tcp'])).text, /:1F90 /, 'port 8080 in TIME_WAIT')
   })
-  t.test('does not see how much the one before sent', async (t) => {
+  t.test('does not see how much the previous one sent', async (t) => {
     t.match((await rig.run(['read', '/proc/net/dev'])).text, /^ +lo: +0 +0 /m)
   })
   t.test('can have every port', async (t) => {
@@ -50,7 +50,7 @@ t.test('the network', { skip: needsRoot }, async (t) => {
     t.same(devices, ['lo'])
     t.equal((await rig.run(['leave-connection', '8080'])).text, 'ok\n')
   })
-  t.test('leads nowhere else: not to the host, not to a cloud’s metadata, not to anybody', async (t) => {
+  t.test('reaches nothing else: not the host, not a cloud’s metadata, not other machines', async (t) => {
     const server = createServer((socket) => socket.end())
     await new Promise<void>((resolve) => {
       server.listen(0, resolve)
@@ -85,7 +85,7 @@ t.test('two containers at once', { skip: needsRoot }, async (t) => {
       await held.kill()
     },
   )
-  t.test('have names of their own', async (t) => {
+  t.test('have their own host names', async (t) => {
     const named =
       (hostname: string) =>
       (spec: RuntimeSpec): RuntimeSpec => ({ ...spec, hostname })
@@ -93,7 +93,7 @@ t.test('two containers at once', { skip: needsRoot }, async (t) => {
     t.equal((await rig.run(['read', '/proc/sys/kernel/hostname'], named('second'))).text, 'second\n')
     await held.kill()
   })
-  t.test('do not notice each other at their devices', async (t) => {
+  t.test('do not see each other’s access to devices', async (t) => {
     for (const path of ['/dev', '/dev/urandom']) {
       const held = rig.hold(['watch', path])
       t.equal(await held.firstWords, 'watching\n')
@@ -102,7 +102,7 @@ t.test('two containers at once', { skip: needsRoot }, async (t) => {
     }
   })
   t.test(
-    'one sees its own touch of a device, so that the silence of the other means something',
+    'one sees its own access to a device, so the absence of an event in the other is meaningful',
     async (t) => {
       const held = rig.hold(['watch', '/dev/urandom'])
       await held.firstWords
@@ -114,13 +114,13 @@ t.test('two containers at once', { skip: needsRoot }, async (t) => {
 
 t.test('memory', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test('what connections hold counts as memory of the container', async (t) => {
+  t.test('memory of connections counts as memory of the container', async (t) => {
     const { text, outcome } = await rig.run(['fill-sockets', '40'], withMemory(24 * MIB), {
       timeoutMs: 120_000 * SLOWNESS,
     })
     t.ok(outcome === 'oom' || Number(text) <= 48 * MIB, `${outcome}, ${text.trim()} bytes`)
   })
-  t.test('a response that comes byte by byte costs the worker what one at once does', async (t) => {
+  t.test('a response byte by byte costs the worker no more than one at once', async (t) => {
     const before = process.memoryUsage.rss()
     const count = 200_000 / SLOWNESS // each is a switch between two processes
     const { response } = await rig.run(['drip', String(count)], undefined, { timeoutMs: 120_000 * SLOWNESS })
@@ -132,15 +132,15 @@ t.test('memory', { skip: needsRoot }, async (t) => {
   })
 })
 
-t.test('standing in the worker’s way', { skip: needsRoot }, async (t) => {
+t.test('blocking the worker', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
-  t.test('a program that fills its own stdin is a call like any other', async (t) => {
+  t.test('a program that fills its own stdin is an ordinary call', async (t) => {
     for (let i = 0; i < 5; i++)
       await t.resolves(rig.run(['block-stdin'], undefined, { body: 'x'.repeat(65_536), timeoutMs: 60_000 }))
     t.equal(rig.runtime.running, 0)
   })
   t.test(
-    'a command that somebody else has leased fails, instead of holding the worker until the lease breaks',
+    'a command with a lease on it fails, instead of blocking the worker until the lease breaks',
     async (t) => {
       const source = join(rig.data, 'volume')
       mkdirSync(source)
@@ -165,13 +165,10 @@ t.test('standing in the worker’s way', { skip: needsRoot }, async (t) => {
   )
 })
 
-t.test(
-  'a register that was cut while it was written does not keep the next worker from starting',
-  async (t) => {
-    const run = mkdtempSync(join(tmpdir(), 'wherry-test-'))
-    t.teardown(() => rmSync(run, { recursive: true, force: true }))
-    mkdirSync(join(run, 'wherry-4194303-1'))
-    writeFileSync(join(run, 'wherry-4194303-1', 'cgroups.json'), '["/sys/fs/cg')
-    await t.resolves(sweepDead(run))
-  },
-)
+t.test('a truncated register does not prevent the next worker from starting', async (t) => {
+  const run = mkdtempSync(join(tmpdir(), 'wherry-test-'))
+  t.teardown(() => rmSync(run, { recursive: true, force: true }))
+  mkdirSync(join(run, 'wherry-4194303-1'))
+  writeFileSync(join(run, 'wherry-4194303-1', 'cgroups.json'), '["/sys/fs/cg')
+  await t.resolves(sweepDead(run))
+})

@@ -1,5 +1,5 @@
-// What an image, its command or a neighbour can do while a container is being started: lead the kernel
-// to the host's files, hold up the worker, or take it along when memory runs out.
+// What an image, its command or a neighbour can try while a container starts: redirect the kernel to the
+// host's files, block the worker, or get it killed when memory runs out.
 
 import { execFileSync, fork } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -79,9 +79,7 @@ t.test('the command is looked up in the container only', { skip: needsRoot }, as
     ...spec,
     linux: { ...spec.linux, resources: { ...spec.linux.resources, memory: { limit: 256 << 20 } } },
   })
-  /**
-   * A layer with the libraries of the host's Node, which then really runs: a refusal is not for want of them.
-   */
+  /** A layer with the libraries of the host's Node, so that a refusal is not due to missing libraries. */
   function withLibraries(): string {
     const { sharedObjects } = process.report.getReport() as { sharedObjects: string[] }
     const layer = rig.layer()
@@ -145,7 +143,7 @@ t.test('the command is looked up in the container only', { skip: needsRoot }, as
   )
 })
 
-t.test('a command that cannot be run is named with the reason', { skip: needsRoot }, async (t) => {
+t.test('an error names a command that cannot be run and the reason', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
   const layer = rig.layer()
   const put = (name: string, content: string | Uint8Array, mode = 0o755): void => {
@@ -235,20 +233,20 @@ t.test('a command that cannot be run is named with the reason', { skip: needsRoo
       )
     ).text,
     '/nowhere\n',
-    'where a link leads is made, inside',
+    'the target of a link is created inside',
   )
   t.equal(rig.runtime.running, 0)
   t.equal(
     (await rig.run(['echo', 'still here'])).text,
     'still here\n',
-    'nothing of the failed ones is in the way',
+    'failed starts leave nothing in the way',
   )
 })
 
 t.test('mounts', { skip: needsRoot }, async (t) => {
   const rig = await rigFor(t)
   t.test(
-    'a volume behind a link of the image does not supply what masks are made of (CVE-2025-31133)',
+    'a volume behind a link of the image does not supply the source of masks (CVE-2025-31133)',
     async (t) => {
       const source = join(rig.data, 'volume')
       mkdirSync(source)
@@ -268,7 +266,7 @@ t.test('mounts', { skip: needsRoot }, async (t) => {
 })
 
 t.test(
-  'a volume below another volume is refused: who has the outer one could take it off (rmdir) and put a folder there',
+  'a volume below another volume is refused: a writer of the outer one could replace the mount point (rmdir) by a folder',
   async (t) => {
     const deploy =
       (...targets: string[]) =>
@@ -286,7 +284,7 @@ t.test(
 )
 
 t.test(
-  'a container that runs out of memory before its program runs does not take the worker along',
+  'a container that runs out of memory before its program runs does not kill the worker',
   { skip: needsRoot },
   async (t) => {
     const child = fork(VICTIM)

@@ -1,10 +1,9 @@
-// What the files of a cgroup say, as an account: both versions, several disks, and what a kernel does not
-// write.
+// A container's usage from the files of its cgroup: both versions, several disks, and missing lines.
 
 import t from 'tap'
 import { parseV1, parseV2, usageSince } from '../../services/runtime/cgroup/usage.ts'
 
-t.test('the files of v1 become an account', async (t) => {
+t.test('usage from the files of v1', async (t) => {
   t.same(
     parseV1({
       cpuacct: '12000000\n',
@@ -28,7 +27,7 @@ t.test('the files of v1 become an account', async (t) => {
   )
 })
 
-t.test('the files of v2 become an account', async (t) => {
+t.test('usage from the files of v2', async (t) => {
   t.same(
     parseV2({
       memoryPeak: '8192\n',
@@ -52,7 +51,7 @@ t.test('the files of v2 become an account', async (t) => {
   )
 })
 
-t.test('what the kernel does not count is missing, not nothing', async (t) => {
+t.test('what the kernel does not count is missing, not zero', async (t) => {
   const usage = parseV2({
     memoryPeak: '1',
     pidsPeak: undefined,

@@ -65,7 +65,7 @@ t.test('spec', async (t) => {
     })
     t.equal(specOf({ limits: { cpu: 0.01 } }).linux.resources.cpu.quota, 1000)
   })
-  t.test('volumes come behind the system’s mounts', async (t) => {
+  t.test('volumes come after the system’s mounts', async (t) => {
     const spec = specOf(
       {
         volumes: [
@@ -97,7 +97,7 @@ t.test('spec', async (t) => {
     )
   })
   t.test(
-    'what the kernel counts per user over namespaces is limited, and core dumps go to nobody, not even to a program (RLIMIT_CORE 1, core(5))',
+    'what the kernel counts per user across namespaces is limited, and core dumps are discarded, not even piped to a program (RLIMIT_CORE 1, core(5))',
     async (t) => {
       const {
         process: { rlimits, oomScoreAdj },
@@ -151,7 +151,7 @@ const all = <K extends OpKind>(ops: readonly Op[], kind: K) =>
   ops.filter((op): op is Extract<Op, { kind: K }> => op.kind === kind)
 
 t.test('plan', async (t) => {
-  t.test('is the life of a start, in order', async (t) => {
+  t.test('has the operations of a start in order', async (t) => {
     const { ops } = buildPlan(specOf({}), facts)
     t.same(
       kinds(ops).filter((kind, i, all) => kind !== all[i - 1]),
@@ -220,7 +220,7 @@ t.test('plan', async (t) => {
       t.equal(
         all(aside, 'mount')[0]?.data,
         'lowerdir=l1:l0,userxattr',
-        'the marks of layers are read by an overlay of theirs',
+        'a separate overlay reads the marks of layers',
       )
       t.match(all(aside, 'fsmount').at(-1), {
         type: 'overlay',
@@ -247,13 +247,13 @@ t.test('plan', async (t) => {
     )
     t.ok(all(behind, 'attach').some((op) => op.target === '/proc/acpi'))
   })
-  t.test('nothing is looked up through the image before the pivot', async (t) => {
+  t.test('no path is resolved through the image before the pivot', async (t) => {
     const { ops } = buildPlan(specOf({}), facts)
     const pivot = kinds(ops).indexOf('pivot')
     const before = all(ops.slice(0, pivot), 'attach').map((op) => op.target)
     t.same(before, ['/data/stage', 'l0', 'l1'])
   })
-  t.test('a pooled network namespace is entered, not made', async (t) => {
+  t.test('a pooled network namespace is entered, not created', async (t) => {
     t.equal(buildPlan(specOf({}), facts).cloneFlags & CLONE.network, 0)
     const fresh = buildPlan(specOf({}), { ...facts, netnsFd: -1 })
     t.equal(fresh.cloneFlags & CLONE.network, CLONE.network)
@@ -263,11 +263,11 @@ t.test('plan', async (t) => {
     const { ops } = buildPlan(specOf({ readOnlyRootFilesystem: true }), facts)
     t.ok(kinds(ops).indexOf('attributes') > kinds(ops).lastIndexOf('attach'))
   })
-  t.test('programs are looked for as execvp does', async (t) => {
+  t.test('programs are looked up as by execvp', async (t) => {
     t.same(programPaths('sh', ['PATH=/a::/b']), ['/a/sh', './sh', '/b/sh'])
     t.same(programPaths('./x', ['PATH=/a']), ['./x'])
   })
-  t.test('failures are explained where the image is the reason', async (t) => {
+  t.test('failures that the image causes are explained', async (t) => {
     const spec = specOf({})
     const exec: Op = { kind: 'exec', programs: [], args: [], env: [] }
     const attach = (target: string): Op => ({ kind: 'attach', handle: 0, target })
@@ -298,7 +298,7 @@ function spoiled(path: string, faulty: unknown): RuntimeSpec {
   return copy
 }
 
-t.test('a wrong field of a spec names itself before anything is taken for the container', async (t) => {
+t.test('an error names every wrong field of a spec before the container takes anything', async (t) => {
   const wrong: ReadonlyArray<[path: string, values: readonly unknown[], named?: string]> = [
     ['process.args', [[], ['']]],
     ['process.args', [Array.from({ length: 4097 }, () => 'x')]],
@@ -369,7 +369,7 @@ t.test('a wrong field of a spec names itself before anything is taken for the co
     { message: /process\.cwd: .*; hostname: / },
     'all of them at once',
   )
-  t.throws(() => buildPlan(twice, facts), { code: 'ERR_START' }, 'no plan is made of it')
+  t.throws(() => buildPlan(twice, facts), { code: 'ERR_START' }, 'no plan is built from it')
 })
 
 t.test('bytes', async (t) => {
@@ -377,7 +377,7 @@ t.test('bytes', async (t) => {
   const bytes = encodePlan(plan)
   const text = (at: number): string =>
     bytes.toString('utf8', bytes.readUInt32LE(16) + at, bytes.indexOf(0, bytes.readUInt32LE(16) + at))
-  t.test('header and operations stand where the C header says', async (t) => {
+  t.test('header and operations are at the offsets of the C header', async (t) => {
     t.equal(bytes.readUInt32LE(8), bytes.length)
     t.equal(bytes.readUInt32LE(12), plan.ops.length)
     t.equal(bytes.readUInt32LE(16), HEADER_BYTES + plan.ops.length * OP_BYTES)
@@ -470,7 +470,7 @@ t.test('cgroups of this host', async (t) => {
     )
     t.equal(own.v2, '/d')
   })
-  t.test('what a mount hides is cut off', async (t) => {
+  t.test('paths are relative to the root of a mount', async (t) => {
     const mounts = parseMounts(
       [
         '30 20 0:25 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory',
@@ -486,22 +486,19 @@ t.test('cgroups of this host', async (t) => {
     t.equal(mounts.v1[1]?.directoryOf('/docker/x'), '/sys/fs/cgroup/cpu acct')
     t.equal(mounts.v2?.directoryOf('/d'), '/sys/fs/cgroup/d')
   })
-  t.test(
-    'a container that mounts them again where everybody sees it is not taken for the host',
-    async (t) => {
-      const mounts = parseMounts(
-        [
-          '30 20 0:25 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct',
-          '31 20 0:27 / /sys/fs/cgroup/unified rw - cgroup2 none rw',
-          '90 80 0:25 /others /tmp/rootfs/sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct',
-          '91 80 0:27 /others /tmp/rootfs/sys/fs/cgroup/unified rw - cgroup2 none rw',
-        ].join('\n'),
-      )
-      t.same(
-        mounts.v1.map((mount) => mount.directoryOf('/mine')),
-        ['/sys/fs/cgroup/cpu/mine'],
-      )
-      t.equal(mounts.v2?.directoryOf('/mine'), '/sys/fs/cgroup/unified/mine')
-    },
-  )
+  t.test('mounts of a container that are visible on the host are not taken for the host’s', async (t) => {
+    const mounts = parseMounts(
+      [
+        '30 20 0:25 / /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct',
+        '31 20 0:27 / /sys/fs/cgroup/unified rw - cgroup2 none rw',
+        '90 80 0:25 /others /tmp/rootfs/sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct',
+        '91 80 0:27 /others /tmp/rootfs/sys/fs/cgroup/unified rw - cgroup2 none rw',
+      ].join('\n'),
+    )
+    t.same(
+      mounts.v1.map((mount) => mount.directoryOf('/mine')),
+      ['/sys/fs/cgroup/cpu/mine'],
+    )
+    t.equal(mounts.v2?.directoryOf('/mine'), '/sys/fs/cgroup/unified/mine')
+  })
 })
