@@ -332,7 +332,7 @@ t.test('other features of config.json', { skip }, async (t) => {
       {
         code: 0,
         stdout: 'CapAmb:\t0000000000000000\n',
-        stderr: /ambient: left out: CAP_KILL; the kernel grants only what is inheritable/,
+        stderr: /ambient: left out: CAP_KILL; the kernel grants only capabilities that are inheritable/,
       },
     )
   })

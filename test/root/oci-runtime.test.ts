@@ -621,7 +621,7 @@ t.test('errors', { skip: skipSlow }, async (t) => {
       (c) => {
         c.mounts.push({ destination: '/proc/self/attr', type: 'bind', source: '/tmp', options: [] })
       },
-      /mounts\[\d\]\.destination: "\/proc\/self\/attr" is inside \/proc/,
+      /mounts\[\d\]\.destination: "\/proc\/self\/attr" is in \/proc/,
     ],
     [
       'a limit that the kernel rejects',
