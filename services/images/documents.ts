@@ -76,7 +76,7 @@ export function createDocuments({ store, registry, signal }: DocumentsDeps) {
     const { bytes, fetched } = await blobOf(digest, async () => {
       const answer = await registry.manifest(ref, digest, signal)
       mediaType = answer.mediaType
-      // Parsed before it is stored: later readers have no Content-Type to compare.
+      // Checked before it is stored, because later readers have no Content-Type to compare.
       parseManifest(answer.bytes, mediaType)
       return answer.bytes
     })

@@ -340,7 +340,7 @@ t.test('removal of images', { skip }, async (t) => {
     puller.release(fake.digest)
     puller.letGo(() => false)
     t.match(await collector.removeImage(fake.digest), { layers: 1 })
-    t.match(await puller.ensure(refOf(fake), fake.digest), { pulled: true }, 'and it can be had again')
+    t.match(await puller.ensure(refOf(fake), fake.digest), { pulled: true }, 'and it can be pulled again')
   })
 })
 

@@ -102,7 +102,7 @@ t.test('wherry push', { skip }, async (t) => {
     t.match(await run(['push', `${from}/multi:v1`, `${to}/multi:v1`]), {
       code: 0,
       stdout: `pushed ${to}/multi:v1, ${own}`,
-      stderr: /only this machine's platform is here; not pushed: linux\/s390x/,
+      stderr: /only the platform of this machine is stored here; not pushed: linux\/s390x/,
     })
     t.match(await run(['push', '--index', `${to}/multi:v2`, `${from}/multi:own`, `${from}/multi:other`]), {
       code: 0,
@@ -131,7 +131,7 @@ t.test('wherry push', { skip }, async (t) => {
     t.match(
       await run(['login', from, '-u', USER, '--password-stdin'], PASSWORD),
       { code: 0, stdout: /^saved the login of .* in .* without checking it/ },
-      'where nobody asks for one',
+      'at a registry that does not ask for one',
     )
   })
 

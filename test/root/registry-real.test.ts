@@ -69,7 +69,7 @@ t.test('a registry with passwords', { skip }, async (t) => {
     const nobody = setup(t).client
     await t.rejects(nobody.resolve(parseReference(image)), {
       registryCode: 'UNAUTHORIZED',
-      message: new RegExp(`no credentials for it; wherry login ${host}$`),
+      message: new RegExp(`no credentials are stored for it; run wherry login ${host}$`),
     })
     const wrong = setup(t, { auths: { [host]: basic('wrong') } }).client
     await t.rejects(wrong.resolve(parseReference(image)), {

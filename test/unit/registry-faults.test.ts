@@ -270,7 +270,7 @@ t.test('a registry that does not answer does not delay an aborted caller', async
         await Promise.race([
           asked,
           new Promise((resolve) => {
-            setImmediate(resolve, 'nobody heard of it')
+            setImmediate(resolve, 'the call still waits')
           }),
         ]),
         'enough',
