@@ -89,7 +89,7 @@ t.test('the process', async (t) => {
       WHERRY_GATEWAY_LISTEN: '0.0.0.0:0',
     })
     await once(child, 'message')
-    while (!errors().includes('without credentials')) await once(child.stderr!, 'data')
+    while (!errors().includes('without authentication')) await once(child.stderr!, 'data')
     child.kill('SIGTERM')
     t.same(await once(child, 'exit'), [0, null])
   })
