@@ -1,9 +1,9 @@
 #!/bin/bash
 # Wherry on machines that have nothing: builds minimal Debian systems with debootstrap, clones the committed
 # state of this checkout into each, and runs there what a newcomer runs, then tests.
-#   infra/fresh/run.sh [SUITE...]     default: bookworm trixie (Redis 7 and 8)
-# Needs root and a Debian mirror.  Each system lives in build/fresh/SUITE and is removed afterwards; its processes
-# end with their pid namespace, its mounts with their mount namespace.
+#   infra/fresh/run.sh [SUITE...] default: bookworm trixie (Redis 7 and 8) Needs root and a Debian mirror.
+#   Each system lives in build/fresh/SUITE and is removed afterwards; its processes end with their pid
+#   namespace, its mounts with their mount namespace.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 

@@ -1,6 +1,6 @@
-// Progress of a build, in BuildKit's format: plain lines with the number of their step, or on a terminal one line
-// per finished step and, repainted in place, the running step with its last lines of output. Output of steps is
-// untrusted: its control characters never reach the terminal.
+// Progress of a build, in BuildKit's format: plain lines with the number of their step, or on a terminal one
+// line per finished step and, repainted in place, the running step with its last lines of output. Output of
+// steps is untrusted: its control characters never reach the terminal.
 
 import type { BuildEvent } from '../../build/progress.ts'
 import type { Context } from '../context.ts'
