@@ -1,5 +1,5 @@
-/* A mount namespace whose only mount is one folder, and no more of root than its files need: the second wall,
- * for the bug that we do not know. */
+/* Confines a process to one folder as its only mount, with the few capabilities that its files need: a second
+ * line of defence against unknown bugs. */
 #include "confine.h"
 
 #include <stdio.h>
@@ -26,8 +26,8 @@ wy_show (char *out, const char *name)
 void
 wy_pivot_into (const char *dir)
 {
-  /* pivot_root wants a mount; what is one already, an overlay for example, may be bound onto itself as
-   * well. */
+  /* pivot_root needs a mount point; binding one that already is one, such as an overlay, onto itself is
+   * harmless. */
   if (mount (dir, dir, NULL, MS_BIND, NULL) < 0)
     wy_fail ("mount", dir);
   if (mount (NULL, dir, NULL, MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)

@@ -1,11 +1,10 @@
-/* wherry-init - the container's first program before its own.
+/* wherry-init - prepares a bundle's container from inside and becomes its program.
  *
- * A child that shares memory with its starter can neither wait nor run hooks.  So, for containers of
- * a bundle, it enters its namespaces and at once executes this: a static program in sealed memory,
- * with nothing of the host in it.  It receives a plan and its descriptors over the socket whose
- * number is its only argument (src/send.c), performs the plan with the same code as libwherry.so,
- * and becomes the container's program.  If anything fails it reports which operation, and exits.
- */
+ * A child that shares memory with its starter can neither wait nor run hooks. So for a bundle it enters its
+ * namespaces and at once executes this static program, a copy in sealed memory that exposes no file of the
+ * host. wherry-init receives a plan and its descriptors over the socket whose number is its only argument
+ * (src/send.c), performs the plan with the same code as libwherry.so, and executes the container's program.
+ * If an operation fails it reports which one, and exits. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -31,7 +30,7 @@ receive_all (int socket, void *into, size_t size)
   return got == (ssize_t)size ? 0 : -EPIPE;
 }
 
-/* The plan's bytes; NULL when whoever made us went away before it had one. */
+/* The plan's bytes; NULL if our starter went away before it sent one. */
 static uint8_t *
 receive_plan (int socket, uint64_t *size)
 {
@@ -51,7 +50,7 @@ receive_plan (int socket, uint64_t *size)
   return plan;
 }
 
-/* Return: how many came, at most BATCH; -errno. */
+/* Return: how many were received, at most BATCH; -errno. */
 static int
 receive_fds (int socket, int fds[BATCH])
 {
@@ -74,9 +73,9 @@ receive_fds (int socket, int fds[BATCH])
   return (int)(size / sizeof (int));
 }
 
-/* The caller's operations have been performed; their descriptors come in the order of the operations. */
+/* The caller has performed its operations; their descriptors arrive in the same order. */
 static int
-fill_slots (struct wy_stage *stage, int socket)
+fill_handles (struct wy_stage *stage, int socket)
 {
   int fds[BATCH], count = 0, next = 0;
   for (uint32_t i = 0; i < stage->plan->op_count && wy_op_is_callers (stage->ops[i].kind); i++)
@@ -88,7 +87,7 @@ fill_slots (struct wy_stage *stage, int socket)
           if (count <= 0)
             return wy_fail (stage, "recvmsg", count < 0 ? count : -EPIPE);
         }
-      stage->fds[stage->ops[i].slot] = fds[next++];
+      stage->fds[stage->ops[i].handle] = fds[next++];
     }
   return 0;
 }
@@ -118,7 +117,7 @@ main (int argc, char **argv)
   struct wy_error err;
   uint64_t size = 0;
   int control = argc == 2 ? atoi (argv[1]) : -1;
-  /* Whoever shares our pid namespace must not look into our descriptors (CVE-2016-9962); exec undoes this. */
+  /* Processes in our pid namespace must not open our descriptors (CVE-2016-9962); exec undoes this. */
   prctl (PR_SET_DUMPABLE, 0, 0, 0, 0);
   if (control < 3 || fcntl (control, F_SETFD, FD_CLOEXEC) < 0)
     {
@@ -130,7 +129,7 @@ main (int argc, char **argv)
     return EXIT_FAILED;
   struct wy_stage stage = wy_stage_of (plan, &err);
   stage.report = control;
-  if (wy_plan_check (plan, size, &err) == 0 && fill_slots (&stage, control) == 0)
+  if (wy_plan_check (plan, size, &err) == 0 && fill_handles (&stage, control) == 0)
     perform (&stage);
   wy_sys (SYS_sendto, stage.report, &err, sizeof err, MSG_NOSIGNAL, NULL, 0);
   return EXIT_FAILED;

@@ -1,9 +1,8 @@
-/* The one line that wherry-layer says on standard error, and the end of the process.
+/* The one line that wherry-layer writes to standard error before it exits.
  *
- * A refusal can come from any depth, what was written is thrown away by the parent in every case but
- * "ok", and nothing outlives the process; so errors do not travel up, they end it.  Names come
- * from strangers: control characters are shown as \xNN so that a line stays one line.
- */
+ * An error can occur at any depth, the parent discards the output in every case but "ok", and nothing
+ * outlives the process; so errors do not propagate, they exit. Names are untrusted: control characters are
+ * shown as \xNN so that a line stays one line. */
 
 #include "layer.h"
 
@@ -20,7 +19,7 @@ wy_answer_ok (uint64_t count)
     _exit (WY_SYSTEM);
 }
 
-/* Say 'refused "NAME" REASON' and end. */
+/* Write 'refused "NAME" REASON' and exit. */
 wy_noreturn void
 wy_refuse (const char *name, const char *reason)
 {
@@ -41,7 +40,7 @@ wy_fail (const char *call, const char *name)
   _exit (WY_SYSTEM);
 }
 
-/* One more file, directory or link was handled. */
+/* Count one more file, directory or link. */
 void
 wy_count_entry (const char *name)
 {

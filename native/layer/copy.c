@@ -1,8 +1,9 @@
-/* copy: files from a folder or a stage into a stage, one operation each, as they stand on standard input.
+/* copy: copies files from a folder or a stage into a stage, one operation after the other from standard
+ * input.
  *
- * What an operation says is in operation.c. Every directory above TO that is missing is made 755, and owned
- * as the operation says. Links in the stage are followed inside of the stage only. In a folder (the build
- * context) no link is followed at all: it may not lead out. */
+ * operation.c describes an operation. Missing directories above TO are created with mode 755 and the
+ * operation's owner. Links in the stage are followed inside the stage only. In a folder (the build context)
+ * no link is followed, because it might lead out. */
 
 #include "layer.h"
 
@@ -31,8 +32,8 @@ struct copy
   struct later *later;
 };
 
-/* Open directory PATH of the stage, making what is missing of it for UID and GID. Recursion is as deep as
- * PATH has parts. */
+/* Open directory PATH of the stage, creating missing parts with owner UID and GID. The recursion is as deep
+ * as PATH has parts. */
 static int
 open_or_make (const struct copy *c, const char *path, uid_t uid, gid_t gid, const char *shown)
 {
@@ -53,7 +54,7 @@ open_or_make (const struct copy *c, const char *path, uid_t uid, gid_t gid, cons
   if (mkdirat (parent, last, 0755) < 0)
     {
       if (errno == EEXIST)
-        wy_refuse (shown, "leads over a symbolic link of the image to something that is not there");
+        wy_refuse (shown, "leads through a symbolic link of the image whose target does not exist");
       wy_fail ("mkdir", shown);
     }
   wy_count_entry (shown);
@@ -166,7 +167,7 @@ copy_directory (struct copy *c, const struct wy_operation *o, int source, const 
   note_time (c, o->to, st->st_mtim);
 }
 
-/* Where TO is to be made: its directory, and *LAST in it, which is free afterwards. */
+/* Prepare for creating TO: open its directory and remove what exists at *LAST in it. */
 static int
 make_room (struct copy *c, const struct wy_operation *o, const char **last)
 {
@@ -221,7 +222,7 @@ copy_link (struct copy *c, const struct wy_operation *o, int source, const struc
   close (parent);
 }
 
-/* Return: false when the first copy of this file is not there any more. */
+/* Return: false if the first copy of this file no longer exists. */
 static bool
 link_again (const struct copy *c, const char *first, int parent, const char *last)
 {
@@ -271,8 +272,7 @@ copy_one (struct copy *c, const struct wy_operation *o)
     copy_link (c, o, fd, &st);
   else if (S_ISREG (st.st_mode) || S_ISDIR (st.st_mode))
     {
-      /* The descriptor above only says what it is: reading needs one of its own, and opening a fifo would
-       * wait. */
+      /* The O_PATH descriptor serves for stat only; reading needs another, and opening a fifo would block. */
       int source = wy_open_in (c->source, o->from, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, c->resolve);
       if (source < 0)
         wy_fail ("openat2", o->from);
@@ -297,8 +297,8 @@ take_count (int argc, char **argv, int *at)
   return count;
 }
 
-/* ARGV: DRAFT (a folder with "upper", "work", "empty", "root", "source"), count and LAYERs of the stage that
- * is written to, count and LAYERs of the source, or 0 and the folder DIR. */
+/* ARGV: DRAFT (a folder with "upper", "work", "empty", "root", "source"), count and LAYERs of the target
+ * stage, count and LAYERs of the source, or 0 and the folder DIR. */
 void
 wy_copy (int argc, char **argv)
 {

@@ -1,4 +1,4 @@
-/* What the parts of wherry-layer share.  See main.c for the whole picture. */
+/* Declarations shared by the parts of wherry-layer; main.c gives the overview. */
 
 #ifndef WY_LAYER_H
 #define WY_LAYER_H
@@ -12,15 +12,14 @@
 
 #include "../confine/confine.h"
 
-/* What a layer may hold; services/images/unpack.ts has the same numbers for layers that come from a
- * registry. */
+/* Limits of a layer; services/images/unpack.ts has the same numbers for layers from a registry. */
 #define WY_ENTRIES_MAX 1000000u
 #define WY_DEPTH_MAX 256u
 #define WY_PATH_BYTES_MAX 4096u
 #define WY_XATTRS_BYTES_MAX 65536u
 #define WY_LAYERS_MAX 128u
 
-/* How it ended; also the exit code. */
+/* The result, also the exit code. */
 enum wy_verdict
 {
   WY_OK = 0,
@@ -44,7 +43,7 @@ struct wy_xattrs
   size_t size;
 };
 
-/* Which files with several names were met, and under which name first. */
+/* Files with several names, and the name under which each was found first. */
 struct wy_links
 {
   struct wy_link *slots;
@@ -88,7 +87,7 @@ const char *wy_links_find (struct wy_links *links, const struct stat *st, const 
 /* tar.c */
 struct wy_tar_entry
 {
-  const char *name; /* of a directory with its "/" */
+  const char *name; /* of a directory: with trailing "/" */
   const char *link;
   char type;
   struct stat st;
@@ -108,7 +107,7 @@ bool wy_operation_has (const struct wy_operation *o, char flag);
 uid_t wy_operation_id (const char *text, uid_t source);
 mode_t wy_operation_mode (const char *text, mode_t source);
 
-/* pack.c, list.c, copy.c: what the program can be asked for */
+/* pack.c, list.c, copy.c: the program's commands */
 void wy_pack (int argc, char **argv);
 void wy_list (int argc, char **argv);
 void wy_copy (int argc, char **argv);

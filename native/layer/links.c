@@ -1,5 +1,5 @@
-/* Files with several names: the first name met is the file, the others are hard links to it. Open addressing
- * over device and inode; the table grows with what is found, which is bounded by the number of entries. */
+/* Files with several names: the first name found is the file, the others are hard links to it. A hash table
+ * with open addressing over device and inode; its size is bounded by the number of entries. */
 
 #include "layer.h"
 
@@ -39,7 +39,7 @@ grow (struct wy_links *links)
   links->cap = cap;
 }
 
-/* The name under which the file ST was met before. Return: it, or NULL, and then NAME is remembered for
+/* Find the name under which the file ST was found before. Return: that name, or NULL after recording NAME for
  * it. */
 const char *
 wy_links_find (struct wy_links *links, const struct stat *st, const char *name)

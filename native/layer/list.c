@@ -1,11 +1,11 @@
-/* list: what is at a path of a stage, for whoever has to choose from it or to know whether it changed.
+/* list: lists what is at a path of a stage, to choose from it or to detect changes.
  *
- * For each PATH, whose last link is followed: "= ok" or "= missing" on a line, then one record an entry, in
- * the order of names:
- *   TYPE MODE UID GID SIZE NAME_BYTES LINK_BYTES XATTR_BYTES\n and behind it name, link target, attributes
- *   and, for "contents",
- *   SIZE bytes of the file.  TYPE is f, d, l or p; names are relative to PATH, whose own is empty.
- * Devices and sockets are left out, as wherry-layer copies none. */
+ * For each PATH, whose last link is followed: a line "= ok" or "= missing", then one record per entry, in the
+ * order of names:
+ *   TYPE MODE UID GID SIZE NAME_BYTES LINK_BYTES XATTR_BYTES\n
+ *   followed by name, link target, attributes and, for "contents", SIZE bytes of the file.
+ * TYPE is f, d, l or p; names are relative to PATH, whose own name is empty. Devices and sockets are omitted,
+ * because wherry-layer does not copy them. */
 
 #include "layer.h"
 
@@ -115,7 +115,8 @@ list_path (int root, const char *path)
   close (fd);
 }
 
-/* ARGV: "names" or "contents", DRAFT (a folder with "empty" and "source"), how many LAYERs, they, PATHs. */
+/* ARGV: "names" or "contents", DRAFT (a folder with "empty" and "source"), number of LAYERs, LAYERs,
+ * PATHs. */
 void
 wy_list (int argc, char **argv)
 {

@@ -1,21 +1,20 @@
 /* wherry-layer: the file system half of building images.
  *
- *   wherry-layer pack UPPER CLAMP LAYER… what a step has written, as a layer's tar on stdout
+ *   wherry-layer pack UPPER CLAMP LAYER…                      what a step wrote, as a layer's tar on stdout
  *   wherry-layer list names|contents DRAFT COUNT LAYER… PATH…   what is at PATH in a stage, on stdout
  *   wherry-layer copy DRAFT COUNT LAYER… COUNT LAYER… [DIR] < operations
  *                                                          files from a stage or a folder into a stage
  *
- * A stage is a list of layers, lowest first: folders of the image store, seen as one by overlayfs. What a
- * step writes goes into UPPER, a folder on the disk. Everything in those folders was made by strangers'
- * programs, and this one runs as root: so it mounts in a namespace of its own, makes the stage (or UPPER) its
- * whole world, drops what it does not need of root, and lets the kernel resolve every name inside that world
- * (openat2). It knows nothing of Dockerfiles, contexts and caches: services/build/layer-tool.ts decides, this
- * performs.
+ * A stage is a list of layers, lowest first: folders of the image store, joined by overlayfs. A step writes
+ * into UPPER, a folder on the disk. Untrusted programs wrote everything in those folders, and this one runs
+ * as root: so it mounts in its own mount namespace, makes the stage (or UPPER) its root, drops all
+ * capabilities that it does not need, and lets the kernel resolve every name inside that root (openat2).
+ * services/build/layer-tool.ts decides what to do, this program performs it.
  *
- * Reading order: root.c (the walls), names.c, xattr.c, links.c, then pack.c with tar.c, list.c, operation.c
+ * Reading order: root.c (confinement), names.c, xattr.c, links.c, then pack.c with tar.c, list.c, operation.c
  * and copy.c.
  *
- * It answers one line on standard error: "ok ENTRIES", or a verdict and why (answer.c). */
+ * It answers one line on standard error: "ok ENTRIES", or a verdict and the reason (answer.c). */
 
 #include "layer.h"
 

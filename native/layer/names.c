@@ -1,4 +1,4 @@
-/* Names in directories, in an order that does not depend on the file system: two runs must give the same
+/* Names of a directory in an order that does not depend on the file system: two runs must produce the same
  * bytes. */
 
 #include "layer.h"
@@ -17,7 +17,7 @@ by_bytes (const void *a, const void *b)
   return strcmp (*(char *const *)a, *(char *const *)b);
 }
 
-/* All names in DIR but "." and "..".  DIR stays the caller's. */
+/* All names in DIR but "." and "..". DIR stays open. */
 struct wy_names
 wy_names_read (int dir, const char *shown)
 {

@@ -1,10 +1,11 @@
-/* Operations of `copy`, as they stand on standard input.
+/* Operations of `copy`, read from standard input.
  *
- * An operation is eight texts, each ended by a NUL: what, FROM, TO, BASE, MODE, UID, GID, FLAGS.
- *   d   directory TO is there (made, with those above it, when it is not; what is there already is left)
- *   c copy FROM to TO: one file, link, fifo or directory, without what is in it; "" is the root of the source
- *   MODE is "-" (the source's) or octal; UID and GID are "-" (the source's) or numbers; FLAGS are letters:
- *   x keep extended attributes     i TO may be a directory: then TO/BASE */
+ * An operation is eight texts, each terminated by a NUL: what, FROM, TO, BASE, MODE, UID, GID, FLAGS.
+ *   d   create directory TO and those above it; existing ones are left as they are
+ *   c   copy FROM to TO: one file, link, fifo or directory without its contents; "" is the root of the source
+ * MODE is "-" (the source's) or octal; UID and GID are "-" (the source's) or numbers; FLAGS are letters:
+ *   x   keep extended attributes
+ *   i   TO may be a directory: then copy to TO/BASE */
 
 #include "layer.h"
 
@@ -19,7 +20,7 @@ wy_operation_has (const struct wy_operation *o, char flag)
   return strchr (o->flags, flag) != NULL;
 }
 
-/* TEXT as an id; "-" is the SOURCE's. */
+/* TEXT as an id; "-" means SOURCE. */
 uid_t
 wy_operation_id (const char *text, uid_t source)
 {
@@ -32,7 +33,7 @@ wy_operation_id (const char *text, uid_t source)
   return (uid_t)value;
 }
 
-/* TEXT as permission bits; "-" is the SOURCE's. */
+/* TEXT as permission bits; "-" means those of SOURCE. */
 mode_t
 wy_operation_mode (const char *text, mode_t source)
 {
@@ -45,7 +46,7 @@ wy_operation_mode (const char *text, mode_t source)
   return (mode_t)value;
 }
 
-/* Read the next operation into *O, whose texts are good until the next call.  Return: false at the end. */
+/* Read the next operation into *O, whose texts are valid until the next call. Return: false at the end. */
 bool
 wy_operation_read (struct wy_operation *o)
 {
@@ -57,7 +58,7 @@ wy_operation_read (struct wy_operation *o)
       if (len < 0 && i == 0 && feof (stdin))
         return false;
       if (len <= 0 || fields[i][len - 1] != '\0')
-        wy_refuse ("", "is an operation that was cut");
+        wy_refuse ("", "is a truncated operation");
       if ((size_t)len > WY_PATH_BYTES_MAX)
         wy_refuse (fields[i], "is longer than 4096 bytes");
     }

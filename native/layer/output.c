@@ -1,4 +1,4 @@
-/* What is written to standard output, for list and for tar. */
+/* Standard output of list and pack. */
 #include "layer.h"
 
 #include <unistd.h>
@@ -10,7 +10,7 @@ wy_put (const void *bytes, size_t size)
     wy_fail ("write", "");
 }
 
-/* SIZE bytes of FD; SHOWN is its name for messages. */
+/* Write SIZE bytes of FD; SHOWN is its name in messages. */
 void
 wy_put_file (int fd, uint64_t size, const char *shown)
 {

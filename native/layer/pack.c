@@ -1,12 +1,12 @@
-/* pack: what a step has written, as the tar of a layer (OCI image-spec, layer.md), and the folder itself made
- * fit to be that layer.
+/* pack: writes what a step changed as the tar of a layer (OCI image-spec, layer.md), and turns the folder
+ * into that layer.
  *
- * overlayfs has its own signs: a character device 0:0 hides a name, user.overlay.opaque hides all of a
- * directory. They become the archive's markers, ".wh.NAME" and ".wh..wh..opq", where a lower LAYER has
- * something to hide; others (overlayfs marks every new directory as a matter of course) are dropped from
- * archive and folder both. So are its other notes, and sockets, which no archive can hold. With CLAMP, later
- * times than that become it, in both. Afterwards the folder is exactly what wherry-unpack would make of the
- * archive, and needs no unpacking. */
+ * overlayfs has its own marks: a character device 0:0 hides a name, user.overlay.opaque hides the contents of
+ * a directory. They become the archive's markers, ".wh.NAME" and ".wh..wh..opq", where a lower LAYER has
+ * something to hide; others (overlayfs marks every new directory) are dropped from both archive and folder.
+ * So are its other marks, and sockets, which an archive cannot hold. With CLAMP, later times become CLAMP in
+ * both. Afterwards the folder is exactly what wherry-unpack would create from the archive, and needs no
+ * unpacking. */
 
 #include "layer.h"
 
@@ -44,7 +44,7 @@ is_below (const struct pack *p, const char *path, bool directory)
   return false;
 }
 
-/* ST's time as it goes into the layer, set on the file NAME in PARENT as well when it is another. */
+/* Clamp ST's time, and with it that of the file NAME in PARENT. */
 static void
 settle_time (const struct pack *p, int parent, const char *name, struct stat *st)
 {
@@ -143,7 +143,7 @@ pack_directory (struct pack *p, int parent, const char *name, const char *path, 
     put_marker (path, ".wh..wh..opq");
   pack_contents (p, fd, path, depth + 1);
   close (fd);
-  /* What was dropped from it has changed its time. */
+  /* Removing entries from it has changed its time. */
   const struct timespec times[2] = { own.st_mtim, own.st_mtim };
   if (utimensat (parent, name, times, AT_SYMLINK_NOFOLLOW) < 0)
     wy_fail ("utimensat", path);
@@ -197,8 +197,8 @@ pack_contents (struct pack *p, int dir, const char *path, unsigned depth)
   wy_names_free (&names);
 }
 
-/* The root of a layer is what wherry-unpack makes it unless the archive says so: root's, mode 755. Its time
- * is nobody's. */
+/* A root with the owner and mode that wherry-unpack gives it by default (root, 755) needs no entry; its time
+ * does not matter. */
 static void
 pack_root (const struct pack *p, int root)
 {
@@ -240,7 +240,7 @@ wy_pack (int argc, char **argv)
   wy_tar_end ();
   if (fflush (stdout) != 0)
     wy_fail ("write", "");
-  /* The parent renames the folder next; all of it must be on the disk before its name is. */
+  /* The parent renames the folder next; its contents must reach the disk before its new name does. */
   if (syncfs (root) < 0)
     wy_fail ("syncfs", "/");
 }

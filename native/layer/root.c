@@ -1,9 +1,9 @@
-/* The world that this process works in: an overlay of layers, or one folder, as its root.
+/* The root that this process works in: an overlay of layers, or one folder.
  *
- * Layers are named to overlayfs by descriptors (/proc/self/fd/N): their paths are long, and mount(2) takes
+ * Layers are passed to overlayfs as descriptors (/proc/self/fd/N): their paths are long, and mount(2) takes
  * one page of options. "userxattr", because the containers of RUN steps mount the same layers in a user
- * namespace and can read no other marks. Behind wy_enter nothing of the machine is left but the descriptors
- * that were opened before. */
+ * namespace and can read no other marks. After wy_enter only descriptors that were opened before lead
+ * outside. */
 
 #include "layer.h"
 
@@ -17,11 +17,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* openat2(2): EAGAIN when some rename or mount anywhere raced a ".."; the caller should try again. */
+/* openat2(2): EAGAIN after a race of ".." with any rename or mount; the caller should try again. */
 #define OPEN_TRIES_MAX 1000
 #define OPTIONS_BYTES_MAX 4096u
 
-/* Mounts made from here on are this process's own and end with it. */
+/* Later mounts are private to this process and end with it. */
 void
 wy_private_mounts (void)
 {
@@ -88,9 +88,7 @@ wy_mount_overlay (const char *at, const char *empty, char *const *layers, unsign
     close (fds[--opened]);
 }
 
-/* Owners, modes, times and file capabilities of others' files can be read and set; nothing else of root is
- * left. */
-/* DIR becomes "/", and the machine is left behind. */
+/* Make DIR "/", and keep only the capabilities to set owners, modes, times and file capabilities. */
 void
 wy_enter (const char *dir)
 {

@@ -1,6 +1,6 @@
-/* Tar, written: ustar headers, and pax records for what does not fit (POSIX pax; long names, sub-second
- * times, large numbers, extended attributes). The same files give the same bytes: no names of users, no time
- * of writing, sorted records. */
+/* Writes tar: ustar headers, and pax records for what does not fit (POSIX pax; long names, sub-second times,
+ * large numbers, extended attributes). The same files produce the same bytes: no user names, no time of
+ * writing, sorted records. */
 
 #include "layer.h"
 
@@ -61,7 +61,7 @@ add_number (struct records *r, const char *key, long long value)
   add_record (r, key, text, (size_t)len);
 }
 
-/* pax writes a time before 1970 with a fraction as -(seconds) and what is missing to it. */
+/* pax writes a time before 1970 as a negative decimal number, so the fraction counts away from zero. */
 static void
 add_time (struct records *r, const struct timespec *time)
 {
@@ -111,7 +111,7 @@ records_of (const struct wy_tar_entry *e)
   return r;
 }
 
-/* Cut to its field, as pax allows: the record has all of it.  A field may be full without a NUL. */
+/* Truncated to its field, as pax allows: the record has all of it. A full field has no NUL. */
 static void
 put_text (char *field, size_t cap, const char *text)
 {

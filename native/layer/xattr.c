@@ -1,8 +1,7 @@
-/* Extended attributes, byte for byte. Which ones belong to an image is the policy of wherry-unpack
- * (native/unpack/pax.c):
+/* Extended attributes, byte for byte. The policy is that of wherry-unpack (native/unpack/pax.c):
  *   user.*, security.capability, system.posix_acl_*   kept
- *   user.overlay.*                                     overlayfs's own notes: never part of an image
- *   anything else                                      a label of this machine: left out */
+ *   user.overlay.*                                     marks of overlayfs: never part of an image
+ *   anything else                                      a label of this machine: omitted */
 
 #include "layer.h"
 
@@ -58,7 +57,7 @@ sorted_names (int fd, char list[LIST_BYTES_MAX], const char ***names, const char
   return count;
 }
 
-/* Those of the file FD that belong to an image, sorted by name. */
+/* The attributes of file FD that belong to an image, sorted by name. */
 struct wy_xattrs
 wy_xattrs_read (int fd, const char *shown)
 {
@@ -88,7 +87,7 @@ wy_xattrs_read (int fd, const char *shown)
   return out;
 }
 
-/* The attribute at *AT.  Return: its name, or NULL when there is none left. */
+/* The attribute at *AT, which moves on. Return: its name, or NULL at the end. */
 const char *
 wy_xattrs_next (const struct wy_xattrs *xattrs, size_t *at, const char **value, size_t *size)
 {
@@ -102,7 +101,7 @@ wy_xattrs_next (const struct wy_xattrs *xattrs, size_t *at, const char **value, 
   return name;
 }
 
-/* Take overlayfs's notes off FD; the one that its directory hides what lies below stays when KEEP_OPAQUE. */
+/* Remove the marks of overlayfs from FD; with KEEP_OPAQUE the mark of an opaque directory stays. */
 void
 wy_xattrs_settle (int fd, bool keep_opaque, const char *shown)
 {
@@ -119,7 +118,7 @@ wy_xattrs_settle (int fd, bool keep_opaque, const char *shown)
   free (names);
 }
 
-/* Does the directory FD hide what lower layers have in it? (overlayfs.rst, "Whiteouts and opaque
+/* Does the directory FD hide its contents in lower layers? (overlayfs.rst, "Whiteouts and opaque
  * directories") */
 bool
 wy_is_opaque (int fd)

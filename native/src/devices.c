@@ -1,10 +1,9 @@
-/* devices.c - the directory that a container sees, read-only, as /dev.
+/* devices.c - the directory that containers have, read-only, as /dev.
  *
- * A process in a user namespace cannot make device nodes, and binding the host's one by one costs
- * three system calls each.  So they are made once per place, on disk, by the host's root, and the directory
- * is attached as a whole.  The runtime spec's default devices (config-linux.md), less the
- * terminal's: a function has none.
- */
+ * A process in a user namespace cannot create device nodes, and binding the host's nodes one by one costs
+ * three system calls each. So the worker creates them once per slot, on disk, and the directory is attached
+ * as a whole. They are the runtime spec's default devices (config-linux.md) without those of a terminal,
+ * which a function does not have. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -43,7 +42,7 @@ make_device (int dir, const struct device *device)
   if (mknodat (dir, device->name, S_IFCHR | 0666, makedev (device->major, device->minor)) < 0
       && errno != EEXIST)
     return -errno;
-  /* Somebody else's file of that name must not become a container's /dev/null (CVE-2025-31133). */
+  /* A foreign file of that name must not become a container's /dev/null (CVE-2025-31133). */
   if (fstatat (dir, device->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
     return -errno;
   if (!S_ISCHR (st.st_mode) || st.st_rdev != makedev (device->major, device->minor))

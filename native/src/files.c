@@ -1,8 +1,7 @@
-/* files.c - small control files (cgroups), many in one call, and files that lock something.
+/* files.c - small control files (cgroups), many in one call, and lock files.
  *
- * A container's limits and its account are a dozen files of some bytes each.  Through Node each of
- * them costs three calls into the runtime; here they cost what the kernel takes.
- */
+ * A container's limits and usage are a dozen files of some bytes each. Through Node each costs three calls
+ * into its runtime; here only the system calls. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -11,7 +10,7 @@
 #include "sys.h"
 #include "wherry.h"
 
-/* The text behind TEXT, or NULL when it does not end before END. */
+/* The text after TEXT, or NULL if TEXT does not end before END. */
 static const char *
 next_text (const char *text, const char *end)
 {
@@ -19,13 +18,13 @@ next_text (const char *text, const char *end)
   return stop == NULL ? NULL : stop + 1;
 }
 
-/* A memory limit is not set while a signal, or work that io_uring left for this thread, is pending. */
+/* The kernel does not set a memory limit while a signal or io_uring work is pending for this thread. */
 #define WRITE_TRIES_MAX 16
 
 static long
 write_file (const char *path, const char *text)
 {
-  /* Without O_CREAT: in a cgroup the kernel would say EACCES where it means ENOENT. */
+  /* Without O_CREAT, with which a cgroup returns EACCES for a missing file. */
   wy_cleanup_close int fd = (int)wy_sys (SYS_open, path, O_WRONLY | O_CLOEXEC);
   long result = fd < 0 ? fd : -EINTR;
   for (unsigned tries = 0; result == -EINTR && tries < WRITE_TRIES_MAX; tries++)
@@ -33,7 +32,7 @@ write_file (const char *path, const char *text)
   return result;
 }
 
-/* A file that is longer than ROOM is cut. */
+/* A file longer than ROOM is truncated. */
 static long
 read_file (const char *path, char *out, size_t room)
 {

@@ -1,4 +1,4 @@
-/* host.c - small things that only C can ask the host for: sockets, sealed memory, device filters. */
+/* host.c - host services that Node does not offer: sockets by descriptor, sealed memory, device filters. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
@@ -27,7 +27,7 @@ wy_pair (int32_t ends[2])
   return socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 ? -errno : 0;
 }
 
-/* sun_path holds 108 bytes, state folders of engines are longer: go through the folder's descriptor. */
+/* sun_path holds 108 bytes, and state folders of engines are longer: use the folder's descriptor. */
 static int
 with_address (const char *dir, const char *name, int (*use) (int, const struct sockaddr *, socklen_t))
 {
@@ -73,8 +73,7 @@ wy_sealed_copy (const char *path)
   if (from < 0 || fstat (from, &st) < 0)
     return -errno;
   wy_cleanup_close int to = memfd_create ("wherry-init", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
-  if (to < 0
-      && errno == EINVAL) /* before Linux 6.3 there was no such flag, and every memfd could be executed */
+  if (to < 0 && errno == EINVAL) /* before Linux 6.3 the flag is unknown and every memfd is executable */
     to = memfd_create ("wherry-init", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (to < 0)
     return -errno;
@@ -101,7 +100,7 @@ wy_device_filter (const char *dir, const uint8_t *program, uint32_t size)
                           .insn_cnt = size / (uint32_t)sizeof (struct bpf_insn),
                           .insns = (uint64_t)(uintptr_t)program,
                           .license = (uint64_t)(uintptr_t)license };
-  /* The verifier gives up with EAGAIN when a signal is pending; Node's own threads get many. */
+  /* The verifier fails with EAGAIN when a signal is pending, and Node's threads get many. */
   wy_cleanup_close int loaded = -1;
   for (unsigned tries = 0; loaded < 0 && tries < LOAD_TRIES_MAX; tries++)
     {

@@ -1,9 +1,8 @@
-/* namespace.c - namespaces that are made ahead and held by a descriptor only.
+/* namespace.c - namespaces that are created ahead and held by a descriptor only.
  *
- * Each is made by a process or thread that exists for nothing else: the caller's own namespaces
- * never change.  Once the maker is gone the descriptor is all that holds the namespace, so it
- * vanishes with whoever holds that, also after kill -9.
- */
+ * Each is created by a temporary process or thread, so the caller's own namespaces never change. Afterwards
+ * only the descriptor holds the namespace, so it disappears with the process that holds the descriptor, also
+ * after kill -9. */
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -75,7 +74,7 @@ adopt_userns (pid_t pid, const char *uid_map, const char *gid_map)
   return fd < 0 ? -errno : fd;
 }
 
-/* The maker shares memory like a container's first process and sleeps until it is killed. */
+/* The temporary process shares memory and sleeps until it is killed. */
 static int
 sleep_until_killed (void *unused)
 {
@@ -95,7 +94,7 @@ wy_userns_new (const char *uid_map, const char *gid_map)
   char *stack = malloc (MAKER_STACK);
   if (stack == NULL)
     return -ENOMEM;
-  /* SIGCHLD is left out: nobody but the wait below may learn of this child. */
+  /* Without SIGCHLD: only the wait below may see this child. */
   pid_t pid = clone (sleep_until_killed, stack + MAKER_STACK, CLONE_VM | CLONE_NEWUSER, NULL);
   if (pid < 0)
     {
@@ -150,7 +149,7 @@ wy_netns_enter (int netns)
   return own_netns < 0 ? own_netns : (int)wy_sys (SYS_setns, netns, CLONE_NEWNET);
 }
 
-/* A thread that cannot come back would serve everybody from inside a container's network. */
+/* A thread that cannot return would run the worker inside a container's network. */
 void
 wy_netns_leave (void)
 {
@@ -158,7 +157,7 @@ wy_netns_leave (void)
     abort ();
 }
 
-/* proc_pid_net(5), dev: "    lo:  BYTES  PACKETS …" of what was received; all that is sent over `lo` is. */
+/* proc_pid_net(5), dev: "    lo:  BYTES  PACKETS …" received; over `lo` that equals what was sent. */
 int
 wy_netns_used (int32_t netns)
 {

@@ -1,12 +1,11 @@
-/* op_aside.c - operations in a mount namespace of their own, before the container's clone.
+/* op_aside.c - operations in a separate mount namespace, before the container's clone.
  *
- * Some mounts can be made neither by the caller nor by the child.  An overlay's folders must lie in the
- * mount namespace of whoever mounts it (clone_private_mount() in fs/namespace.c), and nothing may be
- * attached in the caller's, where it would outlive a kill -9.  The child has a namespace, but is already
- * in its user namespace, where trusted.* attributes cannot be written.  So a process with the caller's
- * rights and memory does them and ends; what it put into slots is open in the caller, detached
- * from any namespace, and everything else went with it.
- */
+ * Some mounts can be made neither by the caller nor by the child. The layers of an overlay must be in the
+ * mount namespace of the process that mounts it (clone_private_mount() in fs/namespace.c), and nothing may be
+ * attached in the caller's namespace, where it would survive a kill -9. The child has its own namespace, but
+ * is already in its user namespace, where trusted.* attributes cannot be written. So a process with the
+ * caller's rights and memory makes these mounts and exits. Its handles stay open in the caller, detached from
+ * any namespace; everything else disappears with it. */
 #include <errno.h>
 #include <linux/sched.h>
 #include <linux/wait.h>
@@ -28,7 +27,7 @@ struct aside
   volatile bool done;
 };
 
-/* You are in a process of its own, in the caller's memory and with the caller's table of descriptors. */
+/* You are in a separate process that shares the caller's memory and descriptor table. */
 static int
 run_aside (void *argument)
 {
@@ -42,7 +41,7 @@ run_aside (void *argument)
           return 127;
         }
       if (op->kind == WY_OP_FSMOUNT || op->kind == WY_OP_SUBTREE)
-        aside->stage->owned[op->slot] = true;
+        aside->stage->owned[op->handle] = true;
     }
   aside->done = true;
   return 0;
@@ -53,7 +52,7 @@ wy_prepare_aside (struct wy_stage *stage, const struct wy_op *op)
 {
   struct aside aside = { .stage = stage, .ops = op + 1, .count = op->num };
   uint64_t all = ~0ull, before;
-  /* CLONE_VFORK: the caller stands still until the child has let go of the memory. */
+  /* CLONE_VFORK: the caller is suspended until the child has released the memory. */
   struct clone_args args
       = { .flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_NEWNS | CLONE_CLEAR_SIGHAND };
   wy_use_child_stack (&args);

@@ -1,9 +1,7 @@
-/* op_attach.c - places in the container's root: found, made when they are missing, and covered by a mount.
+/* op_attach.c - finds or creates a target in the container's root and mounts on it.
  *
- * Whoever calls this has pivoted, so every path that the kernel resolves begins and ends inside the
- * root, whatever links the image has.  Magic links (/proc/self/fd/7) are never followed: they are
- * ways out.
- */
+ * Callers have pivoted, so every path that the kernel resolves begins and ends inside the root, whatever
+ * links the image has. Magic links (/proc/self/fd/7) are never followed: they lead out. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -17,7 +15,7 @@
 #include "sys.h"
 
 #define PATH_SIZE 4096
-#define LINKS_MAX 40 /* as the kernel's own (path_resolution(7)) */
+#define LINKS_MAX 40 /* the kernel's limit (path_resolution(7)) */
 
 long
 wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
@@ -26,7 +24,7 @@ wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, uint6
   return wy_sys (SYS_openat2, dir, path, &how, sizeof how);
 }
 
-/* Open the directory NAME below DIR, making it when missing.  Return: a descriptor, or -errno. */
+/* Open the directory NAME below DIR, creating it if missing.  Return: a descriptor, or -errno. */
 static long
 enter_or_make (int dir, const char *name, uint64_t resolve)
 {
@@ -39,8 +37,8 @@ enter_or_make (int dir, const char *name, uint64_t resolve)
   return wy_open_in_root (dir, name, O_PATH | O_DIRECTORY, 0, resolve);
 }
 
-/* NAME in DIR is a link to what is not there, and *PATH is what was to come behind it: go on where the
- * link leads, written into ROOM.  Return: 0, -ENOENT when NAME is no link, or -errno. */
+/* NAME in DIR is a link whose target is missing, and *PATH is the rest of the path after it: set *PATH to
+ * target and rest, written into ROOM. Return: 0, -ENOENT if NAME is not a link, or -errno. */
 static long
 follow (int *dir, const char *name, const char **path, char room[PATH_SIZE])
 {
@@ -66,9 +64,9 @@ follow (int *dir, const char *name, const char **path, char room[PATH_SIZE])
   return *dir < 0 ? *dir : 0;
 }
 
-/* Make PATH, a directory or a file, with all directories above it. Works on descriptors component by
- * component, so that nothing can be swapped in between. A symbolic link on the way is resolved by the kernel
- * inside the root, one to nowhere by hand in the same root: the caller of this has pivoted already.
+/* Create PATH, a directory or a file, with all directories above it. Works component by component on
+ * descriptors, so that nothing can be swapped in between. The kernel resolves symbolic links on the way
+ * inside the root; dangling ones are followed by hand, in the same root, because the caller has pivoted.
  * Return: a descriptor of PATH, or -errno. */
 long
 wy_make_target (const char *path, uint32_t flags, uint64_t resolve)
@@ -129,7 +127,8 @@ wy_open_parent (const char *path, const char **name)
   return wy_make_target (above, WY_MAKE_DIR, RESOLVE_NO_MAGICLINKS);
 }
 
-/* Where to attach.  Return: an O_PATH descriptor, or -errno; in *MADE whether it was missing. */
+/* Open the target of an attach. Return: an O_PATH descriptor, or -errno; *MADE says whether it was
+ * missing. */
 static long
 open_target (const char *path, uint32_t flags, int *made)
 {
@@ -141,8 +140,8 @@ open_target (const char *path, uint32_t flags, int *made)
   return fd;
 }
 
-/* What stands over a part of /proc could make others believe that they wrote to the kernel
- * (CVE-2019-16884, CVE-2025-52881).  Return: 0, -EXDEV on a proc file system, or -errno. */
+/* A mount over a part of /proc could make other programs believe that they write to the kernel
+ * (CVE-2019-16884, CVE-2025-52881). Return: 0, -EXDEV on a proc file system, or -errno. */
 static long
 refuse_proc (int target)
 {
@@ -160,7 +159,8 @@ mode_of (int fd)
   return result < 0 ? result : (long)st.st_mode;
 }
 
-/* The root of TREE gets the mode of the directory TARGET that it is about to cover.  Return: 0, or -errno. */
+/* Copy the mode of the directory TARGET to the root of TREE, which is about to cover it. Return: 0, or
+ * -errno. */
 static long
 copy_mode (int tree, int target)
 {
@@ -186,8 +186,8 @@ wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
   if (flags & WY_COPY_MODE && !made && (result = copy_mode (tree, target)) < 0)
     return wy_fail (stage, "fchmod", result);
   result = wy_sys (SYS_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-  /* A file cannot stand over a directory, nor the other way round; the kernel says EINVAL to that and to much
-   * else. */
+  /* A file cannot be mounted on a directory, nor a directory on a file; the kernel returns EINVAL for that
+   * and for much else. */
   if (result == -EINVAL && S_ISDIR (mode_of (tree)) != S_ISDIR (mode_of (target)))
     return wy_fail (stage, S_ISDIR (mode_of (target)) ? "a file over a directory" : "a directory over a file",
                     -ENOTDIR);
@@ -197,5 +197,5 @@ wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags)
 int
 wy_do_attach (struct wy_stage *stage, const struct wy_op *op)
 {
-  return wy_attach (stage, stage->fds[op->slot], wy_text (stage, op->text[0]), op->flags);
+  return wy_attach (stage, stage->fds[op->handle], wy_text (stage, op->text[0]), op->flags);
 }

@@ -1,9 +1,8 @@
-/* op_console.c - a terminal for the container, made inside and handed out.
+/* op_console.c - a terminal for the container, created inside and its master sent out.
  *
- * The pair belongs to the container's own devpts, so its names are true inside.  The far end is
- * opened through the near one (TIOCGPTPEER, Linux 4.13), never by a name in /dev/pts that somebody
- * could have put another file at (CVE-2025-52565).
- */
+ * The pair belongs to the container's own devpts, so its names are valid inside. The far end is opened
+ * through the near one (TIOCGPTPEER, Linux 4.13), never by a name in /dev/pts where another file could have
+ * been placed (CVE-2025-52565). */
 #include <asm/ioctls.h>
 #include <asm/termbits.h>
 #include <errno.h>
@@ -42,7 +41,7 @@ open_multiplexer (void)
   return result;
 }
 
-/* /dev/console is the same terminal, by the descriptor and not by its name. */
+/* /dev/console is the same terminal, bound from the descriptor and not from its name. */
 static int
 attach_console (struct wy_stage *stage, int terminal)
 {
@@ -87,7 +86,7 @@ wy_do_console (struct wy_stage *stage, const struct wy_op *op)
     return wy_fail (stage, "fchown", result);
   if (op->flags & WY_MAKE_FILE && (result = attach_console (stage, terminal)) < 0)
     return (int)result;
-  result = wy_send_fd (stage->fds[op->slot], master);
+  result = wy_send_fd (stage->fds[op->handle], master);
   if (result < 0)
     return wy_fail (stage, "sendmsg", result);
   return take_terminal (stage, terminal);

@@ -1,8 +1,7 @@
-/* op_copy.c - what an image has where a tmpfs goes is copied into the tmpfs first ("tmpcopyup").
+/* op_copy.c - copies what an image has at the target of a tmpfs into the tmpfs ("tmpcopyup").
  *
- * Only in wherry-init, behind the pivot: every name is looked up below a descriptor of the directory
- * that was just listed, and links are copied, never followed.
- */
+ * Runs in wherry-init only, after the pivot. Every name is looked up below a descriptor of the directory that
+ * was just listed; links are copied, never followed. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +15,7 @@
 #include "stage.h"
 #include "sys.h"
 
-/* Deeper trees are no configuration of anybody's. */
+/* Configuration trees are not deeper than this. */
 #define DEPTH_MAX 64
 
 static int copy_tree (int from, int to, unsigned depth);
@@ -30,7 +29,7 @@ copy_content (int from, int to, off_t size)
       if (sent < 0)
         return -errno;
       if (sent == 0)
-        break; /* it has become shorter */
+        break; /* it was truncated meanwhile */
     }
   return 0;
 }
@@ -91,7 +90,7 @@ copy_entry (int from, int to, const char *name, unsigned depth)
     return copy_file (from, to, name, &st);
   if (S_ISLNK (st.st_mode))
     return copy_link (from, to, name, &st);
-  return 0; /* sockets, pipes and devices are not content */
+  return 0; /* sockets, pipes and devices are not copied */
 }
 
 static int
@@ -120,7 +119,7 @@ wy_do_copy_up (struct wy_stage *stage, const struct wy_op *op)
   if (from < 0)
     return wy_fail (stage, "openat2", from);
   struct stat st;
-  wy_cleanup_close int to = openat (stage->fds[op->slot], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  wy_cleanup_close int to = openat (stage->fds[op->handle], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   int result = to < 0 || fstat (from, &st) < 0 ? -errno : copy_tree (from, to, 0);
   if (result == 0 && op->num != 0
       && (fchown (to, st.st_uid, st.st_gid) < 0 || fchmod (to, st.st_mode & 07777) < 0))

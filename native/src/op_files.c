@@ -1,10 +1,8 @@
 /* op_files.c - operations on files of the container: nodes, links, kernel settings, hidden paths.
  *
- * All of them come behind the pivot, so a path begins and ends in the container's own root, whatever
- * links its image has.  Kernel settings are the exception that needs none: they are written below a
- * proc file system of our own that is mounted nowhere, so no image and no volume can stand in its
- * place (CVE-2019-19921, CVE-2025-52881).
- */
+ * All of them come after the pivot, so a path begins and ends in the container's root, whatever links its
+ * image has. Kernel settings are written through a proc file system of our own that is mounted nowhere, so
+ * neither image nor volume can replace it (CVE-2019-19921, CVE-2025-52881). */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
@@ -20,7 +18,7 @@ int
 wy_do_write (struct wy_stage *stage, const struct wy_op *op)
 {
   const char *value = wy_text (stage, op->text[1]);
-  wy_cleanup_close int fd = (int)wy_open_in_root (stage->fds[op->slot], wy_text (stage, op->text[0]),
+  wy_cleanup_close int fd = (int)wy_open_in_root (stage->fds[op->handle], wy_text (stage, op->text[0]),
                                                   O_WRONLY, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
   if (fd < 0)
     return wy_fail (stage, "openat2", fd);
@@ -38,7 +36,7 @@ wy_do_mknod (struct wy_stage *stage, const struct wy_op *op)
   long result = wy_sys (SYS_mknodat, dir, name, op->num, op->wide);
   if (result == -EEXIST)
     {
-      /* What the image has there may serve, if it is the same device (CVE-2025-31133). */
+      /* An existing node of the image may stay if it is the same device (CVE-2025-31133). */
       struct stat st;
       result = wy_sys (SYS_newfstatat, dir, name, &st, AT_SYMLINK_NOFOLLOW);
       if (result >= 0 && ((st.st_mode & S_IFMT) != (op->num & S_IFMT) || st.st_rdev != op->wide))
@@ -65,7 +63,7 @@ wy_do_symlink (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 && result != -EEXIST ? wy_fail (stage, "symlinkat", result) : 0;
 }
 
-/* An empty, read-only directory of nobody.  Return: a detached mount, or -errno. */
+/* Create an empty, read-only directory. Return: a detached mount, or -errno. */
 static long
 empty_directory (void)
 {
@@ -97,13 +95,13 @@ wy_do_mask (struct wy_stage *stage, const struct wy_op *op)
   wy_cleanup_close int empty = -1;
   if (S_ISDIR (st.st_mode) && (empty = (int)empty_directory ()) < 0)
     return wy_fail (stage, "fsmount", empty);
-  result = wy_sys (SYS_move_mount, empty >= 0 ? empty : stage->fds[op->slot], "", target, "",
+  result = wy_sys (SYS_move_mount, empty >= 0 ? empty : stage->fds[op->handle], "", target, "",
                    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
   return result < 0 ? wy_fail (stage, "move_mount", result) : 0;
 }
 
-/* A program may open /dev/stdout, which checks the owner anew.  What has no owner to be changed (a
- * read-only file, a device of the host's) is left alone. */
+/* A program may open /dev/stdout, which checks the owner again. Descriptors whose owner cannot change (a
+ * read-only file, a device of the host) are left alone. */
 int
 wy_do_stdio_owner (struct wy_stage *stage, const struct wy_op *op)
 {

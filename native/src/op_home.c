@@ -1,9 +1,8 @@
-/* op_home.c - the home directory of a user whose environment names none.
+/* op_home.c - the home directory of a user whose environment has no HOME.
  *
- * Engines leave this to the runtime, because only inside the container's root its /etc/passwd can be
- * read: from outside a link in the image could lead to the host's.  What is no passwd file makes no
- * failure, since programs run without a home directory, too; then it is the root.
- */
+ * Engines leave this to the runtime, because the container's /etc/passwd can be read safely only from inside
+ * its root: from outside, a link in the image could lead to the host's file. A missing or malformed passwd
+ * file is not an error, because programs run without a home directory, too; HOME is then "/". */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -18,7 +17,7 @@
 
 #define PASSWD_SIZE_MAX (1u << 20)
 
-/* The start of /etc/passwd as one text; NULL when there is none. */
+/* Up to PASSWD_SIZE_MAX bytes of /etc/passwd, NUL-terminated; NULL if it cannot be read. */
 static char *
 read_passwd (void)
 {
@@ -41,7 +40,7 @@ read_passwd (void)
   return text;
 }
 
-/* Field NUMBER of LINE, which ends with NUL, NUL-terminated from now on; NULL when there are fewer. */
+/* Field NUMBER of LINE, NUL-terminated in place; NULL if LINE has fewer fields. */
 static char *
 field_of (char *line, unsigned number)
 {
@@ -55,7 +54,7 @@ field_of (char *line, unsigned number)
   return line;
 }
 
-/* Where the user UID lives by the lines of PASSWD (passwd(5)), an absolute path; "/" when it does not say. */
+/* The home directory of user UID in PASSWD (passwd(5)), an absolute path; "/" if it has none. */
 static const char *
 home_of (char *passwd, uint32_t uid)
 {

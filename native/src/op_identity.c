@@ -1,6 +1,6 @@
 /* op_identity.c - who the process is and what it may do: ids, capabilities, filters, names.
  *
- * Order matters to the kernel and is the plan's business: capabilities leave the bounding set
+ * The plan decides the order, which matters to the kernel: capabilities leave the bounding set
  * while the process still has CAP_SETPCAP, ids change while it has CAP_SETUID, and the seccomp
  * filter comes last because it may forbid all of this.
  */
@@ -161,7 +161,7 @@ wy_do_domainname (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "setdomainname", result) : 0;
 }
 
-/* The caller's keys are none of the container's.  A kernel without keys has nothing to hide. */
+/* The container must not see the caller's keys. A kernel without keyrings has none to hide. */
 int
 wy_do_keyring (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -176,12 +176,12 @@ wy_do_keyring (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_setns (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_setns, stage->fds[op->slot], op->wide);
+  long result = wy_sys (SYS_setns, stage->fds[op->handle], op->wide);
   return result < 0 ? wy_fail (stage, "setns", result) : 0;
 }
 
-/* setns(2) to a pid namespace moves nobody: it says where children are born.  So the caller's thread
- * turns there for the length of the clone, and back (wy_stage_release). */
+/* setns(2) to a pid namespace does not move the caller: it sets where its children start. The caller's thread
+ * switches for the duration of the clone, and back in wy_stage_release. */
 int
 wy_prepare_pid_namespace (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -191,7 +191,7 @@ wy_prepare_pid_namespace (struct wy_stage *stage, const struct wy_op *op)
   if (fd < 0)
     return wy_fail (stage, "open", fd);
   stage->own_pidns = (int)fd;
-  long result = wy_sys (SYS_setns, stage->fds[op->slot], CLONE_NEWPID);
+  long result = wy_sys (SYS_setns, stage->fds[op->handle], CLONE_NEWPID);
   return result < 0 ? wy_fail (stage, "setns", result) : 0;
 }
 

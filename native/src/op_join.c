@@ -1,10 +1,9 @@
-/* op_join.c - how wherry-init and those who started it keep step.
+/* op_join.c - synchronizes wherry-init with the processes that create and start it.
  *
- * A container that was created waits until somebody says start, maybe minutes later and from another
- * process.  What it waits on is a listening unix socket in the container's state folder: connecting
- * is "start", the connection carries the error if a last operation fails, and it ends when the
- * program is executed, because it closes at exec.  No path is looked up for it in here.
- */
+ * A created container waits for "start", maybe minutes later and from another process. It waits on a
+ * listening unix socket in the container's state folder: connecting means "start", the connection carries the
+ * error if one of the last operations fails, and it closes at exec. No path is resolved for it inside the
+ * container. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -20,7 +19,7 @@
 #include "stage.h"
 #include "sys.h"
 
-/* Nobody there to be told is no failure of the container's: whoever created it may be gone. */
+/* A missing reader is not an error of the container: its creator may have exited. */
 static void
 report (const struct wy_stage *stage)
 {
@@ -35,7 +34,7 @@ wy_do_wait (struct wy_stage *stage, const struct wy_op *op)
   wy_close (&stage->report);
   long result;
   do
-    result = wy_sys (SYS_accept4, stage->fds[op->slot], NULL, NULL, SOCK_CLOEXEC);
+    result = wy_sys (SYS_accept4, stage->fds[op->handle], NULL, NULL, SOCK_CLOEXEC);
   while (result == -EINTR || result == -ECONNABORTED);
   if (result < 0)
     return wy_fail (stage, "accept4", result);
@@ -43,7 +42,7 @@ wy_do_wait (struct wy_stage *stage, const struct wy_op *op)
   return 0;
 }
 
-/* A file in memory, read from its start: a pipe would block on a hook that does not read. */
+/* A memfd with TEXT, at offset 0: a pipe would block on a hook that does not read. */
 static int
 stdin_with (const char *text)
 {
@@ -76,8 +75,7 @@ become_hook (const struct wy_stage *stage, const struct wy_op *op, int input)
   _exit (127);
 }
 
-/* Wait for PID at most TIMEOUT_MS (0: as long as it takes). Return: its status as wait(2) has it, or
- * -errno. */
+/* Wait for PID for at most TIMEOUT_MS (0: no limit). Return: its wait(2) status, or -errno. */
 static int
 await (pid_t pid, uint32_t timeout_ms)
 {

@@ -1,10 +1,9 @@
-/* op_listen.c - a filter some of whose system calls somebody outside decides on (seccomp_unotify(2)).
+/* op_listen.c - a filter with an agent outside that decides on some system calls (seccomp_unotify(2)).
  *
- * The kernel returns the listener to the one who installs the filter, and from then on any call of
- * his may be one that waits for an answer, sendmsg(2) as well.  So a second thread, made before and
- * therefore without the filter, hands the listener on.  The two share a word of memory and no system
- * call; the thread ends before the program is executed.
- */
+ * The kernel returns the listener to the thread that installs the filter. From then on any of its calls may
+ * wait for an answer, sendmsg(2) included. So a second thread, created before and therefore without the
+ * filter, sends the listener. The two communicate through shared memory, without system calls; the thread
+ * ends before the program is executed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -31,11 +30,11 @@ struct messenger
 {
   int socket;
   const char *state;
-  volatile int listener; /* PENDING until the filter is there; then it, or -errno */
+  volatile int listener; /* PENDING until the filter is installed; then the descriptor, or -errno */
   volatile int result;   /* PENDING until the listener was sent */
 };
 
-/* What is sent first carries FD.  Return: bytes taken, or -errno. */
+/* Send as much of TEXT as possible, with FD unless it is negative. Return: bytes sent, or -errno. */
 static long
 send_some (int socket, const char *text, size_t size, int fd)
 {
@@ -59,7 +58,7 @@ send_some (int socket, const char *text, size_t size, int fd)
   return wy_sys (SYS_sendmsg, socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-/* Return: 0, or -errno; -ETIMEDOUT when nobody reads. */
+/* Return: 0, or -errno; -ETIMEDOUT if the agent does not read. */
 static long
 send_state (const struct messenger *messenger, int fd)
 {
@@ -138,7 +137,7 @@ wy_do_seccomp_listen (struct wy_stage *stage, const struct wy_op *op)
 {
   struct sock_fprog program = { .len = (unsigned short)(op->num / sizeof (struct sock_filter)),
                                 .filter = (struct sock_filter *)(uintptr_t)wy_text (stage, op->text[0]) };
-  struct messenger messenger = { .socket = stage->fds[op->slot],
+  struct messenger messenger = { .socket = stage->fds[op->handle],
                                  .state = wy_text (stage, op->text[2]),
                                  .listener = PENDING,
                                  .result = PENDING };
@@ -148,7 +147,7 @@ wy_do_seccomp_listen (struct wy_stage *stage, const struct wy_op *op)
   long fd
       = wy_sys (SYS_seccomp, SECCOMP_SET_MODE_FILTER, op->num2 | SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
   messenger.listener = (int)fd;
-  /* No system call from here on: it might be one that waits for who has not got the listener yet. */
+  /* No system call from here on: it might wait for the agent, which does not have the listener yet. */
   while (messenger.result == PENDING)
     take_breath ();
   if (fd < 0)

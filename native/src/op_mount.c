@@ -1,10 +1,8 @@
 /* op_mount.c - operations on mounts.
  *
- * The rule that keeps a hostile image inside: before the pivot nothing is ever looked up by a
- * path that leads through the image.  Whatever comes from the host is opened in the caller as a
- * detached tree (open_tree(2)) and attached after the pivot, when every path the kernel resolves
- * begins and ends inside the container's own root.
- */
+ * The rule that confines a hostile image: before the pivot no path is resolved through the image. Whatever
+ * comes from the host is opened in the caller as a detached tree (open_tree(2)) and attached after the pivot,
+ * when every path the kernel resolves begins and ends inside the container's root. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
@@ -15,8 +13,8 @@
 #include "stage.h"
 #include "sys.h"
 
-/* <sys/mount.h> of glibc 2.36 and <linux/mount.h> agree on these since 5.12, under include guards
- * of their own; only what both lack on older machines is named here. */
+/* Since 5.12 <sys/mount.h> of glibc 2.36 and <linux/mount.h> define the same constants; only what both lack
+ * on older machines is defined here. */
 #ifndef MOUNT_ATTR_IDMAP
 #define MOUNT_ATTR_IDMAP 0x00100000
 #endif
@@ -24,8 +22,8 @@
 int
 wy_prepare_fd (struct wy_stage *stage, const struct wy_op *op)
 {
-  stage->fds[op->slot] = (int)op->num;
-  stage->owned[op->slot] = false;
+  stage->fds[op->handle] = (int)op->num;
+  stage->owned[op->handle] = false;
   return 0;
 }
 
@@ -44,7 +42,7 @@ set_attributes (int fd, uint64_t attributes, uint64_t cleared, uint32_t flags, i
   return wy_sys (SYS_mount_setattr, fd, "", at, &attr, sizeof attr);
 }
 
-/* PROPAGATION as mount(2) takes it: MS_SHARED and the like, MS_REC for the mounts below as well. */
+/* PROPAGATION as in mount(2): MS_SHARED and the like, with MS_REC also for the mounts below. */
 static long
 set_propagation (int fd, uint64_t propagation)
 {
@@ -55,12 +53,12 @@ set_propagation (int fd, uint64_t propagation)
                  AT_EMPTY_PATH | (propagation & MS_REC ? (unsigned)AT_RECURSIVE : 0u), &attr, sizeof attr);
 }
 
-/* Ids through a user namespace of the tree's own.  Apart from the other attributes, which may be meant for
- * fewer mounts. */
+/* Map ids through the tree's own user namespace; separate from the other attributes, which may apply to fewer
+ * mounts. */
 static long
 map_ids (const struct wy_stage *stage, const struct wy_op *op, int fd)
 {
-  if (!(op->flags & WY_IDMAP_SLOT))
+  if (!(op->flags & WY_IDMAP_HANDLE))
     return 0;
   uint32_t below = op->flags & WY_RECURSIVE ? (uint32_t)WY_RECURSIVE_ATTRIBUTES : 0;
   return set_attributes (fd, 0, 0, WY_IDMAP | below, stage->fds[op->from]);
@@ -74,8 +72,8 @@ wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
   long fd = wy_sys (SYS_open_tree, AT_FDCWD, wy_text (stage, op->text[0]), flags);
   if (fd < 0)
     return wy_fail (stage, "open_tree", fd);
-  stage->fds[op->slot] = (int)fd;
-  stage->owned[op->slot] = true;
+  stage->fds[op->handle] = (int)fd;
+  stage->owned[op->handle] = true;
   long result = set_attributes ((int)fd, op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
   if (result >= 0)
     result = map_ids (stage, op, (int)fd);
@@ -87,9 +85,10 @@ wy_prepare_tree (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_setattr (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = set_attributes (stage->fds[op->slot], op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
+  long result
+      = set_attributes (stage->fds[op->handle], op->wide, op->wide2, op->flags, stage->plan->idmap_fd);
   if (result >= 0)
-    result = set_propagation (stage->fds[op->slot], op->num);
+    result = set_propagation (stage->fds[op->handle], op->num);
   return result < 0 ? wy_fail (stage, "mount_setattr", result) : 0;
 }
 
@@ -103,7 +102,7 @@ wy_do_propagation (struct wy_stage *stage, const struct wy_op *op)
 static long
 configure (int context, const char *option)
 {
-  /* fsconfig wants key and value apart, and the text area may not be written to. */
+  /* fsconfig takes key and value separately, and the text area is read-only. */
   char key[64];
   unsigned i = 0;
   for (; option[i] != '\0' && option[i] != '='; i++)
@@ -137,19 +136,19 @@ wy_do_fsmount (struct wy_stage *stage, const struct wy_op *op)
   long fd = wy_sys (SYS_fsmount, context, FSMOUNT_CLOEXEC, op->wide);
   if (fd < 0)
     return wy_fail (stage, "fsmount", fd);
-  stage->fds[op->slot] = (int)fd;
+  stage->fds[op->handle] = (int)fd;
   return 0;
 }
 
 int
 wy_do_mkdir (struct wy_stage *stage, const struct wy_op *op)
 {
-  int dir = stage->fds[op->slot];
+  int dir = stage->fds[op->handle];
   const char *name = wy_text (stage, op->text[0]);
   long result = wy_sys (SYS_mkdirat, dir, name, op->num);
   if (result < 0)
     return wy_fail (stage, "mkdirat", result);
-  /* The umask is the caller's; a mode such as 1777 must not depend on it. */
+  /* A mode such as 1777 must not depend on the caller's umask. */
   result = wy_sys (SYS_fchmodat, dir, name, op->num);
   if (result < 0)
     return wy_fail (stage, "fchmodat", result);
@@ -160,9 +159,9 @@ wy_do_mkdir (struct wy_stage *stage, const struct wy_op *op)
 }
 
 int
-wy_do_chdir_slot (struct wy_stage *stage, const struct wy_op *op)
+wy_do_fchdir (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_fchdir, stage->fds[op->slot]);
+  long result = wy_sys (SYS_fchdir, stage->fds[op->handle]);
   return result < 0 ? wy_fail (stage, "fchdir", result) : 0;
 }
 
@@ -174,7 +173,7 @@ wy_do_mount (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "mount", result) : 0;
 }
 
-/* A detached clone of PATH below DIR.  Return: its descriptor, or -errno with the call named. */
+/* Make a detached clone of PATH below DIR. Return: its descriptor, or -errno with the call recorded. */
 static int
 clone_tree (struct wy_stage *stage, const struct wy_op *op, int dir, const char *path)
 {
@@ -197,7 +196,7 @@ clone_tree (struct wy_stage *stage, const struct wy_op *op, int dir, const char 
 static int
 subtree (struct wy_stage *stage, const struct wy_op *op)
 {
-  return clone_tree (stage, op, op->from == WY_SLOT_NONE ? AT_FDCWD : stage->fds[op->from],
+  return clone_tree (stage, op, op->from == WY_HANDLE_NONE ? AT_FDCWD : stage->fds[op->from],
                      wy_text (stage, op->text[0]));
 }
 
@@ -207,12 +206,11 @@ wy_do_subtree (struct wy_stage *stage, const struct wy_op *op)
   int tree = subtree (stage, op);
   if (tree < 0)
     return tree;
-  stage->fds[op->slot] = tree;
+  stage->fds[op->handle] = tree;
   return 0;
 }
 
-/* What a link in the image leads to: found first, without magic links, which could be ways to descriptors of
- * ours. */
+/* Open the target of a link in the image first, without magic links, which could lead to our descriptors. */
 static int
 linked_subtree (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -267,7 +265,7 @@ wy_do_pivot (struct wy_stage *stage, const struct wy_op *op)
   result = wy_sys (SYS_fchdir, old_root);
   if (result < 0)
     return wy_fail (stage, "fchdir", result);
-  /* Without this the detach below would travel back to the host. */
+  /* Without this the detach below would propagate to the host. */
   result = wy_sys (SYS_mount, NULL, ".", NULL, MS_REC | MS_PRIVATE, NULL);
   if (result < 0)
     return wy_fail (stage, "mount", result);

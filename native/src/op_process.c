@@ -16,7 +16,7 @@
 int
 wy_prepare_join (struct wy_stage *stage, const struct wy_op *op)
 {
-  if (stage->join_count == WY_SLOTS_MAX)
+  if (stage->join_count == WY_HANDLES_MAX)
     return wy_fail (stage, "too many joins", -E2BIG);
   long fd = wy_sys (SYS_open, wy_text (stage, op->text[0]), O_WRONLY | O_CLOEXEC);
   if (fd < 0)
@@ -25,8 +25,8 @@ wy_prepare_join (struct wy_stage *stage, const struct wy_op *op)
   return 0;
 }
 
-/* On v1 a single thread that moves itself ("0" into `tasks`) skips the global lock which
- * `cgroup.procs` takes (cgroup_threadgroup_rwsem); the child has one thread only. */
+/* On v1 a thread that moves only itself ("0" into `tasks`) skips the global lock that `cgroup.procs` takes
+ * (cgroup_threadgroup_rwsem); the child has one thread. */
 int
 wy_do_join (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -35,11 +35,10 @@ wy_do_join (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "write", result) : 0;
 }
 
-/* While a child shares our memory the kernel tells it there when this thread dies, also by SIGKILL: the last
- * thing that a dying thread does with its memory is to mark what its robust list names (robust_list(7) in the
- * kernel's Documentation/locking), before its children get their death signals. The list is the C library's;
- * what it leaves free outside of its own locks is the one entry "under way", which the kernel marks as
- * well. */
+/* While a child shares our memory the kernel can tell it when this thread dies, also by SIGKILL: before the
+ * children of a dying thread get their death signals, the kernel marks the futexes on the thread's robust
+ * list (Documentation/locking/robust-futexes). The list belongs to the C library; the one entry that is free
+ * outside of its locks is list_op_pending, which the kernel marks as well. */
 struct robust_list_head *
 wy_watch_starter (struct wy_stage *stage)
 {
@@ -56,12 +55,12 @@ wy_watch_starter (struct wy_stage *stage)
 bool
 wy_starter_died (const struct wy_stage *stage)
 {
-  /* Whoever set a death signal before must have done so for all to see before this looks. */
+  /* A death signal that was set before must be visible to all before this reads. */
   __atomic_thread_fence (__ATOMIC_SEQ_CST);
   return (stage->starter & FUTEX_OWNER_DIED) != 0;
 }
 
-/* The caller may be killed before it has written them, and nothing ends a wait for a dead one. */
+/* The caller may be killed before it writes the maps, and nothing else would end the wait. */
 int
 wy_do_maps (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -70,7 +69,7 @@ wy_do_maps (struct wy_stage *stage, const struct wy_op *op)
   while (stage->maps_written == 0)
     if (wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAIT, 0, &patience, NULL, 0) == -ETIMEDOUT
         && wy_starter_died (stage))
-      return wy_fail (stage, "nobody starts this", -ESRCH);
+      return wy_fail (stage, "starter died", -ESRCH);
   return stage->maps_written > 0 ? 0 : wy_fail (stage, "uid_map", stage->maps_written);
 }
 
@@ -88,23 +87,23 @@ wy_do_rlimit (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "prlimit64", result) : 0;
 }
 
-/* The signal is for a death to come.  A caller that has died by now sends none, and a program would run
- * without anybody to end it. */
+/* The signal is sent at a future death only. A caller that has already died sends none, and the program would
+ * run on without a worker. */
 int
 wy_do_parent_death (struct wy_stage *stage, const struct wy_op *op)
 {
   long result = wy_sys (SYS_prctl, PR_SET_PDEATHSIG, op->num, 0, 0, 0);
   if (result < 0)
     return wy_fail (stage, "prctl(PDEATHSIG)", result);
-  return wy_starter_died (stage) ? wy_fail (stage, "nobody starts this", -ESRCH) : 0;
+  return wy_starter_died (stage) ? wy_fail (stage, "starter died", -ESRCH) : 0;
 }
 
 int
 wy_do_stdio (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_dup3, stage->fds[op->slot], op->num, 0);
-  /* dup3 refuses a descriptor onto itself; then only close-on-exec must go. */
-  if (result == -EINVAL && stage->fds[op->slot] == (int)op->num)
+  long result = wy_sys (SYS_dup3, stage->fds[op->handle], op->num, 0);
+  /* dup3 refuses equal descriptors; then only close-on-exec must be cleared. */
+  if (result == -EINVAL && stage->fds[op->handle] == (int)op->num)
     result = wy_sys (SYS_fcntl, op->num, F_SETFD, 0);
   return result < 0 ? wy_fail (stage, "dup3", result) : 0;
 }
@@ -112,15 +111,15 @@ wy_do_stdio (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_close_fds (struct wy_stage *stage, const struct wy_op *op)
 {
-  /* Closed now unless a later operation needs them: an entry point such as /proc/self/fd/N/… would be
-   * looked up while they are still open, close-on-exec or not. */
+  /* Closed now unless a later operation needs them: exec resolves a program such as /proc/self/fd/N/… while
+   * close-on-exec descriptors are still open. */
   unsigned flags = op->flags & WY_KEEP_UNTIL_EXEC ? CLOSE_RANGE_CLOEXEC : 0;
   long result = wy_sys (SYS_close_range, 3 + op->num, ~0u, flags);
   return result < 0 ? wy_fail (stage, "close_range", result) : 0;
 }
 
-/* A working directory such as /proc/self/fd/7 can lead out of the root through a descriptor that
- * somebody left open (CVE-2024-21626): the kernel then shows it as "(unreachable)…". */
+/* A working directory such as /proc/self/fd/7 can lead out of the root through a leaked descriptor
+ * (CVE-2024-21626): getcwd(2) then returns "(unreachable)…". */
 int
 wy_do_chdir (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -151,7 +150,7 @@ wy_vector_of (const char *list, uint64_t count)
   return vector;
 }
 
-/* The environment of OP, with the home directory that was looked up; NULL without memory. */
+/* The environment of OP, with the HOME that WY_OP_HOME found; NULL when out of memory. */
 static char **
 environment_of (const struct wy_stage *stage, const struct wy_op *op)
 {
@@ -176,8 +175,8 @@ wy_prepare_exec (struct wy_stage *stage, const struct wy_op *op)
   return 0;
 }
 
-/* A program behind a magic link would be one of the host's: /proc/self/exe is still the caller's own
- * program here (CVE-2019-5736).  Return: 0, or -errno. */
+/* A program behind a magic link would be the host's: /proc/self/exe is still the caller's program here
+ * (CVE-2019-5736). Return: 0, or -errno. */
 static long
 find_program (const char *program)
 {
@@ -189,8 +188,8 @@ find_program (const char *program)
   return 0;
 }
 
-/* As execvp(3): the next directory of PATH is tried when a program is not there; if one was there
- * but could not be executed, that is what is said in the end. */
+/* As execvp(3): try the next directory of PATH while the program is missing; if one existed but was not
+ * executable, report that in the end. */
 int
 wy_do_exec (struct wy_stage *stage, const struct wy_op *op)
 {
@@ -209,13 +208,13 @@ wy_do_exec (struct wy_stage *stage, const struct wy_op *op)
                   refused < 0 && (result == -ENOENT || result == -ENOTDIR) ? refused : result);
 }
 
-/* execveat(2) of a descriptor: no path is looked up in whatever root this process has by now. */
+/* execveat(2) of a descriptor: no path is resolved in the root that this process has by now. */
 int
 wy_do_exec_fd (struct wy_stage *stage, const struct wy_op *op)
 {
   stage->at_exec = 1;
   return wy_fail (stage, "execveat",
-                  wy_sys (SYS_execveat, stage->fds[op->slot], "", stage->argv, stage->envp, AT_EMPTY_PATH));
+                  wy_sys (SYS_execveat, stage->fds[op->handle], "", stage->argv, stage->envp, AT_EMPTY_PATH));
 }
 
 /* So that a command that is missing is said before the container counts as created.  What the kernel
@@ -244,7 +243,7 @@ wy_do_check_program (struct wy_stage *stage, const struct wy_op *op)
 int
 wy_do_inherit (struct wy_stage *stage, const struct wy_op *op)
 {
-  long result = wy_sys (SYS_fcntl, stage->fds[op->slot], F_SETFD, 0);
+  long result = wy_sys (SYS_fcntl, stage->fds[op->handle], F_SETFD, 0);
   return result < 0 ? wy_fail (stage, "fcntl", result) : 0;
 }
 
@@ -281,7 +280,7 @@ wy_do_personality (struct wy_stage *stage, const struct wy_op *op)
   return result < 0 ? wy_fail (stage, "personality", result) : 0;
 }
 
-/* Node marks everything that it was given as close-on-exec when it starts (uv_disable_stdio_inheritance). */
+/* At its start Node marks all inherited descriptors close-on-exec (uv_disable_stdio_inheritance). */
 int
 wy_do_keep_fds (struct wy_stage *stage, const struct wy_op *op)
 {

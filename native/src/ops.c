@@ -1,4 +1,4 @@
-/* ops.c - which function does which operation, and in which half. */
+/* ops.c - the functions of each operation, for both halves. */
 #include "stage.h"
 
 const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {
@@ -11,7 +11,7 @@ const struct wy_op_entry wy_op_table[WY_OP_KINDS] = {
   [WY_OP_SETUP_IDS] = { NULL, wy_do_setup_ids },
   [WY_OP_FSMOUNT] = { NULL, wy_do_fsmount },
   [WY_OP_MKDIR] = { NULL, wy_do_mkdir },
-  [WY_OP_CHDIR_SLOT] = { NULL, wy_do_chdir_slot },
+  [WY_OP_FCHDIR] = { NULL, wy_do_fchdir },
   [WY_OP_ATTACH] = { NULL, wy_do_attach },
   [WY_OP_MOUNT] = { NULL, wy_do_mount },
   [WY_OP_BIND] = { NULL, wy_do_bind },

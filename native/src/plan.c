@@ -1,10 +1,8 @@
-/* plan.c - is this buffer a plan that can be performed without reading outside of it?
+/* plan.c - checks that a buffer is a plan that can be performed without reading outside of it.
  *
- * The buffer comes from our own encoder, yet it is treated as hostile: whoever finds a way to
- * spoil it must find an error here, before the clone, and not a process with half a root.  What
- * is checked is shape (bounds, slots written before they are read, order of the two halves); what
- * the operations mean is the encoder's business.
- */
+ * The buffer comes from our own encoder, yet it is treated as hostile: a spoilt plan must fail here, before
+ * the clone, not in a process with half a root. The check covers shape (bounds, handles opened before they
+ * are used, order of the two halves); meaning is up to the encoder. */
 #include <errno.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -18,12 +16,12 @@
 #define NAMESPACES                                                                                           \
   (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWCGROUP)
 
-/* What an operation uses; everything is bounds-checked by this table and nothing else. */
+/* What an operation uses. All bounds checks follow from this table. */
 enum uses
 {
-  SLOT_OUT = 1 << 0,
-  SLOT_IN = 1 << 1,
-  FROM_IN = 1 << 2, /* WY_SLOT_NONE allowed */
+  HANDLE_OUT = 1 << 0,
+  HANDLE_IN = 1 << 1,
+  FROM_IN = 1 << 2, /* WY_HANDLE_NONE allowed */
   T0 = 1 << 3,
   T1 = 1 << 4,
   T2 = 1 << 5,
@@ -33,27 +31,27 @@ enum uses
   IDS_T0 = 1 << 9,   /* from 32-bit numbers at t0 */
   SETS_T0 = 1 << 10, /* five 64-bit numbers at t0 */
   LISTS_EXEC = 1 << 11,
-  CALLER = 1 << 12,  /* runs in the caller, so may only stand before the child's operations */
+  CALLER = 1 << 12,  /* runs in the caller, so it must come before the child's operations */
   INIT = 1 << 13,    /* only for wherry-init */
   LIST_T0 = 1 << 14, /* num texts at t0 */
-  LAST = 1 << 15     /* ends the plan, and only this does */
+  LAST = 1 << 15     /* must be the last operation, and only it may be */
 };
 
 static const uint16_t uses_of[WY_OP_KINDS] = {
-  [WY_OP_FD] = SLOT_OUT | CALLER,
-  [WY_OP_TREE] = SLOT_OUT | T0 | CALLER,
+  [WY_OP_FD] = HANDLE_OUT | CALLER,
+  [WY_OP_TREE] = HANDLE_OUT | T0 | CALLER,
   [WY_OP_CGROUP_JOIN] = T0,
   [WY_OP_USER_MAPS] = T0 | T1,
   [WY_OP_UNSHARE] = 0,
   [WY_OP_PROPAGATION] = 0,
   [WY_OP_SETUP_IDS] = 0,
-  [WY_OP_FSMOUNT] = SLOT_OUT | T0 | LIST_T1,
-  [WY_OP_MKDIR] = SLOT_IN | T0,
-  [WY_OP_CHDIR_SLOT] = SLOT_IN,
-  [WY_OP_ATTACH] = SLOT_IN | T0,
+  [WY_OP_FSMOUNT] = HANDLE_OUT | T0 | LIST_T1,
+  [WY_OP_MKDIR] = HANDLE_IN | T0,
+  [WY_OP_FCHDIR] = HANDLE_IN,
+  [WY_OP_ATTACH] = HANDLE_IN | T0,
   [WY_OP_MOUNT] = T0 | T1 | T2 | T3,
   [WY_OP_BIND] = FROM_IN | T0 | T1,
-  [WY_OP_SUBTREE] = SLOT_OUT | FROM_IN | T0,
+  [WY_OP_SUBTREE] = HANDLE_OUT | FROM_IN | T0,
   [WY_OP_ATTRIBUTES] = T0,
   [WY_OP_PIVOT] = T0,
   [WY_OP_HOSTNAME] = T0,
@@ -63,36 +61,36 @@ static const uint16_t uses_of[WY_OP_KINDS] = {
   [WY_OP_CAPABILITIES] = SETS_T0,
   [WY_OP_NO_NEW_PRIVS] = 0,
   [WY_OP_PARENT_DEATH] = 0,
-  [WY_OP_STDIO] = SLOT_IN,
+  [WY_OP_STDIO] = HANDLE_IN,
   [WY_OP_CLOSE_FDS] = 0,
   [WY_OP_CHDIR] = T0,
   [WY_OP_SECCOMP] = BLOB_T0,
   [WY_OP_EXEC] = LISTS_EXEC | LAST,
-  [WY_OP_PID_NAMESPACE] = SLOT_IN | CALLER,
-  [WY_OP_SETNS] = SLOT_IN,
-  [WY_OP_INHERIT] = SLOT_IN,
-  [WY_OP_EXEC_FD] = SLOT_IN | LISTS_EXEC | LAST,
+  [WY_OP_PID_NAMESPACE] = HANDLE_IN | CALLER,
+  [WY_OP_SETNS] = HANDLE_IN,
+  [WY_OP_INHERIT] = HANDLE_IN,
+  [WY_OP_EXEC_FD] = HANDLE_IN | LISTS_EXEC | LAST,
   [WY_OP_DOMAINNAME] = T0,
   [WY_OP_UMASK] = 0,
   [WY_OP_PERSONALITY] = 0,
   [WY_OP_KEYRING] = T0,
   [WY_OP_STDIO_OWNER] = 0,
-  [WY_OP_WRITE] = SLOT_IN | T0 | T1,
+  [WY_OP_WRITE] = HANDLE_IN | T0 | T1,
   [WY_OP_MKNOD] = T0,
   [WY_OP_SYMLINK] = T0 | T1,
-  [WY_OP_MASK] = SLOT_IN | T0,
-  [WY_OP_CONSOLE] = SLOT_IN,
+  [WY_OP_MASK] = HANDLE_IN | T0,
+  [WY_OP_CONSOLE] = HANDLE_IN,
   [WY_OP_CHECK_PROGRAM] = LIST_T0,
-  [WY_OP_WAIT] = SLOT_IN | INIT,
+  [WY_OP_WAIT] = HANDLE_IN | INIT,
   [WY_OP_HOOK] = LISTS_EXEC | T3 | INIT,
-  [WY_OP_SETATTR] = SLOT_IN,
+  [WY_OP_SETATTR] = HANDLE_IN,
   [WY_OP_KEEP_FDS] = 0,
-  [WY_OP_COPY_UP] = SLOT_IN | T0 | INIT,
+  [WY_OP_COPY_UP] = HANDLE_IN | T0 | INIT,
   [WY_OP_CHROOT] = 0,
   [WY_OP_SCHEDULER] = BLOB_T0,
   [WY_OP_IO_PRIORITY] = 0,
   [WY_OP_HOME] = INIT,
-  [WY_OP_SECCOMP_LISTEN] = SLOT_IN | BLOB_T0 | T1 | T2 | INIT,
+  [WY_OP_SECCOMP_LISTEN] = HANDLE_IN | BLOB_T0 | T1 | T2 | INIT,
   [WY_OP_ASIDE] = CALLER,
 };
 
@@ -101,9 +99,9 @@ struct check
   const struct wy_plan *plan;
   const char *text;
   uint32_t text_size;
-  bool made[WY_SLOTS_MAX];
+  bool made[WY_HANDLES_MAX];
   bool in_child;
-  uint32_t aside; /* operations that still belong to WY_OP_ASIDE */
+  uint32_t aside; /* operations left of the current WY_OP_ASIDE */
   struct wy_error *err;
 };
 
@@ -117,8 +115,8 @@ refuse (struct check *c, int op, int code, const char *what)
   return -1;
 }
 
-/* COUNT texts one behind the other from OFFSET, all inside the area?  The area ends with a NUL
- * (checked once), so a text that begins inside it also ends inside it. */
+/* Are COUNT consecutive texts from OFFSET all inside the area? The area ends with a NUL (checked once), so a
+ * text that begins inside it also ends inside it. */
 static bool
 list_fits (const struct check *c, uint32_t offset, uint64_t count)
 {
@@ -141,18 +139,18 @@ blob_fits (const struct check *c, uint32_t offset, uint64_t size)
 }
 
 static const char *
-slot_fault (struct check *c, const struct wy_op *op, uint16_t uses)
+handle_fault (struct check *c, const struct wy_op *op, uint16_t uses)
 {
-  if (uses & SLOT_IN && (op->slot >= c->plan->slot_count || !c->made[op->slot]))
-    return "slot";
-  bool from = (uses & FROM_IN && op->from != WY_SLOT_NONE) || op->flags & WY_IDMAP_SLOT;
-  if (from && (op->from >= c->plan->slot_count || !c->made[op->from]))
+  if (uses & HANDLE_IN && (op->handle >= c->plan->handle_count || !c->made[op->handle]))
+    return "handle";
+  bool from = (uses & FROM_IN && op->from != WY_HANDLE_NONE) || op->flags & WY_IDMAP_HANDLE;
+  if (from && (op->from >= c->plan->handle_count || !c->made[op->from]))
     return "from";
-  if (uses & SLOT_OUT)
+  if (uses & HANDLE_OUT)
     {
-      if (op->slot >= c->plan->slot_count || c->made[op->slot])
-        return "slot";
-      c->made[op->slot] = true;
+      if (op->handle >= c->plan->handle_count || c->made[op->handle])
+        return "handle";
+      c->made[op->handle] = true;
     }
   return NULL;
 }
@@ -192,7 +190,7 @@ meaning_fault (const struct check *c, const struct wy_op *op)
     return "descriptor count";
   if (op->kind == WY_OP_USER_MAPS && !(c->plan->clone_flags & CLONE_NEWUSER))
     return "maps without userns";
-  /* clone3(2) could not tell a time namespace's offsets before somebody is in it. */
+  /* Not in clone flags: a time namespace's offsets must be written before a process is in it. */
   if ((op->kind == WY_OP_UNSHARE || op->kind == WY_OP_SETNS)
       && op->wide & ~(uint64_t)(NAMESPACES | CLONE_NEWTIME))
     return "namespace flags";
@@ -202,12 +200,12 @@ meaning_fault (const struct check *c, const struct wy_op *op)
     return "scheduler size";
   if (op->kind == WY_OP_ASIDE && op->num == 0)
     return "nothing aside";
-  if (op->flags & WY_IDMAP_SLOT && op->kind != WY_OP_TREE)
+  if (op->flags & WY_IDMAP_HANDLE && op->kind != WY_OP_TREE)
     return "idmap of no tree";
   return NULL;
 }
 
-/* Does OP stand where it may? */
+/* Is OP allowed at this position? */
 static const char *
 order_fault (struct check *c, const struct wy_op *op)
 {
@@ -216,7 +214,7 @@ order_fault (struct check *c, const struct wy_op *op)
     {
       c->aside--;
       bool mounts = op->kind == WY_OP_PROPAGATION || op->kind == WY_OP_FSMOUNT || op->kind == WY_OP_MKDIR
-                    || op->kind == WY_OP_CHDIR_SLOT || op->kind == WY_OP_ATTACH || op->kind == WY_OP_MOUNT
+                    || op->kind == WY_OP_FCHDIR || op->kind == WY_OP_ATTACH || op->kind == WY_OP_MOUNT
                     || op->kind == WY_OP_SUBTREE;
       return mounts ? NULL : "aside";
     }
@@ -238,7 +236,7 @@ check_ops (struct check *c, const struct wy_op *ops)
       uint16_t uses = uses_of[op->kind];
       const char *fault = order_fault (c, op);
       if (fault == NULL)
-        fault = slot_fault (c, op, uses);
+        fault = handle_fault (c, op, uses);
       if (fault == NULL)
         fault = content_fault (c, op, uses);
       if (fault == NULL)
@@ -290,7 +288,7 @@ wy_plan_check (const uint8_t *buffer, uint64_t size, struct wy_error *err)
   if (plan->magic != WY_PLAN_MAGIC || plan->abi != WY_ABI)
     return refuse (&c, -1, EINVAL, "plan abi");
   if (plan->size != size || plan->op_count == 0 || plan->op_count > WY_OPS_MAX
-      || plan->slot_count > WY_SLOTS_MAX)
+      || plan->handle_count > WY_HANDLES_MAX)
     return refuse (&c, -1, EINVAL, "plan counts");
   uint64_t ops_end = sizeof *plan + (uint64_t)plan->op_count * sizeof (struct wy_op);
   if (plan->text_offset < ops_end || plan->text_offset >= size || plan->text_offset % 8 != 0)

@@ -1,9 +1,8 @@
-/* process.c - what can be done to a container's first process: collect its exit, signal it, give it a score.
+/* process.c - collects the exit of a container's first process, signals it, sets its OOM score.
  *
- * The first two work on the pidfd, so a number that the kernel has given to somebody else is never hit.
- * The first process of a pid namespace takes all others with it, and is reported as exited only
- * after the last of them is gone (pid_namespaces(7)).
- */
+ * The first two use the pidfd, so a reused pid is never hit. When the first process of a pid namespace ends,
+ * the kernel kills all others, and reports the exit only after the last of them is gone
+ * (pid_namespaces(7)). */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -50,11 +49,11 @@ wy_kill (int32_t pidfd, int32_t signal)
   return (int)wy_sys (SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
 }
 
-/* How often to look whether exec has come to its end; each look lets others run. */
+/* How often to check whether exec has finished; each check yields the CPU. */
 #define OWN_MEMORY_LOOKS_MAX 10000
 
-/* Does PID have memory of its own by now? 1, 0, or -errno. exec wakes whoever waits for the thread's number
- * (exec_mm_release) a moment before it takes the new memory (exec_mmap). */
+/* Does PID have its own memory by now? 1, 0, or -errno. exec wakes waiters for child_tid (exec_mm_release) a
+ * moment before it switches to the new memory (exec_mmap). */
 static int
 has_own_memory (int32_t pid)
 {
@@ -68,8 +67,7 @@ has_own_memory (int32_t pid)
   return 0;
 }
 
-/* The kernel gives all processes that share memory one score: written too early, it would be the worker's
- * own. */
+/* Processes that share memory share one score: written too early, it would become the worker's. */
 int
 wy_oom_score (int32_t pid, const char *text, uint64_t len)
 {

@@ -1,9 +1,8 @@
-/* send.c - a plan travels to a process of its own: bytes and descriptors over a unix socket.
+/* send.c - sends a plan to a wherry-init: bytes and descriptors over a unix socket.
  *
- * The plan is the same that wy_start takes.  Its [p] operations are performed here, where the host's
- * files can be opened; what they made is sent along in the order of the operations, and wherry-init
- * (init/main.c) puts it into the slots and performs the others.
- */
+ * The plan is the one that wy_start takes. Its [p] operations are performed here, where the host's files can
+ * be opened. The descriptors that they open are sent in the order of the operations; wherry-init
+ * (init/main.c) assigns them to handles and performs the other operations. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -13,7 +12,7 @@
 #include "stage.h"
 #include "sys.h"
 
-/* SCM_MAX_FD of the kernel: one message carries no more. */
+/* SCM_MAX_FD of the kernel: the most that one message carries. */
 #define BATCH 128
 
 static int
@@ -33,7 +32,7 @@ send_all (int socket, const void *data, size_t size)
   return 0;
 }
 
-/* COUNT descriptors with one byte, because a message without bytes carries nothing (unix(7)). */
+/* Send COUNT descriptors with one byte: a message without bytes carries no descriptors (unix(7)). */
 static int
 send_fds (int socket, const int *fds, unsigned count)
 {
@@ -70,13 +69,13 @@ prepare_callers (struct wy_stage *stage, int *made, unsigned *count)
     {
       const struct wy_op *op = &stage->ops[i];
       if (!wy_op_is_callers (op->kind))
-        break; /* they stand before all others (plan.c) */
+        break; /* they come before all others (plan.c) */
       stage->err->op = (int32_t)i;
       if (op->kind == WY_OP_PID_NAMESPACE || op->kind == WY_OP_ASIDE)
         return wy_fail (stage, "only for a clone", -EINVAL);
       if (wy_op_table[op->kind].prepare (stage, op) < 0)
         return -1;
-      made[(*count)++] = stage->fds[op->slot];
+      made[(*count)++] = stage->fds[op->handle];
     }
   stage->err->op = -1;
   return 0;
@@ -85,7 +84,7 @@ prepare_callers (struct wy_stage *stage, int *made, unsigned *count)
 static int
 send_plan (struct wy_stage *stage, int socket, uint64_t size)
 {
-  int made[WY_SLOTS_MAX];
+  int made[WY_HANDLES_MAX];
   unsigned count = 0;
   if (prepare_callers (stage, made, &count) < 0)
     return -1;
@@ -143,7 +142,7 @@ wy_receive_fd (int32_t socket)
     return -EBADMSG;
   int fd;
   memcpy (&fd, CMSG_DATA (header), sizeof fd);
-  /* A terminal takes no more than its reader leaves room for, and nobody may wait for that in a write. */
+  /* A write to a terminal blocks until its reader makes room, so make it non-blocking. */
   int flags = fcntl (fd, F_GETFL);
   if (flags < 0 || fcntl (fd, F_SETFL, flags | O_NONBLOCK) < 0)
     {

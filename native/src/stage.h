@@ -1,10 +1,9 @@
-/* stage.h - what the caller and the child share while a plan is performed.
+/* stage.h - the state that caller and child share while a plan is performed.
  *
- * One wy_stage lives on the caller's stack during wy_start.  Before the clone only the caller
- * writes to it; after it the child does, but for `maps_written`, by which the caller lets the
- * child go on.  The caller reads it again once the kernel has cleared `child_tid`, that is, when
- * the child has executed its program or died.
- */
+ * One wy_stage lives on the caller's stack during wy_start. Before the clone only the caller writes to it,
+ * afterwards only the child; the exception is `maps_written`, with which the caller releases the child. The
+ * caller reads it again once the kernel has cleared `child_tid`: when the child has executed its program or
+ * died. */
 #ifndef WY_STAGE_H
 #define WY_STAGE_H
 
@@ -17,27 +16,27 @@ struct wy_stage
   const struct wy_plan *plan;
   const struct wy_op *ops;
   const char *text;
-  int fds[WY_SLOTS_MAX];
-  bool owned[WY_SLOTS_MAX];   /* opened here, so closed here */
-  int join_fds[WY_SLOTS_MAX]; /* of WY_OP_CGROUP_JOIN, by order of appearance */
+  int fds[WY_HANDLES_MAX];
+  bool owned[WY_HANDLES_MAX];   /* opened by this stage, which closes it */
+  int join_fds[WY_HANDLES_MAX]; /* of WY_OP_CGROUP_JOIN, by order of appearance */
   unsigned join_count;
   unsigned joined;
-  int stdio[3]; /* the child's ends, -1 when the plan brings its own */
+  int stdio[3]; /* the child's ends, -1 without stdio */
   char **programs;
   char **argv;
   char **envp;
   char *home;                /* wherry-init: "HOME=…" to add to the environment; NULL for none */
   volatile int child_tid;    /* kernel: tid, then 0 at exec or exit */
   volatile int maps_written; /* futex the child waits on */
-  volatile int at_exec;      /* the child got as far as its last operation */
+  volatile int at_exec;      /* the child has reached its last operation */
   volatile uint32_t starter; /* kernel: FUTEX_OWNER_DIED once the caller's thread has died */
-  int own_pidns;             /* the caller's own, while WY_OP_PID_NAMESPACE has it elsewhere; -1 else */
+  int own_pidns;             /* the caller's pid namespace while WY_OP_PID_NAMESPACE is in effect; else -1 */
   int report;                /* wherry-init: where results go */
   struct wy_error *err;
 };
 
-/* An operation's two halves; either may be missing.  Both return 0, or -errno with stage->err's
- * `call` set by wy_fail; the runner adds the operation's number. */
+/* One half of an operation. Returns 0, or -errno with stage->err set by wy_fail; the runner adds the
+ * operation's index. */
 typedef int wy_op_function (struct wy_stage *stage, const struct wy_op *op);
 
 struct wy_op_entry
@@ -48,7 +47,7 @@ struct wy_op_entry
 
 extern const struct wy_op_entry wy_op_table[WY_OP_KINDS];
 
-/* Note that CALL failed with RESULT (-errno).  Return: RESULT. */
+/* Record that CALL failed with RESULT (-errno). Return: RESULT. */
 static inline int
 wy_fail (struct wy_stage *stage, const char *call, long result)
 {
@@ -66,7 +65,7 @@ wy_text (const struct wy_stage *stage, uint32_t offset)
   return stage->text + offset;
 }
 
-/* The text behind T in a list. */
+/* The text after T in a list. */
 static inline const char *
 wy_next (const char *t)
 {
@@ -77,7 +76,7 @@ wy_next (const char *t)
 
 wy_op_function wy_prepare_fd, wy_prepare_tree, wy_prepare_aside, wy_prepare_join, wy_prepare_exec;
 wy_op_function wy_do_join, wy_do_maps, wy_do_propagation, wy_do_setup_ids, wy_do_fsmount, wy_do_mkdir,
-    wy_do_chdir_slot, wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot,
+    wy_do_fchdir, wy_do_attach, wy_do_mount, wy_do_bind, wy_do_subtree, wy_do_attributes, wy_do_pivot,
     wy_do_unshare, wy_do_hostname, wy_do_loopback, wy_do_rlimit, wy_do_ids, wy_do_capabilities,
     wy_do_no_new_privs, wy_do_parent_death, wy_do_stdio, wy_do_close_fds, wy_do_chdir, wy_do_seccomp,
     wy_do_exec;
@@ -91,11 +90,11 @@ wy_op_function wy_do_setns, wy_do_inherit, wy_do_exec_fd, wy_do_domainname, wy_d
 bool wy_op_is_callers (uint32_t kind);
 bool wy_op_is_inits (uint32_t kind);
 
-/* COUNT texts from LIST as a NULL-terminated vector; NULL without memory. Not for a child that shares
+/* COUNT texts from LIST as a NULL-terminated vector; NULL when out of memory. Not for a child that shares
  * memory. */
 char **wy_vector_of (const char *list, uint64_t count);
 
-/* Give RESULTING descriptors back and free what a stage holds (start.c). */
+/* Close the descriptors and free the memory that STAGE holds (start.c). */
 void wy_stage_release (struct wy_stage *stage);
 
 /* A stage for BUFFER, which has been checked (start.c). */
@@ -107,18 +106,17 @@ struct clone_args;
  * only. */
 long wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument);
 
-/* Have the kernel mark stage->starter when this thread dies, until the list's entry under way is cleared
- * (op_process.c).
- * Return: the list, or NULL when this thread cannot be watched. */
+/* Make the kernel mark stage->starter if this thread dies before list_op_pending of the returned list is
+ * cleared (op_process.c). Return: the list, or NULL if this thread cannot be watched. */
 struct robust_list_head *wy_watch_starter (struct wy_stage *stage);
 
-/* Has the thread that called wy_start died, so that nobody will ever wait for this child?  (op_process.c) */
+/* Has the thread that called wy_start died, so that no one will wait for this child? (op_process.c) */
 bool wy_starter_died (const struct wy_stage *stage);
 
 /* Send or receive one descriptor with one byte (send.c).  Return: 0 or the descriptor; -errno. */
 int wy_send_fd (int socket, int fd);
 
-/* Let ARGS name the one stack for children (start.c). */
+/* Set the stack of ARGS to the one stack for children (start.c). */
 void wy_use_child_stack (struct clone_args *args);
 
 /* Open PATH below DIR with openat2(2) (op_attach.c).  Return: a descriptor, or -errno. */
@@ -127,14 +125,14 @@ long wy_open_in_root (int dir, const char *path, uint64_t flags, uint64_t mode, 
 /* Attach TREE at PATH, see WY_OP_ATTACH (op_attach.c). */
 int wy_attach (struct wy_stage *stage, int tree, const char *path, uint32_t flags);
 
-/* The directory that holds PATH, made when missing, and PATH's last part in *NAME (op_attach.c).
+/* Open the directory that holds PATH, creating it if missing; *NAME is PATH's last part (op_attach.c).
  * Return: a descriptor, or -errno. */
 long wy_open_parent (const char *path, const char **name);
 
-/* Make PATH (op_attach.c).  Return: a descriptor of it, or -errno. */
+/* Create PATH (op_attach.c). Return: a descriptor of it, or -errno. */
 long wy_make_target (const char *path, uint32_t flags, uint64_t resolve);
 
-/* Visit the network namespace NETNS with this thread, and come back (namespace.c).
+/* Move this thread into the network namespace NETNS, and back (namespace.c).
  * Return: 0, or -errno. */
 int wy_netns_enter (int netns);
 void wy_netns_leave (void);

@@ -1,16 +1,15 @@
 /* start.c - from a checked plan to a running program, in one clone.
  *
- * The child shares the caller's memory (CLONE_VM): copying the page tables of a 200 MB Node
- * process would cost four milliseconds, sharing them costs nothing.  CLONE_VFORK is not used,
- * because with a user namespace the caller has work to do while the child waits: its id maps can
- * only be written from outside (user_namespaces(7)).  Instead the kernel tells when the child has
- * let go of the memory: CLONE_CHILD_CLEARTID clears a word and wakes its futex at exec and at exit.
+ * The child shares the caller's memory (CLONE_VM): copying the page tables of a 200 MB Node process would
+ * cost four milliseconds, sharing them costs nothing. CLONE_VFORK is not used, because with a user namespace
+ * the caller has work to do while the child waits: id maps can be written only from outside
+ * (user_namespaces(7)). Instead the kernel reports when the child has released the memory:
+ * CLONE_CHILD_CLEARTID clears a word and wakes its futex at exec and at exit.
  *
- * Three places, in the order of time:
+ * Three steps:
  *   the caller prepares   - opens what only the host may open
  *   the child performs    - see run_child(); raw system calls only
- *   the caller waits      - and reports "started", or which operation failed
- */
+ *   the caller waits      - and reports "started", or which operation failed */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -39,7 +38,7 @@
 #define KERNEL_SIGSET_BYTES 8
 #define TID_UNSET (-1)
 
-/* One start at a time: the child runs on this stack.  wy_start is called from one thread; the flag
+/* One start at a time, because the child runs on this stack. wy_start is called from one thread; the flag
  * turns a mistake into an error instead of two children on one stack. */
 static char *child_stack;
 static volatile int starting;
@@ -61,7 +60,7 @@ wy_use_child_stack (struct clone_args *args)
 
 /* clang-format 14 and 19 disagree on inline assembly. */
 /* clang-format off */
-/* clone3 with a stack of its own: the child must not return into the caller's frames. */
+/* clone3 onto a separate stack: the child must not return into the caller's frames. */
 long
 wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argument)
 {
@@ -106,7 +105,7 @@ wy_clone_onto_stack (struct clone_args *args, int (*run) (void *), void *argumen
 }
 /* clang-format on */
 
-/* CLONE_CLEAR_SIGHAND resets handlers but keeps what is ignored, and Node ignores SIGPIPE. */
+/* CLONE_CLEAR_SIGHAND resets handlers but keeps ignored signals ignored, and Node ignores SIGPIPE. */
 static void
 reset_signals (void)
 {
@@ -123,7 +122,7 @@ run_child (void *argument)
 {
   struct wy_stage *stage = argument;
   reset_signals ();
-  /* A session of its own: Ctrl-C at the terminal of whoever started us is not meant for it. */
+  /* A new session: Ctrl-C at the worker's terminal must not reach it. */
   wy_sys (SYS_setsid);
   for (int i = 0; i < 3; i++)
     if (stage->stdio[i] >= 0)
@@ -201,7 +200,7 @@ put_number (char *at, uint32_t value)
   return length;
 }
 
-/* TEXT, or the plan's one range when it is empty.  The kernel takes a map in one write or not at all. */
+/* Write TEXT, or the plan's one range if TEXT is empty. The kernel takes a map in one write or not at all. */
 static long
 write_map (int proc, const char *name, const char *text, const struct wy_plan *plan)
 {
@@ -246,8 +245,8 @@ let_child_go (struct wy_stage *stage, long pid)
   wy_sys (SYS_futex, &stage->maps_written, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-/* The caller stands still here, so not for ever: a program file that somebody holds a lease on
- * (fcntl(2), F_SETLEASE) would make execve wait for up to 45 seconds. */
+/* The caller blocks here, so the wait is bounded: a program file with a lease on it (fcntl(2), F_SETLEASE)
+ * would make execve wait for up to 45 seconds. */
 static void
 wait_for_release (struct wy_stage *stage, int pidfd)
 {
@@ -263,8 +262,8 @@ wait_for_release (struct wy_stage *stage, int pidfd)
       }
 }
 
-/* The caller's thread is in the pooled network namespace for the length of the clone: its child is
- * born there, and the container owns nothing of it. */
+/* The caller's thread is in the pooled network namespace during the clone: its child starts there, but its
+ * user namespace does not own it. */
 static long
 clone_in_netns (struct wy_stage *stage, struct clone_args *args)
 {
@@ -279,7 +278,7 @@ clone_in_netns (struct wy_stage *stage, struct clone_args *args)
   return pid;
 }
 
-/* Clone, let the child run until it executes or dies.  Return: 0, or -1 with stage->err. */
+/* Clone, and wait until the child executes its program or dies. Return: 0, or -1 with stage->err. */
 static int
 launch (struct wy_stage *stage, struct wy_child *child)
 {
@@ -325,11 +324,11 @@ launch (struct wy_stage *stage, struct wy_child *child)
 void
 wy_stage_release (struct wy_stage *stage)
 {
-  /* A thread that could not come back would make every later child in somebody's container. */
+  /* A thread that cannot return would start every later child inside this container. */
   if (stage->own_pidns >= 0 && wy_sys (SYS_setns, stage->own_pidns, CLONE_NEWPID) < 0)
     abort ();
   wy_close (&stage->own_pidns);
-  for (unsigned i = 0; i < stage->plan->slot_count; i++)
+  for (unsigned i = 0; i < stage->plan->handle_count; i++)
     if (stage->owned[i])
       wy_close (&stage->fds[i]);
   for (unsigned i = 0; i < stage->join_count; i++)

@@ -1,9 +1,8 @@
 /* sys.h - raw system calls and small cleanups.
  *
- * The child of wy_start shares the caller's memory, thread-local storage included, so it must not
- * touch errno, malloc, stdio or any lock of the C library.  These calls return -errno instead, and
- * both sides use them, so that one habit serves everywhere.
- */
+ * The child of wy_start shares the caller's memory, thread-local storage included, so it must not touch
+ * errno, malloc, stdio or any lock of the C library. These calls return -errno instead; both sides use
+ * them. */
 #ifndef WY_SYS_H
 #define WY_SYS_H
 

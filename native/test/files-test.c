@@ -1,5 +1,5 @@
-/* files-test.c - many small files in one call: what is read and written, and what is refused.
- * Prints TAP; works in a folder of its own. */
+/* files-test.c - reading and writing many small files in one call, and lock files.
+ * Prints TAP; works in a temporary folder. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

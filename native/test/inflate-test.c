@@ -1,5 +1,5 @@
-/* unpack/inflate.c against streams that ISA-L and libzstd made: whatever the pieces in which they arrive,
- * however many members they have, cut, followed by something, or with one bit wrong. */
+/* unpack/inflate.c against streams of ISA-L and libzstd: in pieces of any size, of several members,
+ * truncated, with trailing data, or with one wrong bit. */
 
 #include "inflate.h"
 
@@ -11,7 +11,7 @@
 
 #define PLAIN_BYTES (300u * 1024u)
 #define SMALL_BYTES 6000u
-/* Longer ones are not fed byte by byte: each call keeps a window of 32 KiB. */
+/* Longer streams are not fed byte by byte: each call copies a window of 32 KiB. */
 #define SLOW_BYTES 20000u
 #define ROOM_BYTES (4u * PLAIN_BYTES)
 
@@ -38,7 +38,7 @@ make_room (void)
   return (struct bytes){ .at = wy_alloc (ROOM_BYTES) };
 }
 
-/* Text that packs, with stretches that do not. */
+/* Compressible text with incompressible stretches. */
 static struct bytes
 make_plain (size_t len)
 {
@@ -83,7 +83,7 @@ add_zstd (struct bytes *to, struct bytes plain)
   to->len += len;
 }
 
-/* Inflate PACKED in pieces of PIECE bytes.  Return: is it a whole stream? */
+/* Inflate PACKED in pieces of PIECE bytes. Return: whether it is a whole stream. */
 static bool
 inflate (const char *kind, struct bytes packed, size_t piece, struct bytes *out)
 {

@@ -1,6 +1,6 @@
-/* plan-fuzz.c - libFuzzer target for the plan checker: any bytes at all must be answered, never read
- * past.  A plan that is taken is then walked the way the performer would walk it: every text and list
- * must be readable (the address sanitizer watches).
+/* plan-fuzz.c - libFuzzer target for the plan checker: it must answer any bytes and never read past
+ * them. An accepted plan is then walked as the performer would walk it: every text and list must be
+ * readable (the address sanitizer watches).
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* plan-test.c - the checker takes a good plan and refuses every way of spoiling one.
+/* plan-test.c - the checker accepts a good plan and refuses every way of spoiling one.
  * Prints TAP; needs no privileges, because nothing is performed. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ struct sample
 
 static int failures, count;
 
-/* tree "/x" into slot 0, attach it at "/y", exec "a" with argv "a" and no environment */
+/* tree "/x" into handle 0, attach it at "/y", exec "a" with argv "a" and no environment */
 static struct sample
 good (void)
 {
@@ -31,13 +31,13 @@ good (void)
                              .size = sizeof s,
                              .op_count = OPS,
                              .text_offset = offsetof (struct sample, text),
-                             .slot_count = 1,
+                             .handle_count = 1,
                              .cgroup_fd = -1,
                              .idmap_fd = -1,
                              .netns_fd = -1 };
   memcpy (s.text, "\0/x\0/y\0a", 9);
-  s.ops[0] = (struct wy_op){ .kind = WY_OP_TREE, .slot = 0, .text = { 1 } };
-  s.ops[1] = (struct wy_op){ .kind = WY_OP_ATTACH, .slot = 0, .text = { 4 } };
+  s.ops[0] = (struct wy_op){ .kind = WY_OP_TREE, .handle = 0, .text = { 1 } };
+  s.ops[1] = (struct wy_op){ .kind = WY_OP_ATTACH, .handle = 0, .text = { 4 } };
   s.ops[2] = (struct wy_op){ .kind = WY_OP_EXEC, .num = 1, .num2 = 1, .text = { 7, 7 } };
   return s;
 }
@@ -62,7 +62,7 @@ expect (struct sample *s, uint64_t size, int ok, const char *what)
     }                                                                                                        \
   while (0)
 
-/* What only wherry-init may do is refused before anything is opened or cloned. */
+/* Operations that only wherry-init may perform are refused before anything is opened or cloned. */
 static void
 refuse_init_operations (void)
 {
@@ -85,7 +85,7 @@ refuse_init_operations (void)
 }
 
 /* Every single byte of a good plan set to 0, 1, 0x7f, 0x80 and 0xff: whatever the answer, the checker
- * must not read outside (the sanitizers watch). */
+ * must not read out of bounds (the sanitizers watch). */
 static void
 spoil_every_byte (void)
 {
@@ -101,87 +101,133 @@ spoil_every_byte (void)
   printf ("ok %d - every byte spoilt, nothing read outside\n", ++count);
 }
 
-int
-main (void)
+/* Whole plans, good and of the wrong size. */
+static void
+check_sizes (void)
 {
   struct sample plain = good ();
-  expect (&plain, sizeof plain, 1, "a good plan is taken");
+  expect (&plain, sizeof plain, 1, "a good plan is accepted");
   struct sample aside = good ();
   aside.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 };
-  aside.ops[1] = (struct wy_op){ .kind = WY_OP_SUBTREE, .from = WY_SLOT_NONE, .text = { 4 } };
-  expect (&aside, sizeof aside, 1, "mounts made aside are taken");
-  expect (&plain, sizeof plain - 1, 0, "a size that is not the buffer's is refused");
+  aside.ops[1] = (struct wy_op){ .kind = WY_OP_SUBTREE, .from = WY_HANDLE_NONE, .text = { 4 } };
+  expect (&aside, sizeof aside, 1, "mounts made aside are accepted");
+  expect (&plain, sizeof plain - 1, 0, "a size other than the buffer's is refused");
   expect (&plain, 8, 0, "a buffer without a header is refused");
   expect (&plain, WY_PLAN_SIZE_MAX + 1ull, 0, "an oversized plan is refused");
-  REFUSED ("another magic", s.plan.magic++);
-  REFUSED ("another abi", s.plan.abi++);
+}
+
+/* Headers that do not describe their buffer. */
+static void
+refuse_headers (void)
+{
+  REFUSED ("a wrong magic", s.plan.magic++);
+  REFUSED ("a wrong abi", s.plan.abi++);
   REFUSED ("no operations", s.plan.op_count = 0);
   REFUSED ("more operations than fit", s.plan.op_count = 5);
   REFUSED ("too many operations", s.plan.op_count = WY_OPS_MAX + 1);
-  REFUSED ("too many slots", s.plan.slot_count = WY_SLOTS_MAX + 1);
-  REFUSED ("texts that begin behind the buffer", s.plan.text_offset = sizeof s);
+  REFUSED ("too many handles", s.plan.handle_count = WY_HANDLES_MAX + 1);
+  REFUSED ("texts that begin after the buffer", s.plan.text_offset = sizeof s);
   REFUSED ("texts that begin inside the operations", s.plan.text_offset -= 8);
-  REFUSED ("clone flags that are no namespaces", s.plan.clone_flags = 0x100);
+  REFUSED ("clone flags other than namespaces", s.plan.clone_flags = 0x100);
   REFUSED ("a text area that does not end with NUL", s.text[TEXT - 1] = 'x');
   REFUSED ("a text area that does not begin with NUL", s.text[0] = 'x');
+  REFUSED ("an id range past the last id",
+           (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
+}
+
+/* Single operations that are unknown, misplaced or point outside of the text area. */
+static void
+refuse_operations (void)
+{
   REFUSED ("an unknown operation", s.ops[1].kind = WY_OP_KINDS);
   REFUSED ("operation zero", s.ops[1].kind = 0);
-  REFUSED ("a text outside", s.ops[0].text[0] = TEXT);
-  REFUSED ("a slot outside", s.ops[0].slot = 1);
-  REFUSED ("a slot read before it was made", s.ops[0].kind = WY_OP_HOSTNAME);
-  REFUSED ("a slot made twice", s.ops[1].kind = WY_OP_TREE);
-  REFUSED ("a caller's operation behind the child's",
+  REFUSED ("a string outside of the text area", s.ops[0].text[0] = TEXT);
+  REFUSED ("a handle out of range", s.ops[0].handle = 1);
+  REFUSED ("a handle used before it was opened", s.ops[0].kind = WY_OP_HOSTNAME);
+  REFUSED ("a handle opened twice", s.ops[1].kind = WY_OP_TREE);
+  REFUSED ("a caller's operation after the child's",
            (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }, s.ops[1].kind = WY_OP_TREE));
   REFUSED ("exec before the end", s.ops[1] = s.ops[2]);
   REFUSED ("no exec at the end", s.ops[2].kind = WY_OP_LOOPBACK_UP);
   REFUSED ("an argument list that runs out of the area", s.ops[2].num2 = TEXT);
   REFUSED ("an environment of a billion entries", s.ops[2].wide = 1000000000);
   REFUSED ("no program to try", s.ops[2].num = 0);
+}
+
+/* Handles that no earlier operation opened. */
+static void
+refuse_handles (void)
+{
   REFUSED ("idmap without a namespace", s.ops[0].flags = WY_IDMAP);
-  REFUSED ("a namespace to join that is none", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].wide = 0x100));
-  REFUSED ("joining a slot that was not made", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].slot = 1));
-  REFUSED ("a pid namespace behind the child's operations",
+  REFUSED ("joining what is not a namespace", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].wide = 0x100));
+  REFUSED ("joining a handle that was not opened", (s.ops[1].kind = WY_OP_SETNS, s.ops[1].handle = 1));
+  REFUSED ("a pid namespace after the child's operations",
            (s.ops[1].kind = WY_OP_PID_NAMESPACE, s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
-  REFUSED ("a program by a slot that was not made", (s.ops[2].kind = WY_OP_EXEC_FD, s.ops[2].slot = 1));
-  REFUSED ("a program by slot before the end", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_EXEC_FD));
-  REFUSED ("no program to look for", s.ops[1].kind = WY_OP_CHECK_PROGRAM);
-  REFUSED ("programs to look for that run out of the area",
+  REFUSED ("a program by a handle that was not opened", (s.ops[2].kind = WY_OP_EXEC_FD, s.ops[2].handle = 1));
+  REFUSED ("a program by handle before the end", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_EXEC_FD));
+  REFUSED ("ids mapped through a handle that was not opened",
+           (s.ops[0].flags = WY_IDMAP_HANDLE, s.ops[0].from = 0));
+  REFUSED ("mapped ids on an operation other than a tree",
+           (s.ops[1].flags = WY_IDMAP_HANDLE, s.ops[1].from = 0));
+}
+
+/* Lists, blobs and numbers that do not fit their operation. */
+static void
+refuse_contents (void)
+{
+  REFUSED ("no program to check", s.ops[1].kind = WY_OP_CHECK_PROGRAM);
+  REFUSED ("programs to check that run out of the area",
            (s.ops[1].kind = WY_OP_CHECK_PROGRAM, s.ops[1].num = TEXT));
   REFUSED ("a hook without arguments", (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_HOOK, s.ops[1].num2 = 0));
-  REFUSED ("a hook's text outside",
+  REFUSED ("a hook's stdin outside of the text area",
            (s.ops[1] = s.ops[2], s.ops[1].kind = WY_OP_HOOK, s.ops[1].text[3] = TEXT));
-  REFUSED ("more descriptors to keep than there can be",
+  REFUSED ("more descriptors to keep than allowed",
            (s.ops[1].kind = WY_OP_KEEP_FDS, s.ops[1].num = 1u << 30));
-  REFUSED ("a value outside to write", (s.ops[1].kind = WY_OP_WRITE, s.ops[1].text[1] = TEXT));
-  REFUSED ("waiting for id maps that nobody writes", s.ops[1].kind = WY_OP_USER_MAPS);
-  REFUSED ("a filter outside",
+  REFUSED ("content to write outside of the text area",
+           (s.ops[1].kind = WY_OP_WRITE, s.ops[1].text[1] = TEXT));
+  REFUSED ("id maps without a user namespace", s.ops[1].kind = WY_OP_USER_MAPS);
+  REFUSED ("a filter outside of the text area",
            (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 128, .text = { 8 } }));
   REFUSED ("a filter that is not aligned",
            (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP, .num = 8, .text = { 3 } }));
-  REFUSED ("a filter with a listener that goes nowhere",
-           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8 }, .slot = 1 }));
-  REFUSED ("a listener's text outside",
+  REFUSED ("a filter whose listener has no socket",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8 }, .handle = 1 }));
+  REFUSED ("a listener's state outside of the text area",
            (s.ops[1] = (struct wy_op){ .kind = WY_OP_SECCOMP_LISTEN, .num = 8, .text = { 8, 0, TEXT } }));
   REFUSED ("more groups than fit",
            (s.ops[1] = (struct wy_op){ .kind = WY_OP_IDS, .from = 1000, .text = { 8 } }));
-  REFUSED ("ids mapped through a slot that was not made",
-           (s.ops[0].flags = WY_IDMAP_SLOT, s.ops[0].from = 0));
-  REFUSED ("ids of no tree", (s.ops[1].flags = WY_IDMAP_SLOT, s.ops[1].from = 0));
+  REFUSED ("a scheduler whose size field is larger than its bytes",
+           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SCHEDULER, .num = 48, .text = { 0 } }));
+}
+
+/* WY_OP_ASIDE over operations that it does not take. */
+static void
+refuse_aside (void)
+{
   REFUSED ("nothing done aside",
            (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE }, s.ops[1].kind = WY_OP_LOOPBACK_UP));
   REFUSED ("the program executed aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 2 },
                                           s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
-  REFUSED ("more done aside than there is", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = ~0u },
-                                             s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
-  REFUSED ("what concerns no mounts done aside", (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 },
-                                                  s.ops[1] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
-  REFUSED ("aside behind the child's operations",
+  REFUSED ("more operations aside than there are",
+           (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = ~0u },
+            s.ops[1] = (struct wy_op){ .kind = WY_OP_PROPAGATION }));
+  REFUSED ("an operation aside that is not on mounts",
+           (s.ops[0] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 },
+            s.ops[1] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP }));
+  REFUSED ("aside after the child's operations",
            (s.ops[0] = (struct wy_op){ .kind = WY_OP_LOOPBACK_UP },
             s.ops[1] = (struct wy_op){ .kind = WY_OP_ASIDE, .num = 1 }));
-  REFUSED ("a scheduler that says it is larger",
-           (s.ops[1] = (struct wy_op){ .kind = WY_OP_SCHEDULER, .num = 48, .text = { 0 } }));
-  REFUSED ("an id range past the last id",
-           (s.plan.clone_flags = 0x10000000, s.plan.id_base = 0xffffff00u, s.plan.id_count = 65536));
+}
+
+int
+main (void)
+{
+  check_sizes ();
+  refuse_headers ();
+  refuse_operations ();
+  refuse_handles ();
+  refuse_contents ();
+  refuse_aside ();
   refuse_init_operations ();
   spoil_every_byte ();
   printf ("1..%d\n", count);

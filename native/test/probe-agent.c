@@ -1,6 +1,6 @@
-/* probe-agent.c - the verb that decides on other programs' system calls: a seccomp agent as the OCI runtime
- * spec has it. Outside of containers it listens, prints what it is told, and answers every call that
- * waits. */
+/* probe-agent.c - a verb that decides on other programs' system calls: a seccomp agent of the OCI runtime
+ * spec. It runs outside of containers, listens, prints the states it receives, and answers every waiting
+ * call. */
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <poll.h>
@@ -17,8 +17,7 @@
 
 #define STATE_SIZE (1u << 20)
 
-/* Print the text that comes over CONNECTION until its end. Return: the descriptor that came with it, or
- * -1. */
+/* Print the text received over CONNECTION up to its end. Return: the descriptor received with it, or -1. */
 static int
 receive_state (int connection)
 {
@@ -49,7 +48,7 @@ receive_state (int connection)
   return fd;
 }
 
-/* mkdir(2) fails with ENOMSG, everything else goes on; until nobody is left under the filter. */
+/* Fail mkdir(2) with ENOMSG and let everything else continue, until no process is left under the filter. */
 static void
 answer_calls (int listener)
 {

@@ -1,7 +1,7 @@
-/* probe-calls.c - system calls by name, each made once in the way that a program on the loose would make it.
+/* probe-calls.c - system calls by name, each made once as a hostile program would make it.
  *
- * Arguments are valid as far as they can be without harm, so that what answers is whoever refuses the
- * call and not its check of arguments: should one be let through, it changes nothing of the host.
+ * Arguments are valid as far as is harmless, so that the filter or a permission check answers, not the
+ * check of arguments. A call that is let through changes nothing on the host.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +39,7 @@
 
 static uint64_t zeros[32];
 
-/* The 32-bit system call table is another one and is not filtered by argument: getpid through it. */
+/* getpid through the 32-bit system call table, which filters by argument do not cover. */
 /* clang-format 14 and 19 disagree on inline assembly. */
 /* clang-format off */
 static long
@@ -71,7 +71,7 @@ perf_event (void)
   return syscall (SYS_perf_event_open, &perf, 0, -1, -1, 0);
 }
 
-/* Memory of the first process, by its pid. */
+/* Read memory of the first process. */
 static long
 other_memory (long number)
 {
@@ -106,14 +106,14 @@ raise_limit (void)
   return setrlimit (RLIMIT_NOFILE, &(struct rlimit){ 4096, 4096 });
 }
 
-/* Real-time scheduling, ahead of everybody on the host. */
+/* Real-time scheduling, ahead of all other processes on the host. */
 static long
 real_time (void)
 {
   return sched_setscheduler (0, SCHED_FIFO, &(struct sched_param){ .sched_priority = 1 });
 }
 
-/* A filter on a socket: compiled to machine code out of one budget that the whole host has
+/* A filter on a socket: compiled to machine code out of one budget of the whole host
  * (net.core.bpf_jit_limit). */
 static long
 attach (int option, long level)
@@ -137,7 +137,7 @@ pair (int family)
   return socketpair (family, SOCK_STREAM, 0, ends);
 }
 
-/* A filter of the function's own, out of the same budget. */
+/* A seccomp filter of the function, out of the same budget. */
 static long
 own_filter (long call, long operation, long mode)
 {
@@ -235,7 +235,7 @@ namespace_of (const char *path)
   C (af_vsock, socket (40, SOCK_STREAM, 0))                                                                  \
   C (af_packet, socket (17, SOCK_RAW, 0))                                                                    \
   C (af_alg_wide,                                                                                            \
-     syscall (SYS_socket, 1L << 32 | 38, SOCK_STREAM, 0)) /* the kernel looks at the lower half only */      \
+     syscall (SYS_socket, 1L << 32 | 38, SOCK_STREAM, 0)) /* the kernel reads the lower half only */         \
   C (af_vsock_wide, syscall (SYS_socket, 1L << 32 | 40, SOCK_STREAM, 0))                                     \
   C (af_inet_raw, socket (AF_INET, SOCK_RAW, IPPROTO_ICMP))                                                  \
   C (af_inet_sctp, socket (AF_INET, SOCK_STREAM, IPPROTO_SCTP))                                              \

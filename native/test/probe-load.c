@@ -1,8 +1,7 @@
-/* probe-load.c - verbs that use something up: memory, processes, files, time, and whatever else the kernel
- * counts.
+/* probe-load.c - verbs that exhaust memory, processes, files, time, and whatever else the kernel counts.
  *
- * Each ends by itself where a limit is an error (it prints how far it came, and the errno), and is
- * killed where the limit is memory. */
+ * Where a limit is an error the verb exits, after printing how far it came and the errno; where the limit
+ * is memory it is killed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <mqueue.h>
@@ -27,7 +26,7 @@
 
 #define STEP (1u << 20)
 
-/* fill PATH: write until it fails; prints how much went in and why it ended. */
+/* fill PATH: write until it fails; prints how much was written and the error. */
 static int
 do_fill (char **argv)
 {
@@ -113,7 +112,7 @@ do_open_files (char **argv)
   return 0;
 }
 
-/* flood FD BYTES: that much of "x" to the descriptor, without a newline. */
+/* flood FD BYTES: write BYTES times "x" to the descriptor, without a newline. */
 static int
 do_flood (char **argv)
 {
@@ -136,7 +135,7 @@ do_spin (char **argv)
   return 0;
 }
 
-/* drip BYTES: one at a time, each only when the one before has been read. */
+/* drip BYTES: write one byte at a time, each after the previous one was read. */
 static int
 do_drip (char **argv)
 {
@@ -151,7 +150,7 @@ do_drip (char **argv)
   return 0;
 }
 
-/* lease PATH MS: nobody else can open it until it is given back, or the kernel loses patience. */
+/* lease PATH MS: hold a lease: no other process can open PATH until it is released or breaks by timeout. */
 static int
 do_lease (char **argv)
 {
@@ -163,7 +162,7 @@ do_lease (char **argv)
   return do_sleep (argv + 1);
 }
 
-/* block-stdin: the pipe that our body is about to come through, filled by ourselves. */
+/* block-stdin: fill the pipe of the body ourselves. */
 static int
 do_block_stdin (char **argv)
 {
@@ -176,7 +175,7 @@ do_block_stdin (char **argv)
   return say (0);
 }
 
-/* fork-bomb: all processes that there can be, each making more for ever. */
+/* fork-bomb: create as many processes as possible, each creating more. */
 static int
 do_fork_bomb (char **argv)
 {
@@ -233,8 +232,8 @@ hoard_socket (void)
     continue;
 }
 
-/* Every other byte, so that no two locks are one; a few per file, because the kernel looks through all of a
- * file's. */
+/* Lock every other byte, so that locks do not merge; a few per file, because the kernel scans all locks of a
+ * file. */
 static void
 hoard_locks (void)
 {
@@ -249,7 +248,7 @@ hoard_locks (void)
       exit (say (-1));
 }
 
-/* hoard KIND: take memory in that guise until it is not given, or until the end. */
+/* hoard KIND: allocate memory of that kind until it fails or the process is killed. */
 static int
 do_hoard (char **argv)
 {
@@ -267,7 +266,7 @@ do_hoard (char **argv)
   return 64;
 }
 
-/* watch PATH: does anybody touch it before stdin ends? */
+/* watch PATH: report whether another process touches it before stdin ends. */
 static int
 do_watch (char **argv)
 {
@@ -317,7 +316,7 @@ count_signal (int number)
   return sigqueue (getpid (), SIGRTMIN, (union sigval){ 0 });
 }
 
-/* count KIND MAX: make them until one is refused. */
+/* count KIND MAX: create objects of KIND until one is refused. */
 static int
 do_count (char **argv)
 {

@@ -1,4 +1,4 @@
-/* probe-sockets.c - verbs that try to reach somebody: over the network, by a name, or by a key. */
+/* probe-sockets.c - verbs that try to reach other processes: over the network, by a name, or by a key. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -55,7 +55,7 @@ do_bind (char **argv)
   return say (bind (socket (AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&address, sizeof address));
 }
 
-/* fill-sockets PAIRS: bytes that loopback connections hold while nobody reads. */
+/* fill-sockets PAIRS: count the bytes that loopback connections hold unread. */
 static int
 do_fill_sockets (char **argv)
 {
@@ -111,8 +111,8 @@ do_send (char **argv)
       sendto (socket (AF_INET, SOCK_DGRAM, 0), "x", 1, 0, (struct sockaddr *)&address, sizeof address));
 }
 
-/* offer NAME PORT KEY MS: things that others could find, kept for that long: an abstract socket, a port, a
- * message queue and shared memory. */
+/* offer NAME PORT KEY MS: create things that others could find and keep them for MS: an abstract socket, a
+ * port, a message queue and shared memory. */
 static int
 do_offer (char **argv)
 {
@@ -132,7 +132,7 @@ do_offer (char **argv)
   return do_sleep (argv + 3);
 }
 
-/* find NAME PORT KEY: which of these are there */
+/* find NAME PORT KEY: print which of these exist */
 static int
 do_find (char **argv)
 {

@@ -1,4 +1,4 @@
-/* probe-stay.c - processes that do not want to go: what a container's end has to end. */
+/* probe-stay.c - processes that are hard to end; a container's end must end them all. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -10,7 +10,7 @@
 
 #include "probe.h"
 
-/* A grandchild that outlives the call: forks, lets the child sleep, ends itself. */
+/* A grandchild that outlives the call: fork, let the child sleep, exit. */
 static int
 do_leave_child (char **argv)
 {
@@ -40,7 +40,7 @@ stay_for_ever (void)
     pause ();
 }
 
-/* Gone from its parent, its session and its terminal, as a daemon is. */
+/* Detached from its parent, its session and its terminal, as a daemon. */
 static void
 stay_as_daemon (void)
 {
@@ -71,7 +71,7 @@ stay_stopped (void)
   stay_for_ever ();
 }
 
-/* The parent of a vfork sleeps in the kernel until its child lets go of the memory. */
+/* The parent of a vfork sleeps in the kernel until its child releases the memory. */
 static void
 stay_in_vfork (void)
 {
@@ -87,7 +87,7 @@ stay_busy (void)
     continue;
 }
 
-/* A child that nobody waits for, and its parent. */
+/* A zombie, and its parent. */
 static void
 stay_with_zombie (void)
 {
@@ -96,7 +96,7 @@ stay_with_zombie (void)
   stay_for_ever ();
 }
 
-/* stay HOW: one process of each kind; once all are in place the first one exits ("exit"), aborts ("crash"),
+/* stay HOW: one process of each kind; once all are running the first one exits ("exit"), aborts ("crash"),
  * or waits. */
 static int
 do_stay (char **argv)
@@ -119,7 +119,7 @@ do_stay (char **argv)
   return strcmp (argv[0], "exit") == 0 ? 3 : do_sleep ((char *[]){ "600000" });
 }
 
-/* deaf: the first process itself, with every signal ignored and blocked. */
+/* deaf: the first process, with every signal ignored and blocked. */
 static int
 do_deaf (char **argv)
 {
@@ -130,7 +130,7 @@ do_deaf (char **argv)
   return 0;
 }
 
-/* stopped: it asks to be stopped, which the first process of a pid namespace cannot do to itself. */
+/* stopped: stops itself, which the first process of a pid namespace cannot do. */
 static int
 do_stopped (char **argv)
 {

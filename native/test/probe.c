@@ -1,8 +1,8 @@
-/* probe.c - a container's whole root in one static program: verbs that look at, or try, one thing.
+/* probe.c - a container's whole root in one static program: each verb inspects or tries one thing.
  *
- * A test is a spec, one verb and the text that it should print.  A try prints "ok" or the name of
- * the errno, so that a test can say what exactly should have happened.  Here: what only looks, and
- * what ends; the other verbs are in probe-load.c, probe-sockets.c, probe-stay.c and probe-agent.c, the system
+ * A test is a spec, one verb and its expected output. A try prints "ok" or the name of the errno, so that
+ * a test can state the exact outcome. Here are verbs that inspect and verbs that
+ * exit; the others are in probe-load.c, probe-sockets.c, probe-stay.c and probe-agent.c, the system
  * calls that `try` makes in probe-calls.c.
  */
 #include <dirent.h>
@@ -112,7 +112,7 @@ do_caps (char **argv)
   return 0;
 }
 
-/* Each in a child of its own: a filter may answer with a signal. */
+/* Each in a separate child: a filter may answer with a signal. */
 static int
 do_try (char **argv)
 {
@@ -135,7 +135,8 @@ do_try (char **argv)
   return 0;
 }
 
-/* give-capabilities PATH: all of them, permitted and effective, to that program; run by the host's root. */
+/* give-capabilities PATH: give the program all capabilities, permitted and effective; run by the host's
+ * root. */
 static int
 do_give_capabilities (char **argv)
 {
@@ -144,7 +145,7 @@ do_give_capabilities (char **argv)
   return say (setxattr (argv[0], "security.capability", &all, sizeof all, 0));
 }
 
-/* opens PATH …: what opening each for writing says. */
+/* opens PATH …: print the result of opening each for writing. */
 static int
 do_opens (char **argv)
 {
@@ -168,7 +169,7 @@ do_kill (char **argv)
   return say (kill (getpid (), atoi (argv[0])));
 }
 
-/* die SIGNAL: in a child whose end becomes ours, since the first process of a pid namespace ignores
+/* die SIGNAL: in a child whose exit becomes ours, since the first process of a pid namespace ignores
  * signals that it has no handler for. */
 static int
 do_abort (char **argv)
@@ -218,7 +219,7 @@ do_cwd (char **argv)
   return getcwd (path, sizeof path) == NULL ? say (-1) : (puts (path), 0);
 }
 
-/* both: to stdout and stderr, then an exit code */
+/* both: write to stdout and stderr, then exit with a code */
 static int
 do_both (char **argv)
 {
@@ -276,7 +277,7 @@ int
 main (int argc, char **argv)
 {
   char byte;
-  /* then VERB …: not before stdin has ended, when whoever started us has done all that it does. */
+  /* then VERB …: run VERB after the end of stdin, when our starter is done. */
   if (argc > 2 && strcmp (argv[1], "then") == 0)
     {
       while (read (0, &byte, 1) > 0)

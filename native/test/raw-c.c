@@ -1,11 +1,10 @@
-/* raw-c.c - the reference of `make bench`: a container made by plain C with the same system calls.
+/* raw-c.c - the reference of `make bench`: a container started by plain C with the same system calls.
  *
- * What a hand-written program would do and nothing else: no plan, no checks, no Node, all in one
- * function's order.  Same namespaces, same mounts, same limits, same filter.  Prints one number per
- * line, microseconds from before the first system call to the exit collected.
+ * Only what a hand-written program would do: no plan, no checks, no Node. Same namespaces, same mounts, same
+ * limits, same filter. Prints one number per line, microseconds from before the first system call to the exit
+ * collected.
  *
- *   raw-c COUNT LAYER STAGE DEV SECCOMP-FILE ID-BASE TASKS-FILE...
- */
+ *   raw-c COUNT LAYER STAGE DEV SECCOMP-FILE ID-BASE TASKS-FILE... */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>

@@ -1,6 +1,6 @@
 /* start-test.c - a starter that is killed in the middle of a start leaves no program running.
- * Prints TAP; needs no privileges: the plan has no namespaces.  The child of wy_start is held up by two
- * fifos: at the first it says that it is there, at the second it waits until its starter is dead. */
+ * Prints TAP; needs no privileges: the plan has no namespaces. Two fifos hold up the child of wy_start: at
+ * the first it reports its arrival, at the second it waits until its starter is dead. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -30,7 +30,7 @@ struct sample
   char text[TEXT];
 };
 
-/* Write to the fifos "a" and "b" in FOLDER, ask for the signal, then run "echo ran". */
+/* Write to the fifos "a" and "b" in FOLDER, set the death signal, then run "echo ran". */
 static struct sample
 plan_in (int folder)
 {
@@ -40,20 +40,20 @@ plan_in (int folder)
                              .size = sizeof s,
                              .op_count = OPS,
                              .text_offset = offsetof (struct sample, text),
-                             .slot_count = 1,
+                             .handle_count = 1,
                              .cgroup_fd = -1,
                              .idmap_fd = -1,
                              .netns_fd = -1 };
   memcpy (s.text, "\0a\0b\0/bin/echo\0ran", 19);
-  s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .slot = 0, .num = (uint32_t)folder };
-  s.ops[1] = (struct wy_op){ .kind = WY_OP_WRITE, .slot = 0, .text = { 1, 1 } };
-  s.ops[2] = (struct wy_op){ .kind = WY_OP_WRITE, .slot = 0, .text = { 3, 3 } };
+  s.ops[0] = (struct wy_op){ .kind = WY_OP_FD, .handle = 0, .num = (uint32_t)folder };
+  s.ops[1] = (struct wy_op){ .kind = WY_OP_WRITE, .handle = 0, .text = { 1, 1 } };
+  s.ops[2] = (struct wy_op){ .kind = WY_OP_WRITE, .handle = 0, .text = { 3, 3 } };
   s.ops[3] = (struct wy_op){ .kind = WY_OP_PARENT_DEATH, .num = SIGKILL };
   s.ops[4] = (struct wy_op){ .kind = WY_OP_EXEC, .num = 1, .num2 = 2, .text = { 5, 5 } };
   return s;
 }
 
-/* Does not wait for a writer, as a writer waits for a reader. */
+/* Does not block until a writer opens it. */
 static int
 open_fifo (int folder, const char *name)
 {
@@ -72,7 +72,7 @@ be_starter (int folder, int output)
   _exit (0);
 }
 
-/* What the program of a start says whose starter is killed, if KILLED, before the last operations. */
+/* Read the output of a start whose starter is killed, if KILLED, before the last operations. */
 static ssize_t
 start_and_listen (int folder, int killed, char *said, size_t room)
 {

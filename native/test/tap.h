@@ -1,4 +1,4 @@
-/* tap.h - what a test program says, as TAP (testanything.org).  For one source file per program. */
+/* tap.h - output of a test program as TAP (testanything.org), for programs of one source file. */
 #ifndef TAP_H
 #define TAP_H
 
@@ -14,7 +14,7 @@ expect (int passed, const char *what)
   printf ("%s %d - %s\n", passed ? "ok" : "not ok", count, what);
 }
 
-/* The plan, behind all of it.  Return: the program's exit code. */
+/* Print the plan, after all results. Return: the program's exit code. */
 static int
 finish (void)
 {

@@ -1,7 +1,7 @@
-/* tar-fuzz.c - libFuzzer target for what reads strangers' layers: the first byte chooses a compression, the
- * rest is a layer. It is inflated, read as an archive and each entry's names are cleaned; nothing touches a
- * file. Both processes of the program are one here, and an end of the process is a jump back: this stands in
- * for stream.c's descriptor and for answer.c. */
+/* tar-fuzz.c - libFuzzer target for the reader of untrusted layers: the first byte chooses a compression, the
+ * rest is a layer. It is inflated, read as an archive and each entry's names are normalized; no file is
+ * touched. Both processes of wherry-unpack are one here, and exiting is a jump back: this file replaces
+ * stream.c's descriptor and answer.c. */
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +50,7 @@ wy_count_entry (struct wy_unpack *u)
   u->entries++;
 }
 
-/* What stream.c calls instead of read(2): odd sizes, so that its buffer's edge is everywhere. */
+/* Replaces read(2) in stream.c: odd sizes, so that the edge of its buffer can be anywhere. */
 ssize_t
 wy_fuzz_read (int fd, void *out, size_t len)
 {
@@ -63,7 +63,7 @@ wy_fuzz_read (int fd, void *out, size_t len)
   return (ssize_t)piece;
 }
 
-/* Fill ARCHIVE with what DATA inflates to. */
+/* Inflate DATA into ARCHIVE. */
 static void
 inflate (const uint8_t *data, size_t size)
 {
@@ -84,7 +84,7 @@ inflate (const uint8_t *data, size_t size)
   free (copy);
 }
 
-/* Mutation would hardly ever get past a checksum: make that of every block right that is not all zeros. */
+/* Mutations rarely pass a checksum: correct that of every non-zero block. */
 static void
 fix_checksums (void)
 {

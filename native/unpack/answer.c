@@ -1,9 +1,8 @@
-/* The one line that a process of wherry-unpack says, and its end.
+/* The one line that a process of wherry-unpack writes before it exits.
  *
- * A refusal can come from any depth, the directory is thrown away by the worker in every case but
- * "ok", and nothing outlives the process; so errors do not travel up, they end it.  Names come
- * from the archive: control characters are shown as \xNN so that a line stays one line.
- */
+ * An error can occur at any depth, the worker discards the directory in every case but "ok", and nothing
+ * outlives the process; so errors do not propagate, they exit. Names come from the archive: control
+ * characters are shown as \xNN so that a line stays one line. */
 
 #include "unpack.h"
 
@@ -15,17 +14,17 @@
 
 static const char *const verdict_words[] = { "ok", "system", "usage", "unsafe", "limit", "invalid" };
 
-/* Who reads what is said here, 0 when that is the worker. */
+/* The process that reads this process's answer; 0: the worker. */
 static pid_t reader;
 
-/* PID is the child that reads this process's answer, and must be seen to its end. */
+/* PID is the child that reads this process's answer and must be reaped. */
 void
 wy_answer_before (pid_t pid)
 {
   reader = pid;
 }
 
-/* The reader ends when there is no more to read or to feed; a zombie would be somebody else's. */
+/* The reader exits at the end of its input and output; reap it, so that no zombie is left. */
 wy_noreturn static void
 end (enum wy_verdict verdict)
 {
@@ -37,7 +36,7 @@ end (enum wy_verdict verdict)
   _exit ((int)verdict);
 }
 
-/* Say "ok ENTRIES BYTES DROPPED" and end. */
+/* Write "ok ENTRIES BYTES DROPPED" and exit. */
 wy_noreturn void
 wy_answer_ok (const struct wy_unpack *u)
 {
@@ -46,7 +45,7 @@ wy_answer_ok (const struct wy_unpack *u)
   end (WY_OK);
 }
 
-/* Say "VERDICT NAME: REASON" and end. */
+/* Write 'VERDICT "NAME" REASON' and exit. */
 wy_noreturn void
 wy_refuse (enum wy_verdict verdict, const char *name, const char *reason)
 {

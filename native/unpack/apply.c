@@ -1,10 +1,9 @@
-/* One entry of the archive becomes one thing in the layer.
+/* Creates one file in the layer for each entry of the archive.
  *
- * Order matters to the kernel: chown(2) clears set-user-ID bits and file capabilities, so owner first,
- * then mode, then attributes; times last because all of these change them.  Symlinks and fifos
- * take no attributes (the kernel allows none of those we keep).  Device nodes are left out: /dev in a
- * container is made by the runtime, and a node in a layer is only good for breaking out.
- */
+ * Order matters: chown(2) clears set-user-ID bits and file capabilities, so owner first, then mode, then
+ * attributes; times last because all of these change them. Symlinks and fifos have no attributes (the kernel
+ * allows none of those we keep). Device nodes are omitted: the runtime creates /dev in a container, and a
+ * node in a layer only helps to break out. */
 
 #include "unpack.h"
 
@@ -110,9 +109,8 @@ put_symlink (struct wy_unpack *u, int parent, const char *last)
   set_link_metadata (e, parent, last);
 }
 
-/* The target is resolved as strictly as the name. It may be a symlink, whose link is one more symlink:
- * linkat(2) does not follow it, and nothing is set through it afterwards, as in CVE-2021-32760; owner and
- * mode are the target's. */
+/* The target is resolved as strictly as the name. It may be a symlink: linkat(2) does not follow it, and no
+ * metadata is set through it afterwards, as in CVE-2021-32760; owner and mode are the target's. */
 static void
 put_hard_link (struct wy_unpack *u, int parent, const char *last)
 {
@@ -168,7 +166,7 @@ put_root (struct wy_unpack *u)
   wy_times_note (u, "", u->entry.mtime);
 }
 
-/* Put U's current entry into the layer. */
+/* Create U's current entry in the layer. */
 void
 wy_apply (struct wy_unpack *u)
 {

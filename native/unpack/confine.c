@@ -1,10 +1,8 @@
-/* Before the first byte of the archive is read, this process can reach nothing but the one directory.
+/* Confines this process to the one directory before it reads the first byte of the archive.
  *
- * openat2 already keeps every name inside; this is the second wall, for the bug that we do not know.
- * A mount namespace of its own whose only mount is the directory (pivot_root, then the old tree is let
- * go, so that no mount of the machine stays pinned while a large layer unpacks), five capabilities,
- * no way to get more.
- */
+ * openat2 already keeps every name inside; this is a second line of defence against unknown bugs: a mount
+ * namespace whose only mount is the directory (pivot_root, then the old tree is detached, so that no mount of
+ * the machine stays pinned while a large layer unpacks), five capabilities, and no way to gain more. */
 
 #include "unpack.h"
 
@@ -33,7 +31,7 @@ move_into (const char *dir)
   wy_pivot_into (dir);
 }
 
-/* Leave the machine behind; DIR becomes "/". */
+/* Make DIR "/" and drop everything else. */
 void
 wy_confine (const char *dir)
 {

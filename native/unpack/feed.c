@@ -1,14 +1,14 @@
-/* The other process: reads the packed layer, inflates it, hashes both, and feeds the plain archive to the one
- * that makes files.
+/* The feeding process: reads the packed layer, inflates it, hashes both, and feeds the plain archive to the
+ * process that creates files.
  *
- * Two processes because there are two cores, and because of who is believed. What makes files reads names,
- * headers and attributes that a stranger wrote; should that go wrong, it must not be able to say that the
- * layer had other digests than it had, or it could put its files under the name of somebody else's layer. So
- * only this process holds the worker's end of standard output, nobody may look into it (PR_SET_DUMPABLE; same
- * user, but without CAP_SYS_PTRACE), and it has no capability at all.
+ * Two processes use two cores, and separate what is trusted. The one that creates files parses untrusted
+ * names, headers and attributes; if it is taken over, it must not be able to report false digests, or it
+ * could store its files under the name of another layer. So only the feeding process holds the worker's end
+ * of standard output, it cannot be traced (PR_SET_DUMPABLE; same user, but without CAP_SYS_PTRACE), and it
+ * has no capabilities.
  *
- * Lines that it says: "at BYTES" now and then, and last "ok ENTRIES BYTES DROPPED DIGEST DIFFID" or a
- * refusal, its own or that of the other process, passed on. */
+ * It writes "at BYTES" now and then, and last "ok ENTRIES BYTES DROPPED DIGEST DIFFID" or a refusal, its own
+ * or the other process's. */
 
 #include "inflate.h"
 
@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #define PACKED_BYTES (256u * 1024u)
-/* What Linux lets anybody have (fs.pipe-max-size). */
+/* The default of fs.pipe-max-size. */
 #define PIPE_BYTES (1024 * 1024)
 #define SAID_EVERY_BYTES (8u * 1024u * 1024u)
 #define ANSWER_BYTES_MAX 2048u
@@ -41,10 +41,10 @@ struct feed
   unsigned char *buf;
   uint64_t packed, plain, said;
   int archive; /* pipe to the other process */
-  int answer;  /* and from it */
+  int answer;  /* pipe from it */
 };
 
-/* Return: false when the other process has closed its end. */
+/* Return: false if the other process has closed its end. */
 static bool
 feed_all (struct feed *f, const unsigned char *bytes, size_t len)
 {
@@ -138,7 +138,7 @@ refuse_packed (const struct feed *f)
   wy_refuse (WY_INVALID, "", reason);
 }
 
-/* Wait for input. Return: false when the other process has gone: a slow registry must not delay its
+/* Wait for input. Return: false if the other process has exited: a slow registry must not delay its
  * refusal. */
 static bool
 wait_for_input (const struct feed *f)
@@ -169,7 +169,8 @@ pass_everything (struct feed *f)
     }
 }
 
-/* The other process's line without its end. It may have been taken over: only printable text is passed on. */
+/* Read the other process's line, without its newline. That process may have been taken over: only printable
+ * text is passed on. */
 static void
 read_answer (const struct feed *f, char line[ANSWER_BYTES_MAX])
 {
@@ -209,7 +210,7 @@ feed (struct feed *f)
 {
   char line[ANSWER_BYTES_MAX];
   wy_drop_capabilities (0);
-  /* No configuration file: the root directory is the layer's by now. */
+  /* No configuration file: by now the root directory is the layer. */
   if (OPENSSL_init_crypto (OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1)
     wy_fail ("OPENSSL_init_crypto", "");
   f->packed_hash = begin_hash ();
@@ -230,11 +231,11 @@ make_pipe (int ends[2])
 {
   if (pipe2 (ends, O_CLOEXEC) < 0)
     wy_fail ("pipe2", "");
-  (void)fcntl (ends[1], F_SETPIPE_SZ, PIPE_BYTES); /* a wish */
+  (void)fcntl (ends[1], F_SETPIPE_SZ, PIPE_BYTES); /* best effort */
 }
 
-/* Start the feeding process. This one returns with the plain archive of COMPRESSION as its standard input,
- * and with a standard output that the other one reads. */
+/* Start the feeding process. Afterwards this process reads the plain archive of COMPRESSION on standard input
+ * and answers to the feeding process on standard output. */
 void
 wy_feed_start (const char *compression, const struct wy_limits *limits)
 {

@@ -1,9 +1,9 @@
-/* Packed bytes to plain ones: gzip (RFC 1952) by ISA-L, zstd (RFC 8878) by libzstd, or as they are.
+/* Decompression: gzip (RFC 1952) by ISA-L, zstd (RFC 8878) by libzstd, or none.
  *
- * Both formats may be several members one after the other (RFC 1952 2.2; parallel compressors and eStargz
- * write them), zstd also frames to be skipped. Zeros may follow the last gzip member, as with gzip(1);
- * anything else there is no gzip. Checksums of the formats are verified. Output comes in pieces of a buffer
- * that fits into a CPU's cache, because each piece is hashed and copied once more. */
+ * Both formats may consist of several members (RFC 1952 2.2; parallel compressors and eStargz write them),
+ * zstd also of skippable frames. Zeros may follow the last gzip member, as with gzip(1); anything else there
+ * is an error. The formats' checksums are verified. Output comes in pieces of a buffer that fits into a CPU's
+ * cache, because each piece is then hashed and copied. */
 
 #include "inflate.h"
 
@@ -12,14 +12,14 @@
 #include <string.h>
 #include <zstd.h>
 
-/* 2^27 = 128 MiB, what every reader of zstd allows (RFC 8878 asks for at least 8). */
+/* 2^27 = 128 MiB, what every reader of zstd allows (RFC 8878 requires at least 8). */
 #define ZSTD_WINDOW_BITS_MAX 27
 
 static const char *const names[] = { "none", "gzip", "zstd" };
 
 /* Prepare Z for COMPRESSION ("none", "gzip" or "zstd").
  *
- * Return: false when it is something else.
+ * Return: false for anything else.
  */
 bool
 wy_inflate_open (struct wy_inflate *z, const char *compression)
@@ -31,7 +31,7 @@ wy_inflate_open (struct wy_inflate *z, const char *compression)
     return false;
   if (z->kind == WY_PACKED_NONE)
     return true;
-  z->whole = false; /* nothing at all is no gzip and no zstd */
+  z->whole = false; /* empty input is neither gzip nor zstd */
   z->out = wy_alloc (WY_INFLATED_BYTES);
   if (z->kind == WY_PACKED_GZIP)
     {
@@ -47,7 +47,7 @@ wy_inflate_open (struct wy_inflate *z, const char *compression)
   return true;
 }
 
-/* Give back what wy_inflate_open took. */
+/* Free what wy_inflate_open allocated. */
 void
 wy_inflate_close (struct wy_inflate *z)
 {
@@ -56,7 +56,8 @@ wy_inflate_close (struct wy_inflate *z)
   ZSTD_freeDStream (z->zstd);
 }
 
-/* The next BYTES of the stream; they must stay until wy_inflate_take has had them. */
+/* Set the next LEN BYTES of the stream as input; they must stay valid until wy_inflate_take has consumed
+ * them. */
 void
 wy_inflate_give (struct wy_inflate *z, unsigned char *bytes, size_t len)
 {
@@ -70,7 +71,7 @@ only_zeros (const unsigned char *bytes, size_t len)
   return len == 0 || (bytes[0] == 0 && memcmp (bytes, bytes + 1, len - 1) == 0);
 }
 
-/* Between two members: is there another one?  Begins it. */
+/* Between two members: start the next one. Return: false if there is none. */
 static bool
 next_member (struct wy_inflate *z)
 {
@@ -122,8 +123,8 @@ take_zstd (struct wy_inflate *z)
   ZSTD_inBuffer in = { z->in, z->left, 0 };
   do
     {
-      /* A full buffer can hide that more is ready, so it is asked once more without input; that must not
-       * begin a frame. */
+      /* After a full buffer more output may be ready, so call again without input; that must not start a
+       * frame. */
       if (in.pos == in.size && (z->whole || !z->more))
         break;
       size_t result = ZSTD_decompressStream (z->zstd, &out, &in);
@@ -143,7 +144,7 @@ take_zstd (struct wy_inflate *z)
 
 /* The next plain bytes.
  *
- * Return: how many *OUT points at, good until the next call; 0 when more input is wanted, or Z->bad.
+ * Return: how many *OUT points at, valid until the next call; 0 if more input is needed or Z->bad.
  */
 size_t
 wy_inflate_take (struct wy_inflate *z, const unsigned char **out)

@@ -1,4 +1,4 @@
-/* The door of inflate.c. */
+/* Interface of inflate.c. */
 
 #ifndef WY_INFLATE_H
 #define WY_INFLATE_H
@@ -18,13 +18,13 @@ enum wy_packed
 struct wy_inflate
 {
   enum wy_packed kind;
-  unsigned char *in; /* what of the input was not taken yet */
+  unsigned char *in; /* input not consumed yet */
   size_t left;
   unsigned char *out;
-  bool bad;     /* this is not the format that it should be */
+  bool bad;     /* the input is not of this format */
   bool whole;   /* the stream may end here */
-  bool padding; /* gzip: zeros have begun, nothing else may come */
-  bool more;    /* zstd: there may be output without input */
+  bool padding; /* gzip: only zeros may follow */
+  bool more;    /* zstd: more output may be pending without input */
   struct inflate_state *gzip;
   struct ZSTD_DCtx_s *zstd;
 };

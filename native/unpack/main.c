@@ -3,17 +3,17 @@
  *   wherry-unpack DIR COMPRESSION STREAM_BYTES ENTRIES FILE_BYTES PATH_BYTES DEPTH PAX_BYTES RATIO
  *   RATIO_FREE_BYTES < layer
  *
- * A layer is a stranger's archive, unpacked by root. So this is a program of its own (the worker's event loop
- * stays free, and a hole here is not a hole there), in C (openat2, xattrs byte for byte), and it knows
- * nothing of registries and manifests: the worker keeps the directory only when the answer has the digest and
- * the diffID that those say.
+ * A layer is an untrusted archive, unpacked by root. So this is a separate program (the worker's event loop
+ * stays free, and a vulnerability here is not one of the worker), in C (openat2, xattrs byte for byte), and
+ * it does not verify digests: the worker keeps the directory only if the answer has the digest and the diffID
+ * of the manifest.
  *
- * Two processes: one inflates and hashes (feed.c, inflate.c), this one makes files of what comes from there.
+ * Two processes: one inflates and hashes (feed.c, inflate.c), this one creates files from its output.
  *
- * Reading order: confine.c (the walls), feed.c, tar.c and pax.c (bytes to entries), name.c and place.c (names
- * to places), apply.c and whiteout.c (entries to files), times.c, answer.c.
+ * Reading order: confine.c (confinement), feed.c, tar.c and pax.c (bytes to entries), name.c and place.c
+ * (names to places), apply.c and whiteout.c (entries to files), times.c, answer.c.
  *
- * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIGEST DIFFID", or a verdict and why
+ * Its last line on standard output is "ok ENTRIES BYTES DROPPED DIGEST DIFFID", or a verdict and the reason
  * (answer.c). */
 
 #include "unpack.h"
@@ -27,7 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Names need room for what a plain header can hold. */
+/* Enough for any name in a plain header. */
 #define PATH_BYTES_MIN 512u
 #define ARGUMENTS 11
 
@@ -68,7 +68,8 @@ int
 main (int argc, char **argv)
 {
   struct wy_unpack u = { 0 };
-  /* After kill -9 of the worker its successor removes what was unpacked; nobody may add to it then. */
+  /* After a kill -9 of the worker its successor removes the directory, so this process must not outlive the
+   * worker. */
   if (prctl (PR_SET_PDEATHSIG, SIGKILL) < 0)
     wy_fail ("prctl", "");
   if (argc != ARGUMENTS)
@@ -84,7 +85,7 @@ main (int argc, char **argv)
   while (wy_tar_next (&u))
     wy_apply (&u);
   wy_times_set (&u);
-  /* The parent renames the directory next; all of it must be on the disk before its name is. */
+  /* The parent renames the directory next; its contents must reach the disk before its new name does. */
   if (syncfs (u.root) < 0)
     wy_fail ("syncfs", argv[1]);
   wy_answer_ok (&u);

@@ -1,8 +1,7 @@
-/* Names as the archive writes them, brought into one form.
+/* Normalizes names of the archive.
  *
- * This is the only place that looks at the parts of a name, and it decides nothing about safety but one
- * thing: ".." is refused wherever it stands, so that a name cannot mean two places. Where a name leads is the
- * kernel's business (place.c). */
+ * This is the only code that parses a name, and it makes one decision about safety: ".." is refused anywhere,
+ * so that a name cannot mean two places. The kernel decides where a name leads (place.c). */
 
 #include "unpack.h"
 
@@ -18,7 +17,7 @@ check_part (const char *name, const char *part, size_t len)
     wy_refuse (WY_UNSAFE, name, "has \"..\" in its path");
 }
 
-/* Bring NAME into the form "a/b/c": no "/" at the ends, no empty parts, no "."; refuse "..".
+/* Normalize NAME to "a/b/c": no "/" at the ends, no empty parts, no "."; refuse "..".
  *
  * Return: the number of parts; 0 is the root itself.
  */

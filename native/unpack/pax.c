@@ -1,11 +1,10 @@
 /* pax extended headers (POSIX pax, "LENGTH KEY=VALUE\n") and the extended attributes in them.
  *
- * Attributes are kept byte for byte: a file capability is binary, and every tar library of npm
- * spoils it.  Which ones are kept is a policy of name spaces:
+ * Attributes are kept byte for byte: a file capability is binary, and every tar library of npm corrupts it.
+ * The name space decides which ones are kept:
  *   user.*, security.capability, system.posix_acl_*   set
  *   user.overlay.*, trusted.*                          refused: they steer overlayfs on this machine
- *   other security.* and foreign ones (com.apple.…)    left out: labels of the machine that built it
- */
+ *   other security.* and foreign ones (com.apple.…)    left out: labels of the machine that built it */
 
 #include "unpack.h"
 
@@ -22,7 +21,7 @@ struct record
   size_t key_len, value_len;
 };
 
-/* Decimal digits of TEXT up to STOP.  Return: false when there is something else. */
+/* Parse LEN decimal digits of TEXT. Return: false if there is anything else, or a number above MAX. */
 static bool
 parse_decimal (const char *text, size_t len, uint64_t max, uint64_t *out)
 {
@@ -37,7 +36,7 @@ parse_decimal (const char *text, size_t len, uint64_t max, uint64_t *out)
   return len > 0 && value <= max;
 }
 
-/* Take the record at *AT off the LEFT bytes there.  Return: false when none is left. */
+/* Take the next record off the *LEFT bytes at *AT. Return: false when none is left. */
 static bool
 next_record (const char **at, size_t *left, struct record *r)
 {
@@ -119,7 +118,7 @@ take_mtime (struct wy_entry *e, const struct record *r)
     }
 }
 
-/* Copy the attribute's name to NAME.  Return: false when it is left out. */
+/* Copy the attribute's name to NAME. Return: false if it is omitted. */
 static bool
 xattr_name (const struct wy_entry *e, const struct record *r, char name[WY_XATTR_NAME_MAX + 1])
 {
@@ -135,8 +134,8 @@ xattr_name (const struct wy_entry *e, const struct record *r, char name[WY_XATTR
          || strcmp (name, WY_ACCESS_ACL) == 0 || strcmp (name, WY_DEFAULT_ACL) == 0;
 }
 
-/* Put what the pax header says over what the ustar header said, but for names that a GNU header gave:
- * KEEP_NAME, KEEP_LINK. An empty value takes nothing back (POSIX: the header's stands). */
+/* Override fields of the ustar header with those of the pax header, except for names from a GNU header
+ * (KEEP_NAME, KEEP_LINK). An empty value overrides nothing (POSIX: the header's stands). */
 void
 wy_pax_apply (struct wy_unpack *u, bool keep_name, bool keep_link)
 {
@@ -171,7 +170,7 @@ wy_pax_apply (struct wy_unpack *u, bool keep_name, bool keep_link)
 
 /* Give the file behind FD the attributes of entry E.
  *
- * Return: is a default ACL among them, which the directory's children would inherit?
+ * Return: whether a default ACL is among them, which the directory's children would inherit.
  */
 bool
 wy_pax_set_xattrs (const struct wy_entry *e, int fd)

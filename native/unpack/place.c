@@ -1,14 +1,13 @@
 /* From a name in the archive to a place in the layer.
  *
- * Every name is resolved by the kernel, from the root's descriptor, with openat2(2) RESOLVE_BENEATH:
- * a path that would leave the root, by "..", by an absolute or by a climbing symlink, gets EXDEV
- * there and is refused here.  What follows works on that directory's descriptor and one last
- * component, so that no second resolution can come to another place.
+ * The kernel resolves every name from the root's descriptor with openat2(2) RESOLVE_BENEATH: a path that
+ * would leave the root, by "..", by an absolute or by a climbing symlink, fails with EXDEV and is refused
+ * here. Everything else uses that directory's descriptor and the last component, so that no second resolution
+ * can end elsewhere.
  *
- * Relative symlinks inside the layer are followed (a /lib -> usr/lib is normal), which lets a short
- * name reach deep: so the limits for depth and length hold for the true path, as getcwd(2) has it.
- * Otherwise trees could be built that nobody can remove by path.
- */
+ * Relative symlinks inside the layer are followed (a /lib -> usr/lib is normal), which lets a short name
+ * reach deep: so the limits of depth and length apply to the true path, from getcwd(2). Otherwise a layer
+ * could build trees that cannot be removed by path. */
 
 #include "unpack.h"
 
@@ -23,7 +22,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* openat2(2): EAGAIN when some rename or mount anywhere raced a ".."; the caller should try again. */
+/* openat2(2): EAGAIN after a race of ".." with any rename or mount; the caller should try again. */
 #define OPEN_TRIES_MAX 1000
 
 /* Count one more entry, or refuse. */
@@ -34,8 +33,8 @@ wy_count_entry (struct wy_unpack *u)
     wy_refuse (WY_LIMIT, "", "the layer has more entries than its limit");
 }
 
-/* FD is new, and may have the default ACL of the directory that it is in as its own; the archive names all
- * that it wants. acl(5): what is created in such a directory inherits. */
+/* Remove the ACLs that the new file FD inherited from the default ACL of its directory (acl(5)); the archive
+ * names all ACLs that it wants. */
 void
 wy_forget_inherited (const struct wy_unpack *u, int fd)
 {
@@ -83,7 +82,7 @@ refuse_path (const char *name)
     }
 }
 
-/* The true path of directory FD must keep the limits too. */
+/* Check the limits for the true path of directory FD. */
 static void
 check_depth (const struct wy_unpack *u, int fd, const char *name)
 {
@@ -102,8 +101,7 @@ check_depth (const struct wy_unpack *u, int fd, const char *name)
     wy_refuse (WY_LIMIT, name, "is nested deeper than its limit");
 }
 
-/* mkdirat(2), mode 0755 whatever the parent would hand down. Return: false when something is there
- * already. */
+/* mkdirat(2) with mode 0755, whatever the parent's ACL. Return: false if LAST already exists. */
 static bool
 make_new (const struct wy_unpack *u, int parent, const char *last)
 {
@@ -125,7 +123,8 @@ make_new (const struct wy_unpack *u, int parent, const char *last)
   return true;
 }
 
-/* Make directory LAST in PARENT unless it is one.  Something else there is in the way, unless REPLACE. */
+/* Create directory LAST in PARENT unless it exists. Anything else of that name is an error, or removed with
+ * REPLACE. */
 void
 wy_dir_make (struct wy_unpack *u, int parent, const char *last, bool replace)
 {
@@ -142,14 +141,14 @@ wy_dir_make (struct wy_unpack *u, int parent, const char *last, bool replace)
                "is below something that is not a directory");
   wy_remove (u, parent, last);
   (void)make_new (u, parent, last);
-  /* Deleted and made anew in one layer: nothing of the lower directory shows through. */
+  /* Deleted and recreated in one layer: nothing of the lower directory may show through. */
   if (whiteout)
     wy_opaque_set (parent, last, u->entry.name);
 }
 
-/* Open directory PATH ("" is the root), making what is missing of it, owned by root, mode 0755.
+/* Open directory PATH ("" is the root), creating missing parts, owned by root, mode 0755.
  *
- * Recursion is as deep as the path has parts.  Return: a descriptor.
+ * The recursion is as deep as the path has parts. Return: a descriptor.
  */
 static int
 open_or_make (struct wy_unpack *u, char *path)
@@ -176,9 +175,9 @@ open_or_make (struct wy_unpack *u, char *path)
   return fd;
 }
 
-/* The directory that entry NAME ("a/b/c", cleaned) goes into, made when missing; *LAST is "c".
+/* Open the directory of entry NAME ("a/b/c", normalized), creating it if missing; *LAST is "c".
  *
- * Return: a descriptor that stays U's own and is good until the next call.
+ * Return: a descriptor that U owns, valid until the next call.
  */
 int
 wy_place (struct wy_unpack *u, char *name, const char **last)
@@ -186,8 +185,8 @@ wy_place (struct wy_unpack *u, char *name, const char **last)
   char *slash = strrchr (name, '/');
   *last = slash == NULL ? name : slash + 1;
   size_t len = slash == NULL ? 0 : (size_t)(slash - name);
-  /* Entries of one directory follow each other: resolve it once.  Whatever replaces a part of this name is an
-   * entry of another directory, and then that one is kept here. */
+  /* Entries of one directory usually follow each other: resolve it once. An entry that replaces a part of
+   * this name is in another directory, which then takes this one's place. */
   if (u->parent >= 0 && strlen (u->parent_name) == len && memcmp (u->parent_name, name, len) == 0)
     return u->parent;
   if (u->parent >= 0)
@@ -203,7 +202,7 @@ wy_place (struct wy_unpack *u, char *name, const char **last)
   return u->parent;
 }
 
-/* The directory that NAME is in, which must be there.  Return: a descriptor for the caller to close. */
+/* Open the directory of NAME, which must exist. Return: a descriptor for the caller to close. */
 int
 wy_place_existing (struct wy_unpack *u, char *name, const char **last)
 {
@@ -219,7 +218,7 @@ wy_place_existing (struct wy_unpack *u, char *name, const char **last)
   return fd;
 }
 
-/* Depth is bounded by check_depth, so recursion and open descriptors are. */
+/* check_depth bounds the depth, and so recursion and open descriptors. */
 static void
 remove_tree (int parent, const char *last, const char *shown)
 {
@@ -244,7 +243,7 @@ remove_tree (int parent, const char *last, const char *shown)
     wy_fail ("rmdir", shown);
 }
 
-/* Remove LAST from PARENT, with all below it. */
+/* Remove LAST from PARENT, with everything below it. */
 void
 wy_remove (struct wy_unpack *u, int parent, const char *last)
 {

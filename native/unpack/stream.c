@@ -1,6 +1,5 @@
-/* Standard input as a bounded stream.  Knows nothing of archives; hands out pieces of its buffer so
- * that file contents are copied once, from the socket into the page cache.
- */
+/* Standard input as a bounded stream. Hands out pieces of its buffer, so that file contents are copied once,
+ * from the pipe into the page cache. */
 
 #include "unpack.h"
 
@@ -48,7 +47,7 @@ wy_stream_chunk (struct wy_stream *s, const unsigned char **out, uint64_t max)
   return len;
 }
 
-/* Return: LEN, or less when the stream ended before. */
+/* Return: LEN, or less if the stream ended before. */
 size_t
 wy_stream_read (struct wy_stream *s, void *out, size_t len)
 {
@@ -65,7 +64,7 @@ wy_stream_read (struct wy_stream *s, void *out, size_t len)
   return done;
 }
 
-/* Return: how many of LEN bytes were there to be skipped. */
+/* Return: how many of LEN bytes could be skipped. */
 uint64_t
 wy_stream_skip (struct wy_stream *s, uint64_t len)
 {

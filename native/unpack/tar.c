@@ -1,11 +1,11 @@
-/* The tar format: ustar, old V7, GNU long names and pax, as images have them.
+/* The tar format: ustar, old V7, GNU long names and pax, as images use it.
  *
- * Where dialects disagree this follows Go's archive/tar, because the tools that make, scan and check images
- * use it, and two readers that see two archives in the same bytes are a way to smuggle: headers of types
- * without contents have size 0 whatever they say, a GNU long name counts more than a pax path, a global pax
- * header is ignored, an archive may end without its two zero blocks, but one that is followed by more is
- * damaged. What readers understand differently and no tool writes is refused. Sparse files are refused:
- * nothing that makes layers writes them, and each dialect of them is its own way to lie about sizes. */
+ * Where dialects disagree this follows Go's archive/tar, because the tools that build, scan and check images
+ * use it, and two readers that see two archives in the same bytes are a way to smuggle files: headers of
+ * types without contents have size 0 whatever their size field, a GNU long name takes precedence over a pax
+ * path, a global pax header is ignored, an archive may end without its two zero blocks, but data after them
+ * is an error. What readers understand differently and no tool writes is refused. So are sparse files: no
+ * tool that creates layers writes them, and each of their dialects is another way to lie about sizes. */
 
 #include "unpack.h"
 
@@ -107,13 +107,13 @@ take_text (const unsigned char *field, size_t cap, char *out)
   out[len] = '\0';
 }
 
-/* NAME and prefix; 257 bytes at most, and main.c makes the buffer larger than that. */
+/* The name of H with its prefix: 257 bytes at most, which fit into the buffer (PATH_BYTES_MIN). */
 static void
 take_name (const struct header *h, char *out)
 {
   if (memcmp (h->magic, "ustar", 6) == 0)
     {
-      /* star keeps times at the end of the prefix, and says so in the last bytes. */
+      /* star stores times at the end of the prefix, and marks such headers in the last bytes. */
       bool star = memcmp (h->pad + 8, "tar", 4) == 0;
       take_text (h->prefix, star ? 131 : sizeof h->prefix, out);
       out += strlen (out);
@@ -174,7 +174,7 @@ read_header (struct wy_unpack *u, struct header *h)
     {
       if (wy_stream_read (&u->stream, h, BLOCK) == BLOCK && !is_zero (h))
         wy_refuse (WY_INVALID, "", "the archive goes on after its end");
-      /* What follows belongs to the stream's digest but not to the archive. */
+      /* The rest belongs to the stream's digest but not to the archive. */
       (void)wy_stream_skip (&u->stream, UINT64_MAX);
       return false;
     }
@@ -190,7 +190,7 @@ finish_data (struct wy_unpack *u)
 {
   uint64_t left = u->data_left + u->padding_left;
   if (wy_stream_skip (&u->stream, left) < left)
-    wy_refuse (WY_INVALID, u->entry.name, "is cut: the archive ends inside it");
+    wy_refuse (WY_INVALID, u->entry.name, "is truncated: the archive ends inside it");
   u->data_left = 0;
   u->padding_left = 0;
 }
@@ -205,7 +205,8 @@ settle_type (struct wy_entry *e)
     {
       e->type = '5'; /* V7 had no directories */
       if (e->size > 0)
-        wy_refuse (WY_INVALID, e->name, "is a directory to some and a file with contents to others");
+        wy_refuse (WY_INVALID, e->name,
+                   "is a directory with contents, which readers of tar understand differently");
     }
   if (e->type == 'S')
     wy_refuse (WY_INVALID, e->name, "is a sparse file; these are not supported");
@@ -221,7 +222,7 @@ padding_of (uint64_t size)
   return (unsigned)((BLOCK - size % BLOCK) % BLOCK);
 }
 
-/* Read up to the next entry and fill in U->entry.
+/* Read the next entry into U->entry.
  *
  * Return: false at the end of the archive.
  */
@@ -280,7 +281,7 @@ wy_tar_data (struct wy_unpack *u, const unsigned char **out)
 {
   size_t len = wy_stream_chunk (&u->stream, out, u->data_left);
   if (len == 0 && u->data_left > 0)
-    wy_refuse (WY_INVALID, u->entry.name, "is cut: the archive ends inside it");
+    wy_refuse (WY_INVALID, u->entry.name, "is truncated: the archive ends inside it");
   u->data_left -= len;
   return len;
 }

@@ -1,8 +1,7 @@
 /* Modification times of directories.
  *
- * Everything put into a directory changes its time, so these are noted while unpacking and set at the
- * end.  The notes are packed into one bounded buffer.  A directory that was replaced since is skipped.
- */
+ * Every new entry changes the time of its directory, so times are recorded while unpacking and set at the
+ * end. The records are in one bounded buffer. A directory that was replaced meanwhile is skipped. */
 
 #include "unpack.h"
 
@@ -16,7 +15,7 @@
 #define RECORDS_BYTES_MAX (64u * 1024u * 1024u)
 #define RECORDS_BYTES_START (64u * 1024u)
 
-/* Remember that directory PATH ("" is the root) has MTIME. */
+/* Record that directory PATH ("" is the root) has MTIME. */
 void
 wy_times_note (struct wy_unpack *u, const char *path, struct timespec mtime)
 {
@@ -40,7 +39,7 @@ wy_times_note (struct wy_unpack *u, const char *path, struct timespec mtime)
   t->len = need;
 }
 
-/* Set all that was noted. */
+/* Set all recorded times. */
 void
 wy_times_set (struct wy_unpack *u)
 {

@@ -1,4 +1,4 @@
-/* What the parts of wherry-unpack share.  See main.c for the whole picture. */
+/* Declarations shared by the parts of wherry-unpack; main.c gives the overview. */
 
 #ifndef WY_UNPACK_H
 #define WY_UNPACK_H
@@ -16,7 +16,7 @@
 #define WY_ACCESS_ACL "system.posix_acl_access"
 #define WY_DEFAULT_ACL "system.posix_acl_default"
 
-/* How it ended; also the exit code.  services/images/unpack.ts reads the word and knows this list. */
+/* The result, also the exit code. services/images/unpack.ts reads its word and has the same list. */
 enum wy_verdict
 {
   WY_OK = 0,
@@ -35,8 +35,8 @@ struct wy_limits
   uint64_t path_bytes;
   uint64_t depth;
   uint64_t pax_bytes;
-  uint64_t ratio;            /* plain bytes per packed byte, */
-  uint64_t ratio_free_bytes; /* counted beyond so many plain ones */
+  uint64_t ratio;            /* plain bytes per packed byte, applied */
+  uint64_t ratio_free_bytes; /* beyond so many plain bytes */
 };
 
 /* One entry of the archive with all its extension headers applied. */
@@ -78,12 +78,12 @@ struct wy_unpack
   struct wy_stream stream;
   struct wy_entry entry;
   uint64_t data_left;    /* bytes of the current entry still in the stream */
-  unsigned padding_left; /* and the zeros that fill its last block */
-  uint64_t entries;      /* headers read plus directories implied by them */
-  uint64_t dropped;      /* device nodes left out */
+  unsigned padding_left; /* zeros that fill its last block */
+  uint64_t entries;      /* headers read plus implied directories */
+  uint64_t dropped;      /* device nodes omitted */
   int root;
   int parent;        /* directory of the last entry, or -1 */
-  char *parent_name; /* its name as it was resolved */
+  char *parent_name; /* its name as resolved */
   struct wy_times times;
   bool default_acls; /* some directory has one */
 };

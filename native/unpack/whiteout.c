@@ -1,12 +1,11 @@
-/* Whiteouts: how a layer says that something of the layers below is gone (OCI image-spec, layer.md).
+/* Whiteouts: how a layer deletes files of lower layers (OCI image-spec, layer.md).
  *
- * The archive has marker files, overlayfs has its own signs: a character device 0:0 hides one name,
- * the attribute user.overlay.opaque=y hides all of a directory.  "user." because the overlay is
- * mounted with -o userxattr, in a user namespace, where trusted.* cannot be read.  A device 0:0 needs no
- * CAP_MKNOD since Linux 5.8, so this program has none and cannot make any other device.
+ * The archive has marker files, overlayfs has its own marks: a character device 0:0 hides one name, the
+ * attribute user.overlay.opaque=y hides the contents of a directory. "user." because the overlay is mounted
+ * with -o userxattr, in a user namespace, where trusted.* cannot be read. A device 0:0 needs no CAP_MKNOD
+ * since Linux 5.8, so this program has none and cannot make any other device.
  *
- * A marker speaks of lower layers only: what its own layer has under that name stays, before or after it.
- */
+ * A marker affects lower layers only: an entry of that name in its own layer stays, before or after it. */
 
 #include "unpack.h"
 
@@ -27,7 +26,7 @@ begins (const char *text, const char *prefix)
   return strncmp (text, prefix, strlen (prefix)) == 0;
 }
 
-/* Is LAST in PARENT overlayfs's sign for "deleted"? */
+/* Is LAST in PARENT overlayfs's mark for a deleted file? */
 bool
 wy_whiteout_is_node (int parent, const char *last)
 {
@@ -36,7 +35,7 @@ wy_whiteout_is_node (int parent, const char *last)
          && st.st_rdev == makedev (0, 0);
 }
 
-/* Hide what lower layers have in directory LAST of PARENT. */
+/* Hide the contents of lower layers in directory LAST of PARENT. */
 void
 wy_opaque_set (int parent, const char *last, const char *shown)
 {
@@ -48,8 +47,8 @@ wy_opaque_set (int parent, const char *last, const char *shown)
   close (fd);
 }
 
-/* Is the cleaned NAME inside a directory of aufs's own (".wh..wh.plnk/…")?  A directory with any other
- * marker's name is refused. */
+/* Is the normalized NAME inside a directory of aufs (".wh..wh.plnk/…")? A directory named like any other
+ * marker is refused. */
 bool
 wy_whiteout_below_special (const char *name)
 {
@@ -78,7 +77,7 @@ hide (struct wy_unpack *u, int parent, const char *target)
     wy_opaque_set (parent, target, u->entry.name);
 }
 
-/* If LAST is a marker, do what it says in PARENT.  Return: was it one? */
+/* If LAST is a marker, apply it in PARENT. Return: whether it was one. */
 bool
 wy_whiteout_apply (struct wy_unpack *u, int parent, const char *last)
 {
@@ -88,7 +87,7 @@ wy_whiteout_apply (struct wy_unpack *u, int parent, const char *last)
   if (strcmp (last, ".wh..wh..opq") == 0)
     wy_opaque_set (parent, ".", u->entry.name);
   else if (begins (target, PREFIX))
-    return true; /* aufs's own bookkeeping */
+    return true; /* bookkeeping of aufs */
   else if (*target == '\0' || strcmp (target, ".") == 0 || strcmp (target, "..") == 0)
     wy_refuse (WY_UNSAFE, u->entry.name, "is a whiteout of no name, or of \".\" or \"..\"");
   else

@@ -44,12 +44,12 @@ const NAMES = [
   'CAP_CHECKPOINT_RESTORE',
 ] as const
 
-/** Is NAME one that <linux/capability.h> has? */
+/** Whether <linux/capability.h> has NAME. */
 export const isCapability = (name: string): boolean => (NAMES as readonly string[]).includes(name)
 
 export const CAPABILITIES: readonly string[] = NAMES
 
-/** Those of NAMES that a process with the permitted set MASK can give away. */
+/** Those of NAMES that a process with the permitted set MASK can pass on. */
 export function withinMask(names: readonly string[], mask: bigint): readonly string[] {
   return names.filter((name) => (capabilityMask([name]) & mask) !== 0n)
 }

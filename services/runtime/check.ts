@@ -1,23 +1,23 @@
-// Is a runtime spec one that can be performed?  Every field that is wrong is named, by its path, before
-// anything is taken for the container.  Knows what the kernel and the plan's layout take; does not know
-// who wrote the spec: names and numbers in it may come from an image, which is a stranger's.
+// Checks a runtime spec against the limits of the kernel and of the plan's layout. Every wrong field is named
+// by its path before the container takes anything. Names and numbers may come from an image, so all of them
+// are untrusted.
 
 import { StartError, type Fault } from '../contract/errors.ts'
 import type { Mount, RuntimeSpec } from '../contract/runtime-spec.ts'
 import { isCapability } from './capability.ts'
-import { CLONE, RLIMIT } from './ops.ts'
+import { CLONE, RLIMIT } from './linux.ts'
 import { ID_COUNT } from './user.ts'
 
 /** WY_LIST_MAX in native/include/wherry.h. */
 const LIST_MAX = 4096
 export const LAYERS_MAX = 128
 const HOSTNAME_BYTES_MAX = 64
-/** NGROUPS_MAX of the kernel. */
+/** NGROUPS_MAX */
 const GROUPS_MAX = 65_536
 const CPU_PERIOD_MIN_US = 1000
 const CPU_PERIOD_MAX_US = 1_000_000
 const PIDS_MAX = 4_194_304
-/** What a message quotes of a name. */
+/** Characters of a name that a message quotes. */
 const QUOTED_MAX = 80
 const CAPABILITY_SETS = ['bounding', 'permitted', 'inheritable', 'effective', 'ambient'] as const
 const MOUNT_TYPES: readonly string[] = ['bind', 'proc', 'dev', 'scratch'] satisfies ReadonlyArray<
@@ -38,7 +38,7 @@ function checkNumbers(note: Note, values: Readonly<Record<string, number>>, min:
 }
 
 function checkTexts(note: Note, path: string, texts: readonly string[]): void {
-  if (texts.length > LIST_MAX) note(path, `has ${texts.length} items, at most ${LIST_MAX} are possible`)
+  if (texts.length > LIST_MAX) note(path, `has ${texts.length} items, the maximum is ${LIST_MAX}`)
   for (const [i, text] of texts.entries())
     if (text.includes('\0')) note(`${path}[${i}]`, 'contains a NUL character')
 }
@@ -53,7 +53,7 @@ function checkRlimits(note: Note, { rlimits }: RuntimeSpec['process']): void {
     const path = `process.rlimits[${i}]`
     if (!Object.hasOwn(RLIMIT, type)) note(`${path}.type`, `${quote(type)} is not a limit`)
     if (rlimits.findIndex((other) => other.type === type) !== i)
-      note(`${path}.type`, `${quote(type)} is there twice`)
+      note(`${path}.type`, `${quote(type)} is a duplicate`)
     checkNumbers(note, { [`${path}.soft`]: soft, [`${path}.hard`]: hard }, 0, Number.MAX_SAFE_INTEGER)
     if (soft > hard) note(`${path}.soft`, `${soft} is above hard, ${hard}`)
   }
@@ -93,7 +93,8 @@ function checkProcess(note: Note, process: RuntimeSpec['process']): void {
 
 function checkMount(note: Note, path: string, { destination, type, source, options }: Mount): void {
   checkPath(note, `${path}.destination`, destination)
-  if (!MOUNT_TYPES.includes(type)) note(`${path}.type`, `${quote(type)} is none of ${MOUNT_TYPES.join(', ')}`)
+  if (!MOUNT_TYPES.includes(type))
+    note(`${path}.type`, `${quote(type)} is not one of ${MOUNT_TYPES.join(', ')}`)
   if (type === 'bind') {
     checkPath(note, `${path}.source`, source ?? '')
     if (/^\/+(?:$|(?:proc|sys|dev)(?:\/|$))/.test(destination))
@@ -132,7 +133,7 @@ export function checkSpec(spec: RuntimeSpec): void {
   const { layers, scratchBytes, scratchInodes, writable } = spec.root
   checkProcess(note, process)
   if (layers.length < 1 || layers.length > LAYERS_MAX)
-    note('root.layers', `has ${layers.length} layers, 1 to ${LAYERS_MAX} can be stacked`)
+    note('root.layers', `has ${layers.length} layers; 1 to ${LAYERS_MAX} are possible`)
   for (const [i, layer] of layers.entries()) checkPath(note, `root.layers[${i}]`, layer)
   if (writable !== undefined) checkPath(note, 'root.writable', writable)
   checkNumbers(
@@ -151,7 +152,7 @@ export function checkSpec(spec: RuntimeSpec): void {
   checkLinux(note, linux)
   if (faults.length > 0)
     throw new StartError(
-      `the container cannot be made as asked: ${faults.map((fault) => `${fault.path}: ${fault.problem}`).join('; ')}`,
+      `invalid container: ${faults.map((fault) => `${fault.path}: ${fault.problem}`).join('; ')}`,
       'ERR_START',
     )
 }

@@ -10,9 +10,11 @@ import { RuntimeFull, StartError, SyscallError } from '../contract/errors.ts'
 import type { RuntimeSpec } from '../contract/runtime-spec.ts'
 import type { Cgroup } from './cgroup/driver.ts'
 import type { CgroupPool } from './cgroup/pool.ts'
+import type { HostFacts } from './host-facts.ts'
 import type { Native, StartedProcess } from './native.ts'
-import { buildPlan, explainFailure, type HostFacts } from './plan.ts'
+import { buildPlan } from './plan.ts'
 import type { Slot, Slots } from './slots.ts'
+import { explainFailure } from './start-failure.ts'
 
 export interface ContainerExit {
   readonly exitCode: number | undefined
@@ -40,8 +42,8 @@ export interface Container {
 
 export interface Runtime {
   /**
-   * Throws StartError when the image or function is the reason, RuntimeFull when no slot is free, SyscallError
-   * otherwise.
+   * Throws StartError when the image or function is the reason, RuntimeFull when no slot is free,
+   * SyscallError otherwise.
    */
   start(spec: RuntimeSpec): Container
   readonly running: number

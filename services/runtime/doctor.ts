@@ -1,6 +1,6 @@
-// What this kernel and this host must have for containers to run, or should have, asked one by one, each with
-// what to do when it is missing. Asks by doing (a namespace is made, an id-mapped mount is tried), because
-// version numbers and configuration files lie.
+// Checks what this kernel and host must or should have to run containers, each with a remedy. Where possible
+// it tries (creates a namespace, makes an id-mapped mount), because version numbers and configuration files
+// lie.
 
 import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { release } from 'node:os'
@@ -15,25 +15,24 @@ import { ID_COUNT } from './user.ts'
 
 export interface Finding {
   readonly name: string
-  /** warn: containers run, with less than they could have; fail: they do not. */
+  /** warn: containers run with restrictions; fail: they do not run. */
   readonly level: 'ok' | 'warn' | 'fail'
   readonly detail: string
-  /** What to do about it; empty when ok. */
+  /** What to do; empty when ok. */
   readonly remedy: string
 }
 
 const KERNEL_MIN = [5, 19] as const
 /**
- * The first whose cgroups remember how many processes there were at once: pids.peak, which the topmost one
- * does not have.
+ * The first with pids.peak, which the root cgroup does not have.
  */
 const KERNEL_PIDS_PEAK = [6, 1] as const
 const PROBE_ID_BASE = 16_777_216
-/** What a data folder without mapped ids means, said by doctor and by a worker's log. */
+/** What a data folder without id-mapped mounts means; for the doctor and a worker's log. */
 export const UNMAPPED =
-  'files of images belong to nobody inside containers and cannot be changed, and volumes cannot be written by them'
+  'inside containers files of images belong to the overflow user (65534) and cannot be changed, and volumes cannot be written'
 
-/** ASK throws, says what it found, or says what is less than it could be. */
+/** Runs ASK, which returns what it found or a warning, or throws. */
 function finding(name: string, remedy: string, ask: () => string | { warn: string }): Finding {
   try {
     const answer = ask()
@@ -72,7 +71,7 @@ function askCgroups(): string | { warn: string } {
   return host.lacking.length === 0 ? found : { warn: `${found}, without ${host.lacking.join(', ')}` }
 }
 
-/** A limit of memory is one of memory and swap together only where the kernel counts swap. */
+/** A memory limit covers swap only where the kernel counts swap. */
 function askSwap(): string | { warn: string } {
   const kib = Number(/^SwapTotal:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0)
   if (kib === 0) return 'none'
@@ -98,14 +97,14 @@ function askNamespace(make: () => number): string {
   return 'can be made'
 }
 
-/** The lowest folder above PATH that exists. */
+/** The nearest existing folder at or above PATH. */
 function nearestFolder(path: string): string {
   return existsSync(path) ? path : nearestFolder(dirname(path))
 }
 
 /**
- * The errno with which the file system of FOLDER, which exists, refuses to be mounted with mapped ids;
- * undefined when it does not.
+ * The errno with which the file system of the existing FOLDER refuses an id-mapped mount; undefined if it
+ * works.
  */
 export function refusesIdmap(native: Native, folder: string): string | undefined {
   const directory = join(folder, `.wherry-doctor-${process.pid}`)
@@ -120,13 +119,13 @@ export function refusesIdmap(native: Native, folder: string): string | undefined
 }
 
 function askIdmap(native: Native, dataDir: string): string | { warn: string } {
-  // The data folder itself may not be there yet: ask the file system that it will be on, leave nothing.
+  // The data folder may not exist yet: probe the file system that it will be on, and leave nothing.
   const errno = refusesIdmap(native, nearestFolder(dataDir))
   if (errno === undefined) return `works on the file system of ${dataDir}`
-  return { warn: `the file system of ${dataDir} cannot be mounted with mapped ids (${errno}): ${UNMAPPED}` }
+  return { warn: `the file system of ${dataDir} does not support id-mapped mounts (${errno}): ${UNMAPPED}` }
 }
 
-/** What a call can expect of its account, see Usage. */
+/** Which fields of a call's Usage this host provides. */
 function askAccount(dataDir: string): string {
   const host = findHostCgroups({ mayOffer: false })
   const disk = diskOf(nearestFolder(dataDir))
@@ -137,7 +136,7 @@ function askAccount(dataDir: string): string {
   return `CPU, throttling, memory peak, ${isKernelAtLeast(...KERNEL_PIDS_PEAK) ? 'processes peak, ' : ''}OOM kills, ${io === false ? 'no block io' : `block io of ${io}`}`
 }
 
-/** All findings about this host, in the order in which one would mend them. */
+/** All findings about this host, in the order in which to fix them. */
 export function probeKernel({ nativeDir, dataDir }: { nativeDir: string; dataDir: string }): Finding[] {
   const findings = [
     finding('kernel', 'use a kernel of 5.19 or later (Debian 12 has 6.1)', askKernel),

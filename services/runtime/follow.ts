@@ -1,7 +1,7 @@
-// Following a running container to its end: its pipes, its time, its caller.  The only place that reads and
-// writes a container's pipes, for function calls and build steps alike.  What the container wrote before its end
-// is read after it, within a bound: the pipe's own end may never come, because a program can hand its stdout to
-// another process through a socket (unix(7)).
+// Following a running container to its end: its pipes, its time, its caller. The only place that reads and
+// writes a container's pipes, for function calls and build steps alike. What the container wrote before its
+// end is read after it, within a bound: the pipe's own end may never come, because a program can hand its
+// stdout to another process through a socket (unix(7)).
 
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { Socket } from 'node:net'

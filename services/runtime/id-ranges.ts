@@ -1,10 +1,9 @@
-// Ranges of host ids that no two workers of one machine share, whatever their data folders.  A block of
-// ranges is held by a lock (flock(2)) on its file in one directory of the machine: the kernel gives it back
-// when its holder ends, however it ends.  What a dead worker's containers may still be (frozen ones outlive
-// it) is asked of the processes themselves: a block with somebody in it is left alone.
+// Ranges of host ids that no two workers of one machine share, whatever their data folders. A worker holds a
+// block of ranges by a lock (flock(2)) on the block's file in one directory of the machine, which the kernel
+// releases when the worker ends for any reason. Containers of a dead worker may still run (frozen ones
+// outlive it), so a block with a running process in it is not taken.
 //
-// Workers that see different /run directories (in containers with one of their own) cannot see each other
-// here.
+// Workers with different /run directories (in containers) cannot see each other's locks.
 
 import { closeSync, ftruncateSync, mkdirSync, readdirSync, readFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,14 +11,14 @@ import { Unsupported } from '../contract/errors.ts'
 import type { Native } from './native.ts'
 import { ID_COUNT } from './user.ts'
 
-/** Above the ids that a host and its /etc/subuid usually give out … */
+/** Above the ids that a host and its /etc/subuid usually assign … */
 const FIRST_BASE = 16_777_216
 /** … and below 2³¹, because some tools still read ids as signed numbers. */
 const BLOCKS = 500
 const RANGES_PER_BLOCK = 64
 const BLOCK_IDS = RANGES_PER_BLOCK * ID_COUNT
 
-/** Where all workers of this machine look, and nobody but root may. */
+/** Shared by all workers of this machine; accessible to root only. */
 const ID_LOCKS = '/run/wherry/ids'
 
 export interface IdRanges {
@@ -35,29 +34,29 @@ function inhabitedBlocks(): ReadonlySet<number> {
     if (!/^\d+$/.test(pid)) continue
     try {
       const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-      if (/^State:\tZ/m.test(status)) continue // dead, and only not collected yet
+      if (/^State:\tZ/m.test(status)) continue // dead but not reaped yet
       for (const [, ids] of status.matchAll(/^[UG]id:\t(.*)$/gm)) {
         for (const id of ids!.split('\t')) blocks.add(Math.floor((Number(id) - FIRST_BASE) / BLOCK_IDS))
       }
     } catch (err) {
-      if (!['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err // it ended while we looked
+      if (!['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err // it has ended meanwhile
     }
   }
   return blocks
 }
 
-/** The descriptor that holds block NUMBER; undefined when somebody else has it. */
+/** The descriptor that holds block NUMBER; undefined if it is taken. */
 function lockBlock(native: Native, directory: string, number: number): number | undefined {
   const fd = native.lockFile(join(directory, String(number)))
   if (fd === undefined) return undefined
   ftruncateSync(fd)
-  writeSync(fd, `${process.pid}\n`, 0) // for people who look; the lock is what counts
+  writeSync(fd, `${process.pid}\n`, 0) // for people; the lock is what counts
   return fd
 }
 
 /**
- * COUNT ranges of ids that are nobody else's, beginning to look at PREFERRED (any number). Throws Unsupported
- * when there are not so many.
+ * Claims COUNT free ranges of ids; the search starts at block PREFERRED (any number). Throws Unsupported when
+ * fewer are free.
  */
 export function claimIdRanges({
   native,

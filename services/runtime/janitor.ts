@@ -1,8 +1,8 @@
-// What a dead worker left behind.  Almost everything of a container vanishes with the process that
-// started it (namespaces, mounts, scratch space, id ranges are held by descriptors and by its
-// processes, which die with it); what stays are cgroup directories.  Each worker writes down in the
-// data folder which are its own, under a name that says which process it was; the next worker with
-// the same data folder removes those whose process is gone.  Nobody else's are ever touched.
+// Removes what a dead worker left behind. Almost everything of a container disappears with the process that
+// started it: namespaces, mounts, scratch space and id ranges are held by descriptors and by processes that
+// die with the worker. Only cgroup directories stay. Each worker registers its directories in the data
+// folder, under a name that identifies its process; the next worker with the same data folder removes those
+// whose process is gone, and no others.
 
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,12 +11,12 @@ import { isErrno, removeCgroup } from './cgroup/driver.ts'
 
 const INSTANCE = /^wherry-(\d{1,10})-(\d{1,20})$/
 const REGISTER = 'cgroups.json'
-/** ENODEV: somebody else removed the cgroup after its file was opened; two workers may sweep at once. */
+/** ENODEV: the cgroup was removed after its file was opened; two workers may sweep at once. */
 const NOT_THERE = ['ENOENT', 'ENODEV'] as const
 const KILL_ROUNDS_MAX = 50
 const KILL_PAUSE_MS = 10
 
-/** A name for this process that no later one will have (until the machine starts again). */
+/** A name for this process that no later one gets (until the next boot). */
 export function instanceName(): string {
   return `wherry-${process.pid}-${startTimeOf(process.pid)}`
 }
@@ -58,21 +58,21 @@ function killAll(cgroup: string): void {
     try {
       process.kill(pid, 'SIGKILL')
     } catch (err) {
-      if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err // it ended by itself
+      if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err // it has already ended
     }
   }
 }
 
-/** On v1 a frozen process does not even die of SIGKILL before it is thawed. */
+/** On v1 a frozen process does not die of SIGKILL until it is thawed. */
 function thaw(cgroup: string): void {
   try {
     writeFileSync(join(cgroup, 'freezer.state'), 'THAWED', { flag: 'r+' })
   } catch (err) {
-    if (!isErrno(err, ...NOT_THERE)) throw err // it is of another hierarchy
+    if (!isErrno(err, ...NOT_THERE)) throw err // it is in another hierarchy
   }
 }
 
-/** Kill what is still in CGROUP and remove it; false when that did not work in the time it may take. */
+/** Kills what is still in CGROUP and removes it; false if that did not work in time. */
 async function clear(cgroup: string): Promise<boolean> {
   for (let round = 0; round < KILL_ROUNDS_MAX; round++) {
     thaw(cgroup)
@@ -91,14 +91,14 @@ export interface Sweep {
   readonly stuck: readonly string[]
 }
 
-/** Remove what dead workers with this RUN_DIR left. */
+/** Removes what dead workers with this RUN_DIR left. */
 export async function sweepDead(runDir: string): Promise<Sweep> {
   let cgroups = 0
   const stuck: string[] = []
   const dead = listOrEmpty(runDir).filter((name) => INSTANCE.test(name) && !isAlive(name))
   for (const name of dead) {
     const roots = readRegister(join(runDir, name, REGISTER)).filter((path) => path.endsWith(`/${name}`))
-    // All of them first: what is frozen in one hierarchy cannot leave the others.
+    // All of them first: a process that is frozen in one hierarchy cannot leave the others.
     for (const root of roots) {
       for (const child of listOrEmpty(root)) {
         killAll(join(root, child))
@@ -118,8 +118,8 @@ export async function sweepDead(runDir: string): Promise<Sweep> {
 }
 
 /**
- * The roots in a register; none when it is missing or was cut off by a crash of the machine (then the cgroups
- * are gone too).
+ * The roots in a register; none if it is missing or truncated by a crash of the machine (which removed the
+ * cgroups, too).
  */
 function readRegister(path: string): string[] {
   try {
@@ -130,7 +130,7 @@ function readRegister(path: string): string[] {
   }
 }
 
-/** Make INSTANCE's folder in RUN_DIR and note its cgroup ROOTS there, before they are made. */
+/** Creates INSTANCE's folder in RUN_DIR and registers its cgroup ROOTS there, before they are created. */
 export function registerInstance(runDir: string, instance: string, roots: readonly string[]): void {
   const directory = join(runDir, instance)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
@@ -139,7 +139,7 @@ export function registerInstance(runDir: string, instance: string, roots: readon
   renameSync(draft, join(directory, REGISTER))
 }
 
-/** This worker ends in order: forget it. */
+/** Removes the register of a worker that ends in order. */
 export function forgetInstance(runDir: string, instance: string): void {
   rmSync(join(runDir, instance), { recursive: true, force: true })
 }

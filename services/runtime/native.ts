@@ -1,15 +1,14 @@
-// The only door to libwherry.so (and, for compiling filters, to libseccomp).  Numbers and bytes go
-// in; a child, an exit or a SyscallError comes out.  Calls are synchronous and short, on the main
-// thread: containers die with the thread that started them (prctl(2), PR_SET_PDEATHSIG).
+// The only door to libwherry.so. Numbers and bytes go in; a child, an exit or a SyscallError comes out. Calls
+// are synchronous and short, on the main thread: containers die with the thread that started them (prctl(2),
+// PR_SET_PDEATHSIG).
 
-import { existsSync } from 'node:fs'
 import { constants } from 'node:os'
-import { join } from 'node:path'
 import { getSystemErrorName } from 'node:util'
-import koffi, { type LibraryHandle, type TypeObject } from 'koffi'
-import { SyscallError, Unsupported } from '../contract/errors.ts'
-import { encodePlan, HEADER_BYTES, OP_BYTES } from './encode.ts'
-import { ABI, describeOp, type Plan } from './ops.ts'
+import { SyscallError } from '../contract/errors.ts'
+import { encodePlan } from './encode.ts'
+import { openLibrary, pollReadable, type Library } from './library.ts'
+import type { Plan } from './ops.ts'
+import { ABI, describeOp } from './wire.ts'
 
 export interface StartedProcess {
   readonly pid: number
@@ -21,7 +20,7 @@ export interface StartedProcess {
 }
 
 export interface Exit {
-  /** undefined when a signal ended it. */
+  /** undefined when a signal ended the process. */
   readonly exitCode: number | undefined
   /** Number of the signal, 0 for none. */
   readonly signal: number
@@ -29,9 +28,7 @@ export interface Exit {
   readonly systemUs: number
 }
 
-/**
- * Paths of small files, or pairs of a path and what to write there, as C wants them; made once, used often.
- */
+/** Paths of small files, or pairs of a path and its new content, encoded for C once and used often. */
 export interface FileList {
   readonly bytes: Uint8Array
   readonly paths: readonly string[]
@@ -49,62 +46,62 @@ export const filesToWrite = (pairs: ReadonlyArray<readonly [path: string, text: 
 
 export interface Native {
   readonly abi: number
-  /** Start PLAN's process; returns once its program runs.  Throws SyscallError naming the operation. */
+  /** Starts PLAN's process; returns once its program runs.  Throws SyscallError naming the operation. */
   start(plan: Plan, stdio: boolean): StartedProcess
   /** The exit behind PIDFD, undefined while it runs. */
   wait(pidfd: number): Exit | undefined
-  /** Send SIGNAL; false when the process is gone already. */
+  /** Sends SIGNAL; false when the process has already ended. */
   kill(pidfd: number, signal: number): boolean
   /**
-   * Give PID, just started, this oom_score_adj, once it shares memory with nobody; harmless when it has
-   * ended. Throws SyscallError.
+   * Sets the oom_score_adj of PID, which was just started and no longer shares its memory. Does nothing when
+   * it has ended. Throws SyscallError.
    */
   oomScore(pid: number, score: number): void
   newUserNamespace(base: number, count: number): number
   /** The same with lines of uid_map and gid_map (user_namespaces(7)). */
   newMappedNamespace(uidMap: string, gidMap: string): number
   newNetworkNamespace(): number
-  /** Did anything ever go over `lo` in it? */
+  /** Whether its `lo` has ever carried traffic. */
   networkNamespaceUsed(netns: number): boolean
-  /** Make DIR a place with the standard device nodes (null, zero …), for a container's /dev. */
+  /** Creates the standard device nodes (null, zero …) in DIR, for a container's /dev. */
   makeDevices(dir: string): void
   /** A descriptor that becomes readable when the v1 memory cgroup at DIR runs out of memory. */
   watchOom(dir: string): number
-  /** Does a tmpfs of this kernel keep user.* attributes? */
+  /** Whether a tmpfs of this kernel keeps user.* attributes. */
   tmpfsKeepsAttributes(): boolean
-  /** errno name that an id-mapped mount of PATH fails with; undefined when it works. */
+  /** The errno name with which an id-mapped mount of PATH fails; undefined when it works. */
   probeIdmap(path: string, userns: number): string | undefined
   /**
-   * Perform the host's half of PLAN and hand it to the wherry-init at the other end of SOCKET. Throws
+   * Performs the host's half of PLAN and sends the plan to the wherry-init at the other end of SOCKET. Throws
    * SyscallError naming the operation.
    */
   send(socket: number, plan: Plan): void
   /**
-   * Block until the wherry-init behind SOCKET waits ("waiting") or its end is closed, because it became its
-   * program or died ("closed"). Throws SyscallError naming which of the operations OP_NAMES failed.
+   * Blocks until the wherry-init at the other end of SOCKET waits ("waiting"), or its end is closed because
+   * it executed its program or died ("closed"). Throws SyscallError naming the failed one of OP_NAMES.
    */
   report(socket: number, opNames: readonly string[]): 'waiting' | 'closed'
   /** Two connected sockets. */
   socketPair(): readonly [number, number]
   listen(directory: string, name: string): number
   connect(directory: string, name: string): number
-  /** The descriptor that the other end of SOCKET sends; blocks until it does. */
+  /** Blocks until the other end of SOCKET sends a descriptor. */
   receiveDescriptor(socket: number): number
-  /** A sealed copy of the program at PATH, in memory. */
+  /** Copies the program at PATH into sealed memory; returns its descriptor. */
   sealedCopy(path: string): number
-  /** Attach PROGRAM (struct bpf_insn[]) to the v2 cgroup at DIRECTORY as its device filter. */
+  /** Attaches PROGRAM (struct bpf_insn[]) to the v2 cgroup at DIRECTORY as its device filter. */
   filterDevices(directory: string, program: Uint8Array): void
-  /** Write FILES, which exist, in order.  Throws SyscallError naming the first that fails. */
+  /** Writes FILES, which exist, in order.  Throws SyscallError naming the first that fails. */
   writeFiles(files: FileList): void
-  /** What is in FILES, each at most some KiB.  Throws SyscallError naming the first that fails. */
+  /** The contents of FILES, some KiB each at most.  Throws SyscallError naming the first that fails. */
   readFiles(files: FileList): string[]
-  /** A descriptor that locks the file at PATH as long as it is open; undefined when somebody else has it. */
+  /** A descriptor that locks the file at PATH while it is open; undefined when it is locked already. */
   lockFile(path: string): number | undefined
-  /** Call LISTENER once each time FD becomes readable; the function returned ends that. */
+  /** Calls LISTENER once each time FD becomes readable, until the returned function is called. */
   onReadable(fd: number, listener: () => void): () => void
 }
 
-/** getSystemErrorName knows what libuv maps; anything else keeps its number. */
+/** getSystemErrorName knows the codes that libuv maps; any other keeps its number. */
 function errnoName(code: number): string {
   try {
     return getSystemErrorName(-code)
@@ -113,37 +110,21 @@ function errnoName(code: number): string {
   }
 }
 
-function loadLibrary(nativeDir: string): LibraryHandle {
-  const path = join(nativeDir, 'libwherry.so')
-  if (!existsSync(path))
-    throw new Unsupported(`${path} is not there; run "make native" (or "make setup" once)`)
-  return koffi.load(path)
-}
-
-/** Two mirrors of one layout drift silently; compare them once, loudly. */
-function checkLayout(lib: LibraryHandle, types: readonly unknown[]): void {
-  const sizeOf = lib.func('uint64_t wy_sizeof(uint32_t what)')
-  const ours = [HEADER_BYTES, OP_BYTES, ...types.map((type) => koffi.sizeof(type as TypeObject))]
-  const theirs = ours.map((_, i) => Number(sizeOf(i)))
-  if (Number(lib.func('uint32_t wy_abi()')()) !== ABI || ours.some((size, i) => size !== theirs[i])) {
-    throw new Unsupported(
-      `libwherry.so does not fit this version (layouts ${theirs.join(',')}, wanted ${ours.join(',')}); run "make native"`,
-    )
-  }
-}
-
-/** RESULT of a call that gives a descriptor (or 0) or -errno. */
+/** RESULT of a call that returns a descriptor, or 0, or -errno. */
 function descriptor(result: number, op: string): number {
   if (result >= 0) return result
   const errno = errnoName(-result)
   throw new SyscallError(`${op}: ${errno}`, { errno, syscall: op, op })
 }
 
+/** struct wy_error */
 interface WyError {
   readonly code: number
   readonly op: number
   readonly call: string
 }
+
+const noError = (): WyError => ({ code: 0, op: 0, call: '' })
 
 /** ERR of the operation OP as an error that names it. */
 function opError(op: string, err: WyError): SyscallError {
@@ -153,110 +134,30 @@ function opError(op: string, err: WyError): SyscallError {
 
 const planError = (plan: Plan, err: WyError): SyscallError => opError(describeOp(plan.ops[err.op]), err)
 
-/**
- * What one readFiles may give: a cgroup's files hold some hundred bytes each, those of block devices a line
- * per device.
- */
-const FILES_BYTES_MAX = 65_536
-
-/** RESULT of a call on FILES that names in FAILED the one that went wrong. */
-function fileResult(result: number, files: FileList, failed: Uint32Array): number {
-  return descriptor(result, files.paths[failed[0]!] ?? 'a list of files')
-}
-
-/** Open the library in NATIVE_DIR.  Throws Unsupported when it is missing or of another version. */
-export function openNative(nativeDir: string): Native {
-  const lib = loadLibrary(nativeDir)
-  const child = koffi.struct({
-    pid: 'int32',
-    pidfd: 'int32',
-    stdin: 'int32',
-    stdout: 'int32',
-    stderr: 'int32',
-  })
-  const error = koffi.struct({ code: 'int32', op: 'int32', call: koffi.array('char', 24, 'String') })
-  const exit = koffi.struct({
-    exited: 'int32',
-    exitCode: 'int32',
-    signal: 'int32',
-    reserved: 'int32',
-    userUs: 'uint64',
-    systemUs: 'uint64',
-  })
-  checkLayout(lib, [child, error, exit])
-  const out = (type: TypeObject) => koffi.out(koffi.pointer(type))
-  const wyStart = lib.func('wy_start', 'int', [
-    'const uint8_t *',
-    'uint64_t',
-    'int32_t',
-    out(child),
-    out(error),
-  ])
-  const wyWait = lib.func('wy_wait', 'int', ['int32_t', out(exit)])
-  const wyKill = lib.func('int wy_kill(int32_t pidfd, int32_t signal)')
-  const wyOomScore = lib.func('int wy_oom_score(int32_t pid, const char *text, uint64_t len)')
-  const wyUserns = lib.func('int wy_userns_new(const char *uid_map, const char *gid_map)')
-  const wyNetns = lib.func('int wy_netns_new()')
-  const wyNetnsUsed = lib.func('int wy_netns_used(int32_t netns)')
-  const wyDevices = lib.func('int wy_devices_make(const char *dir)')
-  const wyOomEvent = lib.func('int wy_oom_event(const char *dir)')
-  const wySend = lib.func('wy_send', 'int', ['int32_t', 'const uint8_t *', 'uint64_t', out(error)])
-  const wyReport = lib.func('wy_report', 'int', ['int32_t', out(error)])
-  const wyPair = lib.func('int wy_pair(_Out_ int32_t *ends)')
-  const wyListen = lib.func('int wy_listen(const char *dir, const char *name)')
-  const wyConnect = lib.func('int wy_connect(const char *dir, const char *name)')
-  const wyReceiveFd = lib.func('int wy_receive_fd(int32_t socket)')
-  const wySealedCopy = lib.func('int wy_sealed_copy(const char *path)')
-  const wyDeviceFilter = lib.func('wy_device_filter', 'int', ['const char *', 'const uint8_t *', 'uint32_t'])
-  const wyWriteFiles = lib.func('wy_write_files', 'int', ['const uint8_t *', 'uint32_t', 'uint32_t *'])
-  const wyReadFiles = lib.func('wy_read_files', 'int', [
-    'const uint8_t *',
-    'uint32_t',
-    'uint8_t *',
-    'uint32_t',
-    'uint32_t *',
-  ])
-  const fileTexts = Buffer.allocUnsafeSlow(FILES_BYTES_MAX)
-  const failedFile = new Uint32Array(1)
-  const wyLockFile = lib.func('int wy_lock_file(const char *path)')
-  const wyTmpfsProbe = lib.func('int wy_tmpfs_probe()')
-  const wyIdmapProbe = lib.func('int wy_idmap_probe(const char *path, int32_t userns)')
-
+/** Starting processes, directly or through a wherry-init, and collecting their exits. */
+function processCalls(lib: Library) {
   return {
-    abi: ABI,
     start(plan, stdio) {
       const bytes = encodePlan(plan)
       const started = { pid: 0, pidfd: -1, stdin: -1, stdout: -1, stderr: -1 }
-      const err = { code: 0, op: 0, call: '' }
-      if (wyStart(bytes, bytes.length, stdio ? 1 : 0, started, err) === 0) return started
+      const err = noError()
+      if (lib.start(bytes, bytes.length, stdio ? 1 : 0, started, err) === 0) return started
       throw planError(plan, err)
     },
     send(socket, plan) {
       const bytes = encodePlan(plan)
-      const err = { code: 0, op: 0, call: '' }
-      if (wySend(socket, bytes, bytes.length, err) !== 0) throw planError(plan, err)
+      const err = noError()
+      if (lib.send(socket, bytes, bytes.length, err) !== 0) throw planError(plan, err)
     },
     report(socket, opNames) {
-      const err = { code: 0, op: 0, call: '' }
-      const result: number = wyReport(socket, err)
+      const err = noError()
+      const result: number = lib.report(socket, err)
       if (result < 0) throw opError(opNames[err.op] ?? 'start', err)
       return result === 1 ? 'waiting' : 'closed'
     },
-    socketPair() {
-      const ends = new Int32Array(2)
-      descriptor(Number(wyPair(ends)), 'socketpair')
-      return [ends[0]!, ends[1]!]
-    },
-    listen: (directory, name) => descriptor(wyListen(directory, name), `listen on ${name}`),
-    connect: (directory, name) => descriptor(wyConnect(directory, name), `connect to ${name}`),
-    receiveDescriptor: (socket) => descriptor(wyReceiveFd(socket), 'receive a descriptor'),
-    sealedCopy: (path) => descriptor(wySealedCopy(path), `copy ${path} into memory`),
-    filterDevices(directory, program) {
-      descriptor(wyDeviceFilter(directory, program, program.length), 'device filter')
-    },
     wait(pidfd) {
       const seen = { exited: 0, exitCode: 0, signal: 0, reserved: 0, userUs: 0, systemUs: 0 }
-      descriptor(Number(wyWait(pidfd, seen)), 'waitid')
+      descriptor(Number(lib.wait(pidfd, seen)), 'waitid')
       if (seen.exited === 0) return undefined
       return {
         exitCode: seen.exitCode < 0 ? undefined : seen.exitCode,
@@ -265,58 +166,90 @@ export function openNative(nativeDir: string): Native {
         systemUs: Number(seen.systemUs),
       }
     },
-    kill: (pidfd, signal) => wyKill(pidfd, signal) === 0,
+    kill: (pidfd, signal) => lib.kill(pidfd, signal) === 0,
     oomScore(pid, score) {
-      descriptor(wyOomScore(pid, String(score), String(score).length), 'oom score')
+      descriptor(lib.oomScore(pid, String(score), String(score).length), 'oom score')
     },
-    newUserNamespace: (base, count) =>
-      descriptor(wyUserns(`0 ${base} ${count}`, `0 ${base} ${count}`), 'user namespace'),
-    newMappedNamespace: (uidMap, gidMap) => descriptor(wyUserns(uidMap, gidMap), 'user namespace'),
-    newNetworkNamespace: () => descriptor(wyNetns(), 'network namespace'),
-    networkNamespaceUsed: (netns) => descriptor(wyNetnsUsed(netns), 'network namespace') === 1,
+  } satisfies Partial<Native>
+}
+
+/** What a container takes from the host, and what this kernel can do. */
+function hostCalls(lib: Library) {
+  return {
+    newUserNamespace(base, count) {
+      const map = `0 ${base} ${count}`
+      return descriptor(lib.newUserNamespace(map, map), 'user namespace')
+    },
+    newMappedNamespace: (uidMap, gidMap) =>
+      descriptor(lib.newUserNamespace(uidMap, gidMap), 'user namespace'),
+    newNetworkNamespace: () => descriptor(lib.newNetworkNamespace(), 'network namespace'),
+    networkNamespaceUsed: (netns) => descriptor(lib.networkNamespaceUsed(netns), 'network namespace') === 1,
     makeDevices(dir) {
-      descriptor(wyDevices(dir), 'device nodes')
+      descriptor(lib.makeDevices(dir), 'device nodes')
     },
-    watchOom: (dir) => descriptor(wyOomEvent(dir), 'memory events'),
+    watchOom: (dir) => descriptor(lib.oomEvent(dir), 'memory events'),
+    filterDevices(directory, program) {
+      descriptor(lib.deviceFilter(directory, program, program.length), 'device filter')
+    },
     tmpfsKeepsAttributes() {
-      const result: number = wyTmpfsProbe()
+      const result: number = lib.probeTmpfs()
       return result !== -constants.errno.EOPNOTSUPP && descriptor(result, 'attributes of a tmpfs') === 0
     },
     probeIdmap(path, userns) {
-      const result: number = wyIdmapProbe(path, userns)
+      const result: number = lib.probeIdmap(path, userns)
       return result === 0 ? undefined : errnoName(-result)
     },
+  } satisfies Partial<Native>
+}
+
+function socketCalls(lib: Library) {
+  return {
+    socketPair() {
+      const ends = new Int32Array(2)
+      descriptor(Number(lib.pair(ends)), 'socketpair')
+      return [ends[0]!, ends[1]!]
+    },
+    listen: (directory, name) => descriptor(lib.listen(directory, name), `listen on ${name}`),
+    connect: (directory, name) => descriptor(lib.connect(directory, name), `connect to ${name}`),
+    receiveDescriptor: (socket) => descriptor(lib.receiveFd(socket), 'receive a descriptor'),
+  } satisfies Partial<Native>
+}
+
+/** Bytes that one readFiles may return: cgroup files hold some hundred bytes, or a line per block device. */
+const FILES_BYTES_MAX = 65_536
+
+function fileCalls(lib: Library) {
+  const contents = Buffer.allocUnsafeSlow(FILES_BYTES_MAX)
+  const failed = new Uint32Array(1)
+  /** RESULT of a call on FILES, which left in `failed` the index of the file that failed. */
+  const checked = (result: number, { paths }: FileList): number =>
+    descriptor(result, paths[failed[0]!] ?? 'a list of files')
+  return {
+    sealedCopy: (path) => descriptor(lib.sealedCopy(path), `copy ${path} into memory`),
     writeFiles(files) {
-      fileResult(Number(wyWriteFiles(files.bytes, files.bytes.length, failedFile)), files, failedFile)
+      checked(Number(lib.writeFiles(files.bytes, files.bytes.length, failed)), files)
     },
     readFiles(files) {
-      const size = fileResult(
-        Number(wyReadFiles(files.bytes, files.bytes.length, fileTexts, FILES_BYTES_MAX, failedFile)),
-        files,
-        failedFile,
-      )
-      return fileTexts.toString('latin1', 0, size - 1).split('\0')
+      const { bytes } = files
+      const result = Number(lib.readFiles(bytes, bytes.length, contents, FILES_BYTES_MAX, failed))
+      return contents.toString('latin1', 0, checked(result, files) - 1).split('\0')
     },
     lockFile(path) {
-      const result: number = wyLockFile(path)
+      const result: number = lib.lockFile(path)
       return result === -constants.errno.EAGAIN ? undefined : descriptor(result, `lock ${path}`)
     },
-    onReadable(fd, listener) {
-      // koffi calls back with a bare function call: no promise that the listener settles would be continued
-      // until something else wakes the event loop. An immediate runs in the same turn, as a callback of
-      // Node's.
-      let immediate: NodeJS.Immediate | undefined
-      const handle = koffi.node.poll(fd, { readable: true, writable: false, disconnect: false }, () => {
-        immediate ??= setImmediate(run)
-      })
-      function run(): void {
-        immediate = undefined
-        listener()
-      }
-      return () => {
-        clearImmediate(immediate)
-        handle.close()
-      }
-    },
+  } satisfies Partial<Native>
+}
+
+/** Opens the library in NATIVE_DIR.  Throws Unsupported when it is missing or of another version. */
+export function openNative(nativeDir: string): Native {
+  const lib = openLibrary(nativeDir)
+  return {
+    abi: ABI,
+    ...processCalls(lib),
+    ...hostCalls(lib),
+    ...socketCalls(lib),
+    ...fileCalls(lib),
+    onReadable: pollReadable,
   }
 }

@@ -1,5 +1,5 @@
-// Puts the parts of this room together for a process that runs containers: sweep what a dead
-// predecessor left, find the cgroups, make the device directory, compile the filter, open slots, try.
+// Opens the runtime for a process that runs containers: sweep what a dead predecessor left, find the cgroups,
+// create the device directory, compile the filter, open slots, start a trial container.
 
 import { mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -22,14 +22,14 @@ import { tryContainer } from './trial.ts'
 export interface RuntimeOptions {
   readonly nativeDir: string
   readonly dataDir: string
-  /** Containers that may live at once. */
+  /** Containers at once. */
   readonly slots: number
-  /** Which system calls containers may make. */
+  /** System calls that containers may make. */
   readonly seccomp?: readonly SyscallRule[]
   readonly log: Log
 }
 
-/** Which of the paths that containers may not see or write this kernel has. */
+/** The masked and read-only paths that this kernel has. */
 function findProcPaths(): Map<string, 'file' | 'directory'> {
   const found = new Map<string, 'file' | 'directory'>()
   for (const path of [...MASKED_PATHS, ...READONLY_PATHS]) {
@@ -39,7 +39,7 @@ function findProcPaths(): Map<string, 'file' | 'directory'> {
   return found
 }
 
-/** A number that differs from data folder to data folder, as a rule. */
+/** A number that usually differs between data folders. */
 function hashOf(dataDir: string): number {
   return [...dataDir].reduce((hash, character) => (hash * 31 + character.codePointAt(0)!) >>> 0, 7)
 }
@@ -63,13 +63,13 @@ export async function openRuntime({
   for (const directory of [devRoot, stageDir, emptyDir])
     mkdirSync(directory, { recursive: true, mode: 0o711 })
   const sweep = await sweepDead(runDir)
-  if (sweep.instances > 0) log.warn(sweep, 'removed what workers that died had left')
+  if (sweep.instances > 0) log.warn(sweep, 'removed leftovers of dead workers')
   const native = openNative(nativeDir)
   const unmapped = refusesIdmap(native, runDir)
   if (unmapped !== undefined)
     log.warn(
       { errno: unmapped, dataDir },
-      `the data folder's file system cannot be mounted with mapped ids: ${UNMAPPED}`,
+      `the data folder's file system does not support id-mapped mounts: ${UNMAPPED}`,
     )
   const instance = instanceName()
   const host = {
@@ -100,7 +100,10 @@ export async function openRuntime({
     forgetInstance(runDir, instance)
     throw err
   }
-  const cgroups = createCgroupPool({ driver, onLeak: (what) => log.error({ what }, 'left behind') })
+  const cgroups = createCgroupPool({
+    driver,
+    onLeak: (what) => log.error({ what }, 'a cgroup could not be removed or created'),
+  })
   log.info({ layout: driver.layout, slots: count, instance }, 'container runtime is ready')
   const runtime = createRuntime({ native, slots, cgroups, host })
   return {

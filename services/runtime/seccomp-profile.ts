@@ -1,8 +1,7 @@
-// Which system calls a function may make: an allow-list, everything else fails with EPERM. What Docker's
-// default profile allows without any capability, less what no function needs (io_uring and kernel AIO, whose
-// numbers are the whole host's; sync, which writes out everybody's files; keyctl, ptrace, memory policies,
-// obsolete calls). 32-bit system calls are refused as a whole: their `socketcall` cannot be filtered by its
-// arguments.
+// Which system calls a function may make: an allow-list, everything else fails with EPERM. Docker's default
+// profile without capabilities, minus what no function needs: io_uring and kernel AIO (their limits are
+// host-wide), sync (writes out all files of the host), keyctl, ptrace, memory policies and obsolete calls.
+// 32-bit system calls are refused altogether, because their `socketcall` cannot be filtered by argument.
 
 /** `value` of argument `arg` must satisfy `op`; `masked` compares (argument & mask) with value. */
 export interface ArgumentRule {
@@ -14,26 +13,26 @@ export interface ArgumentRule {
 
 export interface SyscallRule {
   readonly name: string
-  /** All of one rule's conditions must hold; several rules of one name are alternatives. */
+  /** All conditions of a rule must hold; several rules of one name are alternatives. */
   readonly when?: readonly ArgumentRule[]
   /** Fail with this errno instead of allowing. */
   readonly errno?: number
 }
 
 const ENOSYS = 38
-/** CLONE_NEW*: a function makes no namespaces. */
+/** CLONE_NEW*: functions create no namespaces. */
 const CLONE_NAMESPACES = 0x7e020000
 const AF_UNIX = 1
 const AF_INET = [2, 10]
 /**
- * SOCK_STREAM with TCP and MPTCP, SOCK_DGRAM with UDP and ICMP; 0 is the type's own. Any other protocol would
- * be code of the kernel's that no function needs, loaded because a function asked for it (DCCP, SCTP, L2TP).
+ * SOCK_STREAM with TCP and MPTCP, SOCK_DGRAM with UDP and ICMP; 0 is the type's default. Any other protocol
+ * would load kernel code that no function needs (DCCP, SCTP, L2TP).
  */
 const INET_PROTOCOLS: ReadonlyArray<{ readonly type: number; readonly protocols: readonly number[] }> = [
   { type: 1, protocols: [0, 6, 262] },
   { type: 2, protocols: [0, 17, 1, 58] },
 ]
-/** SOCK_NONBLOCK and SOCK_CLOEXEC come in the same argument. */
+/** SOCK_NONBLOCK and SOCK_CLOEXEC share the argument. */
 const SOCK_TYPE_MASK = 0xf
 /** Of AF_NETLINK only routing: other protocols reach out of the network namespace. */
 const AF_NETLINK = 16
@@ -69,7 +68,7 @@ writev
   .split(/\s+/)
 
 /**
- * An argument that the kernel takes as an int: libseccomp compares 64 bits, the kernel looks at the lower 32.
+ * An int argument: libseccomp compares 64 bits, the kernel reads the lower 32.
  */
 const int = (arg: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask: 0xffffffff, value })
 const bits = (arg: number, mask: number, value: number): ArgumentRule => ({ arg, op: 'masked', mask, value })
@@ -97,17 +96,17 @@ const PRCTL_OPTIONS: ReadonlyArray<readonly [mask: number, value: number]> = [
   ...Array.from({ length: OPTION_BITS - 5 }, (_, i) => [1 | (32 << i), 32 << i] as const),
 ]
 /**
- * seccomp(2) with what only asks, and strict mode. A filter of a function's own is, as those of its sockets,
- * compiled out of the whole host's budget: a hundred processes with seven each took an eighth of it in half a
+ * seccomp(2) for queries and strict mode only. A function's own filter would be compiled out of the host's
+ * budget, like those of sockets: a hundred processes with seven filters each took an eighth of it in half a
  * second.
  */
 const SECCOMP_OPERATIONS = [0, 2, 3]
 
 /**
  * setsockopt(2) at SOL_SOCKET (1), by the lower six bits of the option: all but those of SO_ATTACH_FILTER
- * (26), SO_ATTACH_BPF (50), SO_ATTACH_REUSEPORT_CBPF (51) and _EBPF (52), as few masks as can say it. What
- * they attach is compiled to machine code, out of one budget that the whole host has
- * (net.core.bpf_jit_limit): without it no container can load its seccomp filter.
+ * (26), SO_ATTACH_BPF (50), SO_ATTACH_REUSEPORT_CBPF (51) and _EBPF (52), with as few masks as possible.
+ * These attach filters that are compiled to machine code out of one budget of the whole host
+ * (net.core.bpf_jit_limit), without which no container can load its seccomp filter.
  */
 const SOCKET_OPTIONS: ReadonlyArray<readonly [mask: number, value: number]> = [
   [0o20, 0],
@@ -144,11 +143,11 @@ export const FUNCTION_PROFILE: readonly SyscallRule[] = [
   })),
   ...PERSONALITIES.map((value): SyscallRule => ({ name: 'personality', when: [int(0, value)] })),
   { name: 'clone', when: [{ arg: 0, op: 'masked', mask: CLONE_NAMESPACES, value: 0 }] },
-  // Its flags lie in memory, where a filter cannot look; libc falls back to clone on ENOSYS.
+  // Its flags are in memory, which a filter cannot read; libc falls back to clone on ENOSYS.
   { name: 'clone3', errno: ENOSYS },
 ]
 
-/** What installing packages and compiling need beyond that, as Docker's default profile allows it. */
+/** What installing packages and compiling need in addition, as in Docker's default profile. */
 const BUILD_ALLOWED = `
 io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit kcmp mknod mknodat name_to_handle_at process_vm_readv process_vm_writev ptrace seccomp sync
 `
@@ -157,10 +156,10 @@ io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit kcmp mknod mk
 
 const EPROTONOSUPPORT = 93
 
-/** The calls of a step of an image build.  It may set its death signal to SIGKILL, which is what it has. */
+/** System calls of a step of an image build. It may set its death signal to SIGKILL, which it already is. */
 export const BUILD_PROFILE: readonly SyscallRule[] = [
   ...FUNCTION_PROFILE,
-  // useradd(8) asks for the kernel's audit, and goes on without one only if the kernel seems to have none.
+  // useradd(8) opens the kernel's audit socket, and continues without it only if the kernel seems to lack it.
   {
     name: 'socket',
     when: [int(0, AF_NETLINK), { arg: 2, op: 'ne', value: NETLINK_ROUTE }],

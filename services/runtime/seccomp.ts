@@ -1,5 +1,5 @@
-// A profile becomes a filter program, once, by libseccomp (seccomp_init(3) and its companions).
-// The result is plain bytes, an array of struct sock_filter, and goes into every plan.
+// Compiles a seccomp profile once, with libseccomp (seccomp_init(3) and its companions). The result is an
+// array of struct sock_filter, which goes into every plan.
 
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,9 +15,9 @@ const EEXIST = 17
 const NR_UNKNOWN = -1
 /** enum scmp_compare */
 const COMPARE: Readonly<Record<ArgumentRule['op'], number>> = { ne: 1, lt: 2, eq: 4, gt: 6, masked: 7 }
-/** For rules that this machine's calls have no part in. */
+/** Errors of libseccomp for calls that this machine does not have. */
 const EDOM = 33
-/** A balanced tree over the call's number instead of a list of comparisons (seccomp_attr_set(3)). */
+/** A binary tree over call numbers instead of a list of comparisons (seccomp_attr_set(3)). */
 const SCMP_FLTATR_CTL_OPTIMIZE = 8
 const OPTIMIZE_TREE = 2
 
@@ -26,7 +26,7 @@ function load() {
     return koffi.load('libseccomp.so.2')
   } catch (cause) {
     throw new Unsupported(
-      'libseccomp.so.2 is not there; run "make setup" (Debian package libseccomp2)',
+      'libseccomp.so.2 was not found; run "make setup" (Debian package libseccomp2)',
       cause,
     )
   }
@@ -45,10 +45,10 @@ export interface Comparison {
 }
 
 export interface FilterBuilder {
-  /** Also filter calls of the architecture NAME ("x86"); false when this libseccomp does not know it. */
+  /** Also filter calls of the architecture NAME ("x86"); false if this libseccomp does not know it. */
   addArchitecture(name: string): boolean
   /**
-   * ACTION for the system call NAME when all conditions hold; a name that no architecture has is left out.
+   * Applies ACTION to the system call NAME when all conditions hold; skips a name that no architecture has.
    */
   addRule(name: string, action: number, conditions: readonly Comparison[]): void
 }
@@ -86,7 +86,7 @@ export function buildFilter(defaultAction: number, build: (filter: FilterBuilder
       },
       addRule(name, action, conditions) {
         const number: number = resolve(name)
-        // Negative numbers below -1 are libseccomp's own for calls that only another architecture has.
+        // libseccomp numbers calls that only another architecture has below -1.
         if (number === NR_UNKNOWN) return
         const result: number = add(context, action, number, conditions.length, conditions)
         if (number >= 0 || result !== -EDOM) check(result, `add a rule for ${name}`)
@@ -106,8 +106,8 @@ export function buildFilter(defaultAction: number, build: (filter: FilterBuilder
 }
 
 /**
- * RULES as struct sock_filter[], everything else fails with EPERM; names that this machine does not have are
- * left out.
+ * RULES as struct sock_filter[]; everything else fails with EPERM. Skips names that this machine does not
+ * have.
  */
 export function compileSeccomp(rules: readonly SyscallRule[]): Uint8Array {
   return buildFilter(scmpActErrno(EPERM), (filter) => {

@@ -1,24 +1,24 @@
-// The root of a container that stays in the runtime's own mount namespace: its mounts are on the host, on
-// top of the bundle's root folder, and do not go away with the container.  Who makes such a container counts
-// what was there before, and takes back what is there on top.
+// The root of a container that stays in the runtime's mount namespace: its mounts are on the host, on top of
+// the bundle's root folder, and do not disappear with the container. The creator of such a container counts
+// the mounts before, and later detaches those above.
 
 import { readFileSync } from 'node:fs'
 
-/** Deeper than this nobody stacks mounts. */
+/** Mounts on one path are not stacked deeper. */
 const STACK_MAX = 16
 
-/** mountinfo writes blanks and backslashes in octal (proc(5)). */
+/** mountinfo encodes blanks and backslashes in octal (proc(5)). */
 const unescapePath = (text: string): string =>
   text.replaceAll(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(parseInt(digits, 8)))
 
-/** How many mounts are on PATH, which has no symbolic links. */
+/** The number of mounts on PATH, which must contain no symbolic links. */
 export function countMountsAt(path: string): number {
   return readFileSync('/proc/self/mountinfo', 'latin1')
     .split('\n')
     .filter((line) => unescapePath(line.split(' ')[4] ?? '') === Buffer.from(path).toString('latin1')).length
 }
 
-/** Detach mounts from PATH, with all below them, until KEEP are left. */
+/** Detaches mounts from PATH, with all below them, until KEEP are left. */
 export async function detachMountsAt(path: string, keep: number): Promise<void> {
   const { execFile } = process.getBuiltinModule('node:child_process')
   for (let i = Math.min(STACK_MAX, countMountsAt(path)); i > keep; i--)

@@ -1,12 +1,11 @@
-// Slots: how many containers may live at once, and what each place keeps from one container to the
-// next because making it is slow: a range of ids with the user namespace that maps layers to it, a
-// folder with device nodes (one for all would let them watch and lock each other's, inotify(7), flock(2)),
-// and a network namespace with nothing but `lo`.  A container has no capability over its network
-// namespace, so it cannot change it, and every socket in it is gone with the container's processes.
-// What can stay is what went over `lo` (connections in TIME_WAIT, counters): then the next gets a new one.
+// Slots: how many containers may run at once, and what each slot keeps from one container to the next because
+// creating it is slow: a range of ids with the user namespace that maps layers to it, a folder with device
+// nodes (with a shared one containers could watch and lock each other's nodes, inotify(7), flock(2)), and a
+// network namespace with `lo` only. A container has no capability over its network namespace, so it cannot
+// change it, and its sockets disappear with its processes. Only traffic over `lo` can leave traces
+// (connections in TIME_WAIT, counters): then the next container gets a new namespace.
 //
-// The namespaces are held by descriptors only: when this process dies, however it dies, the kernel frees
-// them.
+// The namespaces are held by descriptors only: when this process dies for any reason, the kernel frees them.
 
 import { chmodSync, closeSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -20,16 +19,16 @@ const DEV_MODE = 0o755
 export interface Slot {
   readonly number: number
   readonly idBase: number
-  /** -1: the data folder's file system cannot map ids. */
+  /** -1: the data folder's file system does not support id-mapped mounts. */
   readonly idmapFd: number
-  /** A file system's folder with the standard device nodes, attached read-only as /dev. */
+  /** A folder with the standard device nodes, attached read-only as /dev. */
   readonly devDir: string
   /** -1: a new one at each start. */
   readonly netnsFd: number
 }
 
 export interface Slots {
-  /** A free slot; undefined when all are taken. */
+  /** Takes a free slot; undefined if there is none. */
   take(): Slot | undefined
   release(slot: Slot): void
   close(): void
@@ -37,15 +36,15 @@ export interface Slots {
 
 export interface SlotsDeps {
   readonly native: Native
-  /** One per slot; released when the slots are closed. */
+  /** One per slot; released on close. */
   readonly ranges: IdRanges
-  /** Are layers to be mounted with mapped ids? */
+  /** Whether layers are mounted with mapped ids. */
   readonly idmap: boolean
   /** Folder for device nodes. */
   readonly devRoot: string
 }
 
-/** As many slots as there are RANGES, made when first needed. */
+/** One slot per range, created when first needed. */
 export function createSlots({ native, ranges, idmap, devRoot }: SlotsDeps): Slots {
   const all: Slot[] = []
   const free: Slot[] = []
@@ -54,9 +53,9 @@ export function createSlots({ native, ranges, idmap, devRoot }: SlotsDeps): Slot
   function make(): Slot {
     const number = all.length
     const idBase = ranges.bases[number]!
-    const devDir = join(devRoot, String(idBase)) // no other worker has this number, also not on this data folder
+    const devDir = join(devRoot, String(idBase)) // no other worker uses this number, even with the same data folder
     mkdirSync(devDir, { recursive: true })
-    chmodSync(devDir, DEV_MODE) // whatever the umask says: users inside list it
+    chmodSync(devDir, DEV_MODE) // regardless of the umask: users inside list it
     native.makeDevices(devDir)
     const idmapFd = idmap ? native.newUserNamespace(idBase, ID_COUNT) : -1
     try {
@@ -69,7 +68,7 @@ export function createSlots({ native, ranges, idmap, devRoot }: SlotsDeps): Slot
     }
   }
 
-  /** -1 lets the next container make its own at its start, and say why it cannot. */
+  /** -1: the next container creates its own at its start, and reports why it cannot. */
   function replacement(): number {
     try {
       return native.newNetworkNamespace()

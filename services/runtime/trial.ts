@@ -1,6 +1,5 @@
-// The last question about a machine: does a container start here?  Everything that a function's container
-// has is made for one that has no program, up to the exec that then finds none.  So a kernel that lacks
-// something says so when a worker starts and not at its first call.
+// Starts a trial container: everything that a function's container has, up to an exec that finds no program.
+// So a worker reports what its kernel lacks when it starts, not at its first call.
 
 import { setTimeout as delay } from 'node:timers/promises'
 import { StartError, Unsupported } from '../contract/errors.ts'
@@ -48,8 +47,8 @@ const spec = (layer: string): RuntimeSpec => ({
 })
 
 /**
- * Start a container with the empty folder LAYER as its root. Throws Unsupported naming the operation that
- * this machine cannot do.
+ * Starts a container with the empty folder LAYER as its root. Throws Unsupported naming the operation that
+ * failed.
  */
 export async function tryContainer({
   driver,

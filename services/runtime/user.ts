@@ -1,12 +1,12 @@
-// "user" and "user:group" as image configs and function specs write them, resolved against the
-// image's own /etc/passwd and /etc/group.  Strict on purpose: a number is a number (never looked
-// up as a name), a name is a name (never read as a number), and what cannot be resolved is an
-// error, because falling back has given people root (CVE-2026-30892, CVE-2026-46680, CVE-2024-40635).
+// "user" and "user:group" as image configs and function specs write them, resolved against the image's own
+// /etc/passwd and /etc/group. Strict on purpose: a number is never looked up as a name, a name is never
+// parsed as a number, and anything unresolved is an error, because fallbacks have granted root
+// (CVE-2026-30892, CVE-2026-46680, CVE-2024-40635).
 
 import { StartError } from '../contract/errors.ts'
 import type { User } from '../contract/runtime-spec.ts'
 
-/** Ids that a container has: its user namespace maps this many (0 … 65535). */
+/** How many ids a container's user namespace maps: 0 … 65535. */
 export const ID_COUNT = 65_536
 const LINES_MAX = 65_536
 const GROUPS_MAX = 256
@@ -41,7 +41,7 @@ function idField(text: string | undefined, written: string, file: string): numbe
   return id ?? refuse(written, `${file} has no number where the id should be`)
 }
 
-/** WRITTEN ("", "app", "1000", "app:www", "1000:0" …) as ids.  An empty text is root. */
+/** WRITTEN ("", "app", "1000", "app:www", "1000:0" …) as ids. An empty string is root. */
 export function resolveUser(written: string, files: UserFiles): User {
   const [userText = '', groupText, ...rest] = written.split(':')
   if (rest.length > 0) refuse(written, 'write "user" or "user:group"')

@@ -1,6 +1,6 @@
-// One attempt of one call: definition, image, user, volumes and container spec become an instance, which serves
-// the call.  A fault of the function, its image or the registry is a completion with its outcome; anything else
-// is thrown.
+// One attempt of one call: definition, image, user, volumes and container spec become an instance, which
+// serves the call. A fault of the function, its image or the registry is a completion with its outcome;
+// anything else is thrown.
 
 import type { Completion } from '../contract/call-record.ts'
 import { ContentError, RegistryError, RuntimeFull, StartError, SyscallError } from '../contract/errors.ts'
@@ -50,7 +50,7 @@ function notRun(outcome: Outcome, message: string, pullMs: number): Completion {
 }
 
 /**
- * The image by the digest that the deployment resolved; its tag plays no part.  The image is retained, and the
+ * The image by the digest that the deployment resolved; its tag plays no part. The image is retained, and the
  * caller releases it.
  */
 async function ensureImage(

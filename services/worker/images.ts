@@ -1,5 +1,6 @@
-// Keeps the image store small: tells it which images functions have, lets go of those that this worker no longer
-// needs, and collects every few minutes and after pulls.  images/collect.ts decides what may be removed.
+// Keeps the image store small: tells it which images functions have, lets go of those that this worker no
+// longer needs, and collects every few minutes and after pulls. images/collect.ts decides what may be
+// removed.
 
 import { InvalidRequest } from '../contract/errors.ts'
 import type { Watermark } from '../images/collect.ts'

@@ -226,6 +226,6 @@ t.test('a cgroup that cannot be made is named, with the reason', { skip: needsRo
   t.throws(() => driverFor(t).create('nowhere/below', LIMITS), {
     name: 'SyscallError',
     code: 'ENOENT',
-    message: /^cannot make the cgroup \/.*\/nowhere\/below: ENOENT$/,
+    message: /^cannot create the cgroup \/.*\/nowhere\/below: ENOENT$/,
   })
 })

@@ -600,7 +600,7 @@ t.test('a seccomp agent', { skip }, async (t) => {
   t.test('that is missing is named', async (t) => {
     t.match(rig.run('true', decidedBy(join(rig.directory, 'none.sock'), ['mkdir'])), {
       code: 1,
-      stderr: /linux\.seccomp\.listenerPath: nobody listens at .*none\.sock" \(ENOENT\)/,
+      stderr: /linux\.seccomp\.listenerPath: no agent listens at .*none\.sock" \(ENOENT\)/,
     })
     t.match(
       rig.run('echo ran', decidedBy(join(rig.directory, 'none.sock'), [], { syscalls: [] })),

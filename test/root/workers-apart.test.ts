@@ -188,7 +188,7 @@ t.test('a data folder whose file system cannot map ids', { skip: needsRoot }, as
   t.teardown(() => runtime.close())
   t.match(
     warnings.join(),
-    /cannot be mounted with mapped ids: files of images belong to nobody/,
+    /does not support id-mapped mounts: inside containers files of images belong to the overflow user/,
     'a warning says what that means',
   )
   const run = (...args: string[]) =>

@@ -11,7 +11,8 @@ import { buildRunSpec, type RunSpecRequest } from '../../services/build/run-spec
 import { parseBuildFlags } from '../../services/cli/build/flags.ts'
 import { createBuildProgress } from '../../services/cli/build/progress.ts'
 import type { Context } from '../../services/cli/context.ts'
-import { buildPlan, type HostFacts } from '../../services/runtime/plan.ts'
+import type { HostFacts } from '../../services/runtime/host-facts.ts'
+import { buildPlan } from '../../services/runtime/plan.ts'
 
 const REQUEST: RunSpecRequest = {
   layers: ['/store/points', '/store/a'],
@@ -41,13 +42,13 @@ const FACTS: HostFacts = {
 t.test('a RUN is a plan whose root is on disk', async (t) => {
   const { ops, netnsFd } = buildPlan(buildRunSpec(REQUEST), FACTS)
   const overlay = ops.find((op) => op.kind === 'mount')
-  t.match(overlay?.texts?.[3], 'lowerdir=l1:l0,upperdir=disk/upper,workdir=disk/work,userxattr')
-  t.equal(Number(overlay?.wide) & 2, 0, 'set-user-ID programs work')
+  t.match(overlay?.data, 'lowerdir=l1:l0,upperdir=disk/upper,workdir=disk/work,userxattr')
+  t.equal(Number(overlay?.mountFlags) & 2, 0, 'set-user-ID programs work')
   const kinds = ops.map((op) => op.kind)
   t.notOk(kinds.includes('noNewPrivs'))
   t.ok(kinds.indexOf('seccomp') < kinds.indexOf('capabilities'), 'the filter comes while it may be installed')
   t.ok(
-    ops.some((op) => op.kind === 'attach' && op.texts?.[0] === '/etc/hosts' && (op.flags! & 8) !== 0),
+    ops.some((op) => op.kind === 'attach' && op.target === '/etc/hosts' && (op.flags! & 8) !== 0),
     'a file is mounted on a file',
   )
   t.equal(netnsFd, 4)

@@ -1,6 +1,6 @@
-// Following a container: its pipes, its time and its end.  The container is a value whose pipes are FIFOs that this
-// test keeps open, as a process does that was handed the descriptor over a socket.  A pipe held like that never
-// reports its end.
+// Following a container: its pipes, its time and its end. The container is a value whose pipes are FIFOs that
+// this test keeps open, as a process does that was handed the descriptor over a socket. A pipe held like that
+// never reports its end.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -8,12 +8,13 @@ import { parseConfig, parseProcess } from '../../services/oci/config/config.ts'
 import { parseSignal } from '../../services/oci/signals.ts'
 import { createRecords, type ContainerRecord } from '../../services/containers/records.ts'
 import { specTemplate } from '../../services/oci/config/template.ts'
-import { buildContainerPlan, buildEntryPlan } from '../../services/runtime/bundle/plan.ts'
+import { buildEntryPlan } from '../../services/runtime/bundle/entry-plan.ts'
+import { buildContainerPlan } from '../../services/runtime/bundle/plan.ts'
 import { limitsV1, limitsV2 } from '../../services/runtime/cgroup/limits.ts'
 import { deviceLine, deviceProgram, effectiveRules } from '../../services/runtime/cgroup/device-filter.ts'
 import { encodePlan } from '../../services/runtime/encode.ts'
 import { parseMountOptions } from '../../services/runtime/bundle/mount-options.ts'
-import { ATTR, CLONE, MS } from '../../services/runtime/ops.ts'
+import { ATTR, CLONE, MS } from '../../services/runtime/linux.ts'
 import { compileProfile } from '../../services/runtime/bundle/seccomp.ts'
 
 // oxlint-disable-next-line no-explicit-any
@@ -186,12 +187,12 @@ t.test('plans', async (t) => {
       created: ['mount', 'ipc'],
     })
     t.same(
-      ops.filter((op) => op.kind === 'setns').map((op) => op.wide),
+      ops.filter((op) => op.kind === 'setns').map((op) => op.namespaces),
       [CLONE.network, CLONE.user],
     )
     t.match(
       ops.find((op) => op.kind === 'unshare'),
-      { wide: CLONE.mount | CLONE.ipc },
+      { namespaces: CLONE.mount | CLONE.ipc },
     )
     t.equal(cloneFlags, 0)
   })
@@ -233,8 +234,8 @@ t.test('plans', async (t) => {
         ops
           .slice(0, pivot)
           .filter((op) => op.kind === 'attach')
-          .map((op) => op.texts),
-        [['/']],
+          .map((op) => op.target),
+        ['/'],
       )
       t.same(
         ops.slice(pivot).filter((op) => op.kind === 'tree' || op.kind === 'fsmount'),

@@ -8,10 +8,15 @@ import { capabilityMask } from '../../services/runtime/capability.ts'
 import { checkSpec } from '../../services/runtime/check.ts'
 import { parseMounts, parseOwnCgroups } from '../../services/runtime/cgroup/host.ts'
 import { encodePlan, HEADER_BYTES, OP_BYTES } from '../../services/runtime/encode.ts'
-import { ATTR, CLONE, FLAG, OP, type Op } from '../../services/runtime/ops.ts'
-import { buildPlan, explainFailure, programPaths, type HostFacts } from '../../services/runtime/plan.ts'
+import type { HostFacts } from '../../services/runtime/host-facts.ts'
+import { ATTR, CLONE } from '../../services/runtime/linux.ts'
+import { FLAG, type Op, type OpKind } from '../../services/runtime/ops.ts'
+import { buildPlan } from '../../services/runtime/plan.ts'
+import { programPaths } from '../../services/runtime/plan-process.ts'
 import { buildSpec } from '../../services/runtime/spec.ts'
+import { explainFailure } from '../../services/runtime/start-failure.ts'
 import { resolveUser } from '../../services/runtime/user.ts'
+import { WIRE } from '../../services/runtime/wire.ts'
 
 const config = {
   os: 'linux',
@@ -142,6 +147,8 @@ const facts: HostFacts = {
   ]),
 }
 const kinds = (ops: readonly Op[]): string[] => ops.map((op) => op.kind)
+const all = <K extends OpKind>(ops: readonly Op[], kind: K) =>
+  ops.filter((op): op is Extract<Op, { kind: K }> => op.kind === kind)
 
 t.test('plan', async (t) => {
   t.test('is the life of a start, in order', async (t) => {
@@ -158,7 +165,7 @@ t.test('plan', async (t) => {
         'fsmount',
         'attach',
         'setupIds',
-        'chdirSlot',
+        'fchdir',
         'mkdir',
         'attach',
         'mount',
@@ -186,11 +193,8 @@ t.test('plan', async (t) => {
   })
   t.test('stacks the upper layer first and maps every layer’s ids', async (t) => {
     const { ops } = buildPlan(specOf({}), facts)
-    t.match(
-      ops.find((op) => op.kind === 'mount')?.texts?.[3],
-      /^lowerdir=l1:l0,upperdir=upper,workdir=work,userxattr$/,
-    )
-    t.ok(ops.filter((op) => op.kind === 'tree').every((op) => op.flags === FLAG.idmap))
+    t.match(all(ops, 'mount')[0]?.data, /^lowerdir=l1:l0,upperdir=upper,workdir=work,userxattr$/)
+    t.ok(all(ops, 'tree').every((op) => op.flags === FLAG.idmap))
   })
   t.test(
     'where a tmpfs keeps no attributes, the worker mounts the root aside, before the clone',
@@ -204,30 +208,28 @@ t.test('plan', async (t) => {
       }
       const ops = byWorker(['/a', '/b'])
       const at = kinds(ops).indexOf('aside')
-      const aside = ops.slice(at + 1, at + 1 + ops[at]!.num!)
+      const aside = ops.slice(at + 1, at + 1 + all(ops, 'aside')[0]!.count)
       t.same(
         kinds(ops.slice(0, at)).filter((kind) => kind !== 'tree'),
         [],
       )
       t.same(
         kinds(aside).filter((kind, i, all) => kind !== all[i - 1]),
-        ['propagation', 'fsmount', 'attach', 'chdirSlot', 'mkdir', 'attach', 'mount', 'fsmount', 'subtree'],
+        ['propagation', 'fsmount', 'attach', 'fchdir', 'mkdir', 'attach', 'mount', 'fsmount', 'subtree'],
       )
       t.equal(
-        aside.find((op) => op.kind === 'mount')?.texts?.[3],
+        all(aside, 'mount')[0]?.data,
         'lowerdir=l1:l0,userxattr',
         'the marks of layers are read by an overlay of theirs',
       )
+      t.match(all(aside, 'fsmount').at(-1), {
+        type: 'overlay',
+        options: ['source=overlay', 'lowerdir=lower', 'upperdir=upper', 'workdir=work'],
+        set: ATTR.nosuid | ATTR.nodev,
+      })
       t.match(
-        aside.findLast((op) => op.kind === 'fsmount'),
-        {
-          texts: ['overlay', ['source=overlay', 'lowerdir=lower', 'upperdir=upper', 'workdir=work']],
-          wide: ATTR.nosuid | ATTR.nodev,
-        },
-      )
-      t.match(
-        aside.find((op) => op.texts?.[0] === 'upper'),
-        { num2: facts.idBase },
+        all(aside, 'mkdir').find((op) => op.path === 'upper'),
+        { owner: facts.idBase },
         'the container’s "/" is its own',
       )
       t.notOk(kinds(byWorker(['/a'])).includes('mount'), 'one layer has nothing to hide')
@@ -237,21 +239,18 @@ t.test('plan', async (t) => {
   t.test('hides what this kernel has and nothing else', async (t) => {
     const behind = buildPlan(specOf({}), facts).ops
     t.match(
-      behind.filter((op) => op.kind === 'bind').map((op) => op.texts),
+      all(behind, 'bind').map((op) => [op.source, op.target]),
       [
         ['/dev/null', '/proc/keys'],
         ['/proc/sys', '/proc/sys'],
       ],
     )
-    t.ok(behind.some((op) => op.kind === 'attach' && op.texts?.[0] === '/proc/acpi'))
+    t.ok(all(behind, 'attach').some((op) => op.target === '/proc/acpi'))
   })
   t.test('nothing is looked up through the image before the pivot', async (t) => {
     const { ops } = buildPlan(specOf({}), facts)
     const pivot = kinds(ops).indexOf('pivot')
-    const before = ops
-      .slice(0, pivot)
-      .filter((op) => op.kind === 'attach')
-      .map((op) => op.texts?.[0])
+    const before = all(ops.slice(0, pivot), 'attach').map((op) => op.target)
     t.same(before, ['/data/stage', 'l0', 'l1'])
   })
   t.test('a pooled network namespace is entered, not made', async (t) => {
@@ -270,18 +269,20 @@ t.test('plan', async (t) => {
   })
   t.test('failures are explained where the image is the reason', async (t) => {
     const spec = specOf({})
-    t.match(explainFailure(spec, { kind: 'exec' }, 'ENOENT'), {
+    const exec: Op = { kind: 'exec', programs: [], args: [], env: [] }
+    const attach = (target: string): Op => ({ kind: 'attach', handle: 0, target })
+    t.match(explainFailure(spec, exec, 'ENOENT'), {
       code: 'ERR_COMMAND_NOT_FOUND',
       message: /"\/entry" is not in the image/,
     })
-    t.match(explainFailure(spec, { kind: 'exec' }, 'EACCES'), { code: 'ERR_COMMAND_NOT_EXECUTABLE' })
-    t.match(explainFailure(spec, { kind: 'attach', texts: ['/dev'] }, 'ELOOP'), {
+    t.match(explainFailure(spec, exec, 'EACCES'), { code: 'ERR_COMMAND_NOT_EXECUTABLE' })
+    t.match(explainFailure(spec, attach('/dev'), 'ELOOP'), {
       message: /symbolic link at \/dev/,
     })
-    t.match(explainFailure(spec, { kind: 'attach', texts: ['/data'] }, 'EXDEV'), {
+    t.match(explainFailure(spec, attach('/data'), 'EXDEV'), {
       message: /symbolic link at \/data that leads to \/proc/,
     })
-    t.equal(explainFailure(spec, { kind: 'mount' }, 'EPERM'), undefined)
+    t.equal(explainFailure(spec, { kind: 'setupIds' }, 'EPERM'), undefined)
   })
 })
 
@@ -380,7 +381,7 @@ t.test('bytes', async (t) => {
     t.equal(bytes.readUInt32LE(8), bytes.length)
     t.equal(bytes.readUInt32LE(12), plan.ops.length)
     t.equal(bytes.readUInt32LE(16), HEADER_BYTES + plan.ops.length * OP_BYTES)
-    t.equal(bytes.readUInt32LE(HEADER_BYTES), OP.tree)
+    t.equal(bytes.readUInt32LE(HEADER_BYTES), WIRE.tree.code)
     t.equal(text(bytes.readUInt32LE(HEADER_BYTES + 24)), '/layers/0')
     t.equal(bytes.at(-1), 0)
   })
@@ -389,7 +390,7 @@ t.test('bytes', async (t) => {
     t.equal(bytes.readUInt32LE(at + 24) % 8, 0)
   })
   t.test('a NUL in an argument cannot split it', async (t) => {
-    const spoil = (op: Op): Op => (op.kind === 'exec' ? { ...op, texts: [['/a\0b'], ['a'], []] } : op)
+    const spoil = (op: Op): Op => (op.kind === 'exec' ? { ...op, programs: ['/a\0b'] } : op)
     t.throws(() => encodePlan({ ...plan, ops: plan.ops.map(spoil) }), { name: 'TypeError' })
   })
   t.test('an environment beyond 4 MiB is refused', async (t) => {

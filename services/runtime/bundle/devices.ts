@@ -1,8 +1,10 @@
 // The devices and the terminal of a bundle's container (OCI runtime spec, config-linux.md, Default Devices).
-// They are made as nodes; inside a user namespace, where nobody may, the host's are bound instead.
+// Devices are created as nodes. Inside a user namespace mknod(2) is not permitted, so the host's nodes are
+// bound instead.
 
 import type { BundleProcess, BundleSpec, Device } from '../../contract/bundle-spec.ts'
-import { FLAG, S_IF, type Op } from '../ops.ts'
+import { S_IF } from '../linux.ts'
+import { FLAG, type Handle, type Op } from '../ops.ts'
 
 const DEFAULTS: readonly Device[] = (
   [
@@ -32,66 +34,55 @@ const LINKS = [
 const TYPES = { c: S_IF.char, u: S_IF.char, b: S_IF.block, p: S_IF.fifo } as const
 const MINOR_LOW_BITS = 8
 
+/** Nodes of the host to bind, by path; empty where the container creates its own. */
 export interface HostDevices {
   readonly host: readonly Op[]
-  readonly slots: ReadonlyMap<string, number> | undefined
+  readonly handles: ReadonlyMap<string, Handle>
 }
 
-/** A /dev that is bound from the host has all it shall have. */
+/** A /dev that is bound from the host needs no nodes. */
 export function needsDevices(spec: BundleSpec): boolean {
   return !spec.mounts.some((mount) => mount.destination === '/dev' && mount.type === 'bind')
 }
 
-/** What the spec says of a device holds against the default of the same path. */
-function all(devices: readonly Device[]): readonly Device[] {
+/** The default devices and DEVICES, which replace defaults of the same path. */
+function withDefaults(devices: readonly Device[]): readonly Device[] {
   return [...DEFAULTS.filter((device) => !devices.some((own) => own.path === device.path)), ...devices]
 }
 
 /** The host's own nodes, for a container in a USER namespace. */
-export function hostDevices(devices: readonly Device[], user: boolean, take: () => number): HostDevices {
-  if (!user) return { host: [], slots: undefined }
-  const slots = new Map(all(devices).map((device) => [device.path, take()]))
-  return { host: [...slots].map(([path, slot]): Op => ({ kind: 'tree', slot, texts: [path] })), slots }
+export function hostDevices(devices: readonly Device[], user: boolean, take: () => Handle): HostDevices {
+  const handles = new Map(user ? withDefaults(devices).map(({ path }) => [path, take()]) : [])
+  return { host: [...handles].map(([path, handle]): Op => ({ kind: 'tree', handle, path })), handles }
 }
 
-/**
- * makedev(3) as the kernel has it in system calls: 12 bits of major between the 8 low and the 12 high bits of
- * minor.
- */
+/** makedev(3) as system calls encode it: 8 low bits of minor, 12 bits of major, the other bits of minor. */
 function deviceNumber(major: number, minor: number): number {
   return ((minor & 0xff) | ((major & 0xfff) << MINOR_LOW_BITS) | ((minor & ~0xff) << 12)) >>> 0
 }
 
-/** Nodes and links, behind the mounts. */
-export function deviceOps(devices: readonly Device[], { slots }: HostDevices): Op[] {
+/** Nodes and links; they come after the mounts. */
+export function deviceOps(devices: readonly Device[], { handles }: HostDevices): Op[] {
   return [
-    ...all(devices).map((device): Op => {
-      const slot = slots?.get(device.path)
-      if (slot !== undefined) return { kind: 'attach', slot, texts: [device.path], flags: FLAG.makeFile }
-      return {
-        kind: 'mknod',
-        texts: [device.path],
-        num: TYPES[device.type] | device.fileMode,
-        wide: deviceNumber(device.major, device.minor),
-        num2: device.uid,
-        from: device.gid,
-      }
+    ...withDefaults(devices).map(({ path, type, fileMode, major, minor, uid, gid }): Op => {
+      const handle = handles.get(path)
+      if (handle !== undefined) return { kind: 'attach', handle, target: path, flags: FLAG.makeFile }
+      const mode = TYPES[type] | fileMode
+      return { kind: 'mknod', path, mode, device: deviceNumber(major, minor), uid, gid }
     }),
-    ...LINKS.map(([target, path]): Op => ({ kind: 'symlink', texts: [target, path] })),
+    ...LINKS.map(([target, path]): Op => ({ kind: 'symlink', target, path })),
   ]
 }
 
-/** A terminal; the first process of a container also has it as /dev/console. */
-export function consoleOps(process: BundleProcess, slot: number, first: boolean): Op[] {
+/** A terminal as descriptors 0..2; the container's first process also gets it as /dev/console. */
+export function consoleOp(process: BundleProcess, socket: Handle, first: boolean): Op {
   const { height = 0, width = 0 } = process.consoleSize ?? {}
-  return [
-    {
-      kind: 'console',
-      slot,
-      num: height,
-      num2: width,
-      wide: process.user.uid,
-      flags: first ? FLAG.makeFile : 0,
-    },
-  ]
+  return {
+    kind: 'console',
+    socket,
+    rows: height,
+    columns: width,
+    owner: process.user.uid,
+    flags: first ? FLAG.makeFile : 0,
+  }
 }

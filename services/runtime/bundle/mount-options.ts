@@ -1,8 +1,7 @@
-// The options of a mount, as runc takes them (mount(8) words, with an "r" in front for "and all mounts
-// below"), sorted by who acts on them: attributes of the mount, propagation, and the file system's own.
-// Pure; knows no paths.
+// Parses mount options as runc does (the words of mount(8), with a prefix "r" for "and all mounts below")
+// into attributes of the mount, propagation, and options of the file system. Pure.
 
-import { ATTR, MS } from '../ops.ts'
+import { ATTR, MS } from '../linux.ts'
 
 export interface MountOptions {
   /** MOUNT_ATTR_* of this mount to set and to clear … */
@@ -11,11 +10,11 @@ export interface MountOptions {
   /** … and of this one and all below. */
   readonly recursiveSet: number
   readonly recursiveClear: number
-  /** MS_SHARED and the like, 0 for none; several are applied one after the other. */
+  /** MS_SHARED and the like; several are applied one after the other. */
   readonly propagations: readonly number[]
-  /** A bind mount: false only this one, true with all below. */
+  /** A bind mount; recursive: with all mounts below. */
   readonly bind?: { readonly recursive: boolean }
-  /** What the file system itself gets: "size=64k", "newinstance". */
+  /** Options of the file system: "size=64k", "newinstance". */
   readonly data: readonly string[]
   readonly copyUp: boolean
 }
@@ -53,7 +52,7 @@ const PROPAGATIONS: Readonly<Record<string, number>> = {
   runbindable: MS.unbindable | MS.rec,
 }
 
-/** Said by mount(8) to itself, or the default. */
+/** Words for mount(8) itself, and defaults. */
 const IGNORED = new Set([
   'defaults',
   'async',
@@ -65,14 +64,14 @@ const IGNORED = new Set([
   'remount',
 ])
 
-/** Ask for ids through a map; which one is said elsewhere in the mount. */
+/** Request id-mapping; the map is another field of the mount. */
 export const IDMAP_OPTIONS: readonly string[] = ['idmap', 'ridmap']
 
 export function propagationFlags(word: string): number | undefined {
   return Object.hasOwn(PROPAGATIONS, word) ? PROPAGATIONS[word] : undefined
 }
 
-/** All words that are not passed on to the file system, for `features`. */
+/** All words that are not passed to the file system, for `features`. */
 export const MOUNT_OPTIONS: readonly string[] = [
   'bind',
   'rbind',
@@ -86,7 +85,7 @@ export const MOUNT_OPTIONS: readonly string[] = [
   .filter((word, i, all) => all.indexOf(word) === i)
   .sort()
 
-/** WORDS, in their order: of two that contradict each other the later one holds. */
+/** Parses WORDS in order: of two that contradict each other the later one applies. */
 export function parseMountOptions(words: readonly string[]): MountOptions {
   const own = { set: 0, clear: 0 }
   const below = { set: 0, clear: 0 }
@@ -109,8 +108,8 @@ export function parseMountOptions(words: readonly string[]): MountOptions {
     else if (!IGNORED.has(word) && !IDMAP_OPTIONS.includes(word)) data.push(word)
   }
   return {
-    // An attribute that is set after all must not be cleared as well (mount_setattr(2), EINVAL); the time
-    // field is cleared whole.
+    // mount_setattr(2) refuses to set and clear the same attribute (EINVAL); the time field is cleared as a
+    // whole.
     set: own.set,
     clear: own.clear & (~own.set | ATTR.atime),
     recursiveSet: below.set,

@@ -1,48 +1,46 @@
 // The mounts of a bundle: what is opened on the host's side, what is made before the pivot, what is attached
-// behind it, and what becomes read-only once everything is in place.  Pure; facts about the host come in.
+// after it, and what becomes read-only once everything is in place. Pure; facts about the host are arguments.
 
 import type { BundleMount, BundleSpec, IdMapping } from '../../contract/bundle-spec.ts'
 import type { CgroupTree } from '../cgroup/tree.ts'
 import { parseMountOptions, type MountOptions } from './mount-options.ts'
-import { ATTR, FLAG, MS, SLOT_NONE, type Op } from '../ops.ts'
+import { ATTR, MS } from '../linux.ts'
+import { FLAG, HANDLE_NONE, type Handle, type Op, type OpOf } from '../ops.ts'
 
-/**
- * File systems that fsopen(2) makes from short options; any other is mounted once on the stage, and its tree
- * taken from there.
- */
+/** File systems made by fsopen(2), which takes short options only; others are mounted on the stage first. */
 const BY_FSOPEN = new Set(['proc', 'sysfs', 'tmpfs', 'devpts', 'mqueue', 'ramfs'])
 /**
- * Where these go an image must have a real directory: what programs believe of them they believe of the
- * kernel.
+ * Programs trust what they read here as the kernel's word, so a symbolic link of the image must not redirect
+ * these.
  */
 const SYSTEM = new Set(['proc', 'sysfs', 'devpts', 'mqueue', 'cgroup', 'cgroup2'])
 
 export interface MountFacts {
-  /** An empty directory for mounts that have to be somewhere for a moment. */
+  /** An empty directory for mounts that need a place for a moment. */
   readonly stageDir: string
-  /** Bind sources that are no directories. */
+  /** Bind sources that are not directories. */
   readonly files: ReadonlySet<string>
   readonly cgroup: CgroupTree
-  /** It has a cgroup namespace of its own. */
+  /** Whether the container has a cgroup namespace. */
   readonly cgroupNamespace: boolean
-  /** Descriptors of user namespaces with the maps of mounts that have maps of their own. */
+  /** User namespaces with the id maps of mounts, as descriptors. */
   readonly idmaps: ReadonlyMap<BundleMount, number>
-  /** Top of the v2 hierarchy, for containers that see all of it. */
+  /** Root of the v2 hierarchy, for containers that see all of it. */
   readonly cgroupTop: string
 }
 
 /**
- * Does SPEC's container get a mount namespace of its own, so that its root can be pivoted? Not when it joins
- * one that is the runtime's, or has none and so stays with the runtime's.
+ * Whether the container of SPEC has a mount namespace, so that its root can be pivoted. Without an entry for
+ * one it stays in the runtime's.
  */
 export const makesMounts = (spec: BundleSpec): boolean =>
   spec.linux.namespaces.some(({ type }) => type === 'mount')
 
-/** Has MOUNT to be mounted on the stage first? */
+/** Whether MOUNT must be mounted on the stage first. */
 export const needsStage = (mount: BundleMount): boolean =>
   mount.type !== 'bind' && mount.type !== 'cgroup' && mount.type !== 'cgroup2' && !BY_FSOPEN.has(mount.type)
 
-/** Whose map serves for MOUNT in SPEC's container. */
+/** The id maps of MOUNT: its own, or the container's. */
 export function idmapOf(
   spec: BundleSpec,
   mount: BundleMount,
@@ -61,46 +59,37 @@ export interface MountOps {
   readonly seal: readonly Op[]
 }
 
-type Take = () => number
+type Take = () => Handle
 
 /**
- * How trees of the host are opened. The kernel lists mounts in the order in which they were made, and
- * programs expect the order of config.json there; so the child opens them itself, between its own, before its
- * mounts are parted from the host's. In a user namespace it may not be able to, and in a joined mount
- * namespace it would open that one's: then the host does, ahead of all.
+ * Which side opens the host's trees. /proc/self/mountinfo lists mounts in the order of their creation, and
+ * programs expect the order of config.json there, so the child opens trees between its own mounts, before its
+ * mount namespace is detached from the host's. In a user namespace it may lack the permission, and in a
+ * joined mount namespace it would open that namespace's trees; then the caller opens them before all others.
  */
 export interface TreeSide {
   readonly inChild: boolean
   readonly shared: boolean
 }
 
-function hostTree(side: TreeSide, op: Omit<Op, 'kind'>): { host: Op[]; make: Op[] } {
-  return side.inChild
-    ? { host: [], make: [{ ...op, kind: 'subtree', from: SLOT_NONE, flags: (op.flags ?? 0) | FLAG.follow }] }
-    : { host: [{ ...op, kind: 'tree' }], make: [] }
+function hostTree(
+  side: TreeSide,
+  tree: Omit<OpOf<'tree'>, 'kind' | 'users'>,
+): { readonly host: readonly Op[]; readonly make: readonly Op[] } {
+  if (!side.inChild) return { host: [{ ...tree, kind: 'tree' }], make: [] }
+  const flags = (tree.flags ?? 0) | FLAG.follow
+  return { host: [], make: [{ ...tree, kind: 'subtree', below: HANDLE_NONE, flags }] }
 }
 
-/**
- * Attributes and propagation that come one after the other, because some hold for this mount and others for
- * all below.
- */
-function adjustOps(slot: number, options: MountOptions): Op[] {
-  const recursive = options.recursiveSet !== 0 || options.recursiveClear !== 0
-  return [
-    ...(recursive
-      ? [
-          {
-            kind: 'setattr',
-            slot,
-            wide: options.recursiveSet,
-            wide2: options.recursiveClear,
-            flags: FLAG.recursiveAttributes,
-          } as const,
-        ]
-      : []),
-    ...options.propagations.map((num): Op => ({ kind: 'setattr', slot, num })),
-  ]
+/** Changes in sequence, because some apply to this mount only and others to all mounts below it. */
+function adjustOps(handle: Handle, options: MountOptions): readonly Op[] {
+  const { recursiveSet: set, recursiveClear: clear } = options
+  const below: Op = { kind: 'setattr', handle, set, clear, flags: FLAG.recursiveAttributes }
+  return [...(set === 0 && clear === 0 ? [] : [below]), ...propagationOps(handle, options)]
 }
+
+const propagationOps = (handle: Handle, { propagations }: MountOptions): readonly Op[] =>
+  propagations.map((propagation): Op => ({ kind: 'setattr', handle, propagation }))
 
 function bindMount(
   mount: BundleMount,
@@ -109,63 +98,62 @@ function bindMount(
   take: Take,
   side: TreeSide,
 ): MountOps {
-  const recursive = options.bind?.recursive === true
-  const slot = take()
+  const handle = take()
   const idmap = facts.idmaps.get(mount)
   const users = idmap === undefined ? 0 : take()
-  const op = {
-    slot,
-    texts: [mount.source],
-    flags: recursive ? FLAG.recursive : 0,
-    wide: options.set,
-    wide2: options.clear,
-    // What the host mounts later may appear inside, never the other way, unless the whole root is shared on
+  const flags = options.bind?.recursive === true ? FLAG.recursive : 0
+  const tree = {
+    handle,
+    path: mount.source,
+    flags,
+    set: options.set,
+    clear: options.clear,
+    // Later mounts of the host may appear inside, never the other way, unless the whole root is shared on
     // purpose.
-    num: side.shared ? 0 : MS.slave | MS.rec,
+    propagation: side.shared ? 0 : MS.slave | MS.rec,
   }
+  const mapped: readonly Op[] =
+    idmap === undefined
+      ? []
+      : [
+          { kind: 'fd', handle: users, fd: idmap },
+          { ...tree, kind: 'tree', users, flags: flags | FLAG.idmapHandle },
+        ]
   return {
-    ...(idmap === undefined
-      ? hostTree(side, op)
-      : {
-          host: [
-            { kind: 'fd', slot: users, num: idmap },
-            { ...op, kind: 'tree', from: users, flags: op.flags | FLAG.idmapSlot },
-          ],
-          make: [],
-        }),
+    ...(idmap === undefined ? hostTree(side, tree) : { host: mapped, make: [] }),
     attach: [
       {
         kind: 'attach',
-        slot,
-        texts: [mount.destination],
+        handle,
+        target: mount.destination,
         flags: facts.files.has(mount.source) ? FLAG.makeFile : FLAG.makeDir,
       },
-      ...adjustOps(slot, options),
+      ...adjustOps(handle, options),
     ],
     seal: [],
   }
 }
 
-/** A mount(2) on the stage takes options of any length, as overlay needs; the tree is lifted from there. */
+/** A mount(2) on the stage takes options of any length, as overlay needs; its tree is cloned from there. */
 function stagedMount(
   mount: BundleMount,
   options: MountOptions,
   facts: MountFacts,
-  slot: number,
+  handle: Handle,
 ): readonly Op[] {
+  const { stageDir } = facts
+  const source = mount.source || mount.type
+  const set = options.set | options.recursiveSet
   return [
     {
       kind: 'mount',
-      texts: [mount.source || mount.type, facts.stageDir, mount.type, options.data.join(',')],
-      wide: 0,
+      source,
+      target: stageDir,
+      type: mount.type,
+      data: options.data.join(','),
+      mountFlags: 0,
     },
-    {
-      kind: 'subtree',
-      slot,
-      from: SLOT_NONE,
-      texts: [facts.stageDir],
-      wide: options.set | options.recursiveSet,
-    },
+    { kind: 'subtree', handle, below: HANDLE_NONE, path: stageDir, set },
   ]
 }
 
@@ -173,37 +161,28 @@ function fileSystemMount(
   mount: BundleMount,
   options: MountOptions,
   facts: MountFacts,
-  slot: number,
+  handle: Handle,
 ): MountOps {
+  const { type, destination: target } = mount
   const attributes = options.set | options.recursiveSet
-  // A tmpfs that ends up read-only must take the mount points below it first.
-  const late = mount.type === 'tmpfs' ? attributes & ATTR.ro : 0
-  const now = attributes & ~late
-  const data = [`source=${mount.source || mount.type}`, ...options.data]
+  // A read-only tmpfs must first take the mount points below it.
+  const late = type === 'tmpfs' ? attributes & ATTR.ro : 0
+  const data = [`source=${mount.source || type}`, ...options.data]
   const hasMode = data.some((option) => option.startsWith('mode='))
-  // A directory that the image keeps others out of stays so behind a tmpfs.
-  const copyMode = mount.type === 'tmpfs' && !hasMode ? FLAG.copyMode : 0
+  // A directory that the image closes to others stays closed behind a tmpfs.
+  const copyMode = type === 'tmpfs' && !hasMode ? FLAG.copyMode : 0
+  const noSymlinks = SYSTEM.has(type) || target === '/dev' ? FLAG.noSymlinks : 0
   return {
     host: [],
-    make: BY_FSOPEN.has(mount.type)
-      ? [{ kind: 'fsmount', slot, texts: [mount.type, data], num: data.length, wide: now }]
-      : stagedMount(mount, options, facts, slot),
+    make: BY_FSOPEN.has(type)
+      ? [{ kind: 'fsmount', handle, type, options: data, set: attributes & ~late }]
+      : stagedMount(mount, options, facts, handle),
     attach: [
-      ...(options.copyUp
-        ? [{ kind: 'copyUp', slot, texts: [mount.destination], num: hasMode ? 0 : 1 } as const]
-        : []),
-      {
-        kind: 'attach',
-        slot,
-        texts: [mount.destination],
-        flags:
-          FLAG.makeDir |
-          copyMode |
-          (SYSTEM.has(mount.type) || mount.destination === '/dev' ? FLAG.noSymlinks : 0),
-      },
-      ...options.propagations.map((num): Op => ({ kind: 'setattr', slot, num })),
+      ...(options.copyUp ? [{ kind: 'copyUp', handle, path: target, withOwner: !hasMode } as const] : []),
+      { kind: 'attach', handle, target, flags: FLAG.makeDir | copyMode | noSymlinks },
+      ...propagationOps(handle, options),
     ],
-    seal: late === 0 ? [] : [{ kind: 'setattr', slot, wide: late }],
+    seal: late === 0 ? [] : [{ kind: 'setattr', handle, set: late }],
   }
 }
 
@@ -225,7 +204,7 @@ export function mountOps(mounts: readonly BundleMount[], facts: MountFacts, take
   return {
     host: all.flatMap(({ ops }) => ops.host),
     make: all.filter((one) => !staged(one)).flatMap(({ ops }) => ops.make),
-    /** To be made once no mount travels back to the host. */
+    /** To be made once mounts no longer propagate to the host. */
     stage: all.filter(staged).flatMap(({ ops }) => ops.make),
     attach: all.flatMap(({ ops }) => ops.attach),
     seal: all.flatMap(({ ops }) => ops.seal),
@@ -233,53 +212,55 @@ export function mountOps(mounts: readonly BundleMount[], facts: MountFacts, take
 }
 
 /**
- * A container sees its own cgroup only: its directories are bound from the host, one on v2, one per hierarchy
- * on v1 with a tmpfs around them. Without a cgroup namespace on v2 it is asked to see all of them.
+ * A container sees its own cgroup only. Its directories are bound from the host: one on v2; on v1 one per
+ * hierarchy, in a tmpfs. On v2 a container without a cgroup namespace sees the whole hierarchy.
  */
 function cgroupMount(mount: BundleMount, facts: MountFacts, take: Take, side: TreeSide): MountOps {
   const options = parseMountOptions(mount.options)
-  const tree = (slot: number, path: string) =>
-    hostTree(side, { slot, texts: [path], wide: options.set | options.recursiveSet, num: MS.slave | MS.rec })
+  const flags = FLAG.makeDir | FLAG.noSymlinks
+  const bind = (handle: Handle, path: string) =>
+    hostTree(side, {
+      handle,
+      path,
+      set: options.set | options.recursiveSet,
+      propagation: MS.slave | MS.rec,
+    })
   if (facts.cgroup.version === 2) {
-    const slot = take()
+    const handle = take()
     const path = facts.cgroupNamespace ? facts.cgroup.directories[0]!.path : facts.cgroupTop
     return {
-      ...tree(slot, path),
-      attach: [{ kind: 'attach', slot, texts: [mount.destination], flags: FLAG.makeDir | FLAG.noSymlinks }],
+      ...bind(handle, path),
+      attach: [{ kind: 'attach', handle, target: mount.destination, flags }],
       seal: [],
     }
   }
   const around = take()
-  const hierarchies = facts.cgroup.directories.map((directory) => ({ ...directory, slot: take() }))
-  const data = ['source=tmpfs', 'mode=755', 'size=64k']
-  const trees = hierarchies.map(({ slot, path }) => tree(slot, path))
+  const hierarchies = facts.cgroup.directories.map((directory) => ({ ...directory, handle: take() }))
+  const trees = hierarchies.map(({ handle, path }) => bind(handle, path))
   return {
     host: trees.flatMap(({ host }) => host),
     make: [
       {
         kind: 'fsmount',
-        slot: around,
-        texts: ['tmpfs', data],
-        num: data.length,
-        wide: (options.set & ~ATTR.ro) | ATTR.nosuid | ATTR.nodev,
+        handle: around,
+        type: 'tmpfs',
+        options: ['source=tmpfs', 'mode=755', 'size=64k'],
+        set: (options.set & ~ATTR.ro) | ATTR.nosuid | ATTR.nodev,
       },
       ...trees.flatMap(({ make }) => make),
     ],
     attach: [
-      { kind: 'attach', slot: around, texts: [mount.destination], flags: FLAG.makeDir | FLAG.noSymlinks },
-      ...hierarchies.map(({ slot, mountName }): Op => ({
-        kind: 'attach',
-        slot,
-        texts: [`${mount.destination}/${mountName}`],
-        flags: FLAG.makeDir | FLAG.noSymlinks,
-      })),
-      // Hierarchies with several controllers are found under the name of each ("cpu" -> "cpu,cpuacct").
+      { kind: 'attach', handle: around, target: mount.destination, flags },
+      ...hierarchies.map(({ handle, mountName }): Op => {
+        return { kind: 'attach', handle, target: `${mount.destination}/${mountName}`, flags }
+      }),
+      // A hierarchy of several controllers is also found under the name of each ("cpu" -> "cpu,cpuacct").
       ...hierarchies.flatMap(({ controllers, mountName }) =>
         controllers
           .filter((name) => name !== mountName && !name.startsWith('name='))
-          .map((name): Op => ({ kind: 'symlink', texts: [mountName, `${mount.destination}/${name}`] })),
+          .map((name): Op => ({ kind: 'symlink', target: mountName, path: `${mount.destination}/${name}` })),
       ),
     ],
-    seal: (options.set & ATTR.ro) === 0 ? [] : [{ kind: 'setattr', slot: around, wide: ATTR.ro }],
+    seal: (options.set & ATTR.ro) === 0 ? [] : [{ kind: 'setattr', handle: around, set: ATTR.ro }],
   }
 }

@@ -1,11 +1,11 @@
-// A seccomp profile of a bundle (OCI runtime spec, config-linux.md) becomes a filter program: the same
-// bytes that a function's own profile becomes (seccomp.ts), with every action, flag and architecture.
+// Compiles the seccomp profile of a bundle (OCI runtime spec, config-linux.md), like ../seccomp.ts for
+// functions, but with every action, flag and architecture.
 
 import { constants } from 'node:os'
 import type { Seccomp, SeccompAction, SeccompOperator, SeccompRule } from '../../contract/bundle-spec.ts'
 import { buildFilter, scmpActErrno, type Comparison } from '../seccomp.ts'
 
-/** libseccomp has each under the last part of its name, in small letters. */
+/** libseccomp's names are the last parts of these, in lower case. */
 export const SECCOMP_ARCHITECTURES = [
   'SCMP_ARCH_X86',
   'SCMP_ARCH_X86_64',
@@ -53,7 +53,7 @@ const COMPARE: Readonly<Record<SeccompOperator, number>> = {
   SCMP_CMP_MASKED_EQ: 7,
 }
 
-/** SCMP_ACT_* of <seccomp.h>; the errno rides in the lower half where an action takes one. */
+/** SCMP_ACT_* of <seccomp.h>; an action's errno is in the lower half. */
 function actionNumber(action: SeccompAction, errno: number): number {
   switch (action) {
     case 'SCMP_ACT_KILL':
@@ -77,8 +77,8 @@ function actionNumber(action: SeccompAction, errno: number): number {
 }
 
 /**
- * All conditions of a rule must hold, but libseccomp takes one per argument: two for one argument are
- * alternatives, as in runc.
+ * All conditions of a rule must hold, but libseccomp takes one per argument; as in runc, several for one
+ * argument are alternatives.
  */
 function alternatives(rule: SeccompRule): Comparison[][] {
   const conditions = rule.args.map(({ index, op, value, valueTwo }): Comparison => ({
@@ -96,11 +96,11 @@ export interface CompiledSeccomp {
   readonly flags: number
 }
 
-/** Has PROFILE calls that somebody outside decides on? */
+/** Whether an agent outside decides on some calls of PROFILE. */
 export const usesListener = ({ defaultAction, syscalls }: Seccomp): boolean =>
   defaultAction === 'SCMP_ACT_NOTIFY' || syscalls.some(({ action }) => action === 'SCMP_ACT_NOTIFY')
 
-/** PROFILE as a filter.  Throws Unsupported when libseccomp cannot make it. */
+/** PROFILE as a filter. Throws Unsupported if libseccomp cannot compile it. */
 export function compileProfile(profile: Seccomp): CompiledSeccomp {
   const defaultAction = actionNumber(profile.defaultAction, profile.defaultErrno ?? constants.errno.EPERM)
   const program = buildFilter(defaultAction, (filter) => {
@@ -108,14 +108,13 @@ export function compileProfile(profile: Seccomp): CompiledSeccomp {
       filter.addArchitecture(name.slice('SCMP_ARCH_'.length).toLowerCase())
     for (const rule of profile.syscalls) {
       const action = actionNumber(rule.action, rule.errnoRet ?? constants.errno.EPERM)
-      // libseccomp refuses a rule that says what is said for everything else.
+      // libseccomp refuses a rule with the default action.
       if (action === defaultAction) continue
       for (const name of rule.names)
         for (const conditions of alternatives(rule)) filter.addRule(name, action, conditions)
     }
   })
-  // Whoever installs it has the one thread of its process that lives on, and the kernel does not take TSYNC
-  // with a listener.
+  // The installing process has one thread that lives on, and the kernel refuses TSYNC with a listener.
   const names = usesListener(profile)
     ? profile.flags.filter((name) => name !== 'SECCOMP_FILTER_FLAG_TSYNC')
     : profile.flags

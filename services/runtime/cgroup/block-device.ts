@@ -1,10 +1,10 @@
-// Which disk a folder is on, as cgroups name disks: "MAJOR:MINOR" of the whole device, never of a
-// partition.  Knows /sys/dev/block (sysfs(5)); refuses to know what is counted or limited there.
+// Finds the disk of a folder as cgroups name disks: "MAJOR:MINOR" of the whole device, never of a partition
+// (/sys/dev/block, sysfs(5)).
 
 import { existsSync, readFileSync, statSync } from 'node:fs'
 
 /**
- * The disk under PATH; undefined for a file system without one (tmpfs), or over several (btrfs, a network).
+ * The disk under PATH; undefined for a file system without one (tmpfs, a network) or with several (btrfs).
  */
 export function diskOf(path: string): string | undefined {
   const { dev } = statSync(path, { bigint: true })

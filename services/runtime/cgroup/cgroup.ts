@@ -1,7 +1,7 @@
-// Cgroups of this host: where they are, and which of the two drivers serves it, picked at start.
-// Containers get a directory each below one directory per worker process ("instance"), so that what
-// a dead worker left can be told from what a living one uses.  A controller that is missing is an
-// error that names it: a limit is never silently not there (docs/cgroups(7), cgroup-v2.rst).
+// Finds the cgroups of this host and picks one of the two drivers at start. Each container gets a directory
+// below one directory per worker process ("instance"), which separates what a dead worker left from what a
+// living one uses. A missing controller is an error that names it: a limit is never silently missing
+// (cgroups(7), cgroup-v2.rst).
 
 import { readFileSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
@@ -80,7 +80,7 @@ export function findHostCgroups({ mayOffer }: { mayOffer: boolean }): HostCgroup
 
 /**
  * The driver for this host. INSTANCE names our directory; FOLDER is on the disk whose io is counted; ANNOUNCE
- * hears of our directories before they are made. Throws Unsupported naming what is missing.
+ * is called with our directories before they are created. Throws Unsupported naming what is missing.
  */
 export function createCgroupDriver({
   native,

@@ -1,11 +1,10 @@
-// The device rules of a container: the list that holds for it, its lines for a v1 devices cgroup, and the
-// BPF program that says the same on v2 (BPF_PROG_TYPE_CGROUP_DEVICE).  Pure.
+// The device rules of a container: its effective list, the list's lines for a v1 devices cgroup, and the
+// equivalent BPF program for v2 (BPF_PROG_TYPE_CGROUP_DEVICE). Pure.
 
 import type { DeviceRule } from '../../contract/bundle-spec.ts'
 
 /**
- * Allowed to every container (config-linux.md, Default Devices; mknod itself is harmless, opening is what
- * counts).
+ * Allowed to every container (config-linux.md, Default Devices). mknod is harmless; opening is what matters.
  */
 const DEFAULT_RULES: readonly DeviceRule[] = [
   { allow: true, type: 'c', access: 'm' },
@@ -29,12 +28,12 @@ const DEFAULT_RULES: readonly DeviceRule[] = [
   { allow: true, type: 'c', major: 136, access: 'rwm' },
 ]
 
-/** RULES between "nothing" and what every container may use; a later rule holds against an earlier one. */
+/** RULES between "deny all" and what every container may use; later rules override earlier ones. */
 export function effectiveRules(rules: readonly DeviceRule[]): readonly DeviceRule[] {
   return [{ allow: false, type: 'a', access: 'rwm' }, ...rules, ...DEFAULT_RULES]
 }
 
-/** RULE as devices.allow and devices.deny take it (devices.rst). */
+/** RULE as a line of devices.allow and devices.deny (devices.rst). */
 export function deviceLine(rule: DeviceRule): string {
   return `${rule.type} ${rule.major ?? '*'}:${rule.minor ?? '*'} ${rule.access}`
 }
@@ -56,7 +55,7 @@ const BPF = {
   jumpIfNotReg: 0x5d,
   exit: 0x95,
 } as const
-/** Registers, by what they hold. */
+/** Registers, by their contents. */
 const R = { answer: 0, context: 1, type: 2, access: 3, major: 4, minor: 5, scratch: 6 } as const
 
 interface Instruction {
@@ -78,7 +77,7 @@ function encode(instructions: readonly Instruction[]): Uint8Array {
   return new Uint8Array(bytes.buffer)
 }
 
-/** The instructions of one rule: every test that fails jumps behind its end. */
+/** The instructions of one rule: every failing test jumps past its end. */
 function ruleInstructions(rule: DeviceRule): Instruction[] {
   const tests: Instruction[] = []
   if (rule.type !== 'a') tests.push({ code: BPF.jumpIfNot, to: R.type, value: TYPE[rule.type] })
@@ -100,7 +99,9 @@ function ruleInstructions(rule: DeviceRule): Instruction[] {
   )
 }
 
-/** RULES as a program: the last rule that matches decides, so it is asked first; none: refused. */
+/**
+ * RULES as a program: the last matching rule decides, so it comes first; without a match access is refused.
+ */
 export function deviceProgram(rules: readonly DeviceRule[]): Uint8Array {
   // struct bpf_cgroup_dev_ctx: access in the upper and type in the lower half of the first word, then major
   // and minor.
@@ -113,8 +114,7 @@ export function deviceProgram(rules: readonly DeviceRule[]): Uint8Array {
     { code: BPF.loadWord, to: R.minor, from: R.context, offset: 8 },
   ]
   const reversed = rules.toReversed()
-  // What stands behind a rule for everything is never reached, and the kernel refuses programs with dead
-  // code.
+  // Code after a rule for everything is never reached, and the kernel refuses programs with dead code.
   const last = reversed.findIndex(
     (rule) =>
       rule.type === 'a' && rule.major === undefined && rule.minor === undefined && rule.access.length === 3,

@@ -1,5 +1,4 @@
-// What a cgroup driver is: the one interface, the numbers and the removal that both drivers (v1, v2) share.
-// Knows no hierarchy; whoever has a cgroup in hand needs only this file.
+// The interface of a cgroup, and what both drivers (v1, v2) share. Users of a cgroup need only this file.
 
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,34 +11,34 @@ export interface Cgroup extends Freezer {
   readonly name: string
   /** v2: descriptor of the directory, for CLONE_INTO_CGROUP; -1 on v1. */
   readonly fd: number
-  /** v1: files that the first process writes itself into. */
+  /** v1: files through which the first process joins. */
   readonly tasks: readonly string[]
   /** Calls back (at most once) when the cgroup ran out of memory. */
   onOom(listener: () => void): void
-  /** Its program runs: the memory limit holds exactly from now on. */
+  /** Called once the program runs: from now on the memory limit is exact. */
   started(): void
   /** Of its present container. */
   usage(): Usage
   /**
-   * Make it as new for another container with the same limits; false when only a new one will do. Missing
-   * where none can.
+   * Resets it for another container with the same limits; false if it cannot be reused. Missing where no
+   * cgroup can.
    */
   readonly renew?: () => boolean
-  /** Remove it; false while the kernel still sees somebody inside. */
+  /** Removes it; false while the kernel still sees a process inside. */
   remove(): boolean
 }
 
 export interface CgroupDriver {
   readonly layout: 'v1' | 'v2' | 'hybrid'
-  /** Directories that hold our containers' cgroups, for the janitor of a later process. */
+  /** Directories of our containers' cgroups, for the janitor of a later process. */
   readonly roots: readonly string[]
   create(name: string, resources: Resources): Cgroup
   close(): void
 }
 
 /**
- * Told the directories that a driver is about to make, before the first of them is there: who is killed in
- * between has written them down.
+ * Called with the directories that a driver is about to create: a worker that is killed in between has
+ * registered them.
  */
 export type Announce = (roots: readonly string[]) => void
 
@@ -52,50 +51,50 @@ export interface HostCgroups {
    * controllers it offers.
    */
   readonly v2: { readonly directory: string; readonly controllers: readonly string[] } | undefined
-  /** Where the controllers of this host are, and which of the needed ones it lacks. */
+  /** Where the controllers of this host are, and which required ones it lacks. */
   readonly driver: 'v1' | 'v2'
   readonly missing: readonly string[]
-  /** Those of the driver's optional controllers that the host lacks, and what is not possible without. */
+  /** Optional controllers of the driver that the host lacks, and what is unavailable without them. */
   readonly lacking: readonly string[]
 }
 
 /**
- * Until its program runs, a container's first process shares the worker's memory, and the kernel's killer
- * takes everyone who shares it: the limit must not be reached before. A start needs little of its own, but
- * each folder on the way of a name is held while the kernel looks, and a hostile image makes that a hundred
- * thousand (a working directory through nested links, over many layers). More than this is not looked up in
- * the time that a start has.
+ * Until its program runs, a container's first process shares the worker's memory, and the kernel's OOM killer
+ * takes all processes that share it, so the limit must not be reached before. A start needs little memory,
+ * but the kernel holds each folder of a path while resolving it, and a hostile image makes that a hundred
+ * thousand (a working directory through nested links, over many layers). More than this cannot be resolved
+ * within the time of a start.
  */
 export const START_HEADROOM_BYTES = 1024 ** 3
 
-/** memory, cpu time and number of processes are what every container is limited in. */
+/** Every container has limits of memory, cpu time and number of processes. */
 export const V1_CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids'] as const
 export const V2_CONTROLLERS = ['memory', 'cpu', 'pids'] as const
-/** Taken where they are there, for the account. */
+/** Used for accounting where the host has them. */
 export const V2_COUNTERS = ['io'] as const
 export const OPTIONAL_CONTROLLERS = {
   v1: { blkio: 'calls have no account of block io', freezer: 'containers cannot be paused' },
   v2: { io: 'calls have no account of block io' },
 } as const
 
-/** Does this kernel have FILE in cgroups such as DIRECTORY? */
+/** Whether this kernel has FILE in cgroups such as DIRECTORY. */
 export const hasFile = (directory: string, file: string): boolean => existsSync(join(directory, file))
 
-/** Has ERR one of CODES? */
+/** Whether ERR has one of CODES. */
 export function isErrno(err: unknown, ...codes: string[]): boolean {
   return err instanceof Error && codes.includes((err as NodeJS.ErrnoException).code ?? '')
 }
 
 /**
- * Make a container's cgroup. Throws SyscallError: a host has room for so many (ENOSPC, ENOMEM), a delegated
- * place for fewer (EAGAIN).
+ * Creates a container's cgroup. Throws SyscallError at the host's maximum (ENOSPC, ENOMEM) or that of a
+ * delegated subtree (EAGAIN).
  */
 export function makeCgroup(directory: string): void {
   try {
     mkdirSync(directory)
   } catch (err) {
     const errno = (err as NodeJS.ErrnoException).code ?? 'EIO'
-    throw new SyscallError(`cannot make the cgroup ${directory}: ${errno}`, {
+    throw new SyscallError(`cannot create the cgroup ${directory}: ${errno}`, {
       errno,
       syscall: 'mkdir',
       op: 'cgroup',
@@ -103,7 +102,7 @@ export function makeCgroup(directory: string): void {
   }
 }
 
-/** Remove a directory; true when it is gone. */
+/** Removes a directory; true if it no longer exists. */
 export function removeCgroup(directory: string): boolean {
   try {
     rmdirSync(directory)

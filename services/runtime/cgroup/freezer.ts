@@ -1,8 +1,8 @@
 // Pausing all processes of a cgroup (kernel's Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and
-// cgroup-v2.rst, cgroup.freeze). On v2 every cgroup can do it. On v1 it is a hierarchy of its own that a
-// container enters only when it is paused for the first time: most never are, and joining costs. A frozen
-// process is not gone: on v1 it does not even die of SIGKILL before it is thawed. Nor does v1 freeze who was
-// moved there while it waited for its child in vfork(2); then freezing fails, and all of it goes on.
+// cgroup-v2.rst, cgroup.freeze). On v2 every cgroup supports it. On v1 the freezer is a hierarchy that a
+// container joins only when it is first paused: most never are, and joining is slow. On v1 a frozen process
+// does not die of SIGKILL until it is thawed. Nor does v1 freeze a process that joined while it waited for
+// its child in vfork(2); then freezing fails, and all processes continue.
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -10,22 +10,22 @@ import { setImmediate, setTimeout } from 'node:timers/promises'
 import { Unsupported } from '../../contract/errors.ts'
 
 export interface Freezer {
-  /** Resolves when every process stands still.  Throws Unsupported where the host has no freezer. */
+  /** Resolves when every process is frozen.  Throws Unsupported where the host has no freezer. */
   freeze(): Promise<void>
-  /** Harmless when it is not frozen. */
+  /** Does nothing when it is not frozen. */
   thaw(): void
 }
 
-/** How long a process that wants to run may be kept from it by others, and so from being stopped. */
+/** How long a busy machine may delay a runnable process, and so its freezing. */
 const SETTLE_MS_MAX = 2000
 const QUICK_ROUNDS = 200
 const SLOW_ROUND_MS = 2
 const MOVE_ROUNDS_MAX = 100
 
 /**
- * Ask DONE until it is so: once per turn of the event loop, since the kernel stops a process within
- * microseconds of its next return, then less often, since on a busy machine it may have to wait for its turn
- * to run. What does not come to rest is let go again by THAW.
+ * Polls DONE: first once per turn of the event loop, since the kernel stops a process within microseconds of
+ * its next return to user mode, then less often, since on a busy machine the process may wait for a CPU. THAW
+ * undoes a freeze that does not complete.
  */
 async function settle(done: () => boolean, thaw: () => void, what: string): Promise<void> {
   const giveUpAt = performance.now() + SETTLE_MS_MAX
@@ -34,7 +34,7 @@ async function settle(done: () => boolean, thaw: () => void, what: string): Prom
     await (round < QUICK_ROUNDS ? setImmediate() : setTimeout(SLOW_ROUND_MS))
   }
   thaw()
-  throw new Unsupported(`${what} did not come to rest; a process of it cannot be stopped now (state D in ps)`)
+  throw new Unsupported(`${what} could not be frozen: a process is in uninterruptible sleep (state D in ps)`)
 }
 
 export function createV2Freezer(directory: string): Freezer {
@@ -57,7 +57,7 @@ const pidsOf = (directory: string): string[] =>
   readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)
 
 /**
- * DIRECTORY is where the container goes in the freezer's hierarchy (undefined: there is none), MEMBERS
+ * DIRECTORY is the container's directory in the freezer's hierarchy (undefined: there is none), MEMBERS
  * another cgroup that lists its processes.
  */
 export function createV1Freezer(
@@ -67,7 +67,7 @@ export function createV1Freezer(
   const made: string[] = []
 
   /**
-   * Whoever is moved takes future children along; those that fork before their turn are found in the next
+   * Children of a moved process start in its new cgroup; those that forked before are found in the next
    * round.
    */
   function enter(into: string): void {
@@ -83,7 +83,7 @@ export function createV1Freezer(
         try {
           writeFileSync(join(into, 'cgroup.procs'), pid, { flag: 'r+' })
         } catch (err) {
-          if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err // it ended before its turn
+          if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err // it ended before
         }
       }
     }

@@ -1,11 +1,11 @@
 // Reading /proc/self/cgroup and /proc/self/mountinfo (proc(5), cgroups(7)).  Pure: text in, values out.
 
-/** v2: where a worker and whoever shares its cgroup live, so that its containers can be next to them. */
+/** v2: the leaf for a worker and the other processes of its cgroup, beside its containers. */
 export const LEAF = 'wherry.leaf'
 
 export interface HierarchyMount {
   readonly controllers: readonly string[]
-  /** The directory that shows the cgroup PATH; what the mount itself hides (its root) is cut off. */
+  /** The directory of the cgroup PATH, relative to the root of the mount. */
   directoryOf(path: string): string
 }
 
@@ -22,7 +22,7 @@ export function parseOwnCgroups(text: string): { v1: Map<string, string>; v2: st
   return { v1, v2 }
 }
 
-/** mountinfo writes blanks in paths as \040. */
+/** mountinfo encodes blanks in paths as \040. */
 function unescape(path: string): string {
   return path.replaceAll(/\\(\d{3})/g, (_, octal: string) => String.fromCodePoint(parseInt(octal, 8)))
 }
@@ -39,9 +39,8 @@ function hierarchy(root: string, mountPoint: string, controllers: readonly strin
 }
 
 /**
- * The cgroup hierarchies of a mountinfo TEXT. Of several mounts of one the first counts, which is the host's:
- * containers whose mounts can be seen from here, because they have no mount namespace of their own, mount it
- * again and show their own part of it.
+ * The cgroup hierarchies of a mountinfo TEXT. Of several mounts of one hierarchy the first counts, which is
+ * the host's: containers without a mount namespace mount their own part of it again, visibly from here.
  */
 export function parseMounts(text: string): { v1: HierarchyMount[]; v2: HierarchyMount | undefined } {
   const v1: HierarchyMount[] = []

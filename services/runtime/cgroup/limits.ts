@@ -1,6 +1,6 @@
-// The limits of a bundle's container as writes into cgroup files: which file, which text.  One function
-// for each version of cgroups (Documentation/admin-guide/cgroup-v1, cgroup-v2.rst).  Pure: cgroup-tree.ts
-// does the writing.  What is not asked for is not written.
+// The limits of a bundle's container as writes to cgroup files, one function for each version of cgroups
+// (Documentation/admin-guide/cgroup-v1, cgroup-v2.rst). Pure: tree.ts writes them. Limits that the spec omits
+// are not written.
 
 import type { BundleResources, Throttle } from '../../contract/bundle-spec.ts'
 
@@ -8,7 +8,7 @@ export interface LimitWrite {
   readonly controller: string
   readonly file: string
   readonly text: string
-  /** Another file for the same, where a kernel has that instead. */
+  /** Another file for the same limit, which some kernels have instead. */
   readonly otherwise?: { readonly file: string; readonly text: string }
 }
 
@@ -41,10 +41,10 @@ function write(
     : [{ controller, file, text, ...(otherwise && { otherwise: { text, ...otherwise } }) }]
 }
 
-/** Weights of the spec are 10 … 1000 as those of bfq; io.weight has 1 … 10000. */
+/** Weights of the spec are 10 … 1000, like those of bfq; io.weight has 1 … 10000. */
 const ioWeight = (weight: number): number => 1 + Math.floor(((weight - 10) * WEIGHT_RANGE) / 990)
 
-/** Names of what RESOURCES asks for and no kernel has in cgroups of VERSION. */
+/** Names of limits in RESOURCES that no kernel has in cgroups of VERSION. */
 export function beyondCgroups(version: 1 | 2, resources: BundleResources): readonly string[] {
   const { memory, cpu, blockIO, network, unified } = resources
   const asked: ReadonlyArray<readonly [string, boolean]> =
@@ -85,7 +85,7 @@ function rdmaLimits(resources: BundleResources): LimitWrite[] {
 }
 
 /**
- * For a fresh v1 cgroup, in an order that the kernel takes (a limit before the one that includes swap, a
+ * For a new v1 cgroup, in an order that the kernel accepts (a limit before the one that includes swap, a
  * period before its quota).
  */
 export function limitsV1(resources: BundleResources): LimitWrite[] {
@@ -131,13 +131,13 @@ export function limitsV1(resources: BundleResources): LimitWrite[] {
   ]
 }
 
-/** memory.swap.max is swap alone, the spec's number is memory and swap together. */
+/** memory.swap.max is swap only, the spec's number is memory plus swap. */
 function swapAlone(swap: number | undefined, limit: number | undefined): number | string | undefined {
   if (swap === undefined) return undefined
   return swap < 0 || limit === undefined || limit < 0 ? 'max' : swap - limit
 }
 
-/** For a v2 cgroup.  `unified` comes last: it is written in the kernel's own words, and holds. */
+/** For a v2 cgroup. `unified` comes last: it names files of the kernel directly and overrides the others. */
 export function limitsV2(resources: BundleResources): LimitWrite[] {
   const { memory, cpu, pids, blockIO } = resources
   const weight =

@@ -1,26 +1,26 @@
-// Cgroups off the hot path: made ahead with their limits already written, cleaned up behind.  A call
-// takes one that fits its limits; while the container runs nobody waits for mkdir or rmdir.  One that a
-// container has left serves another where the driver can make it as new (Cgroup.renew): after a rest,
-// because the kernel gives the memory of dead processes back a moment later.
+// Cgroups off the hot path: created ahead with their limits written, removed later. A call takes one that
+// fits its limits, so no start waits for mkdir or rmdir. A cgroup that a container has left is reused where
+// the driver can reset it (Cgroup.renew), after a delay, because the kernel releases the memory of dead
+// processes a moment later.
 
 import type { Resources } from '../../contract/runtime-spec.ts'
 import type { Cgroup, CgroupDriver } from './driver.ts'
 
 /** Kept ready for one set of limits … */
 const AHEAD_PER_SHAPE = 4
-/** … and for this many sets, the least recently used one goes first. */
+/** … and for this many sets; the least recently used one is dropped first. */
 const SHAPES_MAX = 16
 const REST_MS = 20
-/** Of all shapes together; what comes on top is removed. */
+/** Of all shapes together; more are removed. */
 const RESTING_MAX = 64
 const REMOVE_RETRY_MS = 20
 const REMOVE_TRIES_MAX = 250
 
 export interface CgroupPool {
   take(resources: Resources): Cgroup
-  /** Its container has ended (or never started): remove it or make it ready for the next. */
+  /** Its container has ended (or never started): removes it or prepares it for the next. */
   giveBack(cgroup: Cgroup): void
-  /** Resolves when all are removed that can be. */
+  /** Resolves when all that can be removed are. */
   close(): Promise<void>
 }
 
@@ -48,7 +48,7 @@ export function createCgroupPool({
 
   const make = (resources: Resources): Cgroup => driver.create(String(serial++), resources)
 
-  /** The kernel lets go of a cgroup a moment after its last process: try again, bounded. */
+  /** The kernel releases a cgroup a moment after its last process: retry, bounded. */
   async function remove(cgroup: Cgroup): Promise<void> {
     for (let tries = 0; tries < REMOVE_TRIES_MAX; tries++) {
       await new Promise((resolve) => {
@@ -86,7 +86,7 @@ export function createCgroupPool({
     return shape
   }
 
-  /** One that has rested and is as new; undefined when there is none. */
+  /** A reset one after its delay; undefined if there is none. */
   function renewed(shape: Shape): Cgroup | undefined {
     const restedBefore = performance.now() - REST_MS
     while (shape.resting.length > 0 && shape.resting[0]!.since <= restedBefore) {
@@ -109,7 +109,7 @@ export function createCgroupPool({
       try {
         shape.ready.push(renewed(shape) ?? make(shape.resources))
       } catch (err) {
-        onLeak(`no cgroup could be made ahead: ${String(err)}`) // the next take tries again and says why
+        onLeak(`no cgroup could be created ahead: ${String(err)}`) // the next take retries and reports why
       }
     })
   }

@@ -1,5 +1,5 @@
-// What a container's cgroup has used, in the shape of runc's `events` (its types/events.go), which monitors
-// parse.  Reads files of cgroupfs; what a host does not count is left out.
+// What a container's cgroup has used, in the format of runc's `events` (its types/events.go), which monitors
+// parse. Omits what the host does not count.
 
 import { directoryFor, readCgroupFile, type CgroupTree } from './tree.ts'
 
@@ -137,7 +137,7 @@ function blkioV1(text: string | undefined): object[] {
   }))
 }
 
-/** Lines "8:0 rbytes=4096 wbytes=0 rios=1 …" of v2, the counters NAMES of them. */
+/** Lines "8:0 rbytes=4096 wbytes=0 rios=1 …" of v2, only the counters NAMES. */
 function blkioV2(text: string | undefined, names: Readonly<Record<string, string>>): object[] {
   return [...(text ?? '').matchAll(/^(\d+):(\d+) (.*)$/gm)].flatMap(([, major, minor, rest]) =>
     [...rest!.matchAll(/(\w+)=(\d+)/g)].flatMap(([, name, value]) => {
@@ -212,7 +212,7 @@ export function statsOf(tree: CgroupTree): object {
   }
 }
 
-/** How many processes the kernel has killed for want of memory. */
+/** How many processes the OOM killer has killed. */
 export function oomKillsOf(tree: CgroupTree): number {
   return (
     createReader(tree).keys('memory', tree.version === 2 ? 'memory.events' : 'memory.oom_control').oom_kill ??

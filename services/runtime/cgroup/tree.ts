@@ -1,6 +1,6 @@
 // The cgroup of a bundle's container: one directory per v1 hierarchy, or one on v2, at the path that its
-// engine chose.  Unlike the pool of the worker (cgroup.ts, cgroup-pool.ts) it outlives the process that
-// made it, so everything here starts from paths.  Knows files of cgroupfs; limits come from cgroup-limits.ts.
+// engine chose. Unlike those of the worker's pool (cgroup.ts, pool.ts) it outlives the process that created
+// it, so everything here starts from paths. limits.ts computes the limits.
 
 import {
   closeSync,
@@ -24,14 +24,14 @@ import type { Native } from '../native.ts'
 
 /** One hierarchy's directory of one container. */
 export interface CgroupDirectory {
-  /** v1: as /proc/self/cgroup has them ("cpu", "name=systemd"); v2: []. */
+  /** v1: as in /proc/self/cgroup ("cpu", "name=systemd"); v2: []. */
   readonly controllers: readonly string[]
   /** Name of the hierarchy's mount point ("cpu,cpuacct"). */
   readonly mountName: string
   readonly path: string
 }
 
-/** Plain values: they are kept in the container's state file. */
+/** Plain values, stored in the container's state file. */
 export interface CgroupTree {
   readonly version: 1 | 2
   readonly directories: readonly CgroupDirectory[]
@@ -44,7 +44,7 @@ const REMOVE_MAX_MS = 10_000
 const codeOf = (err: unknown): string =>
   err instanceof Error ? ((err as NodeJS.ErrnoException).code ?? '') : ''
 
-/** Write TEXT to an existing cgroup file; the error names the file, not the whole path alone. */
+/** Writes TEXT to an existing cgroup file; the error names the file. */
 function write(directory: string, file: string, text: string): void {
   try {
     writeFileSync(join(directory, file), text, { flag: 'r+' })
@@ -57,7 +57,7 @@ function write(directory: string, file: string, text: string): void {
 }
 
 /**
- * "slice:prefix:name", the form that systemd's driver takes, as the path that systemd makes of it
+ * "slice:prefix:name", the form of systemd's driver, as the path that systemd derives from it
  * (systemd.slice(5)).
  */
 function systemdPath(written: string): string {
@@ -79,8 +79,8 @@ function systemdPath(written: string): string {
 }
 
 /**
- * WRITTEN as the runtime spec has it: absolute from the hierarchy's top, else below our own cgroup. Without
- * one the container's ID is its name.
+ * WRITTEN as in the runtime spec: an absolute path starts at the hierarchy's root, others below our own
+ * cgroup. By default the container's ID is its name.
  */
 function pathBelow(written: string | undefined, id: string, own: string, systemd: boolean): string {
   if (systemd) return systemdPath(written ?? `system.slice:wherry:${id}`)
@@ -89,8 +89,8 @@ function pathBelow(written: string | undefined, id: string, own: string, systemd
 }
 
 /**
- * Where the cgroup of the container ID is, or will be; with SYSTEMD where systemd would make it. Throws
- * Unsupported on a host without cgroups, InvalidRequest for a path of the wrong form.
+ * Where the cgroup of the container ID is, or will be; with SYSTEMD, where systemd would create it. Throws
+ * Unsupported on a host without cgroups, InvalidRequest for a malformed path.
  */
 export function locateCgroup(written: string | undefined, id: string, systemd = false): CgroupTree {
   const own = parseOwnCgroups(readFileSync('/proc/self/cgroup', 'utf8'))
@@ -108,8 +108,8 @@ export function locateCgroup(written: string | undefined, id: string, systemd = 
   })
   if (directories.some((directory) => directory.controllers.some((name) => !name.startsWith('name='))))
     return { version: 1, directories }
-  // Our own cgroup has processes, us, and so can hand no controller to children; the one above can
-  // (cgroup-v2.rst, No Internal Process Constraint).
+  // Our own cgroup contains us, so it cannot enable controllers for children; its parent can (cgroup-v2.rst,
+  // No Internal Process Constraint).
   if (!mounts.v2 || own.v2 === undefined)
     throw new Unsupported('no cgroups are mounted on this host; mount cgroup2 at /sys/fs/cgroup')
   return {
@@ -124,14 +124,14 @@ export function locateCgroup(written: string | undefined, id: string, systemd = 
   }
 }
 
-/** The directory of all cgroups on v2; "" on v1. */
+/** The root of the hierarchy on v2; "" on v1. */
 export function topOfCgroups(tree: CgroupTree): string {
   return tree.version === 1
     ? ''
     : (parseMounts(readFileSync('/proc/self/mountinfo', 'utf8')).v2?.directoryOf('/') ?? '')
 }
 
-/** A new v1 cpuset has no CPUs and takes nobody; each level gets what the one above has. */
+/** A new v1 cpuset has no CPUs and accepts no process; each level gets the CPUs of the one above. */
 function inheritCpuset(directory: string): void {
   for (const file of ['cpuset.cpus', 'cpuset.mems']) {
     if (readFileSync(join(directory, file), 'utf8').trim() !== '') continue
@@ -147,7 +147,7 @@ function makeDirectory(path: string, prepareLevel: (level: string) => void): voi
   prepareLevel(path)
 }
 
-/** Make all directories of TREE.  True when they were there already. */
+/** Creates all directories of TREE. True if they already existed. */
 export function createCgroup(tree: CgroupTree): boolean {
   const existed = tree.directories.every(({ path }) => existsSync(path))
   for (const { path, controllers } of tree.directories) {
@@ -158,12 +158,12 @@ export function createCgroup(tree: CgroupTree): boolean {
     else
       makeDirectory(path, (level) => {
         handDown(dirname(level), controllersOf(dirname(level)))
-      }) // where it cannot, the limit that needs more says so
+      }) // where it cannot, the limit that needs it fails
   }
   return existed
 }
 
-/** Where TREE has the files of CONTROLLER. */
+/** The directory of CONTROLLER in TREE. */
 export function directoryFor(tree: CgroupTree, controller: string): string | undefined {
   return (
     tree.version === 2
@@ -172,7 +172,10 @@ export function directoryFor(tree: CgroupTree, controller: string): string | und
   )?.path
 }
 
-/** FILE of DIRECTORY; undefined when the kernel has no such file there, or the cgroup is gone. */
+/**
+ * The contents of FILE in DIRECTORY; undefined if the kernel has no such file, or the cgroup no longer
+ * exists.
+ */
 export function readCgroupFile(directory: string, file: string): string | undefined {
   try {
     return readFileSync(join(directory, file), 'utf8')
@@ -182,7 +185,7 @@ export function readCgroupFile(directory: string, file: string): string | undefi
   }
 }
 
-/** Throws Unsupported naming the file that does not take LIMIT. */
+/** Throws Unsupported naming the file that refuses LIMIT. */
 export function writeLimit(tree: CgroupTree, limit: LimitWrite): void {
   const directory = directoryFor(tree, limit.controller)
   if (directory === undefined)
@@ -206,7 +209,7 @@ function applyDevices(native: Native, tree: CgroupTree, resources: BundleResourc
   }
 }
 
-/** Write the limits; throws Unsupported naming the file that does not take them. */
+/** Writes the limits; throws Unsupported naming the file that refuses one. */
 export function limitCgroup(native: Native, tree: CgroupTree, resources: BundleResources): void {
   checkLimits(tree, resources)
   for (const limit of tree.version === 2 ? limitsV2(resources) : limitsV1(resources)) writeLimit(tree, limit)
@@ -222,7 +225,7 @@ export function checkLimits(tree: CgroupTree, resources: BundleResources): void 
     )
 }
 
-/** v1: the files that a process joins by; v2: USE gets the directory's descriptor. */
+/** Calls USE with the files to join by (v1) or the directory's descriptor (v2). */
 export function joinCgroup<T>(
   tree: CgroupTree,
   use: (join: { cgroupFd: number; cgroupTasks: readonly string[] }) => T,
@@ -247,13 +250,13 @@ function below(path: string): string[] {
       path,
     ]
   } catch (err) {
-    if (codeOf(err) === 'ENOENT' || codeOf(err) === 'ENODEV') return [] // removed, maybe by another command just now
+    if (codeOf(err) === 'ENOENT' || codeOf(err) === 'ENODEV') return [] // removed, possibly by a concurrent command
     throw err
   }
 }
 
 /**
- * Write what ends or wakes the processes of DIRECTORY; one that somebody else has removed meanwhile has none.
+ * Writes a file that kills or thaws the processes of DIRECTORY, which may have been removed meanwhile.
  */
 function writeIfThere(directory: string, file: string, text: string): void {
   try {
@@ -264,8 +267,8 @@ function writeIfThere(directory: string, file: string, text: string): void {
 }
 
 /**
- * The hierarchy whose list of processes counts: v1 hierarchies can differ, and the freezer is the one that
- * this runtime acts by.
+ * The hierarchy whose list of processes counts: v1 hierarchies can differ, and this runtime freezes through
+ * the freezer.
  */
 function leading(tree: CgroupTree): string {
   const directory =
@@ -280,10 +283,10 @@ const pidsBelow = (top: string): number[] =>
     (readCgroupFile(path, 'cgroup.procs') ?? '').split('\n').filter(Boolean).map(Number),
   )
 
-/** Process numbers of all that are in TREE, in this pid namespace. */
+/** The pids of all processes in TREE, in this pid namespace. */
 export const pidsOf = (tree: CgroupTree): number[] => pidsBelow(leading(tree))
 
-/** A directory of TREE, which is about to be made, that is there and has processes. */
+/** An existing directory with processes in it, of a TREE that is about to be created. */
 export const occupiedDirectory = (tree: CgroupTree): string | undefined =>
   tree.directories.find(({ path }) => pidsBelow(path).length > 0)?.path
 
@@ -292,7 +295,7 @@ export function isFrozen(tree: CgroupTree): boolean {
   return tree.version === 2 ? /^frozen 1$/m.test(text) : text.trim() === 'FROZEN'
 }
 
-/** Freeze or thaw all of TREE; resolves when the kernel says that it is so. */
+/** Freezes or thaws all of TREE; resolves when the kernel confirms it. */
 export async function setFrozen(tree: CgroupTree, frozen: boolean): Promise<void> {
   const deadline = performance.now() + FREEZE_MAX_MS
   for (;;) {
@@ -316,8 +319,8 @@ export async function setFrozen(tree: CgroupTree, frozen: boolean): Promise<void
 }
 
 /**
- * Stand TREE still so that nobody forks meanwhile. Who cannot be frozen (in vfork, in uninterruptible sleep)
- * is no reason not to KILL.
+ * Freezes TREE during KILL so that no process forks meanwhile. Processes that cannot be frozen (in vfork, in
+ * uninterruptible sleep) do not prevent KILL.
  */
 async function freezeFor(tree: CgroupTree, isKill: boolean): Promise<void> {
   try {
@@ -327,7 +330,7 @@ async function freezeFor(tree: CgroupTree, isKill: boolean): Promise<void> {
   }
 }
 
-/** Send SIGNAL to everybody in TREE.  SIGKILL leaves nobody, also if they fork as fast as they can. */
+/** Sends SIGNAL to all processes in TREE. SIGKILL leaves none, even if they fork as fast as they can. */
 export async function signalAll(tree: CgroupTree, signal: number): Promise<void> {
   const SIGKILL = 9
   if (signal === SIGKILL && tree.version === 2 && existsSync(join(leading(tree), 'cgroup.kill')))
@@ -349,8 +352,8 @@ export async function signalAll(tree: CgroupTree, signal: number): Promise<void>
 }
 
 /**
- * Remove all directories of TREE, waiting for processes that are just ending. Throws Unsupported when
- * somebody stays inside.
+ * Removes all directories of TREE, waiting for processes that are about to end. Throws Unsupported if a
+ * process stays inside.
  */
 export async function removeCgroup(tree: CgroupTree): Promise<void> {
   const deadline = performance.now() + REMOVE_MAX_MS

@@ -1,5 +1,5 @@
-// Limits of a container that runs: only what is asked for changes.  Knows what the kernel has to be told in
-// which order, and what it has to be told whole; what holds now is read from the kernel, not remembered.
+// Updates limits of a running container: only named limits change. The order of writes matters to the kernel,
+// and some limits are written as a whole; current values are read from the kernel.
 
 import { InvalidRequest } from '../../contract/errors.ts'
 import type { BundleResources } from '../../contract/bundle-spec.ts'
@@ -17,7 +17,7 @@ function numberIn(tree: CgroupTree, controller: string, file: string): number | 
   return text === 'max' ? Infinity : Number(text)
 }
 
-/** v2 takes quota and period together, and has no number for memory and swap together. */
+/** v2 takes quota and period together, and has no limit for memory plus swap. */
 function completeV2(tree: CgroupTree, asked: BundleResources): BundleResources {
   const directory = directoryFor(tree, 'cpu')
   const [quota, period] =
@@ -46,8 +46,8 @@ function completeV2(tree: CgroupTree, asked: BundleResources): BundleResources {
 }
 
 /**
- * v1: the limit that includes swap is never below the other one, so which of them moves first depends on the
- * way.
+ * v1: the limit that includes swap may never be below the other one, so the direction decides which moves
+ * first.
  */
 function inOrderV1(tree: CgroupTree, asked: BundleResources): LimitWrite[] {
   const writes = limitsV1(asked)
@@ -70,8 +70,8 @@ function inOrderV1(tree: CgroupTree, asked: BundleResources): LimitWrite[] {
 }
 
 /**
- * Set what ASKED names (its devices aside). CHECKUSAGE: refuse a memory limit below what is used now. Throws
- * InvalidRequest, or Unsupported naming the file that takes no more; what was written before it stays.
+ * Sets the limits of ASKED (except devices). CHECKUSAGE: refuse a memory limit below current usage. Throws
+ * InvalidRequest, or Unsupported naming the file that refuses; earlier writes stay.
  */
 export function updateCgroup(tree: CgroupTree, asked: BundleResources, checkUsage: boolean): void {
   checkLimits(tree, asked)

@@ -1,9 +1,9 @@
-// What a cgroup's files say of a container, as numbers.  Pure: texts in, values out.  Knows the formats of
-// v1 (Documentation/admin-guide/cgroup-v1) and v2 (cgroup-v2.rst); refuses to know where the files are.
+// Parses a container's usage from the files of its cgroup, v1 (Documentation/admin-guide/cgroup-v1) and v2
+// (cgroup-v2.rst). Pure.
 
 import type { Usage } from '../../contract/call-record.ts'
 
-/** Of a file with one "NAME number" per line; 0 when the kernel does not write that line. */
+/** The number of NAME in a file of "NAME number" lines; 0 if the kernel does not write that line. */
 function field(text: string, name: string): number {
   return Number(
     text
@@ -13,7 +13,7 @@ function field(text: string, name: string): number {
   )
 }
 
-/** The sum of what PATTERN finds in TEXT: one number per block device. */
+/** The sum of the numbers that PATTERN matches in TEXT, one per block device. */
 function sum(text: string, pattern: RegExp): number {
   let total = 0
   for (const [, value] of text.matchAll(pattern)) total += Number(value)
@@ -75,8 +75,7 @@ export function parseV2({
 }
 
 /**
- * What was used between two readings of one cgroup. Peaks are the later reading's: they begin anew or not at
- * all.
+ * Usage between two readings of one cgroup. Peaks are those of the later reading.
  */
 export function usageSince(now: Usage, before: Usage): Usage {
   return {

@@ -1,10 +1,10 @@
-// Cgroup v1 (kernel's Documentation/admin-guide/cgroup-v1): a directory per controller's hierarchy,
-// joined by the container's first process itself.  Also serves hybrid hosts, where v2 is mounted
-// but has no controllers.  What v1 cannot do by itself, kill all of a cgroup at once when its memory
-// is used up, comes from an event: the container's pid namespace dies with its first process.
+// Cgroup v1 (kernel's Documentation/admin-guide/cgroup-v1): a directory per controller's hierarchy, joined by
+// the container's first process itself. Also for hybrid hosts, where v2 is mounted without controllers. v1
+// cannot kill a whole cgroup when it runs out of memory, so an event tells the worker, which kills the first
+// process and with it the pid namespace.
 //
-// Four or five directories are dear to make and to remove, so one that nothing is left in serves the next
-// container: see renew().
+// Four or five directories are slow to create and to remove, so a cgroup in which nothing is left serves the
+// next container: see renew().
 
 import { closeSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -30,23 +30,23 @@ import { isKernelAtLeast } from '../kernel.ts'
 import { filesToRead, filesToWrite, type Native } from '../native.ts'
 
 type Controller = (typeof V1_CONTROLLERS)[number]
-/** blkio only counts: a host without it has no account of io. */
+/** blkio is for accounting only: a host without it does not count io. */
 type Directories = Readonly<Record<Controller, string> & { blkio?: string }>
 
-/** What not every kernel has. */
+/** Files that not every kernel has. */
 interface Optional {
   readonly memsw: boolean
   readonly tcp: boolean
   readonly pidsPeak: boolean
   /**
-   * "MAJOR:MINOR" of a disk whose io counts for none but those that have a limit for it: kernels before
+   * "MAJOR:MINOR" of a disk whose io is counted only for cgroups with a limit for it: kernels before
    * IO_COUNTS.
    */
   readonly limitedDisk: string | undefined
 }
 
 /**
- * The first kernel of which it is certain; 6.1 only counts for limits (blk_throtl_bio() in
+ * The first kernel known to count without a limit; 6.1 counts only with one (blk_throtl_bio() in
  * block/blk-throttle.h).
  */
 const IO_COUNTS = [6, 6] as const
@@ -54,12 +54,12 @@ const IO_COUNTS = [6, 6] as const
 const IO_NEVER = 2 ** 50
 
 /**
- * What a cgroup may still be charged with when it serves another container: what the kernel holds ahead for
- * each of a few CPUs (MEMCG_CHARGE_BATCH, 64 pages). More is page cache, which would count as the next one's.
+ * The most that a cgroup may still be charged with when it is reused: what the kernel precharges for each of
+ * a few CPUs (MEMCG_CHARGE_BATCH, 64 pages). More is page cache, which would count for the next container.
  */
 const RESIDUE_MAX_BYTES = 256 * 1024
 
-/** Some kernels have no accounting of swap or of sockets' memory, and no files for it. */
+/** Some kernels do not account swap or socket memory, and lack the files. */
 function takesNumbers(file: string): boolean {
   try {
     writeFileSync(file, '-1', { flag: 'r+' })
@@ -71,8 +71,8 @@ function takesNumbers(file: string): boolean {
 }
 
 /**
- * Since Linux 6.10 a disk counts nobody's io before the first limit was set for it: "none" is one. The disk
- * of FOLDER; undefined when none counts.
+ * The disk of FOLDER, made to count io; undefined if there is none. Since Linux 6.10 a disk counts no io
+ * before a first limit is set for it; "none" is one.
  */
 function countIo(blkio: string, folder: string): string | undefined {
   const disk = diskOf(folder)
@@ -88,7 +88,7 @@ function countIo(blkio: string, folder: string): string | undefined {
 
 type Pairs = Array<readonly [string, string]>
 
-/** memsw (memory and swap) may never be below memory: hence two orders, one to go up and one to come down. */
+/** memsw (memory plus swap) may never be below memory: hence two orders, one to raise and one to lower. */
 function memoryLimit(dirs: Directories, { memsw }: Optional, limit: number, direction: 'up' | 'down'): Pairs {
   const memory = [`${dirs.memory}/memory.limit_in_bytes`, String(limit)] as const
   if (!memsw) return [memory]
@@ -116,7 +116,7 @@ function limitFiles(dirs: Directories, optional: Optional, { memory: { limit }, 
               ] as const,
           )),
     ]),
-    // The quota again: what the last container used of the present period is not the next one's debt.
+    // Write the quota again: what the last container used of the current period must not count for the next.
     again: filesToWrite([
       ...memoryLimit(dirs, optional, limit + START_HEADROOM_BYTES, 'up'),
       quota,
@@ -156,7 +156,7 @@ function createAccount(native: Native, dirs: Directories, optional: Optional) {
   }
   return {
     usage: (): Usage => parse(native.readFiles(usageFiles)),
-    /** With what is charged now and how often the limit was hit. */
+    /** Includes the current charge and how often the limit was hit. */
     state() {
       const [charged, hits, ...texts] = native.readFiles(stateFiles)
       return { chargedBytes: Number(charged), limitHits: Number(hits), usage: parse(texts) }
@@ -169,7 +169,7 @@ interface OomWatch {
   readonly end: () => void
 }
 
-/** Calls LISTENER once when the memory cgroup at DIRECTORY is used up; to end it twice is no harm. */
+/** Calls LISTENER once when the memory cgroup at DIRECTORY runs out; stopping it twice is harmless. */
 function watchOom(native: Native, directory: string, listener: () => void): OomWatch {
   const fd = native.watchOom(directory)
   let ended = false
@@ -223,8 +223,7 @@ function createCgroup(
   } = createV1Freezer(freezerRoot && join(freezerRoot, name), dirs.pids)
 
   /**
-   * The peak of pids cannot be set back, and one process is the least: only a higher one needs a new
-   * directory.
+   * The peak of pids cannot be reset. It is at least one process, so only a higher one needs a new directory.
    */
   function renewPids(): boolean {
     if (!pidsIsAlone || !removeCgroup(dirs.pids)) return false
@@ -247,7 +246,7 @@ function createCgroup(
         native.writeFiles(limits.started)
       } catch (err) {
         if (!isErrno(err, 'EBUSY')) throw err
-        onOom() // it uses more already, and nothing of it can be reclaimed
+        onOom() // it already uses more, and nothing can be reclaimed
       }
     },
     usage() {
@@ -256,7 +255,7 @@ function createCgroup(
     },
     renew() {
       const { chargedBytes, limitHits, usage } = account.state()
-      // Whoever hit its limit may have an event under way that would end the next container.
+      // After a hit limit a pending event could kill the next container.
       if (
         oomWatch.ended() ||
         limitHits > 0 ||
@@ -279,8 +278,8 @@ function createCgroup(
 }
 
 /**
- * The directories of this process in each hierarchy, made after ANNOUNCE was told which; blkio's only where
- * the disk of FOLDER counts.
+ * Creates the directories of this process in each hierarchy, after a call of ANNOUNCE; blkio's only where the
+ * disk of FOLDER counts.
  */
 function makeRoots({ host, instance, folder, announce }: Omit<V1Deps, 'native'>) {
   const rootIn = (controller: string): string | undefined => {
@@ -289,7 +288,7 @@ function makeRoots({ host, instance, folder, announce }: Omit<V1Deps, 'native'>)
   }
   const roots = Object.fromEntries(V1_CONTROLLERS.map((name) => [name, rootIn(name)!])) as Directories
   const [freezerRoot, blkio] = [rootIn('freezer'), rootIn('blkio')]
-  // cpu and cpuacct are often one hierarchy; each directory is made and joined once.
+  // cpu and cpuacct are often one hierarchy; each directory is created and joined once.
   const all = [...new Set([...Object.values(roots), freezerRoot, blkio])].filter((root) => root !== undefined)
   announce(all)
   for (const root of all) {
@@ -298,7 +297,7 @@ function makeRoots({ host, instance, folder, announce }: Omit<V1Deps, 'native'>)
     } catch (cause) {
       for (const made of all) removeCgroup(made)
       throw new Unsupported(
-        `cannot make the cgroup ${root}; the worker needs to be root on a host with writable cgroups`,
+        `cannot create the cgroup ${root}; the worker needs to be root on a host with writable cgroups`,
         cause,
       )
     }

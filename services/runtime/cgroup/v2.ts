@@ -1,7 +1,7 @@
-// Cgroup v2 (kernel's Documentation/admin-guide/cgroup-v2.rst): one directory per container, entered
-// at clone.  A cgroup with processes of its own cannot hand controllers to its children ("no internal
-// processes"), so when ours is not the root, whoever is in it moves to a leaf beside the containers,
-// and back when the last worker ends.
+// Cgroup v2 (kernel's Documentation/admin-guide/cgroup-v2.rst): one directory per container, entered at
+// clone. A cgroup with processes of its own cannot hand controllers to its children ("no internal
+// processes"), so unless ours is the root, its processes move to a leaf beside the containers, and back when
+// the last worker ends.
 
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -26,10 +26,10 @@ import { createV2Freezer } from './freezer.ts'
 import { filesToRead, filesToWrite, type Native } from '../native.ts'
 
 const CLAIM_ROUNDS_MAX = 20
-/** What counts and limits threads, not only processes. */
+/** Controllers that can distinguish threads. */
 const THREADED: readonly string[] = ['cpu', 'cpuset', 'pids', 'perf_event']
 
-/** Write TEXT to FILE, which exists: with O_CREAT the kernel would say EACCES where it means ENOENT. */
+/** Writes TEXT to an existing FILE; with O_CREAT the kernel would return EACCES for a missing one. */
 function write(file: string, text: string): void {
   writeFileSync(file, text, { flag: 'r+' })
 }
@@ -38,8 +38,7 @@ export const controllersOf = (directory: string): string[] =>
   readFileSync(join(directory, 'cgroup.controllers'), 'utf8').split(/\s+/).filter(Boolean)
 
 /**
- * Give the children of DIRECTORY those that every container is limited in, and those that only count, as far
- * as it has them.
+ * Enables for the children of DIRECTORY the controllers of limits and, where present, those of accounting.
  */
 function giveControllers(directory: string): void {
   const counters = V2_COUNTERS.filter((name) => controllersOf(directory).includes(name))
@@ -49,25 +48,25 @@ function giveControllers(directory: string): void {
   )
 }
 
-/** Also those that somebody else gave: a place that has given any can take no process. */
+/** Also those that another program enabled: a cgroup with any enabled can hold no process. */
 function takeControllersBack(directory: string): void {
   const file = join(directory, 'cgroup.subtree_control')
   const given = readFileSync(file, 'utf8').split(/\s+/).filter(Boolean)
   if (given.length > 0) write(file, given.map((name) => `-${name}`).join(' '))
 }
 
-/** Move every process of FROM to TO.  Those that fork meanwhile may leave a child behind. */
+/** Moves every process of FROM to TO. Those that fork meanwhile may leave a child behind. */
 function moveProcesses(from: string, to: string): void {
   for (const pid of readFileSync(join(from, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
     try {
       write(join(to, 'cgroup.procs'), pid)
     } catch (err) {
-      if (!isErrno(err, 'ESRCH')) throw err // it ended before we came
+      if (!isErrno(err, 'ESRCH')) throw err // it ended before
     }
   }
 }
 
-/** Hand the controllers to DIRECTORY's children and to those of ROOT, one of them. */
+/** Enables the controllers for DIRECTORY's children and for those of ROOT, one of them. */
 function claim(directory: string, root: string): void {
   for (let round = 1; ; round++) {
     try {
@@ -75,7 +74,7 @@ function claim(directory: string, root: string): void {
       giveControllers(root)
       return
     } catch (err) {
-      // EBUSY: somebody is in it.  ENOENT: a worker that ends took the controllers back just now.
+      // EBUSY: a process is in it. ENOENT: a worker that is ending has just disabled the controllers.
       if (round === CLAIM_ROUNDS_MAX || !isErrno(err, 'EBUSY', 'ENOENT')) throw err
       if (isErrno(err, 'ENOENT')) continue
     }
@@ -85,8 +84,8 @@ function claim(directory: string, root: string): void {
 }
 
 /**
- * Leave DIRECTORY as it was found, unless it has children beside the leaf: cgroups of another worker, or of a
- * container that is none of ours (wherry-oci's, say), which would lose their limits.
+ * Restores DIRECTORY, unless it has children beside the leaf: cgroups of another worker or of a foreign
+ * container (of wherry-oci, for example), which would lose their limits.
  */
 function unclaim(directory: string): void {
   const leaf = join(directory, LEAF)
@@ -101,31 +100,31 @@ function unclaim(directory: string): void {
     takeControllersBack(directory)
     moveProcesses(leaf, directory)
   } catch (err) {
-    // EBUSY: the controllers are in use below.  ENOENT: another worker was quicker.
+    // EBUSY: the controllers are in use below.  ENOENT: another worker was faster.
     if (!isErrno(err, 'EBUSY', 'ENOENT')) throw err
   }
   removeCgroup(leaf)
 }
 
 /**
- * Are there processes in DIRECTORY itself? The top, which has no type, may have some and children with
- * controllers as well.
+ * Whether processes in DIRECTORY itself prevent controllers for its children. The root, which has no
+ * cgroup.type, may have both.
  */
 function isOccupied(directory: string): boolean {
   if (!hasFile(directory, 'cgroup.type')) return false
   try {
     return readFileSync(join(directory, 'cgroup.procs'), 'utf8') !== ''
   } catch (err) {
-    if (isErrno(err, 'ENOTSUP')) return true // threads of processes
+    if (isErrno(err, 'ENOTSUP')) return true // it contains threads
     throw err
   }
 }
 
 /**
- * Let the children of DIRECTORY have CONTROLLERS, as far as it has them and is ours to write. A place with
- * processes hands down nothing: it would still take those that can tell threads apart, and become a threaded
- * domain, whose other children may have no process and no controller ever (cgroup-v2.rst, Threads). Those
- * come last, as none is taken behind one that finds a process.
+ * Enables CONTROLLERS for the children of DIRECTORY, as far as it has them and is writable. In a cgroup with
+ * processes none is enabled: it would accept those that can distinguish threads and become a threaded domain,
+ * whose other children can never have processes or controllers (cgroup-v2.rst, Threads). Those come last, so
+ * that a process in the cgroup fails the others first.
  */
 export function handDown(directory: string, controllers: readonly string[]): void {
   if (isOccupied(directory)) return
@@ -136,20 +135,20 @@ export function handDown(directory: string, controllers: readonly string[]): voi
       write(join(directory, 'cgroup.subtree_control'), `+${name}`)
     } catch (err) {
       if (isErrno(err, 'EBUSY', 'ENOTSUP')) return
-      // EINVAL: switched off on the kernel's command line.
+      // EINVAL: disabled on the kernel's command line.
       if (!isErrno(err, 'EINVAL', 'ENOENT', 'EACCES', 'EPERM', 'EROFS')) throw err
     }
   }
 }
 
-/** Offer the controllers to DIRECTORY, from TOP downwards, where a service manager has not done so. */
+/** Enables the controllers from TOP down to DIRECTORY, where a service manager has not done so. */
 export function offerControllers(top: string, directory: string): void {
   if (directory === top) return
   offerControllers(top, dirname(directory))
   handDown(dirname(directory), [...V2_CONTROLLERS, ...V2_COUNTERS])
 }
 
-/** What not every kernel has. */
+/** Files that not every kernel has. */
 interface Optional {
   readonly swap: boolean
   readonly memoryPeak: boolean
@@ -162,7 +161,7 @@ function limitFiles(directory: string, { swap }: Optional, { memory, cpu, pids }
     first: filesToWrite([
       [`${directory}/memory.max`, String(memory.limit + START_HEADROOM_BYTES)],
       ...(swap ? [[`${directory}/memory.swap.max`, '0'] as const] : []),
-      // One process out of memory takes the whole container with it.
+      // When memory runs out, the kernel kills the whole container.
       [`${directory}/memory.oom.group`, '1'],
       [`${directory}/cpu.max`, `${cpu.quota} ${cpu.period}`],
       [`${directory}/pids.max`, String(pids.limit)],
@@ -172,7 +171,8 @@ function limitFiles(directory: string, { swap }: Optional, { memory, cpu, pids }
 }
 
 /**
- * memory.peak came with Linux 5.19, pids.peak with 6.1; before 5.19 the peak is what is in use at the end.
+ * memory.peak came with Linux 5.19, pids.peak with 6.1; before 5.19 the usage at the end stands in for the
+ * peak.
  */
 function createAccount(
   native: Native,
@@ -247,7 +247,7 @@ export function createV2Driver({ native, directory, layout, instance, announce }
       },
       tasks: [],
       started: () => native.writeFiles(limits.started),
-      onOom() {}, // the kernel kills the group itself (memory.oom.group)
+      onOom() {}, // the kernel kills the whole group (memory.oom.group)
       usage: createAccount(native, own, optional),
       remove() {
         if (fd >= 0) closeSync(fd)

@@ -1,4 +1,4 @@
-// The contract `stdio`: one call, one container.  The body goes to stdin and the request into the environment;
+// The contract `stdio`: one call, one container. The body goes to stdin and the request into the environment;
 // stdout is the response, stderr the log, an exit code other than 0 an error.
 
 import type { Completion } from '../../contract/call-record.ts'
@@ -63,7 +63,9 @@ function judge(
   return { outcome: 'ok' }
 }
 
-/** Run CALL in a fresh container.  Throws what Runtime.start throws; from then on everything is a completion. */
+/**
+ * Run CALL in a fresh container.  Throws what Runtime.start throws; from then on everything is a completion.
+ */
 export async function runStdio(runtime: Runtime, call: StdioCall): Promise<StdioCompletion> {
   const startedAt = performance.now()
   const container = runtime.start(call.spec)
