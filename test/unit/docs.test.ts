@@ -348,27 +348,15 @@ t.test('every source file starts with a comment, and none has a TODO', async (t)
 
 /** Files in which a line of prose, or a line that ends in a comment, is still too long. */
 const LONG_COMMENTS: readonly string[] = [
-  'native/README.md',
   'services/images/documents.ts',
   'services/registry/proxy.ts',
   'services/registry/token.ts',
   'services/registry/transport.ts',
-  'services/runtime/bundle/bundle.ts',
-  'services/runtime/cgroup/tree.ts',
-  'services/runtime/container.ts',
-  'services/runtime/follow.ts',
-  'services/runtime/id-ranges.ts',
-  'services/runtime/slots.ts',
-  'services/worker/README.md',
-  'services/worker/contracts/stdio.ts',
-  'services/worker/execute.ts',
-  'services/worker/images.ts',
   'test/root/account.test.ts',
   'test/root/container.test.ts',
   'test/root/image-compare.test.ts',
   'test/root/signatures.test.ts',
   'test/root/worker-cgroups.test.ts',
-  'test/unit/follow.test.ts',
 ]
 
 /** Columns of LINE without its URLs, which cannot be broken. */
