@@ -66,7 +66,8 @@ export function createLayerMaker({ store, tool, clampSeconds }: LayerMakerDeps) 
     // Waits for both, so that the draft is not removed while the packer runs.
     await Promise.allSettled([kept, packed])
     const blob = await kept.catch(async (err: unknown) => {
-      if (!(err instanceof AppError)) await packed // throws the reason for the truncated stream; a full disk is reported by the store
+      // Throws the reason for the truncated stream; a full disk is reported by the store.
+      if (!(err instanceof AppError)) await packed
       throw err
     })
     await packed

@@ -65,7 +65,8 @@ export async function runProgram(argv: readonly string[], context: Context): Pro
     await program.parseAsync(argv, { from: 'user' })
     return exitCode
   } catch (err) {
-    if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE // help was requested, or shown because there is no command
+    // Help was requested, or shown because there is no command.
+    if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE
     const failure = failureOf(titleOfArgs(program), err)
     context.stderr.write(describeFailure(failure))
     return failure.exitCode

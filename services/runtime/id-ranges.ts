@@ -39,7 +39,8 @@ function inhabitedBlocks(): ReadonlySet<number> {
         for (const id of ids!.split('\t')) blocks.add(Math.floor((Number(id) - FIRST_BASE) / BLOCK_IDS))
       }
     } catch (err) {
-      if (!['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err // it has ended meanwhile
+      // It has ended meanwhile.
+      if (!['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err
     }
   }
   return blocks

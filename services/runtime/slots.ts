@@ -53,7 +53,8 @@ export function createSlots({ native, ranges, idmap, devRoot }: SlotsDeps): Slot
   function make(): Slot {
     const number = all.length
     const idBase = ranges.bases[number]!
-    const devDir = join(devRoot, String(idBase)) // no other worker uses this number, even with the same data folder
+    // No other worker uses this number, even with the same data folder.
+    const devDir = join(devRoot, String(idBase))
     mkdirSync(devDir, { recursive: true })
     chmodSync(devDir, DEV_MODE) // regardless of the umask: users inside list it
     native.makeDevices(devDir)

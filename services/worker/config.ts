@@ -32,31 +32,30 @@ export const workerSettings = {
   workerName: {
     env: 'WHERRY_WORKER_NAME',
     flag: 'name',
-    ...text(/^[A-Za-z0-9][\w.-]{0,62}$/, '1 to 63 of letters, digits and _ - .'),
+    ...text(/^[A-Za-z0-9][\w.-]{0,62}$/, '1 to 63 letters, digits and _ - .'),
     default: nameOfHost,
-    about: 'name of this worker, its own on this Redis',
+    about: 'name of this worker, unique on this Redis',
   },
   slots: {
     env: 'WHERRY_WORKER_SLOTS',
     flag: 'slots',
     ...integer({ min: 1, max: SLOTS_MAX }),
     default: Math.min(SLOTS_MAX, SLOTS_PER_CORE * availableParallelism()),
-    about: 'containers at the same time',
+    about: 'maximum number of containers at the same time',
   },
   imagesHigh: {
     env: 'WHERRY_IMAGES_HIGH',
     flag: 'images-high',
     ...share,
     default: { percent: 85 },
-    about:
-      'from here on images that nobody needs are removed: size of the image store, or how full its disk is',
+    about: 'size of the image store, or usage of its disk, above which unused images are removed',
   },
   imagesLow: {
     env: 'WHERRY_IMAGES_LOW',
     flag: 'images-low',
     ...share,
     default: { percent: 80 },
-    about: 'down to here they are removed; in the same unit, and below the high one',
+    about: 'size or usage at which the removal stops; in the unit of the high mark, and below it',
   },
 } satisfies Table
 

@@ -254,7 +254,8 @@ t.test('workers that fall silent', async (t) => {
     await client.lpush(`${rig.prefix}:f:active`, 'settled')
     async function settle(): Promise<void> {
       await client.lrem(`${rig.prefix}:f:active`, 1, 'settled')
-      for (let step = 0; step < 10; step++) await Promise.resolve() // as long as an attempt takes to release its lease
+      // As long as an attempt takes to release its lease.
+      for (let step = 0; step < 10; step++) await Promise.resolve()
       leases.release(settled)
     }
     leases.start()

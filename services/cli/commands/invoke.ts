@@ -193,7 +193,8 @@ async function findRecord(gateway: GatewayClient, { headers }: Reply): Promise<C
     method: 'GET',
     path: `/system/calls/${encodeURIComponent(String(callId))}`,
   })
-  return found.status === 200 ? (JSON.parse(found.body.toString('utf8')) as CallRecord) : undefined // as the gateway writes it
+  // As the gateway writes it.
+  return found.status === 200 ? (JSON.parse(found.body.toString('utf8')) as CallRecord) : undefined
 }
 
 function describeReply(name: string, { status, headers, body }: Reply): Record<string, unknown> {

@@ -250,7 +250,8 @@ function below(path: string): string[] {
       path,
     ]
   } catch (err) {
-    if (codeOf(err) === 'ENOENT' || codeOf(err) === 'ENODEV') return [] // removed, possibly by a concurrent command
+    // Removed, possibly by a concurrent command.
+    if (codeOf(err) === 'ENOENT' || codeOf(err) === 'ENODEV') return []
     throw err
   }
 }
