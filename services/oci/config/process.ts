@@ -1,9 +1,9 @@
-// `process` of config.json (OCI runtime spec, config.md, Process), also for `exec --process`: who runs what,
-// with which rights and limits.
+// `process` of config.json (OCI runtime spec, config.md, Process), also for `exec --process`.
 
 import { isAbsolute } from 'node:path'
 import type { BundleProcess, BundleRlimit, Scheduler } from '../../contract/bundle-spec.ts'
 import type { Cursor } from '../../contract/cursor.ts'
+import { defined } from '../../contract/defined.ts'
 import type { Capabilities, User } from '../../contract/runtime-spec.ts'
 import { isCapability } from '../../runtime/capability.ts'
 import { RLIMIT } from '../../runtime/linux.ts'
@@ -32,7 +32,7 @@ const SCHEDULER_FLAGS = [
   'SCHED_FLAG_UTIL_CLAMP_MIN',
   'SCHED_FLAG_UTIL_CLAMP_MAX',
 ] as const
-/** <linux/ioprio.h>: the number of the class is above these bits. */
+/** <linux/ioprio.h>: the class is stored above these bits. */
 const IO_CLASSES = ['IOPRIO_CLASS_RT', 'IOPRIO_CLASS_BE', 'IOPRIO_CLASS_IDLE'] as const
 const IO_CLASS_SHIFT = 13
 
@@ -48,7 +48,8 @@ function readUser(user: Cursor): User & { umask: number | undefined } {
 
 /**
  * "Any value which cannot be mapped … or cannot be granted otherwise, MUST be logged as a warning"
- * (config.md, Linux Process). Which set has to be within which: capset(2), prctl(2) PR_CAP_AMBIENT.
+ * (config.md, Linux Process). capset(2) and prctl(2) PR_CAP_AMBIENT define which set must be a subset of
+ * which.
  */
 function readCapabilities(sets: Cursor, warnings: string[]): Capabilities {
   const warn = (name: string, left: readonly string[], why: string): void => {
@@ -59,7 +60,7 @@ function readCapabilities(sets: Cursor, warnings: string[]): Capabilities {
     warn(
       name,
       all.filter((capability) => !isCapability(capability)).map((capability) => JSON.stringify(capability)),
-      'not known to this kernel',
+      'unknown to this kernel',
     )
     return all.filter(isCapability)
   }
@@ -68,7 +69,7 @@ function readCapabilities(sets: Cursor, warnings: string[]): Capabilities {
       warn(
         name,
         rest.filter((capability) => !set.includes(capability)),
-        `the kernel grants only what is ${where}`,
+        `the kernel grants only capabilities that are ${where}`,
       )
       return rest.filter((capability) => set.includes(capability))
     }, read(name))
@@ -89,7 +90,7 @@ function readRlimits(list: Cursor): BundleRlimit[] {
   return list.list((c) => {
     const type = c.get('type').text()
     if (!Object.hasOwn(RLIMIT, type)) c.get('type').fault(`"${type}" is not a resource limit`)
-    if (seen.has(type)) c.get('type').fault(`"${type}" is there twice`)
+    if (seen.has(type)) c.get('type').fault(`"${type}" is given twice`)
     seen.add(type)
     const limit = { type, soft: c.get('soft').whole64(), hard: c.get('hard').whole64() }
     if (limit.soft > limit.hard) c.get('soft').fault(`${limit.soft} is above the hard limit ${limit.hard}`)
@@ -105,7 +106,7 @@ function readEnv(list: Cursor): string[] {
   }, TEXTS_MAX)
 }
 
-/** sched_setattr(2): FIFO and RR need a priority, DEADLINE its times, the others take a nice value. */
+/** sched_setattr(2): FIFO and RR need a priority, DEADLINE needs times, the others accept a nice value. */
 function readScheduler(scheduler: Cursor): Scheduler {
   const policy = scheduler.get('policy').oneOf(POLICIES, 'a policy')
   const realtime = policy === 'SCHED_FIFO' || policy === 'SCHED_RR'
@@ -122,11 +123,11 @@ function readScheduler(scheduler: Cursor): Scheduler {
       ]),
     ),
   }
-  if (realtime && priority === 0) scheduler.get('priority').fault(`has to be 1 to 99 for ${policy}`)
+  if (realtime && priority === 0) scheduler.get('priority').fault(`must be 1 to 99 for ${policy}`)
   if (!realtime && priority !== 0) scheduler.get('priority').fault(`has no meaning for ${policy}`)
   if (policy !== 'SCHED_DEADLINE' && Object.values(times).some((time) => time !== 0))
     scheduler.fault(`runtime, deadline and period have no meaning for ${policy}`)
-  if (policy === 'SCHED_ISO') scheduler.get('policy').fault('SCHED_ISO is in no kernel')
+  if (policy === 'SCHED_ISO') scheduler.get('policy').fault('SCHED_ISO is not implemented by Linux')
   return {
     policy: POLICIES.indexOf(policy),
     flags: flags.reduce((bits, flag) => bits | (1 << SCHEDULER_FLAGS.indexOf(flag)), 0),
@@ -141,7 +142,7 @@ function readIoPriority(io: Cursor): number {
   return (number << IO_CLASS_SHIFT) | (io.get('priority').maybe((c) => c.whole(0, 7)) ?? 0)
 }
 
-/** A process, of config.json or of `exec --process`. */
+/** A process of config.json or `exec --process`. */
 export function readProcess(process: Cursor, warnings: string[]): BundleProcess {
   const { umask, ...user } = readUser(process.get('user'))
   const args = process
@@ -172,11 +173,6 @@ export function readProcess(process: Cursor, warnings: string[]): BundleProcess 
     rlimits: readRlimits(process.get('rlimits')),
     noNewPrivileges: process.get('noNewPrivileges').boolean(false),
     terminal: process.get('terminal').boolean(false),
-    ...(umask !== undefined && { umask }),
-    ...(consoleSize && { consoleSize }),
-    ...(oomScoreAdj !== undefined && { oomScoreAdj }),
-    ...(apparmorProfile !== undefined && { apparmorProfile }),
-    ...(scheduler && { scheduler }),
-    ...(ioPriority !== undefined && { ioPriority }),
+    ...defined({ umask, consoleSize, oomScoreAdj, apparmorProfile, scheduler, ioPriority }),
   }
 }
