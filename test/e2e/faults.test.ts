@@ -257,7 +257,7 @@ t.test('a part that dies is restarted at the same address', { skip }, async (t) 
   t.equal((await fetch(`http://${addresses.registry}/v2/`)).status, 200)
   let health = 0
   while (health !== 200) health = (await fetch(`${addresses.gateway}/healthz`)).status
-  t.pass('the gateway serves again, with Redis')
+  t.pass('the gateway is ready again, with Redis')
 })
 
 t.test('a part that keeps dying stops everything', { skip }, async (t) => {

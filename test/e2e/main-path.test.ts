@@ -90,7 +90,7 @@ t.test('invoke', async (t) => {
     t.equal((await wherry.run(['invoke', 'upper', '-d', 'a text'])).stdout, 'A TEXT')
     const file = `${t.testdir({ body: 'a file' })}/body`
     t.equal((await wherry.run(['invoke', 'upper', '-d', `@${file}`])).stdout, 'A FILE')
-    t.equal((await wherry.run(['invoke', 'upper'])).stdout, '', 'no stdin is an empty body')
+    t.equal((await wherry.run(['invoke', 'upper'])).stdout, '', 'without stdin the body is empty')
   })
   t.test('shows headers, phases and the record on request', async (t) => {
     const shown = await wherry.run(['invoke', 'upper', '-d', 'x', '-i', '--timing'])

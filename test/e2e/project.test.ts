@@ -12,7 +12,7 @@ if (cannotRun !== false) {
   process.exit(0)
 }
 
-// In a here-document without quotes, \\$@ is what the file gets as $@.
+// In an unquoted here-document, \\$@ becomes $@ in the file.
 const BASE =
   'FROM scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "--install", "-s", "/bin"]\nENV PATH=/bin\nRUN mkdir -m 1777 /tmp\nCOPY --chmod=755 <<EOF /bin/bash\n#!/bin/sh\nexec sh "\\$@"\nEOF\n'
 const folder = shortFolder(t)
@@ -61,10 +61,10 @@ t.test('wherry init creates a folder that wherry deploy -f deploys', async (t) =
     t.match(
       JSON.parse(again.stdout),
       { name: 'hello', timeout: '10s', limits: { memory: '32Mi' } },
-      'with --json, stdout is what was deployed',
+      'with --json, stdout has the deployments',
     )
     t.match(again.stderr, /CACHED/)
-    t.notMatch(again.stderr, /\d in \d/, 'no layer was sent')
+    t.notMatch(again.stderr, /\d in \d/, 'no layer was pushed')
   })
   t.test('a changed handler gives a new image, and describe reports a moved tag', async (t) => {
     writeFileSync(

@@ -1,5 +1,5 @@
-// What wherry build keeps and what it leaves: layers that are the same packed and unpacked, and nothing at
-// all of a build that failed or was stopped.
+// What wherry build stores: layers that are the same packed and unpacked, and nothing of a build that failed
+// or was aborted.
 
 import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
@@ -37,7 +37,7 @@ import { noRegistry, startRegistry } from '../helpers/registry.ts'
 
 const onBase = (...lines: readonly string[]): string => `${BASE}${lines.join('\n')}\n`
 
-/** One line for each thing below DIR, with all that lstat(2) and reading it tell. */
+/** One line for each file in DIR, with its lstat(2) data and contents. */
 function walk(dir: string, path = ''): string[] {
   return readdirSync(join(dir, path))
     .sort()
@@ -51,7 +51,7 @@ function walk(dir: string, path = ''): string[] {
         : lstatSync(file).isFile()
           ? createHash('sha256').update(readFileSync(file)).digest('hex')
           : ''
-      // overlayfs links its signs together; their count and time mean nothing.
+      // overlayfs links its markers together; their link count and time are meaningless.
       if (lstatSync(file).isCharacterDevice()) return [`${below} hidden ${rdev}`]
       const line = [
         below,
@@ -73,7 +73,7 @@ async function digestOf(stream: Readable): Promise<string> {
   return `sha256:${hash.digest('hex')}`
 }
 
-/** Unpack the blob of BUILT's last layer as a pull would.  Returns the folder. */
+/** Unpacks the blob of BUILT's last layer as a pull would.  Returns the folder. */
 async function unpackLast(t: Test, rig: BuildRig, built: Built): Promise<string> {
   const folder = join(rig.data, 'unpacked')
   mkdirSync(folder)
@@ -100,12 +100,12 @@ async function sameTwice(t: Test, rig: BuildRig): Promise<void> {
   t.strictSame(walk(unpacked), walk(folder), 'file by file')
   t.ok(
     walk(folder).some((line) => line.startsWith('gone ')),
-    'with the sign that something was deleted',
+    'with the marker of a deletion',
   )
   const tool = createLayerTool({ nativeDir: NATIVE_DIR, signal: new AbortController().signal })
   for (const path of [folder, unpacked]) {
     const { stdout, ended } = tool.pack(path, rig.layers(built).slice(0, -1), undefined)
-    t.equal(await digestOf(stdout), diffId, 'packed again it is the same archive, attributes and all')
+    t.equal(await digestOf(stdout), diffId, 'packed again it is the same archive, including attributes')
     await ended
   }
   const tree = await rig.tree(built)
@@ -113,7 +113,7 @@ async function sameTwice(t: Test, rig: BuildRig): Promise<void> {
   t.strictSame(
     [...tree.keys()].filter((path) => path.startsWith('low')),
     ['low', 'low/deep', 'low/deep/new'],
-    'a folder that was made anew hides the old one',
+    'a recreated folder hides the old one',
   )
 }
 
@@ -126,7 +126,7 @@ async function umasks(t: Test, rig: BuildRig): Promise<void> {
     'COPY --link f /linked/',
     'RUN echo "u:x:7:7::/:/bin/sh" >/etc/passwd',
     'USER u',
-    // Secrets lie on a tmpfs, whose ids can be mapped since Linux 6.3.
+    // Secrets are on a tmpfs, whose ids can be mapped since Linux 6.3.
     ...(isKernelAtLeast(6, 3)
       ? ['RUN --mount=type=secret,id=s,mode=0444 cat /run/secrets/s >/dev/null']
       : []),
@@ -174,7 +174,7 @@ async function platforms(t: Test, rig: BuildRig): Promise<void> {
   const copies = `FROM --platform=$BUILDPLATFORM base AS builder\nCOPY --from=${host}/base arch /own\nRUN cat /own >/seen\nFROM ${host}/base\nCOPY --from=builder /seen /seen\nCOPY --from=${host}/base arch /copied\n`
 
   await t.test(
-    'begin with the image of an index that is for them, and take from those of their own stage',
+    'start from the image for them in an index, and copy from stages for their platform',
     async (t) => {
       const built = await rig.build(copies, {}, other)
       t.match(await rig.config(built), { architecture: 's390x', config: { Env: ['A=s390x', /^PATH=/] } })
@@ -241,7 +241,7 @@ async function failures(t: Test, rig: BuildRig): Promise<void> {
       { a: 'a' },
       { platform: { os: 'linux', architecture: 's390x' } },
     )
-    t.equal((await rig.config(other)).architecture, 's390x', 'without RUN another platform is possible')
+    t.equal((await rig.config(other)).architecture, 's390x', 'without RUN it can be built')
     await t.rejects(
       rig.build('FROM scratch\nRUN true', {}, { platform: { os: 'linux', architecture: 's390x' } }),
       { message: /cannot run on this machine/ },
@@ -306,7 +306,7 @@ t.test('a build', { skip: needsRoot }, async (t) => {
 })
 
 t.test(
-  'a disk that has room for a step’s files but not for their layer is said to be full, and nothing stays',
+  'a disk with room for a step’s files but not for their layer is reported as full, and nothing remains',
   { skip: needsRoot },
   async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'wherry-full-'))

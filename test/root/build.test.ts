@@ -1,4 +1,4 @@
-// wherry build, its steps: real containers, real overlays, a busybox base made on the spot.
+// The steps of wherry build, with real containers and overlays, on a base image from busybox.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createServer } from 'node:http'
@@ -9,7 +9,7 @@ import { BASE, buildRig, type BuildRig } from '../helpers/build.ts'
 import { needsRoot } from '../helpers/container.ts'
 import { tar } from '../helpers/layer.ts'
 
-/** Whole lines below FROM base. */
+/** A Dockerfile of FROM base and LINES. */
 const onBase = (...lines: readonly string[]): string => `${BASE}${lines.join('\n')}\n`
 
 async function runs(t: Test, rig: BuildRig): Promise<void> {
@@ -32,7 +32,7 @@ async function runs(t: Test, rig: BuildRig): Promise<void> {
     )
     const tree = await rig.tree(built)
     for (const path of ['one', 'two words', 'three', 'four', 'five']) t.ok(tree.has(path), path)
-    t.notOk(tree.has('etc/group'), 'what a step removed is gone')
+    t.notOk(tree.has('etc/group'), 'a removed file is gone')
     t.equal(await rig.text(built, '/four'), 'four\n')
     for (const path of ['.wherry', 'dev', 'proc', 'etc/resolv.conf', 'etc/hosts'])
       t.notOk(tree.has(path), `mount points leave nothing: ${path}`)
@@ -50,7 +50,7 @@ async function runs(t: Test, rig: BuildRig): Promise<void> {
     t.match(output, /CapEff:\s+00000000a80425fb\n/)
     t.match(output, /CapBnd:\s+00000000a80425fb\n/)
     t.match(output, /Seccomp:\s+2\n/)
-    t.match(output, /^ +0 +[1-9]\d{7,} +65536$/m, 'root is somebody else outside')
+    t.match(output, /^ +0 +[1-9]\d{7,} +65536$/m, 'root is another user outside')
     t.match(output, /no mount\nno device\nchroot\nno setting\n/)
   })
 
@@ -84,7 +84,7 @@ async function runs(t: Test, rig: BuildRig): Promise<void> {
     )
     t.equal(await rig.text(built, '/out'), 'top given a b\n')
     t.strictSame((await rig.config(built)).config['Env'], ['PATH=/bin', 'KEPT=a b'])
-    t.match(built.warnings, [/"TYPO" is used by no ARG/])
+    t.match(built.warnings, [/"TYPO" is not used by any ARG/])
     const warnings: string[] = []
     const onEvent = (event: BuildEvent): void => {
       if (event.kind === 'warning') warnings.push(event.text)
@@ -92,7 +92,7 @@ async function runs(t: Test, rig: BuildRig): Promise<void> {
     await t.rejects(rig.build(onBase('MAINTAINER me', 'COPY nothing /'), {}, { onEvent }), {
       code: 'ERR_INVALID_DOCKERFILE',
     })
-    t.match(warnings, [/^Dockerfile:2: MAINTAINER is deprecated/], 'a build that fails warns, too')
+    t.match(warnings, [/^Dockerfile:2: MAINTAINER is deprecated/], 'a failing build also warns')
   })
 
   await t.test('with the host’s network or with none', async (t) => {
@@ -160,7 +160,7 @@ async function copies(t: Test, rig: BuildRig): Promise<void> {
     t.ok(tree.has('app/deep/b.txt'))
     t.notOk(
       [...tree.keys()].some((path) => path.endsWith('.log')),
-      'ignored files stay away',
+      'ignored files are not copied',
     )
     t.match(tree.get('txt/x.txt'), { uid: 1000, gid: 5, mode: 0o600 })
     t.match(tree.get('txt/y.txt'), { uid: 1000, gid: 5 })
@@ -185,8 +185,8 @@ async function copies(t: Test, rig: BuildRig): Promise<void> {
     const tree = await rig.tree(built)
     for (const path of ['usr/real/a', 'usr/real/b', 'usr/real/c']) t.equal(tree.get(path)?.type, 'file', path)
     t.equal(tree.get('inner')?.type, 'link', 'the links are still there')
-    t.equal(await rig.text(built, '/kept/link'), 'a', 'a link that is named is followed')
-    t.match(tree.get('dir/l'), { type: 'link', link: '/etc/passwd' }, 'one in a folder is kept')
+    t.equal(await rig.text(built, '/kept/link'), 'a', 'a link named as source is followed')
+    t.match(tree.get('dir/l'), { type: 'link', link: '/etc/passwd' }, 'one in a folder is copied as a link')
     await t.rejects(rig.build(onBase('COPY out /x'), { out: { link: '/etc/passwd' } }), {
       message: /^Dockerfile:2: .*there is no "etc/,
     })
@@ -212,34 +212,31 @@ async function copies(t: Test, rig: BuildRig): Promise<void> {
 }
 
 async function stages(t: Test, rig: BuildRig): Promise<void> {
-  await t.test(
-    'with owners, modes, links and attributes, and builds no stage that nobody needs',
-    async (t) => {
-      const built = await rig.build(
-        [
-          'FROM base AS maker',
-          'RUN mkdir -p /out/sub && echo x >/out/sub/f && ln /out/sub/f /out/hard && ln -s sub/f /out/soft && chown -R 3:4 /out && chmod 4711 /out/sub/f',
-          'FROM base AS unused',
-          'RUN exit 1',
-          'FROM scratch AS final',
-          'COPY --from=maker /out /',
-          'COPY --from=0 /out/su* /wild/',
-          'COPY --from=base /bin/busybox /tool',
-          '',
-        ].join('\n'),
-      )
-      const tree = await rig.tree(built)
-      t.match(tree.get('sub/f'), { uid: 3, gid: 4, mode: 0o4711 })
-      t.match(tree.get('hard'), { uid: 3, mode: 0o4711, type: 'file' })
-      t.match(tree.get('soft'), { type: 'link', link: 'sub/f' })
-      t.ok(tree.has('wild/f'), 'contents of a folder that a wildcard found')
-      t.match(tree.get('tool'), { type: 'file', mode: 0o755 }, 'from an image')
-      t.equal(rig.layers(built).length, 3)
-      await t.rejects(rig.build('FROM base AS maker\nFROM scratch\nCOPY --from=maker /bim/busybox /\n'), {
-        message: /there is no "bim" in the stage maker; did you mean bin/,
-      })
-    },
-  )
+  await t.test('with owners, modes, links and attributes, without building unneeded stages', async (t) => {
+    const built = await rig.build(
+      [
+        'FROM base AS maker',
+        'RUN mkdir -p /out/sub && echo x >/out/sub/f && ln /out/sub/f /out/hard && ln -s sub/f /out/soft && chown -R 3:4 /out && chmod 4711 /out/sub/f',
+        'FROM base AS unused',
+        'RUN exit 1',
+        'FROM scratch AS final',
+        'COPY --from=maker /out /',
+        'COPY --from=0 /out/su* /wild/',
+        'COPY --from=base /bin/busybox /tool',
+        '',
+      ].join('\n'),
+    )
+    const tree = await rig.tree(built)
+    t.match(tree.get('sub/f'), { uid: 3, gid: 4, mode: 0o4711 })
+    t.match(tree.get('hard'), { uid: 3, mode: 0o4711, type: 'file' })
+    t.match(tree.get('soft'), { type: 'link', link: 'sub/f' })
+    t.ok(tree.has('wild/f'), 'contents of a folder that a wildcard matched')
+    t.match(tree.get('tool'), { type: 'file', mode: 0o755 }, 'from an image')
+    t.equal(rig.layers(built).length, 3)
+    await t.rejects(rig.build('FROM base AS maker\nFROM scratch\nCOPY --from=maker /bim/busybox /\n'), {
+      message: /there is no "bim" in the stage maker; did you mean bin/,
+    })
+  })
 
   await t.test('with file capabilities and other attributes, byte for byte', async (t) => {
     const pax = {
@@ -393,7 +390,7 @@ async function mounts(t: Test, rig: BuildRig): Promise<void> {
           { secrets: new Map([['s', Buffer.from(secret)]]) },
         ),
         { message: /Linux 6\.3 or newer can/ },
-        'this kernel has to say so',
+        'this kernel cannot, and the error says so',
       )
       return
     }
@@ -431,8 +428,8 @@ async function mounts(t: Test, rig: BuildRig): Promise<void> {
     const tree = await rig.tree(first)
     for (const path of ['cache', 'in', 'one', 'mem', 'stage']) t.notOk(tree.has(path), path)
     const second = await rig.build(dockerfile('second'), { one: 'two\n' })
-    t.match(second.output, /^first\nsecond\n/, 'the cache was kept')
-    t.match(second.output, /two\nfrom other/, 'and what is bound is part of what a step is made from')
+    t.match(second.output, /^first\nsecond\n/, 'the cache persists')
+    t.match(second.output, /two\nfrom other/, 'and bind mounts are part of the cache key')
   })
 }
 
@@ -492,9 +489,13 @@ async function caches(t: Test, rig: BuildRig): Promise<void> {
     'only FROM looks',
   )
   t.equal(again.image.digest, first.image.digest, 'an unchanged build is the same image')
-  t.match(await rig.build(dockerfile('2'), { a: 'a' }), { cached: 3 }, 'a label above changes no layer')
+  t.match(
+    await rig.build(dockerfile('2'), { a: 'a' }),
+    { cached: 3 },
+    'a changed label above changes no layer',
+  )
   const changed = await rig.build(dockerfile('1'), { a: 'b' })
-  t.equal(changed.cached, 0, 'a changed file changes all behind it')
+  t.equal(changed.cached, 0, 'a changed file changes all later layers')
   t.equal(await rig.text(changed, '/b'), 'b')
   t.match(await rig.build(dockerfile('1'), { a: 'a' }, { usesCache: false }), { cached: 0 })
   await t.test('and two builds from scratch give the same image with SOURCE_DATE_EPOCH', async (t) => {

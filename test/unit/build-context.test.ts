@@ -1,6 +1,5 @@
-// The context: .dockerignore, wildcards, links, exclusions, and the hash of what a COPY takes. The patterns
-// were compared with Go's path.Match and moby's matcher on random inputs; what is here are the cases that say
-// something.
+// The context: .dockerignore, wildcards, links, exclusions, and the hash of a COPY's files. The patterns were
+// compared with Go's path.Match and moby's matcher on random inputs; these are the instructive cases.
 
 import { execFileSync } from 'node:child_process'
 import { closeSync, mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -51,7 +50,7 @@ async function namesOf(
   )
 }
 
-/** What RULES leave of PATHS, asked from the top down as a walk does. */
+/** The PATHS that RULES include, judged from the top down as in a walk. */
 function seen(ignore: string, paths: readonly string[]): string[] {
   const rules = parseDockerignore('.dockerignore', ignore)
   return paths.filter((path) => {
@@ -105,7 +104,7 @@ t.test('path patterns match as in Go, and ** crosses folders', async (t) => {
   t.equal(
     parsePathPattern(`${'*a'.repeat(1500)}b`, true)?.matches('a'.repeat(4000)),
     false,
-    'a pattern that makes backtracking matchers stand still',
+    'a pattern that takes exponential time with backtracking',
   )
 })
 
@@ -172,7 +171,7 @@ t.test('sources are files, contents of folders, or matches of wildcards', async 
     [['dir/../a.txt'], ['a.txt']],
   ] as const)
     t.same(await namesOf(context, sources), wanted, String(sources))
-  t.same((await namesOf(context, [''])).length, 13, 'all of it')
+  t.same((await namesOf(context, [''])).length, 13, 'everything')
   t.match(await select(context, ['*.none', 'a.txt']), { unmatched: ['*.none'], layout: 'directory' })
   t.match(await select(context, ['a.txt'], { isIntoDirectory: false }), {
     layout: 'file',
@@ -271,14 +270,14 @@ t.test('links cannot leave the context', async (t) => {
   t.match(
     await select(context, ['to-file']),
     { items: [{ name: 'to-file', entry: { kind: 'file', path: 'file' } }] },
-    'a source that is a link means what it points at',
+    'a source that is a link means its target',
   )
   t.same(await namesOf(context, ['to-dir']), ['back', 'x'])
   t.match(await select(context, ['root']), { items: [{ entry: { path: 'file' } }] }, '"/" is the context')
   t.match(
     await select(context, ['dir']),
     { items: [{ name: 'back', entry: { kind: 'link', linkTarget: '../file' } }, { name: 'x' }] },
-    'inside of a folder a link is a link',
+    'a link inside a folder is copied as a link',
   )
   t.same(await namesOf(context, ['to-dir/x', 'to-dir/back']), ['back', 'x'])
   for (const name of ['up', 'hosts'])
@@ -307,7 +306,7 @@ t.test('a file that was replaced meanwhile is not read', async (t) => {
     })
   rmSync(join(dir, 'g'))
   execFileSync('mkfifo', [join(dir, 'g')])
-  t.throws(() => context.open(g!), { message: /changed/ }, 'nor does a pipe stop the build')
+  t.throws(() => context.open(g!), { message: /changed/ }, 'a pipe does not block the build')
   const fresh = open(dir)
   t.same(
     (await fresh.read(fresh.root)).entries.map(({ path, kind }) => [path, kind]),
@@ -338,7 +337,7 @@ t.test('sockets are skipped, names that are not UTF-8 rejected', async (t) => {
   t.same(await namesOf(open(dir), ['']), ['a'])
   writeFileSync(Buffer.concat([Buffer.from(`${dir}/`), Buffer.from([0xff])]), '')
   await t.rejects(select(open(dir), ['']), { message: /not UTF-8/ })
-  t.same(await namesOf(open(dir), ['a']), ['a'], 'where it is not asked for it does no harm')
+  t.same(await namesOf(open(dir), ['a']), ['a'], 'it is harmless unless selected')
 })
 
 t.test('Dockerfile and ignore file are found and read, but never outside the context', async (t) => {
@@ -370,9 +369,13 @@ t.test('Dockerfile and ignore file are found and read, but never outside the con
   t.match(
     files('context', 'context/other/b.Dockerfile'),
     { text: 'FROM b', ignore: 'two' },
-    'the ignore file beside it comes first',
+    'the ignore file next to it takes precedence',
   )
-  t.match(files('context', 'Dockerfile'), { text: 'FROM outside', ignore: 'one' }, '-f may be anywhere')
+  t.match(
+    files('context', 'Dockerfile'),
+    { text: 'FROM outside', ignore: 'one' },
+    '-f can be outside the context',
+  )
   t.match(files('lower'), { text: 'FROM l', name: 'dockerfile' })
   symlinkSync('../secret', join(root, 'linked', 'Dockerfile'))
   for (const [dir, why] of [

@@ -1,5 +1,5 @@
-// Variables, quotes and escapes in a Dockerfile's arguments. The tables were compared with BuildKit's own
-// lexer on random inputs; what is here are the cases that say something.
+// Variables, quotes and escapes in a Dockerfile's arguments. The tables were compared with BuildKit's lexer
+// on random inputs; these are the instructive cases.
 
 import t from 'tap'
 import { expand, VALUE_CHARACTERS_MAX } from '../../services/build/dockerfile/expand.ts'
@@ -174,13 +174,13 @@ t.test('no input makes expansion slow, deep or large', async (t) => {
   const long = { lookup: () => 'a'.repeat(100_000), escape: '\\' }
   t.match(expand('$a$a', long), { problem: /longer than/ })
   t.match(expand('$a', { ...long, charactersMax: 10 }), { problem: /longer than 10/ })
-  t.ok(VALUE_CHARACTERS_MAX <= 128 * 1024, 'not more than execve takes')
+  t.ok(VALUE_CHARACTERS_MAX <= 128 * 1024, 'at most the limit of execve')
   t.match(
     expand(`\${a//${'*a'.repeat(500)}b/}`, long),
     { text: 'a'.repeat(100_000) },
-    'a pattern that makes backtracking matchers stand still',
+    'a pattern that takes exponential time with backtracking',
   )
-  t.match(expand('"$a$a"', long), { problem: /longer than/ }, 'inside of quotes, too')
+  t.match(expand('"$a$a"', long), { problem: /longer than/ }, 'inside quotes, too')
   t.match(expand('${a##*}'.repeat(100), long), { problem: /too much text/ })
   t.type(parsePattern('a\\'), 'string')
 })

@@ -1,4 +1,4 @@
-// The pure corners of the executing half of builds: specs, plans of copies, listings, what is shown.
+// The pure parts of the executing half of builds: specs, copy plans, listings, progress.
 
 import { Readable, Writable } from 'node:stream'
 import t from 'tap'
@@ -46,7 +46,10 @@ t.test('a RUN is a plan whose root is on disk', async (t) => {
   t.equal(Number(overlay?.mountFlags) & 2, 0, 'set-user-ID programs work')
   const kinds = ops.map((op) => op.kind)
   t.notOk(kinds.includes('noNewPrivs'))
-  t.ok(kinds.indexOf('seccomp') < kinds.indexOf('capabilities'), 'the filter comes while it may be installed')
+  t.ok(
+    kinds.indexOf('seccomp') < kinds.indexOf('capabilities'),
+    'the filter is installed while that is permitted',
+  )
   t.ok(
     ops.some((op) => op.kind === 'attach' && op.target === '/etc/hosts' && (op.flags! & 8) !== 0),
     'a file is mounted on a file',
@@ -55,7 +58,7 @@ t.test('a RUN is a plan whose root is on disk', async (t) => {
   t.equal(
     buildPlan(buildRunSpec({ ...REQUEST, network: 'host' }), FACTS).netnsFd,
     -1,
-    'the host’s network is no namespace to enter',
+    'the host’s network needs no namespace',
   )
   t.notOk(buildRunSpec({ ...REQUEST, network: 'host' }).linux.namespaces.includes('network'))
   t.throws(() => buildPlan(buildRunSpec({ ...REQUEST, writable: 'relative' }), FACTS), {
@@ -96,7 +99,7 @@ t.test('copies', async (t) => {
   t.equal(
     (await planCopy(selection, { ...options, destination: '/' })).operations.length,
     2,
-    'the root is there',
+    'the root already exists',
   )
   const one = {
     layout: 'file' as const,

@@ -1,6 +1,5 @@
-// Stages and steps: which stages a target needs, where ARG and ENV get their values, what each instruction
-// makes of the config, triggers, modes and owners. Configs were compared with what buildah makes of the same
-// file.
+// Stages and steps: which stages a target needs, where ARG and ENV get their values, how each instruction
+// changes the config, triggers, modes and owners. Configs were compared with those of buildah.
 
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
@@ -35,7 +34,7 @@ function plan(text: string, { target, args = {} }: Options = {}): BuildPlan {
   })
 }
 
-/** The target's stage, after those it begins with; images have the config of OPTIONS. */
+/** The target's stage, after its parent stages; images have the config of OPTIONS. */
 function evaluate(text: string, options: Options = {}): EvaluatedStage & { plan: BuildPlan } {
   const planned = plan(text, options)
   const image: StageStart = { ...EMPTY_START, name: 'base', config: { ...EMPTY_CONFIG, ...options.base } }
@@ -99,7 +98,7 @@ t.test('only stages that the target needs are built', async (t) => {
   t.same(
     plan('FROM a AS p\nONBUILD COPY --from=q /x /\nFROM b AS q\nFROM p').needed,
     [0, 1, 2],
-    'what a parent’s trigger will take from',
+    'the source of a parent’s trigger',
   )
 })
 
@@ -126,12 +125,12 @@ t.test('a stage can only copy from stages above it', async (t) => {
   t.match(
     evaluate('FROM a AS builder\nFROM b\nCOPY --from=bilder x y').steps,
     [{ from: { kind: 'image', reference: 'bilder' } }],
-    'a slip is an image',
+    'a misspelled stage is an image',
   )
   t.equal(
     stageMeant(plan('FROM a AS builder\nFROM b').stages, 'bilder'),
     'did you mean the stage builder?',
-    'and what was meant can be asked for when that is missing',
+    'and a similar stage is suggested if the image is missing',
   )
   t.match(plan('FROM later\nFROM a AS later'), {
     stages: [{ base: { kind: 'image' } }],
@@ -140,7 +139,7 @@ t.test('a stage can only copy from stages above it', async (t) => {
   t.match(
     plan('FROM a AS b\nFROM c AS b\nFROM b').stages[2]!.base,
     { index: 1 },
-    'of two with one name the later one counts',
+    'of two with the same name the later one counts',
   )
 })
 
@@ -168,7 +167,7 @@ t.test('ARGs before FROM apply to FROM, and are defaults of ARGs in stages', asy
       ['a', '2'],
       ['b', 'x'],
     ],
-    'a build-arg without an ARG is none',
+    'a build-arg without an ARG has no effect',
   )
   t.same([...configOf('ARG a=1 b=$a\nLABEL b=$b').labels], [['b', '1']])
   t.same([...configOf('ENV x=env\nARG x=arg\nLABEL x=$x').labels], [['x', 'env']], 'ENV beats ARG')
@@ -242,7 +241,7 @@ t.test('RUN has its shell, environment, directory and user', async (t) => {
   t.match(
     stepsOf('RUN <<../../e\n#!x\n../../e'),
     [{ script: { path: '/dev/pipes/script' } }],
-    'a name leads nowhere else',
+    'a name cannot lead elsewhere',
   )
   t.match(stepsOf('RUN cat <<A - <<B >x\n1\nA\n2\nB'), [
     { argv: ['/bin/sh', '-c', 'cat <<A - <<B >x\n1\nA\n2\nB'] },
@@ -403,7 +402,7 @@ t.test('instructions change the config as Docker does', async (t) => {
   t.same(
     configOf('ENV A=1 B="two words"\nENV C=\'$A\' D=$A$B E="${A:-x}"\nENV A=2 F=$A').env,
     [PATH, 'A=2', 'B=two words', 'C=$A', 'D=1two words', 'E=1', 'F=1'],
-    'one instruction sees what was before it',
+    'an instruction uses the values before it',
   )
   t.match(
     configOf(
@@ -438,7 +437,7 @@ t.test('instructions change the config as Docker does', async (t) => {
   t.match(
     evaluate('FROM a\nENTRYPOINT ["e"]', { base }).end.config,
     { cmd: undefined, entrypoint: ['e'], env: ['PATH=/mine', 'X=1'] },
-    'the base’s CMD goes with its ENTRYPOINT',
+    'a new ENTRYPOINT removes the base’s CMD',
   )
   t.match(evaluate('FROM a\nCMD ["c"]\nENTRYPOINT ["e"]', { base }).end.config, {
     cmd: ['c'],
@@ -465,7 +464,7 @@ t.test('instructions change the config as Docker does', async (t) => {
   t.same(
     rulesOf('COPY ../a /b\nCOPY /a ./c/../d /e/\nADD c/../../d https://x.example/../y /f/'),
     ['SourceAboveContext', 'SourceAboveContext'],
-    'where a path is cut off',
+    'where the path is shortened',
   )
   t.same(rulesOf('WORKDIR a\nCMD b\nENV p=$none\nEXPOSE 1.2.3.4:80:81'), [
     'WorkdirRelativePath',
@@ -493,7 +492,7 @@ t.test('a Dockerfile cannot make the config grow without limit', async (t) => {
   t.equal(
     configOf(Array.from({ length: 1500 }, (_, i) => `ENV a${i}=b`).join('\n')).env.length,
     1501,
-    'what people write fits',
+    'realistic values fit',
   )
   t.equal(
     configOf(`EXPOSE 1-65000\n${Array.from({ length: 10 }, (_, i) => `EXPOSE ${i}/udp`).join('\n')}`)

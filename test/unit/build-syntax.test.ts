@@ -1,6 +1,5 @@
-// Dockerfiles as text: lines, flags, forms, heredocs and directives, and how wrong ones are shown. The
-// splitting was compared with BuildKit's own parser on random files; what is here are the cases that say
-// something.
+// Dockerfiles as text: lines, flags, forms, heredocs and directives, and how errors are shown. The splitting
+// was compared with BuildKit's parser on random files; these are the instructive cases.
 
 import t from 'tap'
 import { InvalidRequest } from '../../services/contract/errors.ts'
@@ -73,7 +72,7 @@ t.test('directives come first and once, and the escape character is one of two',
   t.match(
     parseDockerfile('Dockerfile', '# just a comment\n# escape=`\nFROM scratch').directives.escape,
     '\\',
-    'after a comment it is one',
+    'after a comment it is a comment',
   )
   t.match(
     parseDockerfile('Dockerfile', '\n# escape=`\nFROM scratch').directives.escape,

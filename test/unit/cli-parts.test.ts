@@ -200,7 +200,7 @@ t.test('a failure is one line with a remedy, followed by its faults', async (t) 
   t.match(describeFailure(new Failure('x', 'y', { faults: many })), /f49: is bad\n {2}… and 10 more\n$/)
 })
 
-/** A server that answers what LISTENER says; its URL. */
+/** Starts a server with LISTENER; returns its URL. */
 async function serve(t: Test, listener: RequestListener): Promise<URL> {
   const server = createServer(listener).listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -452,7 +452,7 @@ t.test('processes', async (t) => {
     t.same(
       await waitUntilGone([identityOf(process.pid)!], 1),
       [identityOf(process.pid)],
-      'one that stays is named',
+      'one that remains is named',
     )
   })
 })
@@ -479,7 +479,7 @@ t.test('the data folder', async (t) => {
     t.same(readState(dir), state)
     lock.release()
     t.equal(readHolder(dir), undefined)
-    t.same(readdirSync(dir), [], 'nothing of it stays')
+    t.same(readdirSync(dir), [], 'nothing of it remains')
   })
   t.test('is free once its holder is dead, even if another process has its pid', async (t) => {
     for (const stale of ['4194305 1\n', `${process.pid} 1\n`, 'half a fi']) {
@@ -505,7 +505,7 @@ t.test('probed ports are free and different, and a taken one is named', async (t
   t.same(
     await probePorts([{ part: 'a', option: '--a', address: found[0]! }]),
     [found[0]],
-    'nothing holds them afterwards',
+    'they are released afterwards',
   )
   const url = await serve(t, () => {})
   await t.rejects(
@@ -520,8 +520,8 @@ t.test('probed ports are free and different, and a taken one is named', async (t
 })
 
 /**
- * A part that runs SCRIPT in Node and serves once it prints "ready". BEGUN is told of each process that
- * serves.
+ * A part that runs SCRIPT in Node and is ready once it prints "ready". BEGUN is called with each ready
+ * process.
  */
 function nodePart(
   t: Test,
@@ -545,7 +545,7 @@ function nodePart(
           child.stdout!.on('data', (data) => {
             if (!String(data).includes('ready')) return
             resolve('here')
-            setImmediate(begun, child) // when it is known to serve
+            setImmediate(begun, child) // once the part knows that it is ready
           })
         }),
     },
@@ -575,11 +575,11 @@ t.test('a supervised part', async (t) => {
     t.notOk(isAlive(part.identity!))
   })
   t.test('that fails to start fails with its last output', async (t) => {
-    const part = nodePart(t, 'console.error("no such luck"); process.exitCode = 7')
+    const part = nodePart(t, 'console.error("out of luck"); process.exitCode = 7')
     await t.rejects(part.start(), {
       what: 'part',
       message: 'it exited with code 7',
-      faults: [{ path: '', problem: 'no such luck' }],
+      faults: [{ path: '', problem: 'out of luck' }],
     })
   })
   t.test('that dies is restarted', async (t) => {
