@@ -15,7 +15,8 @@ const VARIABLE_CHARACTERS_MAX = 65_536
 /** Whether HOST, as in a URL ("[::1]" has brackets), is this machine. */
 export function isLoopback(host: string): boolean {
   const name = host.toLowerCase()
-  if (isIPv4(name)) return name.startsWith('127.') || name === '0.0.0.0' // connect(2) treats 0.0.0.0 as this machine
+  // connect(2) treats 0.0.0.0 as this machine.
+  if (isIPv4(name)) return name.startsWith('127.') || name === '0.0.0.0'
   return (
     name === 'localhost' ||
     name.endsWith('.localhost') ||
@@ -28,7 +29,8 @@ function proxyUrl(name: string, value: string): URL {
   const text = value.includes('://') ? value : `http://${value}`
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url && ['http:', 'https:'].includes(url.protocol)) return url
-  throw new InvalidRequest([{ path: name, problem: 'must be the address of a proxy (http://host:port)' }]) // not shown: it may contain a password
+  // Not shown: it may contain a password.
+  throw new InvalidRequest([{ path: name, problem: 'must be the address of a proxy (http://host:port)' }])
 }
 
 type Exception = (url: URL, address: string | undefined) => boolean

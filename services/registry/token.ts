@@ -44,7 +44,8 @@ function parseToken(bytes: Uint8Array, registry: string): Token {
   try {
     answer = JSON.parse(Buffer.from(bytes).toString('utf8'))
   } catch {
-    throw unauthorized(registry, 'its token service did not answer with JSON') // no cause: the parser's message quotes the answer
+    // No cause: the parser's message quotes the answer.
+    throw unauthorized(registry, 'its token service did not answer with JSON')
   }
   const token = answer?.token || answer?.access_token // some services send one of them empty
   if (typeof token !== 'string' || token.length > TOKEN_CHARACTERS_MAX || !/^[\x21-\x7e]+$/.test(token))

@@ -202,7 +202,8 @@ export function createTransport({
           request.registry,
           `an upload to ${target.origin}, which is not followed; use that address instead`,
         )
-      if (target.origin !== url.origin) headers = withoutAuthorization(headers) // for good: a redirect back does not restore it
+      // For good: a redirect back does not restore it.
+      if (target.origin !== url.origin) headers = withoutAuthorization(headers)
       url = target
     }
     return refuseRedirect(request.registry, `more than ${REDIRECTS_MAX} times`)

@@ -122,7 +122,8 @@ t.test('the account of a known load', { skip: needsRoot }, async (t) => {
     for (let i = 0; i < 12; i++) {
       const usage = await usageOf(['echo'])
       t.ok(usage.memoryPeakBytes < MEMORY_SLACK_BYTES && usage.cpuMs < startedMs, JSON.stringify(usage))
-      if (SLOWNESS === 1) t.match(usage, { cpuThrottledPeriods: 0, cpuThrottledMs: 0 }) // an emulated CPU's time jumps
+      // An emulated CPU's time jumps.
+      if (SLOWNESS === 1) t.match(usage, { cpuThrottledPeriods: 0, cpuThrottledMs: 0 })
       t.match(usage, { oomKills: 0, ...(usage.pidsPeak !== undefined && { pidsPeak: 1 }) })
       t.ok((usage.ioWriteBytes ?? 0) < MIB)
     }

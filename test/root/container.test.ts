@@ -384,7 +384,8 @@ t.test('starts that fail', { skip: needsRoot }, async (t) => {
   t.test('leave nothing', async (t) => {
     await rig.run(['echo'])
     const now = takeCensus(rig.data)
-    t.same(now, { ...before, fds: now.fds, cgroups: now.cgroups }) // the removal of failed cgroups runs behind
+    // The removal of failed cgroups runs behind.
+    t.same(now, { ...before, fds: now.fds, cgroups: now.cgroups })
   })
 })
 

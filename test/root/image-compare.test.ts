@@ -143,7 +143,8 @@ t.test('an image becomes the same tree with Wherry, umoci and podman', { skip: s
   t.test('podman, for each layer of two, whiteouts included', async (t) => {
     const roots = ['--root', join(folder, 'p'), '--runroot', `/tmp/wherry-p-${process.pid}`]
     t.teardown(async () => {
-      await run('umount', [join(folder, 'p/overlay')]).catch(() => {}) // podman leaves a mount of the folder on itself
+      // Podman leaves a mount of the folder on itself.
+      await run('umount', [join(folder, 'p/overlay')]).catch(() => {})
       await run('rm', ['-rf', `/tmp/wherry-p-${process.pid}`])
     })
     await run('podman', [

@@ -1,5 +1,5 @@
-// The containers room inside one process, as a daemon uses it: a whole life, exec, failures, and no descriptor
-// left open.
+// The containers room inside one process, as a daemon uses it: a whole life, exec, failures, and no
+// descriptor left open.
 
 import { closeSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'

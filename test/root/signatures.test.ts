@@ -212,7 +212,8 @@ t.test('signatures', { skip: noRegistry }, async (t) => {
     })
     t.teardown(() => registry.close())
     const request = { registry, ref: parseReference(`${AWAY}/app:1`), digest: rig.digest, keys: [publicKey] }
-    await t.rejects(isSigned(request), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' }) // a mirror without one does not prove that there is none
+    // A mirror without one does not prove that there is none.
+    await t.rejects(isSigned(request), { code: 'ERR_REGISTRY', registryCode: 'UNREACHABLE' })
     await attach(rig, cosignTag(rig.digest, 'sig'), signed(payloadFor(rig.digest), privateKey))
     t.equal(await isSigned(request), true)
   })

@@ -54,7 +54,8 @@ t.test('a worker that is killed', { skip: needsRoot }, async (t) => {
   t.test('leaves cgroups, and its successor removes them', async (t) => {
     const { instances, cgroups, stuck } = await sweepDead(join(victim.data, 'run'))
     t.same({ instances, stuck }, { instances: 1, stuck: [] })
-    const joined = roots.filter((root) => !root.includes('/freezer/')) // entered only by those that are paused
+    // Entered only by those that are paused.
+    const joined = roots.filter((root) => !root.includes('/freezer/'))
     t.ok(cgroups >= 20 * joined.length, `${cgroups} in ${joined.length} hierarchies; some are made ahead`)
     t.same(
       roots.filter((root) => existsSync(root)),
@@ -98,7 +99,8 @@ t.test('a worker in a cgroup of its own', { skip: needsV2 }, async (t) => {
       'pids.max': '32',
     }
     for (const [file, value] of Object.entries(limits)) {
-      if (file === 'memory.swap.max' && !existsSync(join(cgroup, file))) continue // a kernel without swap accounting
+      // A kernel without swap accounting.
+      if (file === 'memory.swap.max' && !existsSync(join(cgroup, file))) continue
       t.equal(read(join(cgroup, file)), value, file)
     }
   })

@@ -347,17 +347,7 @@ t.test('every source file starts with a comment, and none has a TODO', async (t)
 })
 
 /** Files in which a line of prose, or a line that ends in a comment, is still too long. */
-const LONG_COMMENTS: readonly string[] = [
-  'services/images/documents.ts',
-  'services/registry/proxy.ts',
-  'services/registry/token.ts',
-  'services/registry/transport.ts',
-  'test/root/account.test.ts',
-  'test/root/container.test.ts',
-  'test/root/image-compare.test.ts',
-  'test/root/signatures.test.ts',
-  'test/root/worker-cgroups.test.ts',
-]
+const LONG_COMMENTS: readonly string[] = []
 
 /** Columns of LINE without its URLs, which cannot be broken. */
 const columnsOf = (line: string): number => [...line.replaceAll(/\bhttps?:\/\/\S+/g, '')].length
