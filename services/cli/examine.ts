@@ -54,7 +54,7 @@ function root(): Check {
     'root',
     uid === 0 ? 'ok' : 'fail',
     `uid ${uid}`,
-    'containers need root: sudo npx wherry doctor, sudo npx wherry up',
+    'containers need root: sudo wherry doctor, sudo wherry up',
   )
 }
 

@@ -178,7 +178,7 @@ t.test('up rejects what cannot work before it starts anything', { skip }, async 
   const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
   t.match(await runWherry(['up', '--data', '/tmp/nobody'], { through: nobody }), {
     code: 1,
-    stderr: 'wherry: up: containers need root; run it as root (sudo npx wherry up)\n',
+    stderr: 'wherry: up: containers need root; run it as root (sudo wherry up)\n',
   })
   t.match(await runWherry(['down', '--data', shortFolder(t)], { through: nobody }), {
     code: 1,

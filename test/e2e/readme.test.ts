@@ -2,7 +2,7 @@
 // it. A comment after a command is its expected output. The environment replaces three things: ports, the
 // data folder, and Docker Hub (by a registry on this machine).
 
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -21,7 +21,7 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const README = readFileSync(join(ROOT, 'README.md'), 'utf8')
 const COMMAND_TIMEOUT_MS = 200_000
 
-const missing = ['skopeo', 'curl', 'npx', 'bash'].find(
+const missing = ['skopeo', 'curl', 'make', 'bash'].find(
   (program) => findProgram(program, process.env) === undefined,
 )
 const skip = cannotRun || (missing === undefined ? false : `needs ${missing} (make setup)`)
@@ -109,7 +109,7 @@ t.test('the tutorial has five lines and a queue', async (t) => {
   const [first, program, last] = parseTutorial(README)
   t.equal(first?.steps.length, 5)
   t.match(program?.file, { name: 'queue.mjs', text: /from 'bullmq'/ })
-  t.match(last?.steps.at(-1), { command: 'npx wherry down' })
+  t.match(last?.steps.at(-1), { command: 'wherry down' })
 })
 
 t.test('the tutorial works', { skip }, async (t) => {
@@ -124,17 +124,19 @@ t.test('the tutorial works', { skip }, async (t) => {
   await client.close()
 
   const data = shortFolder(t)
-  // A folder inside the checkout, because npx and queue.mjs search for packages in parent folders.
+  // A folder inside the checkout, because queue.mjs searches for packages in parent folders.
   mkdirSync(join(ROOT, 'build'), { recursive: true })
   const cwd = mkdtempSync(join(ROOT, 'build', 'readme-'))
   t.teardown(() => {
     rmSync(cwd, { recursive: true, force: true })
   })
+  execFileSync('make', ['-s', 'install', `PREFIX=${cwd}/usr`], { cwd: ROOT })
   const kept = Object.entries(process.env).filter(
     ([name]) => !/^(?:WHERRY_|NODE_OPTIONS$|TAP|npm_)/.test(name),
   )
   const env = {
     ...Object.fromEntries(kept),
+    PATH: `${cwd}/usr/bin:${process.env.PATH}`,
     WHERRY_DATA: data,
     WHERRY_GATEWAY_LISTEN: '127.0.0.1:0',
     WHERRY_WORKER_LISTEN: '127.0.0.1:0',
@@ -143,7 +145,8 @@ t.test('the tutorial works', { skip }, async (t) => {
   stopAfterwards(t, data)
 
   /** Replace the default addresses in TEXT by those of this test. */
-  const here = (text: string): string => {
+  const here = (written: string): string => {
+    const text = written.replace('node_modules/.bin/node', `${ROOT}node_modules/.bin/node`)
     const state = readState(data)
     if (state === undefined) return text.replace('wherry up', 'wherry up --registry 127.0.0.1:0')
     return text

@@ -31,7 +31,7 @@ export function addDoctor(program: Command, context: Context): void {
       'after',
       `
 Examples:
-  sudo npx wherry doctor
+  sudo wherry doctor
   wherry doctor --redis redis://10.0.0.5:6379
   wherry doctor --json | jq -r '.[] | select(.level == "fail") | .remedy'
 

@@ -36,7 +36,7 @@ export async function withStore<T>(
 ): Promise<T> {
   if (process.getuid?.() !== 0)
     throw new Failure(what, 'the image store belongs to root', {
-      remedy: `run it as root (sudo npx wherry ${what})`,
+      remedy: `run it as root (sudo wherry ${what})`,
     })
   const data = dataFolder(options, context)
   const dir = join(data, 'images')

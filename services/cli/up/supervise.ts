@@ -57,7 +57,7 @@ export async function startUp(
   events: UpEvents,
 ): Promise<Up> {
   if (process.getuid?.() !== 0)
-    throw new Failure('up', 'containers need root', { remedy: 'run it as root (sudo npx wherry up)' })
+    throw new Failure('up', 'containers need root', { remedy: 'run it as root (sudo wherry up)' })
   prepareDataDir(options.data)
   const lock = lockDataDir(options.data)
   const started: Part[] = []
