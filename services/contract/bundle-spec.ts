@@ -237,7 +237,10 @@ export type HookName = (typeof HOOK_NAMES)[number]
 export interface Hook {
   readonly path: string
   readonly args: readonly string[]
-  /** Undefined means the runtime's environment, or an empty one inside the container's namespaces. */
+  /**
+   * Undefined means the runtime's environment; an empty one for createContainer, and the process's own for
+   * startContainer.
+   */
   readonly env: readonly string[] | undefined
   /** 0 for no limit. */
   readonly timeoutMs: number

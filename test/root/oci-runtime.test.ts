@@ -416,6 +416,39 @@ t.test('hooks', { skip: skipSlow }, async (t) => {
     )
     t.ok(lines.slice(0, 4).every(({ state }) => state.pid > 1))
   })
+  t.test(
+    'startContainer runs with the identity and the walls of the process, as the image has its program',
+    async (t) => {
+      const ended = rig.run('cat /tmp/hook', (config) => {
+        config.process.user = { uid: 1000, gid: 1000, umask: 0o27 }
+        config.process.noNewPrivileges = true
+        config.process.capabilities = { bounding: ['CAP_KILL'] }
+        config.process.rlimits = [{ type: 'RLIMIT_NOFILE', soft: 77, hard: 77 }]
+        config.process.env = ['PATH=/bin', 'OF_PROCESS=yes']
+        config.linux.seccomp = { defaultAction: 'SCMP_ACT_ALLOW', architectures: [], syscalls: [] }
+        config.mounts.push({ destination: '/tmp', type: 'tmpfs', source: 'tmpfs', options: ['mode=1777'] })
+        config.hooks = {
+          startContainer: [
+            {
+              path: '/bin/sh',
+              args: [
+                'sh',
+                '-c',
+                '{ cat >/dev/null; grep -E "^(Uid|CapBnd|CapEff|Seccomp|NoNewPrivs):" /proc/self/status; ulimit -n; echo $OF_PROCESS; } >/tmp/hook',
+              ],
+            },
+          ],
+        }
+      })
+      t.equal(ended.code, 0, ended.stderr)
+      t.match(ended.stdout, /^Uid:\s1000\s1000\s/m)
+      t.match(ended.stdout, /^CapEff:\s0+$/m)
+      t.match(ended.stdout, /^CapBnd:\s0+20$/m)
+      t.match(ended.stdout, /^NoNewPrivs:\s1$/m)
+      t.match(ended.stdout, /^Seccomp:\s2$/m)
+      t.match(ended.stdout, /^77\nyes$/m)
+    },
+  )
   t.test('need not read their stdin', async (t) => {
     for (let i = 0; i < 3; i++)
       t.match(

@@ -176,10 +176,11 @@ export function buildContainerPlan(spec: BundleSpec, facts: ContainerFacts): Pla
     ...insideOps(spec, parts),
     ...processOps(spec.process, facts, parts.handles, {
       personality,
-      pause: [
-        { kind: 'wait', socket: parts.handles.start },
-        ...spec.hooks.startContainer.map((hook) => hookOp(hook, facts.state.created)),
-      ],
+      pause: [{ kind: 'wait', socket: parts.handles.start }],
+      // The image chooses the program behind such a hook's path, so it gets no more than the process itself.
+      beforeExec: spec.hooks.startContainer.map((hook) =>
+        hookOp({ ...hook, env: hook.env ?? spec.process.env }, facts.state.created),
+      ),
     }),
   ])
 }

@@ -121,6 +121,7 @@ function executionOps(
   wanted: BundleProcess,
   facts: ProcessFacts,
   { listener }: ProcessHandles,
+  beforeExec: readonly Op[],
 ): readonly Op[] {
   const { args, env, noNewPrivileges, user } = wanted
   const hasHome = env.some((entry) => /^HOME=./.test(entry))
@@ -134,6 +135,7 @@ function executionOps(
     { kind: 'capabilities', sets: capabilitySets(wanted.capabilities) },
     { kind: 'umask', mask: wanted.umask ?? UMASK },
     ...(noNewPrivileges ? [{ kind: 'noNewPrivs' } as const, ...seccompOps(facts, listener)] : []),
+    ...beforeExec,
     {
       kind: 'exec',
       flags: FLAG.checked,
@@ -144,7 +146,10 @@ function executionOps(
   ]
 }
 
-/** The process of a bundle. PAUSE stands between everything that may fail and the program. */
+/**
+ * The process of a bundle. PAUSE is between everything that may fail and the program; BEFOREEXEC runs with
+ * the process's ids, capabilities, limits and filter.
+ */
 export function processOps(
   wanted: BundleProcess,
   facts: ProcessFacts,
@@ -152,11 +157,16 @@ export function processOps(
   {
     personality,
     pause = [],
-  }: { personality?: BundleSpec['linux']['personality']; pause?: readonly Op[] } = {},
+    beforeExec = [],
+  }: {
+    personality?: BundleSpec['linux']['personality']
+    pause?: readonly Op[]
+    beforeExec?: readonly Op[]
+  } = {},
 ): readonly Op[] {
   return [
     ...preparationOps(wanted, facts, handles, personality),
     ...pause,
-    ...executionOps(wanted, facts, handles),
+    ...executionOps(wanted, facts, handles, beforeExec),
   ]
 }
