@@ -1,9 +1,8 @@
-// One RUN step in one container: the stage below it, a folder on the disk that takes what it writes, and its
-// output as it comes. Knows containers, name resolution files and mount points; refuses to know instructions
-// and layers of the store.
+// Runs one RUN step in one container on top of the layers of its stage. A folder on the disk receives the
+// files that it writes.
 //
-// Mount points that the image lacks lie in a folder below all its layers, so that nothing has to be made in
-// the folder that becomes the layer, nor removed from it again.
+// Mount points that the image lacks are created in a folder below all its layers. So none has to be created
+// in the folder that becomes the layer, and removed from it afterwards.
 
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -17,8 +16,7 @@ import { buildRunSpec, HOSTNAME } from './run-spec.ts'
 import { SECRETS_FOLDER } from './secrets.ts'
 
 /**
- * A mount of a step, ready: SOURCE is a file or folder of the host, undefined makes an empty folder in
- * memory.
+ * A prepared mount of a step. SOURCE is a file or folder of the host; undefined is an empty folder in memory.
  */
 export interface ReadyMount {
   /** Absolute. */
@@ -29,7 +27,7 @@ export interface ReadyMount {
 }
 
 export interface RunRequest {
-  /** With "upper" and "work"; anything else in it is the step's own. */
+  /** Has "upper" and "work".  The step may create other files beside them. */
   readonly draft: string
   readonly layers: readonly string[]
   readonly args: readonly string[]
@@ -44,7 +42,7 @@ export interface RunRequest {
   readonly signal: AbortSignal
 }
 
-/** How a step ended that did not end well, in words. */
+/** A step failed.  The message is a predicate of the step: "exited with code 1". */
 export class StepFailed extends Error {
   readonly exitCode: number | undefined
 
@@ -59,11 +57,11 @@ const STEP_TIMEOUT_MS = 2 * 3_600_000
 const NO_BYTES = new Uint8Array(0)
 const LOCAL_HOSTS = '127.0.0.1\tlocalhost\n::1\tlocalhost\n'
 
-/** Hosts and name servers as the host has them, when its network is the step's. */
+/** The hosts and name servers: those of the host if the step uses its network. */
 async function networkFiles({ draft, network }: RunRequest): Promise<ReadyMount[]> {
   const folder = join(draft, 'network')
   await mkdir(folder, { mode: 0o755 })
-  // A host without one has nothing to give.
+  // A missing file of the host is no error.
   const hostFile = async (path: string, otherwise: string): Promise<string> =>
     network === 'none' ? otherwise : await readFile(path, 'utf8').catch(() => otherwise)
   const texts = {
@@ -79,7 +77,7 @@ async function networkFiles({ draft, network }: RunRequest): Promise<ReadyMount[
   )
 }
 
-/** A folder with an empty file or folder at each place where something will be mounted. */
+/** Create a folder with an empty file or folder at each mount point. */
 async function makeMountPoints(draft: string, mounts: readonly ReadyMount[]): Promise<string> {
   const folder = join(draft, 'points')
   for (const path of ['/proc', '/dev']) await mkdir(join(folder, path), { recursive: true, mode: 0o755 })
@@ -101,13 +99,12 @@ function judge(exit: FollowedExit, { memoryBytes, signal }: RunRequest): void {
   signal.throwIfAborted()
   if (exit.usage.oomKills > 0)
     throw new StepFailed(
-      `it needed more memory than its limit of ${formatBytes(memoryBytes)} and was killed; give more with --memory`,
+      `exceeded its memory limit of ${formatBytes(memoryBytes)} and was killed; raise the limit with --memory`,
     )
   if (exit.timedOut)
-    throw new StepFailed(`it was still running after ${formatDuration(STEP_TIMEOUT_MS)} and was killed`)
-  if (exit.signal !== undefined) throw new StepFailed(`it was killed by ${exit.signal}`)
-  if (exit.exitCode !== 0)
-    throw new StepFailed(`it ended with exit code ${exit.exitCode}`, exit.exitCode ?? 1)
+    throw new StepFailed(`was still running after ${formatDuration(STEP_TIMEOUT_MS)} and was killed`)
+  if (exit.signal !== undefined) throw new StepFailed(`was killed by ${exit.signal}`)
+  if (exit.exitCode !== 0) throw new StepFailed(`exited with code ${exit.exitCode}`, exit.exitCode ?? 1)
 }
 
 async function untilEnd(container: Container, request: RunRequest): Promise<void> {
@@ -123,8 +120,7 @@ async function untilEnd(container: Container, request: RunRequest): Promise<void
 }
 
 /**
- * SPEC's container. Throws Unsupported where the kernel cannot give it what is in memory, and what `start`
- * throws.
+ * Start SPEC's container.  Throws Unsupported if the kernel cannot mount secrets, and what `start` throws.
  */
 function begin(runtime: Runtime, spec: RuntimeSpec): Container {
   try {
@@ -136,16 +132,13 @@ function begin(runtime: Runtime, spec: RuntimeSpec): Container {
       err.errno === 'EINVAL' &&
       err.op.includes(SECRETS_FOLDER)
     throw isSecret
-      ? new Unsupported(
-          'this kernel cannot give secrets to a step (ids cannot be mapped on tmpfs); Linux 6.3 or newer can',
-          err,
-        )
+      ? new Unsupported('secrets need Linux 6.3 or newer: this kernel cannot map ids on tmpfs', err)
       : err
   }
 }
 
 /**
- * Run REQUEST to its end. Throws StepFailed when the program fails, StartError when it cannot start, or the
+ * Run REQUEST to its end. Throws StepFailed if the program fails, StartError if it cannot start, or the
  * signal's reason.
  */
 export async function runInContainer(runtime: Runtime, request: RunRequest): Promise<void> {

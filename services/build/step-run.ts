@@ -1,5 +1,5 @@
-// RUN: a container over the stage, with the mounts that the step asks for; what it wrote is the layer.
-// Knows how a step's mounts become files and folders of the host.  Refuses to know how a container is made.
+// RUN: prepares the files and folders for a step's mounts, runs the step in a container on top of its stage,
+// and makes a layer of the files that it wrote.
 
 import { mkdir, readdir, rename, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -16,17 +16,17 @@ type BindMount = Extract<StepMount, { type: 'bind' }>
 type CacheMount = Extract<StepMount, { type: 'cache' }>
 type SecretMount = Extract<StepMount, { type: 'secret' }>
 
-/** Where a script of a heredoc lies while it runs: a read-only file on a mount point of its own. */
+/** The folder for the script of a heredoc while it runs.  The script is mounted there read-only. */
 const SCRIPT_FOLDER = '/.wherry'
 
-/** Files that a bind mount or a new cache begins with. */
+/** The initial files of a bind mount or a new cache. */
 interface Copied {
   readonly plan: CopyPlan
   readonly source: CopySource
   readonly isFile: boolean
 }
 
-/** What must be undone when the step has ended. */
+/** The mounts and variables of a step, and what to release after it. */
 interface Prepared {
   readonly mounts: ReadyMount[]
   readonly env: string[]
@@ -62,7 +62,7 @@ async function findCopied(
   return { plan, source: files.copySource, isFile }
 }
 
-/** COPIED into the folder FOLDER/upper: as "root" when it is a folder, else as the file "file". */
+/** Copy COPIED into FOLDER/upper, as the folder "root" or the file "file".  Returns its path. */
 async function copyTo(
   shared: BuildShared,
   folder: string,
@@ -74,7 +74,7 @@ async function copyTo(
   return join(folder, 'upper', isFile ? 'file' : 'root')
 }
 
-/** The fingerprint of what a step mounts: contents of binds, names of the rest. */
+/** The fingerprint of a step's mounts: the contents of binds, the names of the others. */
 async function fingerprintOf(shared: BuildShared, step: RunStep): Promise<readonly unknown[]> {
   const prints: unknown[] = []
   for (const mount of step.mounts) {
@@ -107,7 +107,7 @@ async function addBind(
   })
 }
 
-/** The cache of MOUNT; a new one begins with what its "from" says. */
+/** The folder of MOUNT's cache.  A new one starts with the files of its "from". */
 async function takeCache(
   shared: BuildShared,
   step: RunStep,
@@ -162,7 +162,7 @@ async function prepareMounts(shared: BuildShared, step: RunStep, draft: string, 
   }
 }
 
-/** The script of a heredoc with its own "#!", as a mounted file.  Returns the arguments that run it. */
+/** Mount the script of a heredoc that begins with "#!".  Returns the arguments that run it. */
 async function addScript({ argv, script }: RunStep, draft: string, to: Prepared): Promise<readonly string[]> {
   if (script === undefined) return argv
   const source = join(draft, 'script')
@@ -209,7 +209,7 @@ async function runInDraft(
   }
 }
 
-/** The layer of STEP, from the cache when nothing that it sees has changed. */
+/** The layer of STEP, from the cache if none of the step's inputs has changed. */
 export async function performRun(
   shared: BuildShared,
   step: RunStep,

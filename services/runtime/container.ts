@@ -1,7 +1,7 @@
-// The container runtime: a spec and a slot in, a running container out, and an exit at the end.
-// States are the OCI runtime spec's: `creating` is inside start(), then `running`, then `stopped`
-// when `exited` resolves.  Everything a container takes (slot, cgroup, descriptors) has one owner,
-// this file, which gives it back exactly once, also when starting fails halfway.
+// The container runtime: a spec and a slot in, a running container out, and an exit at the end. The states
+// are those of the OCI runtime spec: `creating` during start(), then `running`, then `stopped` when `exited`
+// resolves. This file owns everything that a container takes (slot, cgroup, descriptors), and releases it
+// exactly once, also if the start fails halfway.
 
 import { closeSync } from 'node:fs'
 import { constants } from 'node:os'
@@ -18,7 +18,7 @@ import { explainFailure } from './start-failure.ts'
 
 export interface ContainerExit {
   readonly exitCode: number | undefined
-  /** "SIGKILL" …; undefined when the program ended by itself. */
+  /** For example "SIGKILL"; undefined if the program exited. */
   readonly signal: string | undefined
   readonly usage: Usage
   /** performance.now() at the moment the exit was seen. */
@@ -27,16 +27,16 @@ export interface ContainerExit {
 
 export interface Container {
   readonly pid: number
-  /** Our ends of its pipes; whoever takes the container owns and closes them. */
+  /** Our ends of its pipes.  The caller of start() owns and closes them. */
   readonly stdin: number
   readonly stdout: number
   readonly stderr: number
   readonly exited: Promise<ContainerExit>
-  /** SIGKILL to all of it, also when it is paused; harmless when it has ended. */
+  /** Send SIGKILL to all its processes, also if it is paused.  Does nothing after its end. */
   kill(): void
-  /** Resolves when every process of it stands still; it takes no CPU time until resumed. */
+  /** Resolves when all its processes are frozen; they use no CPU time until resumed. */
   pause(): Promise<void>
-  /** Harmless when it is not paused. */
+  /** Does nothing if it is not paused. */
   resume(): void
 }
 
@@ -54,7 +54,7 @@ export interface RuntimeDeps {
   readonly native: Native
   readonly slots: Slots
   readonly cgroups: CgroupPool
-  /** What is the same for every container. */
+  /** Facts that are the same for every container. */
   readonly host: Pick<HostFacts, 'stageDir' | 'seccomp' | 'rootByWorker' | 'procPaths'>
 }
 
@@ -68,7 +68,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
     if (cgroup) cgroups.giveBack(cgroup)
   }
 
-  /** What the container used; it gives back what it held, whatever the kernel says. */
+  /** The container's usage.  Releases its slot and cgroup, even if the usage cannot be read. */
   function usageOf(slot: Slot, cgroup: Cgroup, oom: boolean): Usage {
     try {
       const usage = cgroup.usage()
@@ -79,8 +79,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
   }
 
   /**
-   * The exit behind PIDFD, if it has come. What cannot be waited for will not come: all that it held goes
-   * back.
+   * The exit behind PIDFD, if there is one. When wait fails there will be no exit, so everything is released.
    */
   function collect(pidfd: number, slot: Slot, cgroup: Cgroup): ReturnType<Native['wait']> {
     try {
@@ -92,7 +91,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
     }
   }
 
-  /** OOM says whether the cgroup's event came first: killing on it may beat the kernel's own count. */
+  /** OOM: did the cgroup report one?  Our kill on that event may come before the kernel counts its kill. */
   function watchExit(pidfd: number, slot: Slot, cgroup: Cgroup, oom: () => boolean): Promise<ContainerExit> {
     const { promise, resolve, reject } = Promise.withResolvers<ContainerExit>()
     const stop = native.onReadable(pidfd, () => {
@@ -137,7 +136,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
     }
   }
 
-  /** `creating`: everything is given back when it does not come to a running program. */
+  /** `creating`: releases everything if no program runs in the end. */
   function begin(spec: RuntimeSpec, slot: Slot, onOom: () => void) {
     let cgroup: Cgroup | undefined
     try {
@@ -150,7 +149,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
     }
   }
 
-  /** What can be done to a running container; nothing of it once it has ended. */
+  /** The controls of a running container; they do nothing once it has ended. */
   function controls(
     { pidfd }: StartedProcess,
     cgroup: Cgroup,
@@ -161,7 +160,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
       .finally(() => {
         alive = false
       })
-      .catch(() => {}) // whoever waits for the exit hears of its error
+      .catch(() => {}) // the owner of `exited` handles its error
     const resume = (): void => {
       if (alive) cgroup.thaw()
     }
@@ -174,7 +173,7 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
         try {
           if (alive) await cgroup.freeze()
         } catch (err) {
-          if (alive) throw err // otherwise it ended while it was being stopped
+          if (alive) throw err // otherwise it ended while it was being frozen
         }
       },
       resume,
@@ -197,12 +196,12 @@ export function createRuntime({ native, slots, cgroups, host }: RuntimeDeps): Ru
       const control = controls(started, cgroup, exited)
       kill = control.kill
       try {
-        // Not before its program runs, when it shared the worker's memory. What it forked in the meantime has
-        // the worker's score, and ends with it all the same.
+        // Only now, because until exec it shared the worker's memory, and with it the score. A process that
+        // it forked in the meantime keeps the worker's score, but dies with the container anyway.
         if (spec.process.oomScoreAdj !== undefined) native.oomScore(started.pid, spec.process.oomScoreAdj)
         cgroup.started()
       } catch (err) {
-        kill() // without its limit it must not run; its exit gives back the rest of what it holds
+        kill() // it must not run without its limit; its exit releases the slot and the cgroup
         for (const pipe of [started.stdin, started.stdout, started.stderr]) closeSync(pipe)
         throw err
       }

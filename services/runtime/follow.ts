@@ -1,17 +1,16 @@
-// Following a running container to its end: its pipes, its time, its caller. The only place that reads and
-// writes a container's pipes, for function calls and build steps alike. What the container wrote before its
-// end is read after it, within a bound: the pipe's own end may never come, because a program can hand its
-// stdout to another process through a socket (unix(7)).
+// Follows a running container to its end: pipes, timeout, abort. Function calls and build steps both use it.
+// After the exit it reads what is left in the pipes, within a bound, and does not wait for their end: a
+// program can pass its stdout to another process over a socket (unix(7)), and that process may keep it open.
 
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import type { Container, ContainerExit } from './container.ts'
 
-/** What a pipe takes while it is not read (pipe(7)). */
+/** The capacity of a pipe (pipe(7)). */
 const PIPE_BYTES = 65_536
 /**
- * The most pieces that are read after the end: one per page of the largest pipe that a program can ask for
- * (fs.pipe-max-size, proc_sys_fs(5)).
+ * The most reads after the exit. The largest pipe that a program can request (fs.pipe-max-size,
+ * proc_sys_fs(5)) has this many pages, and each read returns at least one.
  */
 const PIPE_PIECES_MAX = (1 << 20) / 4096
 
@@ -46,7 +45,7 @@ function feed(fd: number, body: Uint8Array): () => void {
   }
 }
 
-/** How much the pipe took at once; undefined when it has no reader. */
+/** How many bytes the pipe accepted at once; undefined if it has no reader. */
 function writeNow(fd: number, body: Uint8Array): number | undefined {
   try {
     return body.length === 0 ? 0 : writeSync(fd, body)
@@ -61,7 +60,7 @@ function writeNow(fd: number, body: Uint8Array): number | undefined {
 /** One buffer for all pipes: each chunk is handled before the next read. */
 const readBuffer = Buffer.allocUnsafeSlow(PIPE_BYTES)
 
-/** Read FD, so that its writer never blocks.  The result reads what is left after the end, and closes FD. */
+/** Read FD all the time, so that its writer never blocks.  The result reads what is left, and closes FD. */
 function collect(fd: number, onChunk: (chunk: Buffer) => void): () => void {
   const onread = {
     buffer: readBuffer,
@@ -83,7 +82,7 @@ function collect(fd: number, onChunk: (chunk: Buffer) => void): () => void {
   }
 }
 
-/** Bytes of FD that are now in the buffer; 0 when there are none. */
+/** Read from FD into the buffer: the number of bytes, 0 if there are none. */
 function readNow(fd: number): number {
   try {
     return readSync(fd, readBuffer)

@@ -1,5 +1,5 @@
-// An image and a function become a runtime spec: what Docker's defaults would be, made stricter.
-// Pure: values in, a value out.  Nothing here knows how a mount is made or where a cgroup lives.
+// From an image and a function to a runtime spec, with defaults that are stricter than Docker's.
+// Pure: values in, a value out.
 
 import type { FunctionSpec } from '../contract/function-spec.ts'
 import type { Image } from '../contract/image.ts'
@@ -13,16 +13,16 @@ const OPEN_FILES_MAX = 1024
 const SIGNALS_PENDING_MAX = 1024
 const MESSAGE_QUEUE_BYTES_MAX = 65_536
 /**
- * The kernel counts inotify for the user who made the namespace as well, which is the host's root, and root's
- * instances are 128 by default.
+ * The kernel also charges inotify instances to the creator of the user namespace, the host's root, who may
+ * have 128 by default.
  */
 export const FUNCTION_SYSCTL: Readonly<Record<string, string>> = {
   'user.max_inotify_instances': '8',
   'user.max_inotify_watches': '8192',
 }
-/** When the host itself runs out of memory, functions go before the worker and everybody else. */
+/** When the host runs out of memory, the kernel kills functions before the worker and all other programs. */
 export const OOM_SCORE_ADJ = 1000
-/** Each inode of a tmpfs costs about 1 KiB of kernel memory; one for every 4 KiB keeps that in proportion. */
+/** An inode of a tmpfs costs about 1 KiB of kernel memory; one per 4 KiB of content bounds that. */
 const SCRATCH_BYTES_PER_INODE = 4096
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
@@ -35,8 +35,8 @@ export const NO_CAPABILITIES: Capabilities = {
 }
 
 /**
- * moby's list (oci/defaults.go), and the host's pressure, which anybody may not only read but have watched;
- * those that a kernel does not have are skipped when the plan is made.
+ * moby's list (oci/defaults.go), and /proc/pressure, where any user can make the kernel watch the host's
+ * load. The plan skips those that a kernel lacks.
  */
 export const MASKED_PATHS: readonly string[] = [
   '/proc/acpi',
@@ -68,7 +68,7 @@ export const NAMESPACES: readonly NamespaceType[] = [
   'user',
   'cgroup',
 ]
-/** What functions and build steps both get. */
+/** Mounts of functions and build steps. */
 export const BASE_MOUNTS: readonly Mount[] = [
   { destination: '/proc', type: 'proc', options: ['nosuid', 'nodev', 'noexec'] },
   { destination: '/dev', type: 'dev', options: ['ro', 'nosuid', 'noexec'] },
@@ -78,7 +78,7 @@ export const BASE_MOUNTS: readonly Mount[] = [
 export const BASE_RLIMITS: RuntimeSpec['process']['rlimits'] = [
   // 1, not 0: that also keeps the kernel from handing a dump to the program in core_pattern (core(5)).
   { type: 'RLIMIT_CORE', soft: 1, hard: 1 },
-  // Counted per user over the whole host where namespaces do not.
+  // Some kernels count these per user of the host, not per user namespace.
   { type: 'RLIMIT_SIGPENDING', soft: SIGNALS_PENDING_MAX, hard: SIGNALS_PENDING_MAX },
   { type: 'RLIMIT_MSGQUEUE', soft: MESSAGE_QUEUE_BYTES_MAX, hard: MESSAGE_QUEUE_BYTES_MAX },
 ]
@@ -89,7 +89,7 @@ export const cpuLimit = (cpus: number): RuntimeSpec['linux']['resources']['cpu']
   period: CPU_PERIOD_US,
 })
 
-/** What every function has besides its volumes. */
+/** The mounts of every function besides its volumes. */
 export const FUNCTION_MOUNTS: readonly Mount[] = [
   ...BASE_MOUNTS,
   { destination: '/tmp', type: 'scratch', options: ['nosuid', 'nodev', 'mode=1777'] },
@@ -103,10 +103,7 @@ export interface ContainerRequest {
   readonly volumePaths: ReadonlyMap<string, string>
 }
 
-/**
- * ENTRYPOINT and CMD with `command` and `args` in their place, as Kubernetes has it: a new command drops the
- * image's CMD.
- */
+/** ENTRYPOINT and CMD, replaced by `command` and `args` as in Kubernetes: `command` alone also drops CMD. */
 function argvOf(request: ContainerRequest): readonly string[] {
   const { config } = request.image
   const { command, args } = request.function
@@ -120,7 +117,7 @@ function argvOf(request: ContainerRequest): readonly string[] {
   return argv
 }
 
-/** Later entries win; PATH, HOME and HOSTNAME are always there, as programs expect. */
+/** Later entries win.  PATH, HOME and HOSTNAME are always set, because programs expect them. */
 function environmentOf(request: ContainerRequest, hostname: string): readonly string[] {
   const variables = new Map<string, string>([
     ['PATH', DEFAULT_PATH],
@@ -150,7 +147,9 @@ function mountsOf(request: ContainerRequest): readonly Mount[] {
   return [...FUNCTION_MOUNTS, ...volumes]
 }
 
-/** What to run, as a runtime spec.  Throws StartError when image and function together do not say it. */
+/**
+ * The runtime spec of a function's container.  Throws StartError if the function and image name no command.
+ */
 export function buildSpec(request: ContainerRequest): RuntimeSpec {
   const { limits } = request.function
   const hostname = request.function.name.toLowerCase().replaceAll(/[^a-z0-9-]/g, '-')

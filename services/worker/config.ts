@@ -14,7 +14,7 @@ import {
 const SLOTS_PER_CORE = 4
 const SLOTS_MAX = 1024
 
-/** A host name as the worker's own name: cut and cleaned, because the name goes into keys and metrics. */
+/** The default worker name: the host name, cleaned and cut, because it becomes part of keys and metrics. */
 const nameOfHost =
   hostname()
     .replaceAll(/[^\w.-]/g, '_')

@@ -32,7 +32,7 @@ export interface ExecuteDeps {
 
 export type Execute = (invocation: Invocation, context: { signal: AbortSignal }) => Promise<Completion>
 
-/** The image did not fit: a `pull_fail` like any other, not a fault of the worker. */
+/** The image did not fit on the disk: an ordinary `pull_fail`, not a fault of the worker. */
 const DISK_FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
 
 /** The completion of an attempt that never had a container. */

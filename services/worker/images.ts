@@ -1,6 +1,6 @@
-// Keeps the image store small: tells it which images functions have, lets go of those that this worker no
-// longer needs, and collects every few minutes and after pulls. images/collect.ts decides what may be
-// removed.
+// Keeps the image store small. The worker records which images functions use, releases its claims on the
+// others, and runs the collector periodically and after pulls. The collector decides which images to remove
+// (images/collect.ts).
 
 import { InvalidRequest } from '../contract/errors.ts'
 import type { Watermark } from '../images/collect.ts'
@@ -19,7 +19,7 @@ export interface ImageKeeperDeps {
 export type ImageKeeper = ReturnType<typeof createImageKeeper>
 
 const COLLECT_MS = 5 * 60_000
-/** Pulls that end at about the same time are followed by one collection. */
+/** One collection follows several pulls that end at about the same time. */
 const AFTER_PULL_MS = 5_000
 
 function checkMarks(high: Watermark, low: Watermark): void {
@@ -53,10 +53,10 @@ export function createImageKeeper({ store, puller, high, low, log }: ImageKeeper
       if (freed)
         log.info(
           { images: freed.images.map((image) => image.digest), layers: freed.layers, bytes: freed.bytes },
-          'removed unneeded images: the image store was above its high watermark',
+          'removed unused images: the image store was above its high watermark',
         )
     } catch (err) {
-      log.warn({ err }, 'unneeded images could not be removed; retrying in some minutes')
+      log.warn({ err }, 'cannot remove unused images; retrying in a few minutes')
     }
   }
 
@@ -77,27 +77,27 @@ export function createImageKeeper({ store, puller, high, low, log }: ImageKeeper
       schedule(AFTER_PULL_MS)
     },
 
-    /** Waits for a collection in progress. */
+    /** Waits for a running collection. */
     async stop(): Promise<void> {
       stopped = true
       clearTimeout(timer)
       await collecting
     },
 
-    /** Functions have exactly these images. */
+    /** DIGESTS are the images of all functions. */
     deploy(digests: readonly string[]): void {
       const next = new Set(digests)
       if (next.size === deployed.size && digests.every((digest) => deployed.has(digest))) return
       try {
         store.catalog.setDeployed([...next])
         deployed = next
-        puller.letGo((digest) => deployed.has(digest)) // so that it can be removed as soon as its function is
+        puller.letGo((digest) => deployed.has(digest)) // an image can be removed as soon as its function is
       } catch (err) {
-        log.warn({ err }, 'the image store could not record which images functions have')
+        log.warn({ err }, 'cannot record in the image store which images functions use')
       }
     },
 
-    /** Something was fetched, so the store may be too large. */
+    /** An image was fetched, so the store may be too large now. */
     pulled(): void {
       if (!collecting) schedule(AFTER_PULL_MS)
     },

@@ -1,4 +1,4 @@
-// The worker's own instruments.  Function names come from the function store, so they are bounded.
+// The worker's instruments.  The label `function` is bounded, because names come from the function store.
 
 import { metrics } from '@opentelemetry/api'
 import type { CallRecord, Usage } from '../contract/call-record.ts'
@@ -14,27 +14,27 @@ export interface WorkerMetrics {
   callSettled(record: CallRecord): void
 }
 
-/** What containers used, by function: the sums, and how their peaks are spread. */
+/** Resources that containers used, by function: counters of sums, histograms of peaks. */
 function createUsageInstruments() {
   const meter = metrics.getMeter('wherry')
   const cpu = meter.createCounter('wherry_function_cpu_seconds', {
     description: 'CPU time that functions used',
   })
   const throttled = meter.createCounter('wherry_function_cpu_throttled_seconds', {
-    description: 'Time that functions stood still because of their CPU limit',
+    description: 'Time for which the CPU limit throttled functions',
   })
   const oomKills = meter.createCounter('wherry_function_oom_kills', {
-    description: 'Processes that the kernel killed because a function was at its memory limit',
+    description: 'Processes killed by the kernel because a function reached its memory limit',
   })
   const io = meter.createCounter('wherry_function_io_bytes', {
     description: 'Bytes that functions read from and wrote to block devices',
   })
   const memory = meter.createHistogram('wherry_function_memory_peak_bytes', {
-    description: 'Most memory that a call used',
+    description: 'Peak memory of a call',
     advice: { explicitBucketBoundaries: MEMORY_BUCKETS_BYTES },
   })
   const processes = meter.createHistogram('wherry_function_processes_peak', {
-    description: 'Most processes and threads that a call had at once',
+    description: 'Peak number of processes and threads of a call',
     advice: { explicitBucketBoundaries: PROCESS_BUCKETS },
   })
   return (name: string, usage: Usage): void => {
@@ -59,14 +59,14 @@ export function createWorkerMetrics({
   const meter = metrics.getMeter('wherry')
   const seconds = { advice: { explicitBucketBoundaries: DURATION_BUCKETS_SECONDS } }
   const starts = meter.createHistogram('wherry_container_start_seconds', {
-    description: 'Cgroup, clone and mounts until the function’s program runs',
+    description: 'Time to start a container: cgroup, clone and mounts, until the function’s program runs',
     ...seconds,
   })
   const calls = meter.createCounter('wherry_worker_calls', {
-    description: 'Attempts settled by this worker, by how they ended',
+    description: 'Attempts settled by this worker, by outcome',
   })
   const phases = meter.createHistogram('wherry_call_phase_seconds', {
-    description: 'Where the time of an attempt went',
+    description: 'Time of an attempt by phase',
     ...seconds,
   })
   const recordUsage = createUsageInstruments()

@@ -1,6 +1,5 @@
-// Pulls the image of a function when it is deployed, not when it is first called, and says how far it is.
-// Knows which deployments are new to this worker; refuses to know how an image is pulled. What fails here
-// fails again, with its reason, in the first call: prefetching is never the only try.
+// Pulls the image of a function when the function is deployed, and reports the progress. A failure here is
+// not final: the first call pulls again, and reports the reason if that fails, too.
 
 import { AppError } from '../contract/errors.ts'
 import type { FunctionRecord } from '../contract/function-spec.ts'
@@ -16,12 +15,12 @@ export interface PrefetchDeps {
   readonly puller: Pick<Puller, 'ensure'>
   readonly progress: Pick<PullProgressBoard, 'follow'>
   readonly reports: Pick<PullReports, 'write'>
-  /** Something was fetched. */
+  /** An image was fetched. */
   readonly onPulled: () => void
   readonly log: Log
 }
 
-/** Images at the same time; calls that wait for one go first by asking for it themselves. */
+/** Images at the same time.  A call does not wait for its turn here, because it pulls by itself. */
 const PARALLEL_MAX = 2
 const QUEUE_MAX = 1000
 const REPORT_MS = 200
@@ -39,8 +38,8 @@ export function createPrefetch({ workerName, puller, progress, reports, onPulled
   let known: ReadonlyMap<string, FunctionRecord> | undefined
   let stopped = false
 
-  /** A report that does not reach Redis is not missed: the next one says more. */
-  function say(
+  /** A report that does not reach Redis is dropped: the next one replaces it. */
+  function report(
     digest: string,
     state: PullReport['state'],
     layers: readonly LayerProgress[],
@@ -48,27 +47,27 @@ export function createPrefetch({ workerName, puller, progress, reports, onPulled
   ): Promise<void> {
     return reports
       .write(digest, { worker: workerName, state, layers, ...(message !== undefined && { message }) })
-      .catch((err: unknown) => log.debug({ err }, 'how far a pull is did not reach Redis'))
+      .catch((err: unknown) => log.debug({ err }, 'cannot write the progress of a pull to Redis'))
   }
 
-  /** The last word on OWN: what was to be said of it before, must not come behind. */
+  /** The final report on OWN; a progress report that is due must not follow it. */
   async function end(own: Pull, state: 'ready' | 'failed', message?: string): Promise<void> {
     own.unfollow()
     clearTimeout(own.timer)
-    await say(own.record.imageDigest, state, [...own.layers.values()], message)
+    await report(own.record.imageDigest, state, [...own.layers.values()], message)
   }
 
   function reportLater(own: Pull, layer: LayerProgress): void {
     own.layers.set(layer.layer, layer)
     own.timer ??= setTimeout(() => {
       own.timer = undefined
-      void say(own.record.imageDigest, 'pulling', [...own.layers.values()])
+      void report(own.record.imageDigest, 'pulling', [...own.layers.values()])
     }, REPORT_MS).unref()
   }
 
   async function pull(own: Pull): Promise<void> {
     const { imageDigest: digest, spec } = own.record
-    await say(digest, 'pulling', [])
+    await report(digest, 'pulling', [])
     try {
       const { pulled } = await puller.ensure(parseReference(spec.image), digest)
       if (pulled) onPulled()
@@ -77,20 +76,16 @@ export function createPrefetch({ workerName, puller, progress, reports, onPulled
       if (!stopped)
         log.warn(
           { err, function: spec.name, image: spec.image },
-          'the image of a new deployment could not be had',
+          'the image of a new deployment could not be pulled',
         )
-      await end(
-        own,
-        'failed',
-        err instanceof AppError ? err.message : 'the worker failed; its log has the reason',
-      )
+      await end(own, 'failed', err instanceof AppError ? err.message : 'the worker failed; see its log')
     }
   }
 
   function next(): void {
     while (active.size < PARALLEL_MAX) {
-      // One that is under way has its turn behind it: its own deployment waits for a report that is younger
-      // than itself.
+      // A digest that is being pulled waits for that pull to end: the second deployment needs a report that
+      // is newer than itself.
       const at = waiting.findIndex((record) => !active.has(record.imageDigest))
       if (at < 0) return
       const record = waiting.splice(at, 1)[0]!
@@ -106,8 +101,7 @@ export function createPrefetch({ workerName, puller, progress, reports, onPulled
 
   return {
     /**
-     * These are the functions now. The first list is what was there before this worker: their first call
-     * pulls.
+     * RECORDS are all functions.  Those of the first list are older than this worker: their first call pulls.
      */
     deployed(records: readonly FunctionRecord[]): void {
       const before = known
@@ -118,7 +112,7 @@ export function createPrefetch({ workerName, puller, progress, reports, onPulled
       next()
     },
 
-    /** Begins nothing more; what is under way is the puller's to end. */
+    /** Starts no more pulls; the puller ends those that run. */
     stop(): void {
       stopped = true
       waiting.length = 0

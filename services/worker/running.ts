@@ -1,11 +1,11 @@
-// Which calls are under way on this worker, for its heartbeat and its gauge.
+// The calls that this worker is running, for its heartbeat.
 
 import type { Invocation } from '../contract/invocation.ts'
 import type { RunningCall } from '../queue/heartbeat.ts'
 
 export interface RunningCalls {
   entered(invocation: Invocation): void
-  /** Its container's first process is PID. */
+  /** PID is the first process of the call's container. */
   started(callId: string, pid: number): void
   left(callId: string): void
   list(): readonly RunningCall[]

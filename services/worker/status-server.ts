@@ -1,4 +1,4 @@
-// The worker's own small HTTP face: /healthz and /metrics, for whoever watches it.
+// The worker's HTTP server for monitoring: /healthz and /metrics.
 
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -14,7 +14,7 @@ export interface StatusServer {
 export interface StatusDeps {
   readonly listen: ListenAddress
   readonly telemetry: Telemetry
-  /** What /healthz shows; `ok: false` makes it 503. */
+  /** The content of /healthz; its status is 503 if `ok` is false. */
   readonly health: () => { readonly ok: boolean; readonly [fact: string]: unknown }
 }
 
@@ -27,7 +27,7 @@ function answer(response: ServerResponse, status: number, contentType: string, b
     .end(body)
 }
 
-/** Resolves once it listens.  Throws InvalidRequest when the address cannot be had. */
+/** Resolves once it listens.  Throws InvalidRequest if it cannot listen on the address. */
 export async function startStatusServer({ listen, telemetry, health }: StatusDeps): Promise<StatusServer> {
   const server = createServer(
     { requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS },
@@ -44,7 +44,7 @@ export async function startStatusServer({ listen, telemetry, health }: StatusDep
         return json(404, {
           error: {
             code: 'ERR_NOT_FOUND',
-            message: 'this is a worker: it has /healthz and /metrics, and calls go to a gateway',
+            message: 'this worker serves only /healthz and /metrics; send calls to a gateway',
           },
         })
       telemetry.scrape().then(

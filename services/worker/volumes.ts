@@ -1,7 +1,7 @@
-// Named volumes: a directory per name below the data folder, which outlives every container and is
-// shared by all functions that name it.  On disk files carry the ids that they have inside containers
-// (mounts are id-mapped), so a volume written by one container is readable by the next, whatever range
-// of ids that one runs in.  The folder above is root's alone: a setuid file in a volume helps nobody.
+// Named volumes: a directory per name below the data folder, which outlives every container and is shared by
+// all functions that name it. Files on disk have the ids that they have inside containers (mounts are
+// id-mapped), so the next container can read a volume in whatever range of ids it runs. Only root may enter
+// the parent folder, so that no other user of the host can run a setuid file in a volume.
 
 import { chmodSync, chownSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,7 +9,7 @@ import type { VolumeMount } from '../contract/function-spec.ts'
 import type { User } from '../contract/runtime-spec.ts'
 
 export interface Volumes {
-  /** The directories of VOLUMES, made when missing; a new one belongs to USER. */
+  /** The directories of VOLUMES, created if missing; a new one belongs to USER. */
   paths(volumes: readonly VolumeMount[], user: User): ReadonlyMap<string, string>
 }
 

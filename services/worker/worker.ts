@@ -1,6 +1,6 @@
-// The worker as one long-lived part: function store, images, container runtime, dispatcher, heartbeat,
-// status server, in the order they start and stop.  Data flows one way: the dispatcher hands over an
-// invocation, execute gives a completion back, the dispatcher settles it.
+// Joins the parts of a worker, and starts and stops them in order: function store, images, container runtime,
+// dispatcher, heartbeat, status server. Data flows one way: the dispatcher passes an invocation to execute,
+// which returns a completion, and the dispatcher settles it.
 
 import { mkdirSync } from 'node:fs'
 import { hostname } from 'node:os'
@@ -30,7 +30,7 @@ import { createRunningCalls, type RunningCalls } from './running.ts'
 import { startStatusServer } from './status-server.ts'
 import { createVolumes } from './volumes.ts'
 
-/** Of the process's stop timeout, what running calls may use; the rest is for closing down. */
+/** The share of the stop timeout that running calls get; the rest is for closing down. */
 const DRAIN_SHARE = 0.8
 
 interface ReportingDeps {
@@ -42,7 +42,7 @@ interface ReportingDeps {
   readonly running: RunningCalls
 }
 
-/** What others see of this worker: the status server, and a heartbeat in Redis that names its address. */
+/** Start the status server, and prepare the heartbeat in Redis that names its address. */
 async function startReporting({ config, log, redis, telemetry, dispatcher, running }: ReportingDeps) {
   const { workerName, slots, prefix } = config
   const startedAtMs = Date.now()
@@ -79,47 +79,16 @@ async function startReporting({ config, log, redis, telemetry, dispatcher, runni
   }
 }
 
-/** Pass the list of functions, now and after each change, to those who act on it; the result ends it. */
-function followFunctions(parts: {
-  readonly functions: FunctionStore
-  readonly dispatcher: Dispatcher
-  readonly images: ImageKeeper
-  readonly prefetch: Prefetch
-}): () => void {
-  const { functions, dispatcher, images, prefetch } = parts
-  function changed(): void {
-    const records = functions.list()
-    dispatcher.watch(records.map((record) => record.spec.name))
-    images.deploy(records.map((record) => record.imageDigest))
-    prefetch.deployed(records)
-  }
-  // An empty list at the start may only mean that Redis is away: it must not let images go.
-  if (functions.list().length > 0) changed()
-  else prefetch.deployed([])
-  return functions.onChange(changed)
+interface ImagesDeps {
+  readonly config: WorkerConfig
+  readonly log: Log
+  readonly redis: RedisClient
+  readonly env: Environment
 }
 
-/**
- * Starts a worker; ENV is where proxies and CAs for registries are named. Resolves once it takes calls.
- * Throws Unsupported, InvalidRequest.
- */
-export async function startWorker(
-  config: WorkerConfig,
-  log: Log,
-  env: Environment,
-): Promise<Running & { url: string }> {
-  const { redisUrl, prefix, workerName, dataDir, nativeDir, slots, bodyMaxBytes, registriesFile } = config
-  mkdirSync(dataDir, { recursive: true, mode: 0o711 })
-  const telemetry = startTelemetry({ serviceName: 'worker' })
-  const runtime = await openRuntime({ nativeDir, dataDir, slots, log })
-  const running = createRunningCalls()
-  const metrics = createWorkerMetrics({ running: () => runtime.running, slots })
-  const redis = openRedis(redisUrl, {
-    temper: 'patient',
-    name: `wherry-worker-${workerName}`,
-    onError: (err) => log.warn({ err }, 'Redis is away; waiting for it'),
-  })
-  const functions = createFunctionStore({ redis, prefix, log })
+/** The image store with the parts that fill it and keep it small. */
+function openImages({ config, log, redis, env }: ImagesDeps) {
+  const { dataDir, nativeDir, prefix, registriesFile, workerName } = config
   const store = createImageStore({ dir: join(dataDir, 'images'), onNote: (text) => log.warn(text) })
   const registry = openRegistryClient({ env, dataDir, registriesFile })
   const progress = createPullProgress()
@@ -138,6 +107,53 @@ export async function startWorker(
     onPulled: images.pulled,
     log,
   })
+  return { store, registry, puller, prefetch, images }
+}
+
+/**
+ * Pass the list of functions, now and after each change, to the parts that act on it.  The result ends it.
+ */
+function followFunctions(parts: {
+  readonly functions: FunctionStore
+  readonly dispatcher: Dispatcher
+  readonly images: ImageKeeper
+  readonly prefetch: Prefetch
+}): () => void {
+  const { functions, dispatcher, images, prefetch } = parts
+  function changed(): void {
+    const records = functions.list()
+    dispatcher.watch(records.map((record) => record.spec.name))
+    images.deploy(records.map((record) => record.imageDigest))
+    prefetch.deployed(records)
+  }
+  // An empty list at the start may mean that Redis is away, and must not release images.
+  if (functions.list().length > 0) changed()
+  else prefetch.deployed([])
+  return functions.onChange(changed)
+}
+
+/**
+ * Start a worker.  ENV names the proxies and CAs for registries.  Resolves once the worker takes calls.
+ * Throws Unsupported, InvalidRequest.
+ */
+export async function startWorker(
+  config: WorkerConfig,
+  log: Log,
+  env: Environment,
+): Promise<Running & { url: string }> {
+  const { redisUrl, prefix, workerName, dataDir, nativeDir, slots, bodyMaxBytes } = config
+  mkdirSync(dataDir, { recursive: true, mode: 0o711 })
+  const telemetry = startTelemetry({ serviceName: 'worker' })
+  const runtime = await openRuntime({ nativeDir, dataDir, slots, log })
+  const running = createRunningCalls()
+  const metrics = createWorkerMetrics({ running: () => runtime.running, slots })
+  const redis = openRedis(redisUrl, {
+    temper: 'patient',
+    name: `wherry-worker-${workerName}`,
+    onError: (err) => log.warn({ err }, 'Redis is away; waiting for it'),
+  })
+  const functions = createFunctionStore({ redis, prefix, log })
+  const { store, registry, puller, prefetch, images } = openImages({ config, log, redis, env })
   const execute = createExecute({
     find: functions.get,
     puller,

@@ -124,7 +124,7 @@ t.test('wherry build', { skip: cannotRun }, async (t) => {
     t.match(await place.build('FROM base\nRUN echo oh no; exit 7\n'), {
       code: 1,
       stderr:
-        /wherry: build: a step failed\n +Dockerfile:2: it ended with exit code 7\n[^]*> +2 \| RUN echo oh no[^]*\| oh no\n/,
+        /wherry: build: a step failed\n +Dockerfile:2: exited with code 7\n[^]*> +2 \| RUN echo oh no[^]*\| oh no\n/,
     })
     t.match(await place.build('FROM base\n', {}, ['--iidfile', '/nowhere/id']), {
       code: 1,

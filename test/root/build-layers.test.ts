@@ -218,7 +218,7 @@ async function failures(t: Test, rig: BuildRig): Promise<void> {
     await t.rejects(rig.build(onBase('RUN true', 'RUN echo out; echo err >&2; exit 3')), {
       name: 'BuildStepFailed',
       path: 'Dockerfile:3',
-      message: 'it ended with exit code 3',
+      message: 'exited with code 3',
       output: ['out', 'err'],
       excerpt: />    3 \| RUN echo out/,
     })
@@ -230,7 +230,7 @@ async function failures(t: Test, rig: BuildRig): Promise<void> {
     })
     await t.rejects(
       rig.build(onBase('RUN x=x; while true; do x=$x$x; done'), {}, { memoryBytes: 64 << 20 }),
-      { message: /needed more memory than its limit of 64Mi.*--memory/ },
+      { message: /exceeded its memory limit of 64Mi.*--memory/ },
     )
     await t.rejects(
       rig.build('FROM base\nRUN true', {}, { platform: { os: 'linux', architecture: 's390x' } }),

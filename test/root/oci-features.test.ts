@@ -667,7 +667,6 @@ t.test('rlimits of the program do not apply to its start', { skip }, async (t) =
     rig.run('ulimit -n; ulimit -f; ulimit -c', (config) => {
       config.process.rlimits = names.map((type) => ({ type, soft: 4, hard: 7 }))
       config.linux.maskedPaths = Array.from({ length: 20 }, (_, i) => `/tmp/${i}`)
-      config.hooks = { startContainer: [{ path: '/bin/true' }] }
     }),
     { code: 0, stdout: /^4\n/, stderr: '' },
   )

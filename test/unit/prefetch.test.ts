@@ -1,4 +1,4 @@
-// What a worker says about the images of new deployments, and in which order. The puller and the place of
+// The reports of a worker on the images of new deployments, and their order. The puller and the sink for
 // reports are arguments.
 
 import t from 'tap'
@@ -10,7 +10,7 @@ import { createLog } from '../../services/platform/log.ts'
 import { createPrefetch } from '../../services/worker/prefetch.ts'
 import { createPullProgress } from '../../services/worker/pull-progress.ts'
 
-// Reports that are held back do not keep a worker alive; here something has to.
+// The timer of a delayed report does not keep a process alive, so the test does.
 const alive = setInterval(() => {}, 1000)
 t.teardown(() => clearInterval(alive))
 
@@ -50,7 +50,7 @@ function setup() {
     },
     log: createLog({ name: 'test', level: 'silent' }),
   })
-  /** Resolves when IS holds, looked at whenever something was asked or said. */
+  /** Resolves when IS holds; checked after each pull and each report. */
   async function until(is: () => boolean): Promise<void> {
     while (!is())
       await new Promise<void>((resolve) => {
@@ -58,17 +58,17 @@ function setup() {
       })
   }
   const finish = (i: number, isPulled: boolean): void =>
-    pulls[i]!.resolve({ image: undefined as never, pulled: isPulled }) // nobody looks at the image
+    pulls[i]!.resolve({ image: undefined as never, pulled: isPulled }) // the image is not used
   return { prefetch, progress, said, pulls, until, finish, pulled: () => pulled }
 }
 
-t.test('what was deployed before the worker came is left to its first call', async (t) => {
+t.test('a function deployed before the worker started is pulled by its first call', async (t) => {
   const { prefetch, pulls } = setup()
   prefetch.deployed([record('a', 'a')])
   t.same(pulls, [])
 })
 
-t.test('a new deployment is pulled; the last word is the last', async (t) => {
+t.test('a new deployment is pulled, and its final report comes last', async (t) => {
   const { prefetch, progress, said, pulls, until, finish, pulled } = setup()
   prefetch.deployed([])
   prefetch.deployed([record('a', 'a')])
@@ -90,20 +90,20 @@ t.test('a new deployment is pulled; the last word is the last', async (t) => {
       ['pulling', 1],
     ],
   )
-  progress.report({ image: digestOf('a'), ...layer, state: 'done' }) // would be said a moment later
+  progress.report({ image: digestOf('a'), ...layer, state: 'done' }) // a delayed report
   finish(0, true)
   await until(() => said.length === 3)
   await new Promise((resolve) => {
     setTimeout(resolve, 250)
-  }) // longer than a report is held back
+  }) // longer than a report is delayed
   t.same(
     said.map((report) => report.state),
     ['pulling', 'pulling', 'ready'],
   )
-  t.equal(pulled(), 1, 'the store hears that it has grown')
+  t.equal(pulled(), 1, 'the store is notified')
 })
 
-t.test('the same image deployed again meanwhile is reported again', async (t) => {
+t.test('an image deployed again during its pull is reported again', async (t) => {
   const { prefetch, said, pulls, until, finish, pulled } = setup()
   prefetch.deployed([])
   const [a, b] = [record('a', 'a'), record('b', 'a')]
@@ -122,21 +122,24 @@ t.test('the same image deployed again meanwhile is reported again', async (t) =>
   t.equal(pulled(), 1)
 })
 
-t.test('two images at a time; a failure says why, and the next has its turn; none after stop', async (t) => {
-  const { prefetch, said, pulls, until, finish } = setup()
-  prefetch.deployed([])
-  prefetch.deployed(['a', 'b', 'c'].map((word) => record(word, word)))
-  await until(() => pulls.length === 2)
-  pulls[0]!.reject(new Error('secret of the machine'))
-  await until(() => pulls.length === 3)
-  t.match(
-    said.find((report) => report.state === 'failed'),
-    { worker: 'w', message: 'the worker failed; its log has the reason' },
-  )
-  prefetch.deployed([record('d', 'd')])
-  prefetch.stop()
-  finish(1, false)
-  finish(2, false)
-  await until(() => said.filter((report) => report.state === 'ready').length === 2)
-  t.equal(pulls.length, 3)
-})
+t.test(
+  'two images are pulled at a time; a failure is reported and the next starts; none starts after stop',
+  async (t) => {
+    const { prefetch, said, pulls, until, finish } = setup()
+    prefetch.deployed([])
+    prefetch.deployed(['a', 'b', 'c'].map((word) => record(word, word)))
+    await until(() => pulls.length === 2)
+    pulls[0]!.reject(new Error('secret of the machine'))
+    await until(() => pulls.length === 3)
+    t.match(
+      said.find((report) => report.state === 'failed'),
+      { worker: 'w', message: 'the worker failed; see its log' },
+    )
+    prefetch.deployed([record('d', 'd')])
+    prefetch.stop()
+    finish(1, false)
+    finish(2, false)
+    await until(() => said.filter((report) => report.state === 'ready').length === 2)
+    t.equal(pulls.length, 3)
+  },
+)

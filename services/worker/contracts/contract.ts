@@ -25,6 +25,6 @@ export interface Instance {
    * Throws what Runtime.start throws; once a program runs, everything is a completion.
    */
   call(invocation: Invocation, signal: AbortSignal, onStarted: (pid: number) => void): Promise<Completion>
-  /** Works twice and before any call. */
+  /** May be called twice, and before any call. */
   stop(): Promise<void>
 }

@@ -2,7 +2,7 @@
 
 const HEAD_MIN_BYTES = 1024
 
-/** The first MAXBYTES of what comes; ONOVERFLOW is called once when there is more. */
+/** Keeps the first MAXBYTES of a stream; ONOVERFLOW is called once when there is more. */
 export function createHead(maxBytes: number, onOverflow: () => void) {
   let head = Buffer.alloc(0)
   let keptBytes = 0
@@ -11,7 +11,7 @@ export function createHead(maxBytes: number, onOverflow: () => void) {
     keep(chunk: Buffer): void {
       const wanted = Math.min(keptBytes + chunk.length, maxBytes)
       if (wanted > head.length) {
-        // Doubling: a program that writes byte by byte must not cost an object for each.
+        // Doubling, so that a program that writes byte by byte does not cost one object per byte.
         const larger = Buffer.allocUnsafeSlow(
           Math.min(maxBytes, Math.max(wanted, 2 * head.length, HEAD_MIN_BYTES)),
         )
@@ -30,7 +30,7 @@ export function createHead(maxBytes: number, onOverflow: () => void) {
   }
 }
 
-/** The last MAXBYTES of what comes, in a ring that is allocated with the first byte. */
+/** Keeps the last MAXBYTES of a stream, in a ring that is allocated with the first byte. */
 export function createTail(maxBytes: number) {
   let ring: Buffer | undefined
   let sizeBytes = 0

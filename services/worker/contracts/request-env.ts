@@ -1,11 +1,11 @@
-// The request as environment variables, as OpenFaaS's classic watchdog has it (cgi_headers): Http_Method,
-// Http_Path, Http_Query, Http_Host, Http_ContentLength and one Http_<Header_With_Underscores> per header.
-// Pure.  A header can only ever make a variable that begins with "Http_".
+// The request as environment variables, in the form of OpenFaaS's classic watchdog (cgi_headers):
+// Http_Method, Http_Path, Http_Query, Http_Host, Http_ContentLength and one Http_<Header_With_Underscores>
+// per header. Pure. The name of every variable that comes from a header begins with "Http_".
 
 import type { Invocation } from '../../contract/invocation.ts'
 
 const HEADERS_MAX = 128
-/** Http_Proxy would be taken for a proxy setting by libraries that ignore case (httpoxy, CVE-2016-5385). */
+/** Libraries that ignore case take Http_Proxy for a proxy setting (httpoxy, CVE-2016-5385). */
 const NOT_PASSED = new Set(['proxy'])
 const VALUE_MAX_CHARS = 8 * 1024
 
@@ -17,7 +17,7 @@ function variableName(header: string): string {
     .join('_')
 }
 
-/** Variables for INVOCATION. */
+/** The variables for INVOCATION. */
 export function requestEnvironment(invocation: Invocation): Record<string, string> {
   const { request } = invocation
   const env: Record<string, string> = {

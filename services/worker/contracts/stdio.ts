@@ -26,7 +26,7 @@ export interface StdioCall {
   readonly onStarted?: (pid: number) => void
 }
 
-/** The completion of a call that ran, without what only the contract knows of it. */
+/** The completion of a call that ran, before the contract adds the content type, the image and the phases. */
 export type StdioCompletion = Completion &
   Required<Pick<Completion, 'body' | 'log' | 'logTruncated' | 'usage' | 'endedAt'>> & {
     readonly createMs: number
@@ -44,7 +44,8 @@ function judge(
       outcome: 'oom',
       message: `the function exceeded its memory limit of ${formatBytes(memory.limit)} and was killed`,
     }
-  // Before what follows from it: the container was killed for it, unless it had already exited.
+  // Checked before the signal: the container was killed because of the overflow, unless it had already
+  // exited.
   if (overflowed)
     return {
       outcome: 'too_large',
