@@ -48,7 +48,7 @@ main (void)
   expect (wy_write_files (both, 2, &failed) == -EINVAL, "a path without a text is refused");
   expect (wy_read_files (NULL, 0, out, sizeof out, &failed) == 0, "no file is no error");
   int lock = wy_lock_file ("l");
-  expect (lock >= 0 && wy_lock_file ("l") == -EAGAIN, "a lock is somebody's, until");
+  expect (lock >= 0 && wy_lock_file ("l") == -EAGAIN, "a lock is held, until");
   close (lock);
   lock = wy_lock_file ("l");
   expect (lock >= 0, "its descriptor is closed");

@@ -106,7 +106,7 @@ check_limits (struct feed *f)
     }
 }
 
-/* All that BYTES inflate to goes on its way.  Return: false when nobody reads it any more. */
+/* Send on what BYTES inflate to.  Return: false when the reader is gone. */
 static bool
 pass (struct feed *f, size_t len)
 {

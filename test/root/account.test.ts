@@ -1,5 +1,5 @@
-// The account of a container: what it used, as its cgroup has it, of loads that are known; and that
-// nothing of one container is in the account of the next, though both may have had the same cgroup.
+// The resource usage of containers with known loads, read from their cgroups. Usage of one container never
+// counts for the next, although both may have had the same cgroup.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -31,7 +31,7 @@ const needsV1 =
     ? false
     : 'only cgroups of v1 serve more than one container')
 
-/** The program and the C library need some, and the kernel charges up to 256 KiB per CPU ahead. */
+/** For the program and the C library; the kernel also charges up to 256 KiB per CPU in advance. */
 const MEMORY_SLACK_BYTES = 2.5 * MIB + (availableParallelism() * MIB) / 4
 const startedMs = 60 * SLOWNESS
 
@@ -64,7 +64,7 @@ t.test('the account of a known load', { skip: needsRoot }, async (t) => {
     return exit.usage
   }
 
-  await t.test('50 MiB touched are 50 MiB of peak', async (t) => {
+  await t.test('50 MiB of touched memory raise the peak by 50 MiB', async (t) => {
     const { memoryPeakBytes, oomKills } = await usageOf(['memory', String(50 * MIB)])
     t.ok(
       memoryPeakBytes >= 50 * MIB && memoryPeakBytes < 50 * MIB + MEMORY_SLACK_BYTES,
@@ -72,12 +72,12 @@ t.test('the account of a known load', { skip: needsRoot }, async (t) => {
     )
     t.equal(oomKills, 0)
   })
-  await t.test('200 ms of work are 200 ms of CPU time and its start', async (t) => {
+  await t.test('200 ms of work cost 200 ms of CPU time and the start', async (t) => {
     const { cpuMs, cpuThrottledMs } = await usageOf(['spin', '200'])
     t.ok(cpuMs >= 200 && cpuMs < 200 + startedMs, `${cpuMs} ms`)
     t.equal(cpuThrottledMs, 0, 'one process cannot use two CPUs')
   })
-  await t.test('a limit of a fifth of a CPU stops 200 ms of work on the way', async (t) => {
+  await t.test('a limit of a fifth of a CPU throttles 200 ms of work', async (t) => {
     const { cpuMs, cpuPeriods, cpuThrottledPeriods, cpuThrottledMs } = await usageOf(['spin', '200'], {
       ...LIMITS,
       cpu: { quota: 20_000, period: 100_000 },
@@ -89,7 +89,7 @@ t.test('the account of a known load', { skip: needsRoot }, async (t) => {
     )
     t.ok(cpuThrottledMs > 0, `stood still for ${cpuThrottledMs} ms`)
   })
-  await t.test('a shell with six children is seven processes', async (t) => {
+  await t.test('a shell with six children counts seven processes', async (t) => {
     const { pidsPeak } = await usageOf([
       '/bin/sh',
       '-c',
@@ -102,7 +102,7 @@ t.test('the account of a known load', { skip: needsRoot }, async (t) => {
     if (pidsPeak === undefined) return t.comment('this kernel has no pids.peak')
     t.equal(pidsPeak, 7)
   })
-  await t.test('8 MiB written to a volume past the page cache are 8 MiB of io', async (t) => {
+  await t.test('8 MiB written to a volume with O_DIRECT count as 8 MiB of io', async (t) => {
     const { ioReadBytes, ioWriteBytes } = await usageOf([
       '/bin/sh',
       '-c',
@@ -116,9 +116,9 @@ t.test('the account of a known load', { skip: needsRoot }, async (t) => {
       '/bin/busybox dd if=/data/x of=/dev/null bs=1M iflag=direct 2>/dev/null || exit 9',
     ])
     t.ok(read.ioReadBytes! >= 8 * MIB && read.ioReadBytes! < 9 * MIB, `${read.ioReadBytes} bytes read`)
-    t.ok(ioReadBytes! < MIB && read.ioWriteBytes! < MIB, 'and each is counted on its side only')
+    t.ok(ioReadBytes! < MIB && read.ioWriteBytes! < MIB, 'reads and writes are counted separately')
   })
-  await t.test('none of it is in the account of those that come after', async (t) => {
+  await t.test('later containers start at zero', async (t) => {
     for (let i = 0; i < 12; i++) {
       const usage = await usageOf(['echo'])
       t.ok(usage.memoryPeakBytes < MEMORY_SLACK_BYTES && usage.cpuMs < startedMs, JSON.stringify(usage))
@@ -132,7 +132,7 @@ t.test('the account of a known load', { skip: needsRoot }, async (t) => {
 
 const PROBE = join(NATIVE_DIR, 'probe')
 
-/** Run ARGV in CGROUP, from its first instruction; without one, in ours. */
+/** Run ARGV in CGROUP from its first instruction; without CGROUP, in the test's own. */
 async function runIn(cgroup: Cgroup | undefined, ...argv: string[]): Promise<void> {
   const enter = (cgroup?.tasks ?? []).map((path) => `echo 0 > ${path} && `).join('')
   const child = spawn('/bin/sh', ['-c', `${enter}exec "$@"`, 'sh', ...argv], { stdio: 'ignore' })
@@ -169,12 +169,12 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async (t) =
     )
   t.teardown(gone)
 
-  // Pages of these files that are not in memory would be charged to the cgroup, for longer than the test
-  // lasts.
+  // Pages of these files that are not in memory would stay charged to the cgroup for longer than the test
+  // runs.
   for (const verb of [['memory', '4096'], ['spin', '1'], ['echo']]) await runIn(undefined, PROBE, ...verb)
   await runIn(undefined, '/bin/sh', '-c', '(exit); exit')
 
-  /** Retries while the kernel still gives back what dead processes had. */
+  /** Retries while the kernel still uncharges memory of dead processes. */
   const renew = async (looks = 2000): Promise<boolean> => {
     for (let i = 0; i < looks; i++) {
       if (cgroup.renew!()) return true
@@ -185,7 +185,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async (t) =
     return false
   }
 
-  await t.test('says what its files say', async (t) => {
+  await t.test('reports the values of its files', async (t) => {
     await runIn(cgroup, PROBE, 'memory', String(20 * MIB))
     const usage = cgroup.usage()
     t.equal(usage.cpuMs, Number(fileOf('cpuacct', 'cpuacct.usage')) / 1e6)
@@ -193,7 +193,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async (t) =
     t.ok(usage.memoryPeakBytes >= 20 * MIB)
     if (usage.pidsPeak !== undefined) t.equal(usage.pidsPeak, Number(fileOf('pids', 'pids.peak')))
   })
-  await t.test('begins at nothing, with its limits in place', async (t) => {
+  await t.test('starts at zero, with its limits set', async (t) => {
     await runIn(cgroup, PROBE, 'spin', '30')
     t.ok(await renew())
     const usage = cgroup.usage()
@@ -207,7 +207,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async (t) =
     cgroup.started()
     t.equal(fileOf('memory', 'memory.limit_in_bytes').trim(), String(LIMITS.memory.limit))
   })
-  await t.test('counts the processes of the present one only', async (t) => {
+  await t.test('counts only the processes of the current container', async (t) => {
     await runIn(cgroup, '/bin/sh', '-c', '(exit); exit')
     if (cgroup.usage().pidsPeak === undefined) return t.comment('this kernel has no pids.peak')
     t.ok(cgroup.usage().pidsPeak! > 1)
@@ -215,7 +215,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async (t) =
     await runIn(cgroup, PROBE, 'echo')
     t.equal(cgroup.usage().pidsPeak, 1)
   })
-  await t.test('serves no other once memory ran out in it', async (t) => {
+  await t.test('is not reused after an OOM kill', async (t) => {
     cgroup.started()
     await runIn(cgroup, PROBE, 'memory', String(200 * MIB))
     t.ok(cgroup.usage().oomKills > 0)
@@ -223,7 +223,7 @@ t.test('a cgroup that serves a second container', { skip: needsV1 }, async (t) =
   })
 })
 
-t.test('a cgroup that cannot be made is named, with the reason', { skip: needsRoot }, async (t) => {
+t.test('a cgroup that cannot be created is named with the reason', { skip: needsRoot }, async (t) => {
   t.throws(() => driverFor(t).create('nowhere/below', LIMITS), {
     name: 'SyscallError',
     code: 'ENOENT',

@@ -630,7 +630,7 @@ t.test('passes on sockets of systemd', { skip }, async (t) => {
       { cwd: rig.directory, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] },
     ).stdout
   t.match(run('$$'), /^1 1\nsocket\n/)
-  t.notMatch(run('1'), /1 1|socket/, 'unless they are meant for somebody else')
+  t.notMatch(run('1'), /1 1|socket/, 'unless they are meant for another process')
 })
 
 t.test('HOME defaults to that of /etc/passwd', { skip }, async (t) => {

@@ -1,5 +1,6 @@
-// Workers as processes: where their cgroups are, how they share one with others, what they leave when
-// they end and when they are killed.  Only processes can have cgroups of their own, hence the children.
+// Workers as processes: where they create cgroups, how they share one with other processes, and what they
+// leave when they exit or are killed. Only a process can be in its own cgroup, so each worker is a child
+// process.
 
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
@@ -24,7 +25,7 @@ const cgroupOf = (pid: number | undefined): string => V2 + /^0::(.*)$/m.exec(rea
 const isAlive = (pid: number): boolean =>
   existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(read(`/proc/${pid}/stat`))
 
-/** An empty cgroup below the root; gone, with all in it, when the test ends. */
+/** An empty cgroup below the root. The end of the test removes it with everything in it. */
 function newCgroup(t: Test, parent = V2): string {
   const directory = join(parent, `test-${process.pid}-${Math.random().toString(36).slice(2, 8)}`)
   mkdirSync(directory)
@@ -42,7 +43,7 @@ function newCgroup(t: Test, parent = V2): string {
   return directory
 }
 
-t.test('a worker that is killed', { skip: needsRoot }, async (t) => {
+t.test('a killed worker', { skip: needsRoot }, async (t) => {
   const bystander = await startWorker(t)
   const [kept] = (await bystander.ask({ hold: 1 })).pids
   const victim = await startWorker(t)
@@ -54,7 +55,7 @@ t.test('a worker that is killed', { skip: needsRoot }, async (t) => {
   t.test('leaves cgroups, and its successor removes them', async (t) => {
     const { instances, cgroups, stuck } = await sweepDead(join(victim.data, 'run'))
     t.same({ instances, stuck }, { instances: 1, stuck: [] })
-    // Entered only by those that are paused.
+    // Only paused containers are in it.
     const joined = roots.filter((root) => !root.includes('/freezer/'))
     t.ok(cgroups >= 20 * joined.length, `${cgroups} in ${joined.length} hierarchies; some are made ahead`)
     t.same(
@@ -62,10 +63,10 @@ t.test('a worker that is killed', { skip: needsRoot }, async (t) => {
       [],
     )
   })
-  t.test('takes its containers with it', async (t) => {
+  t.test('ends its containers', async (t) => {
     t.same(pids.filter(isAlive), [])
   })
-  t.test('has a successor on the same data folder that works', async (t) => {
+  t.test('can be replaced by a worker on the same data folder', async (t) => {
     const successor = await startWorker(t, undefined, victim.data)
     t.match(await successor.ask({ run: ['echo', 'again'] }), { outcome: 'ok', text: 'again\n' })
     await successor.end()
@@ -76,17 +77,17 @@ t.test('a worker that is killed', { skip: needsRoot }, async (t) => {
   })
 })
 
-t.test('a worker in a cgroup of its own', { skip: needsV2 }, async (t) => {
+t.test('a worker in its own cgroup', { skip: needsV2 }, async (t) => {
   const unit = newCgroup(t)
   const others = [1, 2, 3].map(() => spawnIn(t, unit, 'sleep', '3600'))
   const worker = await startWorker(t, unit)
 
-  t.test('moves into a leaf with everybody who was beside it', async (t) => {
+  t.test('moves into a leaf, with all processes of its cgroup', async (t) => {
     for (const { pid } of [...others, worker.child]) t.equal(cgroupOf(pid), join(unit, LEAF))
     t.equal(read(join(unit, 'cgroup.procs')), '')
     t.match(read(join(unit, 'cgroup.subtree_control')), /^cpu (?:io )?memory pids$/)
   })
-  t.test('starts containers in cgroups of their own, with every limit in place', async (t) => {
+  t.test('starts each container in its own cgroup, with every limit set', async (t) => {
     const [pid] = (await worker.ask({ hold: 1 })).pids
     const cgroup = cgroupOf(pid)
     t.ok(cgroup.startsWith(`${worker.roots()[0]}/`), cgroup)
@@ -110,10 +111,10 @@ t.test('a worker in a cgroup of its own', { skip: needsV2 }, async (t) => {
     t.ok(usage.memoryPeakBytes >= 20 << 20, `peak ${usage.memoryPeakBytes}`)
     t.ok(Number(read(join(unit, LEAF, 'memory.current'))) - before < 15 << 20)
   })
-  t.test('counts what the kernel kills for memory', async (t) => {
+  t.test('counts OOM kills', async (t) => {
     const { outcome, usage } = await worker.ask({ run: ['child-memory', String(64 << 20)] })
     t.equal(outcome, 'oom')
-    t.ok(usage.oomKills >= 2, 'the child and, with it, the first process')
+    t.ok(usage.oomKills >= 2, 'the child, and the first process with it')
   })
   t.test('shares it with a second worker, which starts in the leaf', async (t) => {
     const second = await startWorker(t, join(unit, LEAF))
@@ -128,12 +129,12 @@ t.test('a worker in a cgroup of its own', { skip: needsV2 }, async (t) => {
     t.match(
       await worker.ask({ run: ['echo', 'one'] }),
       { outcome: 'ok', text: 'one\n' },
-      'the end of one takes nothing from the other',
+      'the end of one worker does not affect the other',
     )
   })
-  t.test('leaves the cgroup as it was when the last one ends', async (t) => {
+  t.test('restores the cgroup when the last one exits', async (t) => {
     const inUse = await startWorker(t, join(unit, LEAF))
-    worker.child.kill('SIGKILL') // its container holds the controllers until somebody sweeps
+    worker.child.kill('SIGKILL') // its container keeps the controllers in use until a sweep
     await once(worker.child, 'exit')
     await sweepDead(join(worker.data, 'run'))
     await inUse.end()
@@ -146,7 +147,7 @@ t.test('a worker in a cgroup of its own', { skip: needsV2 }, async (t) => {
   })
 })
 
-t.test('a cgroup with processes that containers of others share', { skip: needsV2 }, async (t) => {
+t.test('a cgroup that other processes and their containers share', { skip: needsV2 }, async (t) => {
   const names = ['cpu', 'memory', 'pids']
   const unit = newCgroup(t)
   const enters = async (cgroup: string) => {
@@ -158,7 +159,7 @@ t.test('a cgroup with processes that containers of others share', { skip: needsV
   }
   await enters(unit)
 
-  t.test('hands nothing down, and stays one in which others can have children with processes', async (t) => {
+  t.test('delegates nothing, so that others can still create child cgroups with processes', async (t) => {
     handDown(unit, names)
     t.equal(read(join(unit, 'cgroup.subtree_control')), '')
     t.equal(read(join(unit, 'cgroup.type')), 'domain')
@@ -173,7 +174,7 @@ t.test('a cgroup with processes that containers of others share', { skip: needsV
       })
     rmdirSync(child)
   })
-  t.test('takes no limit from a container of theirs when the last worker ends', async (t) => {
+  t.test('does not remove the limits of other containers when the last worker exits', async (t) => {
     const worker = await startWorker(t, unit)
     const theirs = join(unit, 'theirs')
     mkdirSync(theirs)
@@ -181,7 +182,7 @@ t.test('a cgroup with processes that containers of others share', { skip: needsV
     await enters(theirs)
     await worker.end()
     t.equal(read(join(theirs, 'memory.max')), String(64 << 20))
-    t.equal(read(join(unit, 'cgroup.procs')), '', 'who was beside the worker stays in the leaf')
+    t.equal(read(join(unit, 'cgroup.procs')), '', 'the other processes stay in the leaf')
     t.match(await (await startWorker(t, join(unit, LEAF))).ask({ run: ['echo', 'next'] }), {
       outcome: 'ok',
       text: 'next\n',
@@ -189,8 +190,8 @@ t.test('a cgroup with processes that containers of others share', { skip: needsV
   })
 })
 
-t.test('controllers that are not there', { skip: needsV2 }, async (t) => {
-  t.test('are asked for from the cgroups above, where these are free to give them', async (t) => {
+t.test('missing controllers', { skip: needsV2 }, async (t) => {
+  t.test('are enabled in the cgroups above where possible', async (t) => {
     const outer = newCgroup(t)
     const inner = newCgroup(t, outer)
     t.equal(read(join(inner, 'cgroup.controllers')), '')
@@ -198,7 +199,7 @@ t.test('controllers that are not there', { skip: needsV2 }, async (t) => {
     t.match(await worker.ask({ run: ['echo', 'x'] }), { outcome: 'ok' })
     await worker.end()
   })
-  t.test('are named when nobody gives them', async (t) => {
+  t.test('are named if they cannot be enabled', async (t) => {
     const outer = newCgroup(t)
     const inner = newCgroup(t, outer)
     const holder = spawnIn(t, outer, 'sleep', '3600') // a cgroup with a process has nothing to give

@@ -1,6 +1,6 @@
-// Several workers on one machine: that they share no ids, that one that is killed leaves nothing once its
-// successor has started, and that nobody touches what is another's.  And what a worker says at its start
-// when the machine cannot do all of it.
+// Several workers on one machine: they share no ids, a killed worker leaves nothing once its successor has
+// started, and no worker touches what belongs to another. Also the warnings and errors of a worker that
+// starts on a machine that lacks a feature.
 
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -59,12 +59,12 @@ t.test('ids of workers with different data folders', { skip: needsRoot }, async 
   const workers = await Promise.all([1, 2, 3, 4, 5].map(() => startWorker(t)))
   const held = await Promise.all(workers.map((worker) => worker.ask({ hold: 3 })))
 
-  t.test('are never the same', async (t) => {
+  t.test('never overlap', async (t) => {
     const ranges = held.flatMap(({ pids }) => pids.map(rangeOf))
     t.equal(new Set(ranges).size, 15, `ranges ${ranges.join(' ')}`)
-    t.equal(new Set(held.map(({ pids }) => blockOf(pids[0]!))).size, 5, 'each worker has a block of its own')
+    t.equal(new Set(held.map(({ pids }) => blockOf(pids[0]!))).size, 5, 'each worker has its own block')
   })
-  t.test('are free again when a worker is killed, and not before', async (t) => {
+  t.test('are freed when a worker is killed, and not before', async (t) => {
     const [victim] = workers
     const block = blockOf(held[0]!.pids[0]!)
     const claim = (): number => {
@@ -80,7 +80,7 @@ t.test('ids of workers with different data folders', { skip: needsRoot }, async 
       })
     t.equal(claim(), block)
   })
-  t.test('are refused in words when there are not enough', async (t) => {
+  t.test('that do not suffice are an error that says so', async (t) => {
     const directory = join(newFolder(t), 'ids')
     const all = claimIdRanges({ native, count: 30_000, preferred: 0, directory })
     t.equal(new Set(all.bases).size, 30_000)
@@ -92,13 +92,13 @@ t.test('ids of workers with different data folders', { skip: needsRoot }, async 
     const rest = claimIdRanges({ native, count: 1000, preferred: 499, directory })
     t.notOk(
       rest.bases.some((base) => all.bases.includes(base)),
-      'what a claim that failed had is free',
+      'a failed claim leaves its blocks free',
     )
     for (const { release } of [all, rest]) release()
   })
 })
 
-t.test('a worker that is killed amid 50 containers, beside another', { skip: needsRoot }, async (t) => {
+t.test('a worker killed while 50 containers run, beside a second worker', { skip: needsRoot }, async (t) => {
   const links = readdirSync('/sys/class/net')
   const bystander = await startWorker(t)
   const kept = (await bystander.ask({ hold: 4, paused: 1 })).pids
@@ -113,7 +113,7 @@ t.test('a worker that is killed amid 50 containers, beside another', { skip: nee
   const block = blockOf(pids[0]!)
   await kill(victim)
 
-  t.test('leaves a block of ids to nobody while a container of it is still there', async (t) => {
+  t.test('keeps its block of ids reserved while one of its containers still exists', async (t) => {
     if (!pids.some(isAlive)) return t.comment('all of them are dead already')
     const { bases, release } = claimIdRanges({ native: openNative(NATIVE_DIR), count: 1, preferred: block })
     if (pids.some(isAlive)) t.not((bases[0]! - FIRST_ID) / IDS_PER_BLOCK, block)
@@ -122,7 +122,7 @@ t.test('a worker that is killed amid 50 containers, beside another', { skip: nee
 
   const successor = await startWorker(t, undefined, victim.data)
   t.test(
-    'leaves no process, cgroup, mount, namespace, link, scratch folder or id behind once it is started again',
+    'leaves no process, cgroup, mount, namespace, link, scratch folder or id once it is restarted',
     async (t) => {
       t.same(pids.filter(isAlive), [], 'processes')
       t.same(
@@ -139,7 +139,7 @@ t.test('a worker that is killed amid 50 containers, beside another', { skip: nee
         [],
         'mounts',
       )
-      t.same(members.filter(isSame), [], 'namespaces, whose numbers may already be those of others')
+      t.same(members.filter(isSame), [], 'namespaces, whose numbers may have been reused')
       t.same(readdirSync('/sys/class/net'), links, 'links')
       t.same(
         readdirSync(join(victim.data, 'run'))
@@ -149,10 +149,10 @@ t.test('a worker that is killed amid 50 containers, beside another', { skip: nee
       )
       t.same(readdirSync(join(victim.data, 'run/stage')), [])
       const again = (await successor.ask({ hold: 1 })).pids
-      t.equal(blockOf(again[0]!), block, 'the ids are its successor’s')
+      t.equal(blockOf(again[0]!), block, 'the successor gets the ids')
     },
   )
-  t.test('is not noticed by the other', async (t) => {
+  t.test('does not affect the other worker', async (t) => {
     t.same(kept.filter(isAlive), kept)
     t.match(await bystander.ask({ run: ['echo', 'here'] }), { outcome: 'ok', text: 'here\n' })
     t.same(await sweepDead(join(bystander.data, 'run')), { instances: 0, cgroups: 0, stuck: [] })
@@ -189,7 +189,7 @@ t.test('a data folder whose file system cannot map ids', { skip: needsRoot }, as
   t.match(
     warnings.join(),
     /does not support id-mapped mounts: inside containers files of images belong to the overflow user/,
-    'a warning says what that means',
+    'a warning states the consequence',
   )
   const run = (...args: string[]) =>
     runOnce(runtime, {
@@ -202,14 +202,14 @@ t.test('a data folder whose file system cannot map ids', { skip: needsRoot }, as
   t.match(
     await run('ids'),
     { outcome: 'ok', response: Buffer.from('uid=0 gid=0 groups= pid=1 session=1\n') },
-    'containers run all the same',
+    'containers run nevertheless',
   )
   t.match(await run('write', '/tmp/x', '1'), { response: Buffer.from('ok\n') })
   t.equal(statSync(join(layer, 'probe')).uid, 0)
 })
 
 t.test(
-  'a kernel that cannot do all of a start is found out when a worker starts',
+  'a worker refuses to start on a kernel that cannot start containers',
   { skip: needsRoot },
   async (t) => {
     const native = openNative(NATIVE_DIR)
@@ -223,7 +223,7 @@ t.test(
       announce(roots) {
         t.ok(
           roots.length > 0 && !roots.some((root) => existsSync(root)),
-          'its cgroups are written down before the first is made, for whoever sweeps after a kill',
+          'its cgroups are recorded before the first is created, so that a sweep after a kill finds them',
         )
         announced.push(...roots)
       },
@@ -259,7 +259,7 @@ t.test(
         readdirSync(root, { withFileTypes: true }).filter((entry) => entry.isDirectory()),
       ),
       [],
-      'and nothing is left',
+      'nothing remains',
     )
   },
 )
