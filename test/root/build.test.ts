@@ -389,7 +389,7 @@ async function mounts(t: Test, rig: BuildRig): Promise<void> {
           {},
           { secrets: new Map([['s', Buffer.from(secret)]]) },
         ),
-        { message: /Linux 6\.3 or newer can/ },
+        { message: /Linux 6\.3 or newer/ },
         'this kernel cannot, and the error says so',
       )
       return
